@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A keyed work queue: what all loops of the cluster are made of."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+from clusterodm.core.errors import ClusterError
+
+K = TypeVar("K", bound=Hashable)
+
+#: Seconds before the first repetition of failed work; doubles up to the last.
+FIRST_BACK_OFF: Final = 0.5
+LAST_BACK_OFF: Final = 30.0
+
+
+class WorkQueue(Generic[K]):
+    """Works on one key at a time, on at most `workers` keys at once.
+
+    `work(key)` returns the seconds after which it wants to be called again, or None when it is done with the key.
+    When it raises, it is called again with growing delays. Putting a key that waits merges the two (the earlier time
+    wins); putting one that is being worked on has it worked on once more.
+    """
+
+    def __init__(self, name: str, work: Callable[[K], Awaitable[float | None]], *, workers: int) -> None:
+        self._name = name
+        self._work = work
+        self._workers = workers
+        self._due: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._sequence = 0
+        self._running: dict[K, asyncio.Task[None]] = {}
+        self._again: dict[K, float] = {}
+        self._failures: dict[K, int] = {}
+        self._wake = asyncio.Event()
+        self._log = structlog.get_logger(name)
+
+    def __len__(self) -> int:
+        return len(self._due) + len(self._running)
+
+    def put(self, key: K, delay: float = 0.0) -> None:
+        """Have `key` worked on in `delay` seconds at the latest."""
+        due = time.monotonic() + delay
+        if key in self._running:
+            self._again[key] = min(due, self._again.get(key, due))
+        elif due < self._due.get(key, float("inf")):
+            self._schedule(key, due)
+
+    def cancel(self, key: K) -> None:
+        """Forget `key`; work on it that is under way is canceled."""
+        self._due.pop(key, None)
+        self._again.pop(key, None)
+        self._failures.pop(key, None)
+        running = self._running.get(key)
+        if running and running is not asyncio.current_task():
+            running.cancel()
+
+    async def run(self) -> None:
+        """Work until canceled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                delay = self._start_due(group)
+                try:
+                    async with asyncio.timeout(delay):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    def _schedule(self, key: K, due: float) -> None:
+        self._due[key] = due
+        self._sequence += 1
+        heapq.heappush(self._heap, (due, self._sequence, key))
+        self._wake.set()
+
+    def _start_due(self, group: asyncio.TaskGroup) -> float | None:
+        """Start what is due; the seconds until more will be, None when only a change can bring more."""
+        while self._heap:
+            due, _, key = self._heap[0]
+            if self._due.get(key) != due:
+                heapq.heappop(self._heap)
+                continue
+            if len(self._running) >= self._workers:
+                return None
+            if (delay := due - time.monotonic()) > 0:
+                return delay
+            heapq.heappop(self._heap)
+            del self._due[key]
+            self._running[key] = group.create_task(self._one(key), name=f"{self._name} {key}")
+        return None
+
+    async def _one(self, key: K) -> None:
+        delay: float | None = None
+        try:
+            delay = await self._work(key)
+            self._failures.pop(key, None)
+        except asyncio.CancelledError:
+            delay = None  # the work was taken back, or everything ends: either way this task ends here
+        except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
+            delay = self._failed(key, error)
+        finally:
+            del self._running[key]
+            self._finish(key, delay)
+
+    def _failed(self, key: K, error: Exception) -> float:
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(LAST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(count - 1, 10))
+        expected = isinstance(error, ClusterError)
+        self._log.warning(
+            "work failed", key=str(key), error=str(error) or type(error).__name__, again_in=delay, exc_info=not expected
+        )
+        return delay
+
+    def _finish(self, key: K, delay: float | None) -> None:
+        self._wake.set()
+        due = self._again.pop(key, None)
+        if delay is not None:
+            due = min(due or float("inf"), time.monotonic() + delay)
+        if due is not None and due < self._due.get(key, float("inf")):
+            self._schedule(key, due)
+
+
+async def every(seconds: float, work: Callable[[], Awaitable[object]], name: str) -> None:
+    """Call `work()` for ever, every so many seconds; a failure is logged and does not end it."""
+    log = structlog.get_logger(name)
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:  # noqa: BLE001 - one of the three edges: a work item
+            log.exception("work failed")

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The end of an attempt that brought no result: what follows is decided in `core.retry`, kept and carried out here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
+from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.placement import Needs, refusal
+from clusterodm.core.retry import RULES, Again, Failure, decide
+from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.spool import Spool
+
+
+class Attempts:
+    """Ends attempts, with a reason in the timeline."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        consoles: Consoles,
+        spool: Spool,
+        *,
+        max_attempts: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._consoles = consoles
+        self._spool = spool
+        self._max_attempts = max_attempts
+        self._clock = clock
+
+    async def failed(self, entry: Entry, failure: Failure, detail: str = "") -> None:
+        """End the current attempt of a task with `failure`; the task goes back to the queue or is over."""
+        attempt = entry.attempt
+        assert attempt is not None, "only a task with an attempt can fail"  # noqa: S101 - an invariant of the phases
+        now = self._clock()
+        node = self._registry.get(attempt.node_id)
+        self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
+        larger = node is not None and self._larger_exists(entry.task, node.facts())
+        verdict = decide(entry.task, failure, detail, now, max_attempts=self._max_attempts, larger_exists=larger)
+        if isinstance(verdict, Again) and not await self._spool.listing(entry.task.uuid):
+            verdict = None
+        why = f"{failure}{f' ({detail})' if detail else ''}"
+        if isinstance(verdict, Again):
+            changes = {"charged": verdict.charged, "not_before": verdict.not_before, "node_code": 0}
+            if verdict.larger and node is not None:
+                changes |= _larger_than(node.facts())
+            await self._say(entry, f"attempt {attempt.number} on {attempt.node_name} ended: {why}; it goes on elsewhere")
+            ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)
+            await self._tasks.advance(
+                entry, Phase.QUEUED, f"attempt {attempt.number} on {attempt.node_name} ended: {why}", attempt=ended, **changes
+            )
+        else:
+            error = verdict.error if verdict else f"{why}; its files are not held here, so it cannot go on elsewhere"
+            ended = _ended(attempt, now, str(failure), Cleanup.NONE)
+            await self._tasks.finish(entry, Outcome.FAILED, f"failed: {error}", attempt=ended, error=error)
+
+    async def _say(self, entry: Entry, text: str) -> None:
+        """A line of ours in the task's console; only between attempts, because a node's lines are counted from the
+        start of its attempt."""
+        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}"])
+
+    def _larger_exists(self, task: Task, small: NodeFacts) -> bool:
+        needs = Needs(images=task.image_count, **_larger_than(small))
+        able = (msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self._registry.facts())
+        return any(not refusal(node, needs, 0.0) for node in able)
+
+
+def _larger_than(node: NodeFacts) -> dict[str, int]:
+    return {"larger_than": node.max_images or 0, "more_memory_than": node.total_memory}
+
+
+def _ended(attempt: Attempt, now: float, reason: str, cleanup: Cleanup) -> Attempt:
+    return msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=now, reason=reason, cleanup=cleanup)

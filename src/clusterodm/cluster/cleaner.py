@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is left on nodes: attempts that must be canceled or removed there, repeated until the node has done it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import WorkQueue
+from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import NodeForgot, NodeRefused
+from clusterodm.core.tasks import Attempt, Cleanup
+from clusterodm.nodeodm import NodeClient
+from clusterodm.store import Store
+
+_log = structlog.get_logger("cleaner")
+
+#: Seconds after which a node has forgotten the task by itself (nodes keep them for two days).
+_GIVE_UP: Final = 3 * 86400.0
+#: Seconds during which a commit that we sent may still arrive after our order to cancel or remove.
+_SETTLE: Final = 30.0
+
+
+class Cleaner:
+    """Carries out the `cleanup` of attempts."""
+
+    def __init__(
+        self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._client = client
+        self._clock = clock
+        self._due: dict[tuple[str, int], Attempt] = {}
+        self._queue: WorkQueue[tuple[str, int]] = WorkQueue("cleaner", self._clean, workers=20)
+        tasks.watch(self._task_changed)
+
+    async def recover(self) -> None:
+        """After a restart: go on with what is still to be done."""
+        for attempt in await self._store.attempts_to_clean():
+            self._put(attempt)
+
+    async def run(self) -> None:
+        """Clean for ever."""
+        await self._queue.run()
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:
+            self._put(entry.attempt)
+
+    def _put(self, attempt: Attempt) -> None:
+        key = (attempt.task, attempt.number)
+        self._due[key] = attempt
+        self._queue.put(key)
+
+    async def _clean(self, key: tuple[str, int]) -> float | None:
+        attempt = self._due[key]
+        node = self._registry.get(attempt.node_id)
+        too_old = attempt.ended_at and self._clock() - attempt.ended_at > _GIVE_UP
+        if node is not None and not too_old:
+            act = self._client.remove if attempt.cleanup is Cleanup.REMOVE else self._client.cancel
+            try:
+                await act(node.address, attempt.node_uuid)
+            except NodeForgot:
+                if self._clock() - attempt.ended_at < _SETTLE:
+                    return _SETTLE / 6
+            except NodeRefused as error:
+                _log.info("the node does not clean up", task=attempt.task, node=attempt.node_name, error=str(error))
+        if self._due.get(key) is attempt:  # else a stronger order came meanwhile, and this is called again
+            await self._store.change_attempt(msgspec.structs.replace(attempt, cleanup=Cleanup.NONE))
+            del self._due[key]
+        return None

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Results: made sure of before a task counts as completed, and pulled to us where they are to be kept."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import BadRequest, NodeUnreachable
+from clusterodm.core.tasks import Attempt, Outcome, Phase
+from clusterodm.nodeodm import NodeClient
+from clusterodm.results import ARCHIVE, Results
+from clusterodm.spool import Spool
+
+
+class Collector:
+    """Takes tasks from COLLECTING to completed."""
+
+    def __init__(
+        self, tasks: Tasks, registry: Registry, client: NodeClient, spool: Spool, results: Results, *, keep: bool
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._client = client
+        self._spool = spool
+        self._results = results
+        self._keep = keep
+        self._pulls: dict[str, asyncio.Lock] = {}
+
+    async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
+        """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
+        uuid = entry.task.uuid
+        if self._keep:
+            await self._pull(uuid, attempt, node)
+            text = "completed; results are kept here"
+        else:
+            async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": "bytes=0-0"}):
+                text = f"completed; results stay on {attempt.node_name}"
+        await self._tasks.finish(entry, Outcome.COMPLETED, text, progress=100.0)
+        await self._spool.drop(uuid)
+
+    async def archive(self, entry: Entry) -> Path:
+        """The whole archive of a completed task on our disk, pulled from its node when it is not here yet.
+
+        Raises BadRequest when the task has no results, a NodeError when they cannot be had now.
+        """
+        if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
+            raise BadRequest("Asset not ready")
+        if path := self._results.archive(entry.task.uuid):
+            return path
+        node = self._registry.get(entry.attempt.node_id) if entry.attempt else None
+        if entry.attempt is None or node is None:
+            raise BadRequest("Asset not ready")
+        return await self._pull(entry.task.uuid, entry.attempt, node)
+
+    async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
+        async with self._pulls.setdefault(uuid, asyncio.Lock()):
+            try:
+                return self._results.archive(uuid) or await self._receive(uuid, attempt, node)
+            finally:
+                self._pulls.pop(uuid, None)
+
+    async def _receive(self, uuid: str, attempt: Attempt, node: Node) -> Path:
+        self._results.drop_part(uuid)
+        part = self._results.new_part(uuid)
+        try:
+            async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {}) as response:
+                async for content in response.content.iter_any():
+                    await part.write(content)
+                expected = response.content_length
+            await part.close()
+            if expected is not None and expected != part.size:
+                raise NodeUnreachable("the results were cut off")
+            return self._results.publish(uuid, part)
+        finally:
+            part.drop()

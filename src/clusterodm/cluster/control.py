@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What an owner may order: cancel, remove, restart. Each is one transition; what it means on a node is kept with the
+attempt and carried out by the cleaner, so that the answer never waits for a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
+from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
+from clusterodm.core.options import Option, check_options, parse_options
+from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.nodeodm import NodeClient
+from clusterodm.results import Results
+from clusterodm.spool import Spool
+
+#: Columns of a task that begins again.
+_FRESH: Final[dict[str, Any]] = {
+    "outcome": None,
+    "error": "",
+    "finished_at": 0.0,
+    "webhook_due": False,
+    "progress": 0.0,
+    "processing_time": -1,
+    "node_code": 0,
+    "charged": 0,
+    "not_before": 0.0,
+    "larger_than": 0,
+    "more_memory_than": 0,
+}
+_TRIES: Final = 5
+
+
+class Control:
+    """Carries out what owners order."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        client: NodeClient,
+        spool: Spool,
+        consoles: Consoles,
+        results: Results,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._client = client
+        self._spool = spool
+        self._consoles = consoles
+        self._results = results
+        self._clock = clock
+
+    async def cancel(self, entry: Entry) -> None:
+        """Cancel a task in any phase; one that is over, or about to be, stays as it is."""
+        for _ in range(_TRIES):
+            if entry.task.phase in (Phase.FINISHED, Phase.COLLECTING, Phase.REMOVED):
+                return
+            try:
+                ended = self._ended(entry, Cleanup.CANCEL)
+                await self._tasks.finish(entry, Outcome.CANCELED, "canceled by its owner", attempt=ended)
+            except StaleTask:
+                continue
+            return
+        raise BadRequest("The task is changing, try again")
+
+    async def remove(self, entry: Entry) -> None:
+        """Remove a task in any phase, with its files, here and on its node."""
+        for _ in range(_TRIES):
+            if entry.task.phase is Phase.REMOVED:
+                return
+            try:
+                ended = self._ended(entry, Cleanup.REMOVE)
+                await self._tasks.advance(entry, Phase.REMOVED, "removed by its owner", attempt=ended)
+            except StaleTask:
+                continue
+            await self._spool.drop(entry.task.uuid)
+            await self._results.drop(entry.task.uuid)
+            return
+        raise BadRequest("The task is changing, try again")
+
+    async def restart(self, entry: Entry, options: str | None) -> None:
+        """Begin a finished task again, with other options when given: on its node, which still has the files and
+        intermediate results, or else from the held files on any node."""
+        if entry.task.phase is not Phase.FINISHED:
+            raise BadRequest("Task cannot be restarted")
+        chosen = None if options is None else check_options(parse_options(options), self._registry.options)
+        changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
+        try:
+            if await self._restart_there(entry, chosen):
+                await self._now_running(entry, changes)
+            elif await self._spool.listing(entry.task.uuid):
+                await self._tasks.advance(entry, Phase.QUEUED, "restarted from the held files", **changes)
+            else:
+                raise BadRequest("Task cannot be restarted: its node is gone and its files are no longer held")
+        except StaleTask:
+            return  # somebody restarted or removed it in the same moment
+        await self._results.drop(entry.task.uuid)
+
+    async def _restart_there(self, entry: Entry, options: list[Option] | None) -> bool:
+        attempt = entry.attempt
+        node = self._registry.get(attempt.node_id) if attempt else None
+        if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
+            return False
+        try:
+            await self._client.restart(node.address, attempt.node_uuid, options)
+        except NodeForgot:
+            return False
+        except NodeError as error:
+            return await self._runs_there(attempt, error)
+        return True
+
+    async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
+        """A restart that was refused or not answered may have been carried out by an earlier call."""
+        node = self._registry.get(attempt.node_id)
+        if node is None or not isinstance(error, NodeRefused):
+            return False
+        try:
+            snapshot = await self._client.task(node.address, attempt.node_uuid)
+        except NodeError:
+            return False
+        return snapshot.status.code in (QUEUED_CODE, RUNNING_CODE)
+
+    async def _now_running(self, entry: Entry, changes: dict[str, Any]) -> None:
+        """A node begins its console anew on a restart; ours goes on."""
+        assert entry.attempt is not None, "it runs there"  # noqa: S101 - checked by _restart_there
+        attempt = msgspec.structs.replace(
+            entry.attempt,
+            stage=Stage.RUNNING,
+            started_at=self._clock(),
+            ended_at=0.0,
+            reason="",
+            console_start=await self._consoles.count(entry.task.uuid),
+            cleanup=Cleanup.NONE,
+        )
+        text = f"restarted on {attempt.node_name}"
+        await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
+
+    def _ended(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
+        """The task's attempt with what is still to be done on its node; None when it has none there."""
+        attempt = entry.attempt
+        if attempt is None or (attempt.stage is Stage.ENDED and attempt.cleanup is Cleanup.REMOVE):
+            return None
+        if cleanup is Cleanup.CANCEL and not _was_on_node(entry.task):
+            return None
+        if attempt.stage is Stage.SENDING:
+            cleanup = Cleanup.REMOVE
+        return msgspec.structs.replace(
+            attempt, stage=Stage.ENDED, ended_at=attempt.ended_at or self._clock(), reason="ended by its owner", cleanup=cleanup
+        )
+
+
+def _was_on_node(task: Task) -> bool:
+    return task.phase in (Phase.DISPATCHING, Phase.RUNNING)

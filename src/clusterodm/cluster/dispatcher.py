@@ -1,0 +1,198 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From the queue to a node: placement, files, commit."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import structlog
+
+from clusterodm.aio import WorkQueue
+from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
+from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.retry import Failure
+from clusterodm.core.scheduling import Placement, plan
+from clusterodm.core.tasks import Attempt, Phase, Stage, node_uuid
+from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
+from clusterodm.spool import Spool
+
+_log = structlog.get_logger("dispatcher")
+
+#: Seconds between two looks at the queue when nothing happens: back-offs and set-aside times end by themselves.
+_SWEEP = 1.0
+
+
+class Dispatcher:
+    """Gives waiting tasks to free slots."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        attempts: Attempts,
+        spool: Spool,
+        consoles: Consoles,
+        client: NodeClient,
+        *,
+        max_sending: int,
+        connections: int,
+        upload_speed: int,
+        webhook: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._attempts = attempts
+        self._spool = spool
+        self._consoles = consoles
+        self._client = client
+        self._max_sending = max_sending
+        self._connections = connections
+        self._limit = RateLimit(upload_speed)
+        self._webhook = webhook
+        self._clock = clock
+        self._chosen: dict[str, int] = {}
+        self._tls: ssl.SSLContext | None = None
+        self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
+        self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending)
+        self._wake = asyncio.Event()
+        tasks.watch(self._task_changed)
+        registry.watch(self._wake.set)
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._chosen.pop(entry.task.uuid, None)
+            self._sends.cancel(entry.task.uuid)
+        self._wake.set()
+
+    async def recover(self) -> None:
+        """After a restart: what was being sent begins anew; what may have been committed is looked for on its node."""
+        for entry in list(self._tasks.active()):
+            if entry.task.phase is not Phase.DISPATCHING or entry.attempt is None:
+                continue
+            if entry.attempt.stage is Stage.SENDING:
+                await self._attempts.failed(entry, Failure.INTERRUPTED)
+            else:
+                await self._now_running(entry, "restarted; the node may have the task")
+
+    async def run(self) -> None:
+        """Place and send for ever."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._sends.run(), name="dispatch")
+                while True:
+                    self._wake.clear()
+                    self._look()
+                    try:
+                        async with asyncio.timeout(_SWEEP):
+                            await self._wake.wait()
+                    except TimeoutError:
+                        continue
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _look(self) -> None:
+        """Decide for all waiting tasks and start what can go."""
+        if not self._tasks.queued:
+            return
+        entries = {entry.task.uuid: entry for entry in self._tasks.active() if entry.task.uuid not in self._chosen}
+        room = self._max_sending - len(self._chosen)
+        sending = sum(entry.task.phase is Phase.DISPATCHING for entry in entries.values())
+        decided = plan(
+            (entry.task for entry in entries.values()),
+            self._registry.facts(),
+            self._clock(),
+            max_sending=max(0, room) + sending,
+        )
+        for uuid, why in decided.waiting.items():
+            entries[uuid].wait = why
+        for placement in decided.placements:
+            self._start(placement)
+
+    def _start(self, placement: Placement) -> None:
+        node = self._registry.get(placement.node)
+        if node is not None:
+            self._registry.reserve(node, placement.task)
+            self._chosen[placement.task] = placement.node
+            self._sends.put(placement.task)
+
+    async def _dispatch(self, uuid: str) -> None:
+        entry, node = self._tasks.get(uuid), self._registry.get(self._chosen.get(uuid, 0))
+        try:
+            if entry is None or node is None or entry.task.phase is not Phase.QUEUED:
+                return
+            await self._begin(entry, node)
+            await self._send(entry, node)
+        except StaleTask as stale:
+            _log.info("dispatch is moot", task=uuid, why=str(stale))
+        finally:
+            self._chosen.pop(uuid, None)
+            if node is not None and (entry is None or entry.task.phase is not Phase.RUNNING):
+                self._registry.release(node.record.id, uuid)
+            self._wake.set()
+
+    async def _begin(self, entry: Entry, node: Node) -> None:
+        task, number = entry.task, entry.task.attempts + 1
+        attempt = Attempt(
+            task=task.uuid,
+            number=number,
+            node_id=node.record.id,
+            node_name=str(node.address),
+            node_uuid=node_uuid(task.uuid, number),
+            started_at=self._clock(),
+            console_start=await self._consoles.count(task.uuid),
+        )
+        await self._tasks.advance(
+            entry, Phase.DISPATCHING, f"attempt {number}: sending to {node.address}", attempt=attempt, attempts=number
+        )
+
+    async def _send(self, entry: Entry, node: Node) -> None:
+        attempt = entry.attempt
+        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        try:
+            files = [self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)]
+            await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, self._webhook)
+            transfer = Transfer(
+                node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=self._context(node)
+            )
+            await transfer.send(files, connections=self._connections)
+        except NodeRefused as error:
+            await self._attempts.failed(entry, Failure.REFUSED, str(error))
+        except NodeError as error:
+            await self._attempts.failed(entry, Failure.DISPATCH, str(error))
+        else:
+            await self._tasks.change_attempt(entry, msgspec.structs.replace(attempt, stage=Stage.COMMITTING))
+            await self._commit(entry, node)
+
+    async def _commit(self, entry: Entry, node: Node) -> None:
+        """A commit without an answer may have started the task: the tracker will see, and nothing is sent twice."""
+        attempt = entry.attempt
+        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        text = f"running on {node.address}"
+        try:
+            await self._client.commit(node.address, attempt.node_uuid)
+        except (NodeRefused, NodeForgot) as error:
+            await self._attempts.failed(entry, Failure.REFUSED, str(error))
+            return
+        except NodeUnreachable as error:
+            text = f"the commit to {node.address} had no answer ({error}); looking whether it runs there"
+        await self._now_running(entry, text)
+        self._registry.committed(node, entry.task.uuid)
+
+    async def _now_running(self, entry: Entry, text: str) -> None:
+        assert entry.attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        attempt = msgspec.structs.replace(entry.attempt, stage=Stage.RUNNING)
+        await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, progress=0, processing_time=-1, node_code=0)
+
+    def _context(self, node: Node) -> ssl.SSLContext | None:
+        if node.address.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls

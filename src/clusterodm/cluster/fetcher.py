@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""zipurl: images that we fetch ourselves, bounded in size, never from where only we may look."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import shutil
+import socket
+
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin, urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+
+from clusterodm.aio import WorkQueue
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import BadRequest, FetchFailed, StaleTask
+from clusterodm.core.names import is_image
+from clusterodm.core.tasks import Outcome, Phase
+from clusterodm.spool import Part, Spool
+
+_MAX_REDIRECTS: Final = 5
+_TRIES: Final = 5
+_BLOCK: Final = 1 << 20
+
+
+def check_zipurl(url: str) -> None:
+    """Refuse what can never be fetched. Raises BadRequest."""
+    try:
+        split = urlsplit(url)
+    except ValueError:
+        split = None
+    if split is None or split.scheme not in ("http", "https") or not split.hostname:
+        raise BadRequest("zipurl must be an http or https URL")
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one that anybody could reach."""
+    ip = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    return ip.is_global and not ip.is_multicast
+
+
+class PublicResolver(AbstractResolver):
+    """Resolves names, and refuses addresses that are not public: what is checked is what is connected to."""
+
+    def __init__(self) -> None:
+        self._resolver = ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Public addresses of `host`."""
+        found = await self._resolver.resolve(host, port, family)
+        public = [entry for entry in found if is_public(entry["host"])]
+        if not public:
+            raise FetchFailed("zipurl leads to a private address", final=True)
+        return public
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class Fetcher:
+    """Fetches and unpacks the zipurl of waiting tasks."""
+
+    def __init__(
+        self, tasks: Tasks, spool: Spool, *, max_size: int, max_files: int, allow_private: bool, clock: Callable[[], float]
+    ) -> None:
+        self._tasks = tasks
+        self._spool = spool
+        self._max_size = max_size
+        self._max_files = max_files
+        self._allow_private = allow_private
+        self._clock = clock
+        self._tries: dict[str, int] = {}
+        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, workers=4)
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase is Phase.QUEUED and entry.task.zipurl:
+            self._queue.put(entry.task.uuid)
+        elif entry.task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._queue.cancel(entry.task.uuid)
+
+    def recover(self) -> None:
+        """After a restart: fetch again what was not fetched."""
+        for entry in self._tasks.active():
+            self._task_changed(entry)
+
+    async def run(self) -> None:
+        """Fetch for ever."""
+        await self._queue.run()
+
+    async def _fetch(self, uuid: str) -> None:
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.task.phase is not Phase.QUEUED or not entry.task.zipurl:
+            return
+        part = self._spool.new_part(uuid)
+        try:
+            await self._download(entry.task.zipurl, part)
+            await self._unpack(uuid, part.path)
+            await self._ready(entry)
+        except FetchFailed as error:
+            count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
+            if not error.final and count < _TRIES:
+                raise
+            self._tries.pop(uuid, None)
+            await self._tasks.finish(entry, Outcome.FAILED, f"zipurl: {error}", error=f"zipurl: {error}")
+        finally:
+            part.drop()
+
+    async def _ready(self, entry: Entry) -> None:
+        files = await self._spool.listing(entry.task.uuid)
+        if not files:
+            raise FetchFailed("the archive holds no files", final=True)
+        try:
+            await self._tasks.change(
+                entry,
+                f"{len(files)} files fetched from the zipurl",
+                zipurl="",
+                file_count=len(files),
+                image_count=sum(is_image(file.name) for file in files),
+                byte_count=sum(file.size for file in files),
+            )
+        except StaleTask:
+            return
+
+    async def _download(self, url: str, part: Part) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
+        connector = aiohttp.TCPConnector(resolver=None if self._allow_private else PublicResolver())
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            for _ in range(_MAX_REDIRECTS + 1):
+                self._check(url)
+                try:
+                    async with session.get(url, allow_redirects=False) as response:
+                        if response.status in (301, 302, 303, 307, 308):
+                            url = urljoin(url, response.headers.get("Location", ""))
+                            continue
+                        await self._receive(response, part)
+                        return
+                except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                    raise FetchFailed(f"cannot be fetched ({type(error).__name__})", final=False) from None
+            raise FetchFailed("too many redirects", final=True)
+
+    def _check(self, url: str) -> None:
+        try:
+            check_zipurl(url)
+        except BadRequest as error:
+            raise FetchFailed(str(error), final=True) from None
+        try:
+            literal = is_public(urlsplit(url).hostname or "")
+        except ValueError:
+            return  # a name: the resolver looks at its addresses
+        if not literal and not self._allow_private:
+            raise FetchFailed("zipurl leads to a private address", final=True)
+
+    async def _receive(self, response: aiohttp.ClientResponse, part: Part) -> None:
+        if response.status != 200:
+            raise FetchFailed(f"answered with HTTP status {response.status}", final=400 <= response.status < 500)
+        received = 0
+        async for content in response.content.iter_any():
+            received += len(content)
+            if received > self._max_size:
+                raise FetchFailed(f"larger than {self._max_size} bytes", final=True)
+            await part.write(content)
+        await part.close()
+
+    async def _unpack(self, uuid: str, path: Path) -> None:
+        try:
+            archive = await asyncio.to_thread(zipfile.ZipFile, path)
+        except (zipfile.BadZipFile, ValueError):
+            raise FetchFailed("is not a zip archive", final=True) from None
+        with archive:
+            entries = [entry for entry in archive.infolist() if _wanted(entry)]
+            size = sum(entry.file_size for entry in entries)
+            if len(entries) > self._max_files or size > self._max_size:
+                raise FetchFailed("holds too much", final=True)
+            for entry in entries:
+                part = self._spool.new_part(uuid)
+                try:
+                    await asyncio.to_thread(_extract, archive, entry, part.path)
+                    await self._spool.publish(uuid, part, entry.filename.rsplit("/", 1)[-1])
+                except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+                    raise FetchFailed("is a damaged or encrypted zip archive", final=True) from None
+                finally:
+                    part.drop()
+
+
+def _wanted(entry: zipfile.ZipInfo) -> bool:
+    name = entry.filename.rsplit("/", 1)[-1]
+    return not entry.is_dir() and not name.startswith(".") and "__MACOSX/" not in entry.filename
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack one entry; zipfile stops at the declared size, which was counted before."""
+    with archive.open(entry) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, _BLOCK)

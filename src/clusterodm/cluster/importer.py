@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`nodes.json` and `routes.json` of the original: taken in once for each content they have."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from clusterodm.auth.local import SHARED_OWNER
+from clusterodm.cluster.registry import Registry
+from clusterodm.core.errors import ConfigError
+from clusterodm.core.ids import is_task_id
+from clusterodm.core.nodes import make_address
+from clusterodm.core.tasks import Attempt, Phase, Stage, Task
+from clusterodm.store import Store
+
+_log = structlog.get_logger("import")
+
+#: Milliseconds above which a number is a time in milliseconds and not in seconds.
+_MS: Final = 1e11
+
+
+class OldNode(msgspec.Struct):
+    """An entry of nodes.json, or the node of a route."""
+
+    hostname: str
+    port: int
+    token: str = ""
+    locked: bool = False
+
+
+class OldRoute(msgspec.Struct):
+    """An entry of routes.json."""
+
+    node: OldNode
+    token: str | None = ""
+    accessed: float = 0
+
+
+class Importer:
+    """Reads the two files in the data folder."""
+
+    def __init__(self, store: Store, registry: Registry, folder: Path, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._registry = registry
+        self._folder = folder
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Import both files where they exist and are new to us. Raises ConfigError."""
+        await self._once("nodes.json", list[OldNode], self._nodes)
+        await self._once("routes.json", dict[str, OldRoute], self._routes)
+
+    async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> None:
+        path = self._folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return
+        mark = hashlib.sha256(content).hexdigest()
+        if await self._store.value(f"imported {name}") == mark:
+            return
+        try:
+            found = msgspec.json.decode(content.strip() or b"null", type=kind | None, strict=False)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path} cannot be imported: {error}") from None
+        count = await take(found) if found else 0
+        await self._store.keep_value(f"imported {name}", mark)
+        _log.info("imported", file=name, entries=count)
+
+    async def _nodes(self, found: list[OldNode]) -> int:
+        for node in found:
+            await self._registry.add(make_address(node.hostname, node.port, node.token), locked=node.locked)
+        return len(found)
+
+    async def _routes(self, found: dict[str, OldRoute]) -> int:
+        count = 0
+        for uuid, route in found.items():
+            if is_task_id(uuid.lower()):
+                count += await self._route(uuid.lower(), route)
+        return count
+
+    async def _route(self, uuid: str, route: OldRoute) -> bool:
+        """A task that runs or ran on a node without our files: followed there, and told from there."""
+        node = await self._registry.add(make_address(route.node.hostname, route.node.port, route.node.token))
+        now = self._clock()
+        at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
+        task = Task(uuid=uuid, owner=SHARED_OWNER, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)
+        attempt = Attempt(
+            task=uuid,
+            number=1,
+            node_id=node.record.id,
+            node_name=str(node.address),
+            node_uuid=uuid,
+            stage=Stage.RUNNING,
+            started_at=at,
+        )
+        return await self._store.add_task(task, "imported from routes.json", attempt=attempt)

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From the first word of a client to the commit: nothing that was answered is lost after it."""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from clusterodm.cluster.fetcher import check_zipurl
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import BadRequest, StaleTask
+from clusterodm.core.ids import parse_set_uuid
+from clusterodm.core.names import is_image, safe_name
+from clusterodm.core.options import Option, check_options, parse_options, with_split_cluster
+from clusterodm.core.tasks import Phase, Task, is_submodel
+from clusterodm.spool import Part, Spool
+
+_UNKNOWN = "Invalid uuid (not found)"
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client says of a new task, as it came in."""
+
+    owner: str
+    #: The `set-uuid` header; empty: we choose.
+    set_uuid: str = ""
+    fields: dict[str, str] = {}
+    #: Where split-merge jobs reach us.
+    cluster_url: str = ""
+
+
+class Intake:
+    """Takes tasks in."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        spool: Spool,
+        described: Callable[[], list[Option]],
+        *,
+        splitmerge: bool,
+        flood_limit: int,
+        max_files: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._spool = spool
+        self._described = described
+        self._splitmerge = splitmerge
+        self._flood_limit = flood_limit
+        self._max_files = max_files
+        self._clock = clock
+
+    async def announce(self, said: Announcement) -> str:
+        """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
+        word counts."""
+        self._check_flood(said.owner)
+        uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
+        task = self._task(uuid, said)
+        if await self._tasks.add(task, "announced") is None:
+            await self._announce_again(task)
+        return uuid
+
+    async def _announce_again(self, task: Task) -> None:
+        entry = await self._tasks.find(task.uuid)
+        if entry is None or entry.task.owner != task.owner or entry.task.phase is not Phase.RECEIVING:
+            raise BadRequest(f"Invalid set-uuid: {task.uuid}")
+        said = {"name", "options", "skip_post_processing", "outputs", "webhook", "date_created"}
+        await self._tasks.change(entry, "announced again", **{key: getattr(task, key) for key in said})
+
+    def reserve(self, said: Announcement) -> str:
+        """The uuid under which `/task/new` gathers files before its fields are known."""
+        self._check_flood(said.owner)
+        return parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
+
+    async def new(self, uuid: str, said: Announcement) -> str:
+        """`/task/new`: everything in one request; the files lie in the spool under `uuid`."""
+        task = self._task(uuid, said)
+        zipurl = said.fields.get("zipurl", "")
+        if zipurl:
+            check_zipurl(zipurl)
+        elif not await self._spool.listing(uuid):
+            raise BadRequest("Need at least 1 file or a zip file url.")
+        entry = await self._tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
+        if entry is None:
+            raise BadRequest(f"Invalid set-uuid: {uuid}")
+        return await self.commit(uuid, said.owner)
+
+    async def publish(self, uuid: str, owner: str, part: Part, name: str) -> None:
+        """Keep a whole file of a task that receives. Raises BadRequest when it no longer does."""
+        entry = self.receiving(uuid, owner)
+        async with entry.lock:
+            self.receiving(uuid, owner)
+            await self._spool.publish(uuid, part, name)
+            entry.last_activity = self._clock()
+
+    def receiving(self, uuid: str, owner: str) -> Entry:
+        """The task that an upload is for. Raises BadRequest as a node does."""
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.task.owner != owner or entry.task.phase is not Phase.RECEIVING:
+            raise BadRequest(_UNKNOWN)
+        return entry
+
+    def check_name(self, name: str) -> None:
+        """Refuse what we do not take at all."""
+        if not self._splitmerge and safe_name(name).lower() == "seed.zip":
+            raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
+
+    async def commit(self, uuid: str, owner: str) -> str:
+        """`/task/new/commit`: from the answer on, the task is ours. Repeated commits answer the same."""
+        entry = await self._tasks.find(uuid)
+        if entry is None or entry.task.owner != owner or entry.task.phase is Phase.REMOVED:
+            raise BadRequest(_UNKNOWN)
+        async with entry.lock:
+            if entry.task.phase is Phase.RECEIVING:
+                await self._commit(entry)
+        return uuid
+
+    async def _commit(self, entry: Entry) -> None:
+        task, files = entry.task, await self._spool.listing(entry.task.uuid)
+        if not files and not task.zipurl:
+            raise BadRequest("Need at least 1 file.")
+        if len(files) > self._max_files:
+            raise BadRequest(f"Too many files: {len(files)} (at most {self._max_files})", no_retry=True)
+        now = self._clock()
+        counted: dict[str, Any] = {
+            "committed_at": now,
+            "date_created": task.date_created or int(now * 1000),
+            "file_count": len(files),
+            "image_count": sum(is_image(file.name) for file in files),
+            "byte_count": sum(file.size for file in files),
+            "submodel": is_submodel(task.outputs, task.skip_post_processing, [file.name for file in files]),
+        }
+        try:
+            await self._tasks.advance(
+                entry, Phase.QUEUED, f"committed with {len(files)} files, {counted['byte_count']} bytes", **counted
+            )
+        except StaleTask:
+            raise BadRequest(_UNKNOWN) from None
+
+    def _check_flood(self, owner: str) -> None:
+        if self._flood_limit:
+            count = sum(
+                entry.task.phase is Phase.RECEIVING and entry.task.owner == owner for entry in self._tasks.active()
+            )
+            if count >= self._flood_limit:
+                raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
+
+    def _task(self, uuid: str, said: Announcement) -> Task:
+        fields = said.fields
+        options = check_options(parse_options(fields.get("options", "")), self._described())
+        return Task(
+            uuid=uuid,
+            owner=said.owner,
+            phase=Phase.RECEIVING,
+            name=fields.get("name", "")[:1000] or f"Task of {self._day()}",
+            options=with_split_cluster(options, said.cluster_url if self._splitmerge else None),
+            skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
+            outputs=_outputs(fields.get("outputs", "")),
+            webhook=fields.get("webhook", "")[:4000],
+            date_created=_milliseconds(fields.get("dateCreated", "")),
+            created_at=self._clock(),
+        )
+
+    def _day(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _outputs(text: str) -> list[str]:
+    if not text:
+        return []
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except (msgspec.DecodeError, RecursionError):
+        raise BadRequest("Invalid outputs: a JSON list of paths is expected") from None
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        value = int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+    return value if 0 < value < 1 << 53 else 0

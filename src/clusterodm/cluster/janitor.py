@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What time takes care of: abandoned uploads, old tasks, files that nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
+from clusterodm.core.errors import StaleTask
+from clusterodm.core.tasks import Cleanup, Outcome, Phase
+from clusterodm.results import Results
+from clusterodm.spool import Spool
+from clusterodm.store import Store
+
+_log = structlog.get_logger("janitor")
+
+HOUR: Final = 3600.0
+#: Hours after which an upload without activity is given up unless a setting says otherwise, and for which the held
+#: files of failed and canceled tasks stay for a restart, as on a node.
+DEFAULT_HOURS: Final = 48
+_PAGE: Final = 200
+
+
+class Janitor:
+    """Removes what is over."""
+
+    def __init__(
+        self,
+        store: Store,
+        tasks: Tasks,
+        spool: Spool,
+        consoles: Consoles,
+        results: Results,
+        *,
+        stale_uploads_hours: int,
+        keep_finished_hours: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._spool = spool
+        self._consoles = consoles
+        self._results = results
+        self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
+        self._keep_finished = keep_finished_hours * HOUR
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """One round."""
+        await self._give_up_uploads()
+        await self._forget_old_tasks()
+        await self._let_go_of_files()
+        await self._drop_traces()
+
+    async def _give_up_uploads(self) -> None:
+        for entry in list(self._tasks.active()):
+            task = entry.task
+            last = max(task.created_at, entry.last_activity, self._spool.last_change(task.uuid))
+            if task.phase is Phase.RECEIVING and self._clock() - last > self._stale:
+                await self._remove(entry, "given up: nothing was uploaded for too long")
+
+    async def _forget_old_tasks(self) -> None:
+        for task, _ in await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE):
+            if entry := await self._tasks.find(task.uuid):
+                await self._remove(entry, "forgotten: it ended long ago")
+
+    async def _remove(self, entry: Entry, text: str) -> None:
+        attempt = entry.attempt and msgspec.structs.replace(entry.attempt, cleanup=Cleanup.REMOVE)
+        try:
+            await self._tasks.advance(entry, Phase.REMOVED, text, attempt=attempt)
+        except StaleTask:
+            return
+
+    async def _let_go_of_files(self) -> None:
+        """Folders of the spool that no task needs: of unknown tasks, of completed ones, of others that ended long ago."""
+        for uuid in await self._spool.tasks():
+            entry = await self._tasks.find(uuid)
+            task = entry.task if entry else None
+            ended = task.finished_at if task else self._spool.last_change(uuid)
+            completed = task is not None and task.outcome is Outcome.COMPLETED
+            over = task is None or task.phase in (Phase.FINISHED, Phase.REMOVED)
+            if over and (completed or self._clock() - ended > DEFAULT_HOURS * HOUR) and self._idle(entry):
+                await self._spool.drop(uuid)
+
+    def _idle(self, entry: Entry | None) -> bool:
+        return entry is None or self._clock() - entry.last_activity > HOUR
+
+    async def _drop_traces(self) -> None:
+        """Removed tasks: their files, and their rows when nothing is left to do on a node."""
+        uuids = await self._store.removed(limit=_PAGE)
+        for uuid in uuids:
+            await self._spool.drop(uuid)
+            await self._consoles.drop(uuid)
+            await self._results.drop(uuid)
+        await self._store.forget(uuids)

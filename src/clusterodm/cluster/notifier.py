@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The owner's webhook: called once when a task is over, repeated until it was taken."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+import aiohttp
+import structlog
+
+from clusterodm.aio import WorkQueue
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import ClusterError, StaleTask
+from clusterodm.core.tasks import Phase, task_info
+from clusterodm.store import Store
+
+_log = structlog.get_logger("notifier")
+
+#: Tries after which a webhook is given up; with the back-off of the queue that is some minutes.
+_TRIES: Final = 10
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+
+
+class Notifier:
+    """Tells owners that their tasks are over."""
+
+    def __init__(self, store: Store, tasks: Tasks, session: aiohttp.ClientSession) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._session = session
+        self._tries: dict[str, int] = {}
+        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20)
+        tasks.watch(self._task_changed)
+
+    async def recover(self) -> None:
+        """After a restart: tell those who were not told yet."""
+        for uuid in await self._store.webhooks_due():
+            self._queue.put(uuid)
+
+    async def run(self) -> None:
+        """Notify for ever."""
+        await self._queue.run()
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase is Phase.FINISHED and entry.task.webhook_due:
+            self._queue.put(entry.task.uuid)
+
+    async def _notify(self, uuid: str) -> None:
+        entry = await self._tasks.find(uuid)
+        if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
+            return
+        count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
+        text = "the owner's webhook was called"
+        try:
+            await self._call(entry)
+        except ClusterError as error:
+            if count < _TRIES:
+                raise
+            text = f"the owner's webhook was given up after {count} tries: {error}"
+        self._tries.pop(uuid, None)
+        try:
+            await self._tasks.change(entry, text, webhook_due=False)
+        except StaleTask:
+            _log.info("the task changed while its webhook was called", task=uuid)
+
+    async def _call(self, entry: Entry) -> None:
+        """POST the task's info as JSON, as a node does. Errors carry no URL: it may hold a secret."""
+        body = json.dumps(task_info(entry.task))
+        try:
+            async with self._session.post(
+                entry.task.webhook, data=body, headers={"Content-Type": "application/json"}, timeout=_TIMEOUT
+            ) as response:
+                if response.status >= 300:
+                    raise ClusterError(f"HTTP status {response.status}")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise ClusterError(type(error).__name__) from None

@@ -1,0 +1,221 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The nodes: asked in the background, each on its own, so that a hung one delays nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import WorkQueue
+from clusterodm.core.cluster import cluster_info
+from clusterodm.core.errors import NodeError
+from clusterodm.core.nodes import NodeAddress, NodeFacts, NodeInfo
+from clusterodm.core.options import exact
+from clusterodm.nodeodm import NodeClient
+from clusterodm.store import NodeRecord, Store
+
+_log = structlog.get_logger("registry")
+
+#: Failed looks in a row after which a node counts as offline.
+_MISSES: Final = 2
+_DESCRIPTION_KEY: Final = "description"
+_FRESH_OPTIONS: Final = 3600.0
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What we say of ourselves while no node is online: that of the node seen last, or the one we ship."""
+
+    info: NodeInfo
+    options: list[dict[str, Any]]
+
+
+class Node:
+    """One node and what is known of it."""
+
+    def __init__(self, record: NodeRecord) -> None:
+        self.record = record
+        self.info = NodeInfo()
+        self.seen_at = 0.0
+        self.failures = _MISSES
+        self.error = "not asked yet"
+        self.chosen_at = 0.0
+        self.set_aside_until = 0.0
+        #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
+        self.reserved: dict[str, float | None] = {}
+
+    @property
+    def address(self) -> NodeAddress:
+        """How to reach it."""
+        return self.record.address
+
+    @property
+    def online(self) -> bool:
+        """Whether it answered lately."""
+        return self.failures < _MISSES
+
+    def facts(self) -> NodeFacts:
+        """What placement looks at."""
+        return NodeFacts(
+            id=self.record.id,
+            name=str(self.address),
+            online=self.online,
+            locked=self.record.locked,
+            max_images=self.info.max_images,
+            slots=max(1, self.info.max_parallel_tasks),
+            queue=self.info.task_queue_count,
+            reserved=len(self.reserved),
+            total_memory=self.info.total_memory,
+            chosen_at=self.chosen_at,
+            set_aside_until=self.set_aside_until,
+        )
+
+
+class Registry:
+    """All nodes of the cluster."""
+
+    def __init__(
+        self, store: Store, client: NodeClient, shipped: Description, *, interval: float, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._interval = interval
+        self._clock = clock
+        self._nodes: dict[int, Node] = {}
+        self._described = shipped
+        self._options_at = 0.0
+        self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
+        self._watchers: list[Callable[[], None]] = []
+        self._info: tuple[int, bytes] = (-1, b"")
+        self.options_json = msgspec.json.encode(exact(shipped.options))
+
+    async def load(self) -> None:
+        """Read the configured nodes and the stored description."""
+        for record in await self._store.nodes():
+            self._add(record)
+        if stored := await self._store.value(_DESCRIPTION_KEY):
+            self._describe(msgspec.convert(stored, Description))
+
+    async def run(self) -> None:
+        """Ask all nodes for ever."""
+        await self._polls.run()
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have `watcher()` called when something that placement looks at has changed."""
+        self._watchers.append(watcher)
+
+    async def add(self, address: NodeAddress, *, locked: bool = False) -> Node:
+        """Configure a node; one that is known by host and port gets the new token."""
+        return self._add(await self._store.add_node(address, locked=locked))
+
+    def _add(self, record: NodeRecord) -> Node:
+        node = self._nodes.setdefault(record.id, Node(record))
+        node.record = record
+        self._polls.put(record.id)
+        return node
+
+    def get(self, node_id: int) -> Node | None:
+        """A configured node."""
+        return self._nodes.get(node_id)
+
+    def nodes(self) -> Iterable[Node]:
+        """All configured nodes by number."""
+        return self._nodes.values()
+
+    def facts(self) -> list[NodeFacts]:
+        """What placement looks at, for all nodes."""
+        return [node.facts() for node in self._nodes.values()]
+
+    def reference(self) -> Node | None:
+        """The node that speaks for all: the first that is online."""
+        return next((node for node in self._nodes.values() if node.online), None)
+
+    @property
+    def options(self) -> list[dict[str, Any]]:
+        """The options that tasks may have."""
+        return self._described.options
+
+    def info_json(self, waiting: int) -> bytes:
+        """The body of `/info` with `waiting` tasks in the queue."""
+        if self._info[0] != waiting:
+            online = (node.info for node in self._nodes.values() if node.online)
+            self._info = (waiting, msgspec.json.encode(cluster_info(online, self._described.info, waiting)))
+        return self._info[1]
+
+    # Slots
+
+    def reserve(self, node: Node, task: str) -> None:
+        """A slot of `node` is taken by `task`, which we begin to send."""
+        node.reserved[task] = None
+        node.chosen_at = self._clock()
+
+    def committed(self, node: Node, task: str) -> None:
+        """The node has the task now; its own count will tell from its next answer on."""
+        node.reserved[task] = time.monotonic()
+        self._polls.put(node.record.id)
+
+    def release(self, node_id: int, task: str) -> None:
+        """A task is no longer on the node or on its way there: ask it at once how many slots it has."""
+        if node := self._nodes.get(node_id):
+            node.reserved.pop(task, None)
+            self._polls.put(node_id)
+
+    def set_aside(self, node_id: int, seconds: float) -> None:
+        """Give a node nothing new for a while."""
+        if (node := self._nodes.get(node_id)) and seconds:
+            node.set_aside_until = self._clock() + seconds
+
+    # Polling
+
+    async def _poll(self, node_id: int) -> float | None:
+        node = self._nodes.get(node_id)
+        if node is None:
+            return None
+        begun = time.monotonic()
+        before = node.facts()
+        try:
+            node.info = await self._client.info(node.address)
+        except NodeError as error:
+            node.failures += 1
+            node.error = str(error)
+        else:
+            node.failures, node.error, node.seen_at = 0, "", self._clock()
+            self._forget_reservations(node, begun)
+            await self._refresh_description(node)
+        if node.online != before.online:
+            _log.info("node is online" if node.online else "node is offline", node=str(node.address), error=node.error)
+        self._info = (-1, b"")
+        if node.facts() != before:
+            for watcher in self._watchers:
+                watcher()
+        return self._interval
+
+    @staticmethod
+    def _forget_reservations(node: Node, asked_at: float) -> None:
+        for task, committed_at in list(node.reserved.items()):
+            if committed_at is not None and committed_at < asked_at:
+                del node.reserved[task]
+
+    async def _refresh_description(self, node: Node) -> None:
+        known = self._described.info
+        same = (known.engine, known.engine_version) == (node.info.engine, node.info.engine_version)
+        stale = time.monotonic() - self._options_at > _FRESH_OPTIONS or not self._options_at
+        if node is not self.reference() or (same and not stale):
+            return
+        self._options_at = time.monotonic()
+        try:
+            description = Description(node.info, await self._client.options(node.address))
+        except NodeError as error:
+            self._options_at = 0.0
+            _log.info("options cannot be read", node=str(node.address), error=str(error))
+            return
+        self._describe(description)
+        await self._store.keep_value(_DESCRIPTION_KEY, msgspec.to_builtins(description))
+
+    def _describe(self, description: Description) -> None:
+        self._described = description
+        self.options_json = msgspec.json.encode(exact(description.options))

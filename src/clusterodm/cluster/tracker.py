@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Running tasks: asked how they are, their console lines kept, their end seen, their results made sure of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import WorkQueue
+from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
+from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.retry import Failure, classify
+from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, Attempt, Phase
+from clusterodm.nodeodm import NodeClient, Snapshot
+
+_log = structlog.get_logger("tracker")
+
+#: Times in a row that a node must not know a task before we believe it.
+_MISSES: Final = 2
+#: With many running tasks each is asked less often: this many a second in all.
+_POLLS_PER_SECOND: Final = 100
+#: Times that results may be missing on a node that says completed.
+_RESULT_TRIES: Final = 5
+
+
+class Tracker:
+    """Follows tasks in phases RUNNING and COLLECTING."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        attempts: Attempts,
+        collector: Collector,
+        consoles: Consoles,
+        client: NodeClient,
+        *,
+        interval: float,
+        lost_after: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._attempts = attempts
+        self._collector = collector
+        self._consoles = consoles
+        self._client = client
+        self._interval = interval
+        self._lost_after = lost_after
+        self._clock = clock
+        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, workers=200)
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING):
+            entry.unreachable_since, entry.misses = 0.0, 0
+            self._polls.put(entry.task.uuid, self._interval / 4)
+        else:
+            self._polls.cancel(entry.task.uuid)
+
+    def recover(self) -> None:
+        """After a restart: follow again what was running."""
+        for entry in self._tasks.active():
+            self._task_changed(entry)
+
+    def look(self, uuid: str) -> None:
+        """Ask for this task soon: its node says that something happened."""
+        entry = self._tasks.get(uuid)
+        if entry is not None and entry.task.phase is Phase.RUNNING:
+            self._polls.put(uuid)
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        await self._polls.run()
+
+    async def _follow(self, uuid: str) -> float | None:
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.attempt is None or entry.task.phase not in (Phase.RUNNING, Phase.COLLECTING):
+            return None
+        node = self._registry.get(entry.attempt.node_id)
+        try:
+            if node is None:
+                await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
+            elif entry.task.phase is Phase.RUNNING:
+                return await self._look(entry, entry.attempt, node)
+            else:
+                return await self._collect(entry, entry.attempt, node)
+        except StaleTask as stale:
+            _log.info("look is moot", task=uuid, why=str(stale))
+        return None
+
+    async def _look(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
+        line = await self._consoles.count(attempt.task) - attempt.console_start
+        try:
+            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line)
+        except NodeForgot as error:
+            entry.misses += 1
+            if entry.misses < _MISSES:
+                return self._interval
+            await self._attempts.failed(entry, Failure.FORGOTTEN, str(error))
+        except (NodeUnreachable, NodeRefused) as error:
+            return await self._unreachable(entry, str(error))
+        else:
+            entry.unreachable_since, entry.misses = 0.0, 0
+            if entry.attempt is attempt and entry.task.phase is Phase.RUNNING:
+                await self._take(entry, attempt, snapshot)
+                return max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
+        return None
+
+    async def _unreachable(self, entry: Entry, why: str) -> float | None:
+        """One missed answer proves nothing; many over a long time do."""
+        now = self._clock()
+        entry.unreachable_since = min(entry.unreachable_since or now, now)
+        if now - entry.unreachable_since < self._lost_after:
+            return min(self._interval * 2, 30.0, self._lost_after)
+        await self._attempts.failed(entry, Failure.UNREACHABLE, why)
+        return None
+
+    async def _take(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> None:
+        await self._consoles.append(attempt.task, snapshot.output)
+        code = snapshot.status.code
+        self._tasks.progress(
+            entry,
+            progress=min(100.0, max(0.0, snapshot.progress)),
+            processing_time=int(snapshot.processing_time),
+            node_code=code,
+        )
+        if not entry.task.date_created:
+            await self._adopt(entry, snapshot)
+        if code == COMPLETED_CODE:
+            await self._tasks.advance(
+                entry, Phase.COLLECTING, f"done on {attempt.node_name}; looking at its results", node_code=code
+            )
+        elif code == FAILED_CODE:
+            text = snapshot.status.error_message or "Processing failed"
+            await self._attempts.failed(entry, classify(text), text)
+        elif code == CANCELED_CODE:
+            await self._attempts.failed(entry, Failure.CANCELED_THERE)
+
+    async def _adopt(self, entry: Entry, snapshot: Snapshot) -> None:
+        """An imported task: its node knows what it is."""
+        await self._tasks.change(
+            entry,
+            name=snapshot.name,
+            options=snapshot.options,
+            date_created=snapshot.date_created,
+            file_count=snapshot.images_count,
+            image_count=snapshot.images_count,
+        )
+
+    async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
+        try:
+            await self._collector.collect(entry, attempt, node)
+        except (NodeForgot, NodeRefused) as error:
+            entry.misses += 1
+            if entry.misses < _RESULT_TRIES:
+                return self._interval
+            await self._attempts.failed(entry, Failure.NO_RESULTS, str(error))
+        except NodeUnreachable as error:
+            return await self._unreachable(entry, str(error))
+        return None

@@ -1,0 +1,160 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The client side of the API for people: uploads that survive a lost connection, results that arrive whole."""
+
+from __future__ import annotations
+
+import asyncio
+import zipfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import aiohttp
+import msgspec
+
+from clusterodm.core.errors import ClusterError, NodeForgot, NodeRefused, NodeUnreachable
+from clusterodm.core.nodes import NodeAddress
+from clusterodm.core.tasks import Phase, Task
+from clusterodm.nodeodm import NodeClient, Snapshot
+
+T = TypeVar("T")
+
+_BLOCK: Final = 1 << 20
+_FIRST_PAUSE: Final = 0.5
+_LAST_PAUSE: Final = 15.0
+_UPLOAD_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read=180)
+
+
+class Remote:
+    """One node or cluster. Whatever fails for want of a connection is tried again for `patience` seconds."""
+
+    def __init__(self, session: aiohttp.ClientSession, address: NodeAddress, *, patience: float = 600.0) -> None:
+        self._session = session
+        self._client = NodeClient(session)
+        self._address = address
+        self._patience = patience
+        #: Called with a line when something has to be tried again.
+        self.on_trouble: Callable[[str], None] = lambda line: None
+
+    async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        give_up, pause = loop.time() + self._patience, _FIRST_PAUSE
+        while True:
+            try:
+                return await work()
+            except NodeUnreachable as error:
+                if loop.time() > give_up:
+                    raise
+                self.on_trouble(f"{what}: {error}; trying again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(_LAST_PAUSE, pause * 2)
+
+    async def known(self, uuid: str) -> bool:
+        """Whether the task was committed already."""
+        try:
+            await self.look(uuid, 0)
+        except NodeForgot:
+            return False
+        return True
+
+    async def init(self, uuid: str, name: str, options: list[dict[str, Any]]) -> None:
+        """Announce a task; repeating it is harmless because the uuid is ours."""
+        task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, name=name)
+        await self._patiently("starting", lambda: self._client.init(self._address, task, uuid, options, ""))
+
+    async def upload(self, uuid: str, path: Path, on_bytes: Callable[[int], None]) -> None:
+        """Send one file, again from its beginning after a lost connection."""
+        sent = 0
+
+        def count(size: int) -> None:
+            nonlocal sent
+            sent += size
+            on_bytes(size)
+
+        async def once() -> None:
+            nonlocal sent
+            on_bytes(-sent)
+            sent = 0
+            await self._upload(uuid, path, count)
+
+        await self._patiently(path.name, once)
+
+    async def _upload(self, uuid: str, path: Path, on_bytes: Callable[[int], None]) -> None:
+        form = aiohttp.FormData()
+        form.add_field("images", _blocks(path, on_bytes), filename=path.name, content_type="application/octet-stream")
+        url = f"{self._address.url}/task/new/upload/{uuid}"
+        query = {"token": self._address.token} if self._address.token else {}
+        try:
+            async with self._session.post(url, params=query, data=form, timeout=_UPLOAD_TIMEOUT) as response:
+                status, content = response.status, await response.read()
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise NodeUnreachable(type(error).__name__) from None
+        if status == 401:
+            raise NodeRefused("a valid token is needed")
+        try:
+            answer = msgspec.json.decode(content)
+        except msgspec.DecodeError:
+            raise NodeUnreachable(f"HTTP status {status}") from None
+        if "error" in answer:
+            refused = NodeRefused if answer.get("noRetry") or "not found" in answer["error"] else NodeUnreachable
+            raise refused(answer["error"])
+
+    async def commit(self, uuid: str) -> None:
+        """Start the task. A node that was reached before the connection was lost knows the task already."""
+
+        async def once() -> None:
+            try:
+                await self._client.commit(self._address, uuid)
+            except NodeForgot:
+                await self._client.task(self._address, uuid)
+
+        await self._patiently("commit", once)
+
+    async def look(self, uuid: str, line: int) -> Snapshot:
+        """How the task is, with its console lines from `line`."""
+        return await self._patiently("status", lambda: self._client.task(self._address, uuid, from_line=line))
+
+    async def cancel(self, uuid: str) -> None:
+        """Cancel the task."""
+        await self._client.cancel(self._address, uuid)
+
+    async def download(self, uuid: str, target: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+        """Fetch all.zip to `target`, going on where a lost connection left it when the other side can."""
+        part = target.with_name(target.name + ".part")
+        part.unlink(missing_ok=True)
+        await self._patiently("download", lambda: self._download(uuid, part, on_bytes))
+        part.rename(target)
+
+    async def _download(self, uuid: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
+        have = part.stat().st_size if part.exists() else 0
+        asked = {"Range": f"bytes={have}-"} if have else {}
+        async with self._client.download(self._address, uuid, "all.zip", asked) as response:
+            have = have if response.status == 206 else 0
+            total = None if response.content_length is None else have + response.content_length
+            with part.open("ab" if have else "wb") as file:
+                while block := await response.content.readany():
+                    await asyncio.to_thread(file.write, block)
+                    have += len(block)
+                    on_bytes(have, total)
+        if total is not None and have != total:
+            raise NodeUnreachable("the download was cut off")
+
+
+async def _blocks(path: Path, on_bytes: Callable[[int], None]) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while block := await asyncio.to_thread(file.read, _BLOCK):
+            yield block
+            on_bytes(len(block))
+
+
+def unpack(archive: Path, folder: Path) -> list[str]:
+    """Unpack results into `folder`; the names of what was unpacked. Raises ClusterError for a damaged archive."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(folder)
+            return [name for name in content.namelist() if not name.endswith("/")]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ClusterError(f"the results cannot be unpacked: {error}") from None
+
+

@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`clusterodm serve`: run the cluster until a signal says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_origin
+
+import structlog
+import typer
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from clusterodm.app import running_cluster
+from clusterodm.commands.ending import run_until_done
+from clusterodm.observe import configure_logging
+from clusterodm.settings import Settings, env_name, flag_name, load_settings
+
+_SHORT = {"port": "-p", "cloud_provider": "-c"}
+_log = structlog.get_logger("clusterodm")
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running_cluster(settings):
+        await stop.wait()
+        _log.info("stopping", grace=settings.shutdown_grace)
+
+
+def _run(config: Path | None, **flags: Any) -> None:
+    settings = load_settings(flags, config=config)
+    configure_logging(settings.log_level, debug=settings.debug)
+    run_until_done(_serve(settings))
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The command-line option of a setting."""
+    kind, typer_type = _typed(field)
+    names = [f"--{flag_name(name)}", *([_SHORT[name]] if name in _SHORT else [])]
+    default = _shown_default(field)
+    option = typer.Option(
+        *names, help=f"{field.description} [{env_name(name)}]", show_default=default or False, **typer_type
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
+    """Text for most: the settings model checks values, so that flags, environment and file get the same messages."""
+    if field.annotation is bool:
+        return (bool | None), {"is_flag": True}
+    if get_origin(field.annotation) is list:
+        return (list[str] | None), {"metavar": "TEXT"}
+    if get_origin(field.annotation) is Literal:
+        return (str | None), {"metavar": "NAME"}
+    metavar = {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(field.annotation or str, "TEXT")
+    return (str | None), {"metavar": metavar}
+
+
+def _shown_default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, SecretStr | list | bool):
+        return ""
+    return str(value)
+
+
+def serve_command() -> Callable[..., None]:
+    """The command function with one option for each setting."""
+
+    def serve(config: Path | None, **flags: Any) -> None:
+        _run(config, **{name: value for name, value in flags.items() if value not in (None, [], ())})
+
+    config = Annotated[
+        Path | None, typer.Option("--config", help="JSON file with the same keys. [CLUSTERODM_CONFIG]", envvar="CLUSTERODM_CONFIG")
+    ]
+    parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config)]
+    parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]
+    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    serve.__doc__ = "Run the cluster (this is what plain `clusterodm` does)."
+    return serve

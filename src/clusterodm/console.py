@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Console lines of tasks on disk: one JSON string a line, so that reading them is copying them.
+
+The number of lines in the file is the line number that clients see; it only grows. A sparse index of byte offsets makes
+a tail as cheap as it is short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from array import array
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+#: Lines between two entries of the index.
+STRIDE: Final = 128
+_CHUNK: Final = 1 << 20
+
+
+class Console:
+    """The lines of one task."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._marks = array("Q", [0])
+        self.count = 0
+        #: Bytes up to the end of the last whole line, and bytes looked at.
+        self._size = 0
+        self._seen = 0
+
+    def load(self) -> None:
+        """Read the file once to know its lines; what a crash left of a half-written line is cut off."""
+        try:
+            with self._path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    self._index(chunk)
+                end = file.tell()
+        except FileNotFoundError:
+            return
+        if end != self._size:
+            os.truncate(self._path, self._size)
+
+    def _index(self, chunk: bytes) -> None:
+        """Take note of the whole lines in `chunk`, which begins where the last whole line or chunk ended."""
+        base, position = self._seen, 0
+        while (newline := chunk.find(b"\n", position)) >= 0:
+            position = newline + 1
+            self.count += 1
+            self._size = base + position
+            if self.count % STRIDE == 0:
+                self._marks.append(self._size)
+        self._seen = base + len(chunk)
+
+    def append(self, lines: list[str]) -> None:
+        """Add lines at the end."""
+        encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as file:
+            file.write(encoded)
+        self._seen = self._size
+        self._index(encoded)
+
+    def read(self, start: int) -> bytes:
+        """The lines from number `start` (negative: the last ones) as one JSON list."""
+        start = max(0, self.count + start) if start < 0 else start
+        if start >= self.count:
+            return b"[]"
+        with self._path.open("rb") as file:
+            file.seek(self._marks[start // STRIDE])
+            content = file.read(self._size - file.tell())
+        lines = content.split(b"\n", start % STRIDE)
+        return b"[" + lines[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
+
+
+class Consoles:
+    """The consoles of all tasks under one folder; the index of the latest used ones is kept in memory."""
+
+    def __init__(self, root: Path, *, keep: int = 2000) -> None:
+        self._root = root
+        self._keep = keep
+        self._known: OrderedDict[str, Console] = OrderedDict()
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    def _path(self, uuid: str) -> Path:
+        return self._root / uuid[:2] / f"{uuid}.jsonl"
+
+    async def _console(self, uuid: str) -> Console:
+        if console := self._known.get(uuid):
+            self._known.move_to_end(uuid)
+            return console
+        async with self._locks.setdefault(uuid, asyncio.Lock()):
+            if uuid not in self._known:
+                console = Console(self._path(uuid))
+                await asyncio.to_thread(console.load)
+                self._known[uuid] = console
+        self._locks.pop(uuid, None)
+        while len(self._known) > self._keep:
+            self._known.popitem(last=False)
+        return self._known.get(uuid) or console
+
+    async def append(self, uuid: str, lines: list[str]) -> None:
+        """Add lines to a task's console. One caller at a time for one task."""
+        if lines:
+            await asyncio.to_thread((await self._console(uuid)).append, lines)
+
+    async def count(self, uuid: str) -> int:
+        """How many lines a task has."""
+        return (await self._console(uuid)).count
+
+    async def read(self, uuid: str, start: int) -> bytes:
+        """A task's lines from `start` as one JSON list; see `Console.read`."""
+        console = await self._console(uuid)
+        return await asyncio.to_thread(console.read, start) if console.count else b"[]"
+
+    async def drop(self, uuid: str) -> None:
+        """Delete a task's lines."""
+        self._known.pop(uuid, None)
+        await asyncio.to_thread(self._path(uuid).unlink, missing_ok=True)

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Every error of the project, in one tree. Foreign exceptions are translated into it where they enter.
+
+    ClusterError
+    ├── BadRequest            the caller's fault; its text is shown to the caller
+    │   └── TaskNotFound
+    ├── Unauthorized          no valid token
+    ├── SpoolFull             no room for what the caller sends
+    ├── ClientGone            the caller went away or stalled while sending or receiving
+    ├── NodeError             a node's fault; retry elsewhere is a property of the type
+    │   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
+    │   ├── NodeRefused       the node answered with an error text
+    │   └── NodeForgot        the node does not know the task
+    ├── FetchFailed           a zipurl that we cannot or may not fetch
+    ├── StaleTask             the phase changed under us: somebody else acted first
+    ├── ConfigError           settings that we refuse to start with
+    └── DataFolderError       a data folder that we cannot or must not use
+"""
+
+
+class ClusterError(Exception):
+    """Base of all errors that are ours."""
+
+
+class BadRequest(ClusterError):
+    """The caller sent something that we refuse. `no_retry` tells clients that trying again is pointless."""
+
+    def __init__(self, message: str, *, no_retry: bool = False) -> None:
+        super().__init__(message)
+        self.no_retry = no_retry
+
+
+class TaskNotFound(BadRequest):
+    """No such task, or not the caller's: nobody can tell which."""
+
+
+class Unauthorized(ClusterError):
+    """The token is missing or wrong."""
+
+
+class SpoolFull(ClusterError):
+    """There is no room in the spool for what the caller sends."""
+
+
+class ClientGone(ClusterError):
+    """The caller's side of a stream ended or stalled."""
+
+
+class NodeError(ClusterError):
+    """Something is wrong with a node or with the way to it."""
+
+
+class NodeUnreachable(NodeError):
+    """No connection, no answer in time, or an answer that no node would give."""
+
+
+class NodeRefused(NodeError):
+    """The node answered with an error of its own; the text is its reason."""
+
+
+class NodeForgot(NodeError):
+    """The node answered that it does not know the task."""
+
+
+class FetchFailed(ClusterError):
+    """A zipurl cannot be fetched. `final` when trying again cannot help."""
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class StaleTask(ClusterError):
+    """A compare-and-set found another phase than expected."""
+
+
+class ConfigError(ClusterError):
+    """Settings that cannot be used; the text says which and why."""
+
+
+class DataFolderError(ClusterError):
+    """The data folder cannot be used; the text says why."""

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""File names as clients send them, made safe to store; and which of them are images."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+#: Bytes of UTF-8 that every common file system takes as one name.
+MAX_NAME_BYTES: Final = 255
+#: Room that is left for the `_` of name conflicts.
+_SPARE_BYTES: Final = 16
+
+_RESERVED: Final = {"body.json": "_body.json", ".": "_", "..": "__", "": "unnamed"}
+_CONTROL_SUFFIXES: Final = (".txt", ".zip", ".srt", ".json")
+_ALIGN: Final = frozenset({"align.las", "align.laz", "align.tif"})
+
+
+def safe_name(name: str) -> str:
+    """The name under which a file is kept: separators and control characters become `_`, reserved names are
+    changed, long ones are cut before their extension. Never empty; nothing is refused for its name."""
+    cleaned = "".join("_" if _is_unsafe(char) else char for char in name)
+    cleaned = cleaned.encode("utf-8", "replace").decode()
+    return _cut(_RESERVED.get(cleaned, cleaned))
+
+
+def _is_unsafe(char: str) -> bool:
+    return char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp")
+
+
+def _cut(name: str) -> str:
+    limit = MAX_NAME_BYTES - _SPARE_BYTES
+    if len(name.encode()) <= limit:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    if not dot or not stem or len(extension.encode()) > 16:
+        stem, dot, extension = name, "", ""
+    room = limit - len((dot + extension).encode())
+    return stem.encode()[:room].decode(errors="ignore") + dot + extension
+
+
+def next_name(name: str) -> str:
+    """Where a different file with the same name goes: a `_` before the extension, as on a node."""
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem}_.{extension}" if dot and stem else f"{name}_"
+
+
+def is_image(name: str) -> bool:
+    """Whether a file counts as an image for limits and placement; control data does not."""
+    lowered = name.lower()
+    return not lowered.endswith(_CONTROL_SUFFIXES) and lowered not in _ALIGN

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is known of a node: how to reach it, and the facts that placement looks at."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+
+from clusterodm.core.errors import ConfigError
+
+
+class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach a node. The token is a secret: `str()` and `repr()` leave it out."""
+
+    host: str
+    port: int
+    token: str = ""
+    tls: bool = False
+
+    @property
+    def url(self) -> str:
+        """Base URL without a token."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"NodeAddress({self.url})"
+
+
+def parse_address(text: str) -> NodeAddress:
+    """Read `host:port` or `http(s)://host:port/?token=...`; port 443 means https. Raises ConfigError."""
+    split = urlsplit(text if "//" in text else f"//{text}")
+    try:
+        port = split.port
+    except ValueError:
+        raise ConfigError(f"bad port in node address {split.hostname or ''!r}") from None
+    if not split.hostname or split.scheme not in ("", "http", "https"):
+        raise ConfigError("a node address reads host:port or http://host:port or https://host:port")
+    tls = split.scheme == "https" or port == 443
+    token = parse_qs(split.query).get("token", [""])[0]
+    default = {"https": 443, "http": 80}.get(split.scheme, 3000)
+    return make_address(split.hostname, port or default, token, tls=tls)
+
+
+def make_address(host: str, port: int, token: str = "", *, tls: bool = False) -> NodeAddress:
+    """An address from its parts, checked; a host may be a whole URL, as users of the original have it."""
+    if "//" in host:
+        base = parse_address(host)
+        return NodeAddress(host=base.host, port=port, token=token, tls=base.tls or port == 443)
+    if not host or not host.isprintable() or any(char in host for char in " /?#@"):
+        raise ConfigError(f"bad host name for a node: {host!r}")
+    if not 0 < port < 65536:
+        raise ConfigError(f"a port is between 1 and 65535, not {port}")
+    return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443)
+
+
+class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A node's answer on `/info`; what old nodes leave out has a default."""
+
+    version: str = "?"
+    task_queue_count: int = 0
+    total_memory: int = 0
+    available_memory: int = 0
+    cpu_cores: int = 0
+    max_images: int | None = None
+    max_parallel_tasks: int = 1
+    engine_version: str = "?"
+    engine: str = "?"
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What placement looks at. Times are seconds since the epoch."""
+
+    id: int
+    name: str
+    online: bool = True
+    locked: bool = False
+    max_images: int | None = None
+    slots: int = 1
+    #: Tasks the node itself said it has.
+    queue: int = 0
+    #: Tasks that we send there or have sent since the node was last asked.
+    reserved: int = 0
+    total_memory: int = 0
+    chosen_at: float = 0.0
+    #: Not used before this time, because it failed lately.
+    set_aside_until: float = 0.0
+
+    @property
+    def free(self) -> int:
+        """Free slots; negative when more waits on the node than it can run."""
+        return self.slots - self.queue - self.reserved

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which node a task goes to: the rule of the original, and what we add to it (set aside, larger after a failure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.tasks import Task
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task asks of a node."""
+
+    images: int
+    larger_than: int = 0
+    more_memory_than: int = 0
+
+    @classmethod
+    def of(cls, task: Task) -> Needs:
+        """The needs of `task`, with what its failed attempts taught."""
+        return cls(images=task.image_count, larger_than=task.larger_than, more_memory_than=task.more_memory_than)
+
+
+def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
+    """Why `node` cannot take the task at all, in words; empty when it can (though perhaps not now)."""
+    if not node.online:
+        return "offline"
+    if node.locked:
+        return "locked"
+    if node.max_images is not None and node.max_images < needs.images:
+        return f"takes at most {node.max_images} images"
+    if not _is_larger(node, needs):
+        return "no larger than the node that ran out of memory"
+    if node.set_aside_until > now:
+        return "set aside after a failure"
+    return ""
+
+
+def _is_larger(node: NodeFacts, needs: Needs) -> bool:
+    if not needs.larger_than and not needs.more_memory_than:
+        return True
+    takes_more = needs.larger_than > 0 and (node.max_images is None or node.max_images > needs.larger_than)
+    return takes_more or node.total_memory > needs.more_memory_than > 0
+
+
+def rank(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> list[NodeFacts]:
+    """Acceptable nodes, best first: those with a free slot, then smallest maxImages (absent counts as largest), most
+    free slots, shortest queue, least recently chosen."""
+    acceptable = [node for node in nodes if not refusal(node, needs, now)]
+    return sorted(acceptable, key=_order)
+
+
+def _order(node: NodeFacts) -> tuple[bool, float, int, int, float, int]:
+    size = float("inf") if node.max_images is None else float(node.max_images)
+    return (node.free <= 0, size, -node.free, node.queue + node.reserved, node.chosen_at, node.id)
+
+
+def wait_reason(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> str:
+    """Why no node takes the task now, in one sentence for its owner and the operator."""
+    nodes = list(nodes)
+    if not nodes:
+        return "no node is configured"
+    refusals = {node.name: refusal(node, needs, now) for node in nodes}
+    if any(not why for why in refusals.values()):
+        return "all acceptable nodes are busy"
+    reasons: dict[str, list[str]] = {}
+    for name, why in refusals.items():
+        reasons.setdefault(why, []).append(name)
+    parts = [f"{_some(names)} {why if why.startswith('takes') else 'is ' + why}" for why, names in reasons.items()]
+    return "no acceptable node: " + "; ".join(parts[:4])
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"each of {len(names)} nodes"

@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The life of a task: its phases, which may follow which, and what a client is shown of each.
+
+    RECEIVING ─▶ QUEUED ─▶ DISPATCHING ─▶ RUNNING ─▶ COLLECTING ─▶ FINISHED
+                   ▲            │            │            │            │
+                   └────────────┴────────────┴────────────┴────────────┘
+    back to QUEUED when an attempt is lost, or on restart; REMOVED from everywhere;
+    FINISHED from every phase after the commit, when the owner cancels.
+"""
+
+from __future__ import annotations
+
+import uuid as uuid_module
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from clusterodm.core.errors import StaleTask
+
+#: Status codes of the NodeODM API.
+QUEUED_CODE: Final = 10
+RUNNING_CODE: Final = 20
+FAILED_CODE: Final = 30
+COMPLETED_CODE: Final = 40
+CANCELED_CODE: Final = 50
+
+
+class Phase(StrEnum):
+    """Where a task is in our hands; never to be confused with the API's status codes."""
+
+    #: Files are coming in; invisible to everybody until the commit.
+    RECEIVING = "receiving"
+    #: Committed; waits for a slot.
+    QUEUED = "queued"
+    #: Files are on their way to a node.
+    DISPATCHING = "dispatching"
+    #: The node has accepted the commit.
+    RUNNING = "running"
+    #: The node is done; we make sure that the results can be fetched.
+    COLLECTING = "collecting"
+    #: Over; `outcome` says how.
+    FINISHED = "finished"
+    #: Forgotten towards clients; only traces on disk and on nodes may remain to be cleaned.
+    REMOVED = "removed"
+
+
+class Outcome(StrEnum):
+    """How a FINISHED task ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
+    Phase.RECEIVING: frozenset({Phase.QUEUED, Phase.REMOVED}),
+    Phase.QUEUED: frozenset({Phase.DISPATCHING, Phase.FINISHED, Phase.REMOVED}),
+    Phase.DISPATCHING: frozenset({Phase.RUNNING, Phase.QUEUED, Phase.FINISHED, Phase.REMOVED}),
+    Phase.RUNNING: frozenset({Phase.COLLECTING, Phase.QUEUED, Phase.FINISHED, Phase.REMOVED}),
+    Phase.COLLECTING: frozenset({Phase.FINISHED, Phase.QUEUED, Phase.REMOVED}),
+    Phase.FINISHED: frozenset({Phase.QUEUED, Phase.RUNNING, Phase.REMOVED}),
+    Phase.REMOVED: frozenset(),
+}
+
+#: Phases in which a task is on a node or on its way there.
+ON_NODE: Final = frozenset({Phase.DISPATCHING, Phase.RUNNING, Phase.COLLECTING})
+#: Phases that loops work on; memory holds these, the rest is read on demand.
+ACTIVE: Final = frozenset({Phase.RECEIVING, Phase.QUEUED}) | ON_NODE
+
+
+def require_transition(source: Phase, to: Phase) -> None:
+    """Raise StaleTask unless `to` may follow `source`."""
+    if to not in TRANSITIONS[source]:
+        raise StaleTask(f"a task cannot go from {source} to {to}")
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One task as the store keeps it. Times are seconds since the epoch unless the name says otherwise."""
+
+    uuid: str
+    owner: str
+    phase: Phase
+    name: str = ""
+    #: As the client gave them and the node would keep them: `[{"name": ..., "value": ...}]`.
+    options: list[dict[str, Any]] = []
+    skip_post_processing: bool = False
+    outputs: list[str] = []
+    webhook: str = ""
+    #: Where we fetch the images from; empty once they are fetched.
+    zipurl: str = ""
+    #: Milliseconds, as the API speaks of it.
+    date_created: int = 0
+    #: A part of a split-merge job: its client must see it RUNNING while it waits.
+    submodel: bool = False
+    priority: int = 0
+    file_count: int = 0
+    image_count: int = 0
+    byte_count: int = 0
+    created_at: float = 0.0
+    committed_at: float = 0.0
+    finished_at: float = 0.0
+    outcome: Outcome | None = None
+    error: str = ""
+    #: How many attempts there were; the latest has this number.
+    attempts: int = 0
+    #: How many attempts count against the limit.
+    charged: int = 0
+    #: Not dispatched before this time (back-off after a lost attempt).
+    not_before: float = 0.0
+    #: After "Not enough memory": only nodes that take more images, or have more memory, than the one that failed.
+    larger_than: int = 0
+    more_memory_than: int = 0
+    #: What the node said last: 0-100, milliseconds or -1, and its status code (0: nothing yet).
+    progress: float = 0
+    processing_time: int = -1
+    node_code: int = 0
+    #: The owner's webhook still has to be called.
+    webhook_due: bool = False
+
+
+class Stage(StrEnum):
+    """How far an attempt has come."""
+
+    #: Init and files; nothing runs on the node yet.
+    SENDING = "sending"
+    #: The commit was sent: from here on the node may be working.
+    COMMITTING = "committing"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+class Cleanup(StrEnum):
+    """What is still to be done on the attempt's node."""
+
+    NONE = "none"
+    CANCEL = "cancel"
+    REMOVE = "remove"
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of a task on one node."""
+
+    task: str
+    number: int
+    node_id: int
+    node_name: str
+    node_uuid: str
+    stage: Stage = Stage.SENDING
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    #: Why it ended, in words for the timeline.
+    reason: str = ""
+    #: Our console line number at which this attempt's lines begin.
+    console_start: int = 0
+    cleanup: Cleanup = Cleanup.NONE
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a task's timeline."""
+
+    task: str
+    at: float
+    text: str
+
+
+def node_uuid(task: str, number: int) -> str:
+    """The uuid under which attempt `number` (from 1) of `task` runs on its node.
+
+    A node keeps files of an earlier try under the same uuid and would add duplicates, so each attempt has its own.
+    """
+    if number <= 1:
+        return task
+    return str(uuid_module.uuid5(uuid_module.UUID(task), str(number)))
+
+
+_OUTCOME_CODES: Final = {
+    Outcome.COMPLETED: COMPLETED_CODE,
+    Outcome.FAILED: FAILED_CODE,
+    Outcome.CANCELED: CANCELED_CODE,
+}
+
+
+def shown_code(task: Task) -> int:
+    """The API status code that a client is shown (only for committed tasks)."""
+    if task.phase is Phase.FINISHED and task.outcome is not None:
+        return _OUTCOME_CODES[task.outcome]
+    if task.submodel:
+        return RUNNING_CODE
+    if task.phase is Phase.QUEUED:
+        return QUEUED_CODE
+    if task.phase is Phase.RUNNING and task.node_code == QUEUED_CODE:
+        return QUEUED_CODE
+    return RUNNING_CODE
+
+
+def visible(task: Task) -> bool:
+    """Whether a client may know of the task: before the commit and after removal it does not exist."""
+    return task.phase not in (Phase.RECEIVING, Phase.REMOVED)
+
+
+def task_info(task: Task) -> dict[str, Any]:
+    """The body of `/task/<uuid>/info` without output. `error` never is a key of it: clients test for its presence."""
+    status: dict[str, Any] = {"code": shown_code(task)}
+    if task.error and status["code"] == FAILED_CODE:
+        status["errorMessage"] = task.error
+    progress = 100 if task.outcome is Outcome.COMPLETED else task.progress
+    return {
+        "uuid": task.uuid,
+        "name": task.name,
+        "dateCreated": task.date_created,
+        "processingTime": task.processing_time,
+        "status": status,
+        "options": task.options,
+        "imagesCount": task.file_count,
+        "progress": int(progress) if progress == int(progress) else progress,
+    }
+
+
+def is_submodel(outputs: list[str], skip_post_processing: bool, file_names: list[str]) -> bool:
+    """Whether a task comes from a split-merge job: it says which outputs it wants, or brings a seed."""
+    return "seed.zip" in file_names or (bool(outputs) and skip_post_processing)

@@ -1,0 +1,8 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A node for demos, tests and benchmarks: NodeODM on the wire, no photogrammetry behind it."""
+
+from clusterodm.devnode.node import DevNode, Knobs
+from clusterodm.devnode.routes import make_app, running_devnode
+
+__all__ = ["DevNode", "Knobs", "make_app", "running_devnode"]

@@ -1,0 +1,8 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The client side of the NodeODM API: one small HTTP client for calls, another for bulk files."""
+
+from clusterodm.nodeodm.client import NodeClient, Snapshot
+from clusterodm.nodeodm.transfer import RateLimit, Transfer
+
+__all__ = ["NodeClient", "RateLimit", "Snapshot", "Transfer"]

@@ -1,0 +1,215 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Calls to a node: bounded in time and size, every failure one of three types, no token in any message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
+from clusterodm.core.nodes import NodeAddress, NodeInfo
+from clusterodm.core.tasks import Task
+
+#: A busy node can take over 30 s to answer.
+CALL_TIMEOUT: Final = 45.0
+#: Bytes of the largest answer that we read into memory.
+MAX_ANSWER: Final = 64 << 20
+_FORGOT: Final = ("not found", "invalid uuid")
+
+
+class Status(msgspec.Struct, frozen=True, rename="camel"):
+    """A task's state as its node says it."""
+
+    code: int
+    error_message: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A node's answer on `/task/<uuid>/info`."""
+
+    uuid: str
+    status: Status
+    name: str = ""
+    date_created: int = 0
+    processing_time: float = -1
+    options: list[dict[str, Any]] = []
+    images_count: int = 0
+    progress: float = 0
+    output: list[str] = []
+
+
+class NodeClient:
+    """Calls to any node over one connection pool."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def info(self, node: NodeAddress, *, seconds: float = 15.0) -> NodeInfo:
+        """`/info`; raises NodeUnreachable for anything that is no node's answer."""
+        return _convert(await self._get(node, "/info", seconds=seconds), NodeInfo)
+
+    async def options(self, node: NodeAddress) -> list[dict[str, Any]]:
+        """`/options` as the node has it."""
+        return _convert(await self._get(node, "/options"), list[dict[str, Any]])
+
+    async def task(self, node: NodeAddress, uuid: str, *, from_line: int | None = None) -> Snapshot:
+        """`/task/<uuid>/info`, with the console lines from `from_line` when given."""
+        query = {} if from_line is None else {"with_output": str(from_line)}
+        snapshot = _convert(await self._get(node, f"/task/{uuid}/info", query), Snapshot)
+        if snapshot.uuid != uuid:
+            raise NodeUnreachable("the node answered with another task")
+        return snapshot
+
+    async def init(self, node: NodeAddress, task: Task, uuid: str, options: list[dict[str, Any]], webhook: str) -> None:
+        """Announce a task under the attempt's `uuid`."""
+        fields = {
+            "name": task.name,
+            "options": msgspec.json.encode(options).decode(),
+            "dateCreated": str(task.date_created),
+        }
+        fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}
+        fields |= {"outputs": msgspec.json.encode(task.outputs).decode()} if task.outputs else {}
+        fields |= {"webhook": webhook} if webhook else {}
+        answer = await self._post(node, "/task/new/init", fields, {"set-uuid": uuid})
+        if answer.get("uuid") != uuid:
+            raise NodeRefused("the node did not take the task's uuid")
+
+    async def commit(self, node: NodeAddress, uuid: str) -> None:
+        """Start the task."""
+        await self._post(node, f"/task/new/commit/{uuid}", {})
+
+    async def cancel(self, node: NodeAddress, uuid: str) -> None:
+        """Cancel the task on its node."""
+        await self._post(node, "/task/cancel", {"uuid": uuid})
+
+    async def remove(self, node: NodeAddress, uuid: str) -> None:
+        """Delete the task and its files on its node."""
+        await self._post(node, "/task/remove", {"uuid": uuid})
+
+    async def restart(self, node: NodeAddress, uuid: str, options: list[dict[str, Any]] | None) -> None:
+        """Start the task again with the files that its node still has."""
+        given = {} if options is None else {"options": msgspec.json.encode(options).decode()}
+        await self._post(node, "/task/restart", {"uuid": uuid, **given})
+
+    @asynccontextmanager
+    async def download(
+        self, node: NodeAddress, uuid: str, asset: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The open answer to a download, 200 or 206; its body is to be streamed. Idle time is bounded, length is not."""
+        async with self.open(node, f"/task/{uuid}/download/{asset}", headers) as response:
+            if response.content_type == "application/json" or response.status not in (200, 206):
+                _refuse(_decode(await _read(response)) if response.status == 200 else {}, response.status)
+            yield response
+
+    @asynccontextmanager
+    async def open(
+        self, node: NodeAddress, path: str, headers: Mapping[str, str], *, query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Any GET on a node, as an open answer."""
+        timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=CALL_TIMEOUT)
+        try:
+            async with self._session.get(
+                node.url + path,
+                params=_query(node, query or {}),
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                read_bufsize=1 << 20,
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NodeUnreachable(_describe(error)) from None
+
+    async def _get(
+        self, node: NodeAddress, path: str, query: Mapping[str, str] | None = None, *, seconds: float = CALL_TIMEOUT
+    ) -> Any:
+        return await self._call("GET", node, path, query or {}, seconds=seconds)
+
+    async def _post(
+        self, node: NodeAddress, path: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        answer = await self._call("POST", node, path, {}, data=fields, headers=headers)
+        if not isinstance(answer, dict):
+            raise NodeUnreachable("the answer is not one of a node")
+        return answer
+
+    async def _call(
+        self, method: str, node: NodeAddress, path: str, query: Mapping[str, str], *, seconds: float = CALL_TIMEOUT, **how: Any
+    ) -> Any:
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.request(
+                    method, node.url + path, params=_query(node, query), allow_redirects=False, **how
+                ) as response,
+            ):
+                content = await _read(response)
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NodeUnreachable(_describe(error)) from None
+        if status == 401:
+            raise NodeRefused("the node wants another token")
+        if status != 200:
+            raise NodeUnreachable(f"HTTP status {status}")
+        return _checked(_decode(content))
+
+
+def _query(node: NodeAddress, query: Mapping[str, str]) -> dict[str, str]:
+    return {**query, "token": node.token} if node.token else dict(query)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > MAX_ANSWER:
+            raise NodeUnreachable("the answer is too large")
+    return b"".join(parts)
+
+
+def _decode(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        raise NodeUnreachable("the answer is not JSON") from None
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, dict) and answer.get("error") is not None:
+        _refuse(answer, 200)
+    return answer
+
+
+def _refuse(answer: Any, status: int) -> None:
+    text = str(answer.get("error", "")) if isinstance(answer, dict) else ""
+    if any(part in text.lower() for part in _FORGOT):
+        raise NodeForgot(text[:500])
+    if status >= 500:
+        raise NodeUnreachable(f"HTTP status {status}")
+    raise NodeRefused(text[:500] or f"HTTP status {status}")
+
+
+def _convert(answer: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(answer, kind, strict=False)
+    except msgspec.ValidationError:
+        raise NodeUnreachable("the answer is not one of a node") from None
+
+
+def _describe(error: Exception) -> str:
+    """What went wrong without the URL, which has the token in it."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no connection ({error.strerror or error.os_error.__class__.__name__})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What clients talk to: the NodeODM API, answered from memory wherever that is possible."""
+
+from clusterodm.proxy.routes import make_app
+
+__all__ = ["make_app"]

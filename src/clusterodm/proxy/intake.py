@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Handlers that take tasks in: init, upload, commit, and all of it in one request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from clusterodm.cluster.intake import Announcement
+from clusterodm.core.errors import BadRequest
+from clusterodm.proxy.context import Context, caller, context
+from clusterodm.proxy.forms import FileHandler, FileSink, read_form
+from clusterodm.proxy.render import json_answer
+from clusterodm.spool import Part
+
+
+class _Parts:
+    """Receives files into parts of the spool; what is not published when it exits is dropped."""
+
+    def __init__(self, cluster: Context, uuid: str, publish: Callable[[Part, str], Awaitable[object]]) -> None:
+        self._cluster = cluster
+        self._uuid = uuid
+        self._publish = publish
+        self._open: Part | None = None
+
+    def __enter__(self) -> FileHandler:
+        return FileHandler(self._begin, self._end, self._cluster.settings.max_files)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._open is not None:
+            self._open.drop()
+
+    def _begin(self, name: str) -> FileSink:
+        self._cluster.intake.check_name(name)
+        self._open = self._cluster.spool.new_part(self._uuid)
+        return self._open
+
+    async def _end(self, _: FileSink, name: str) -> None:
+        if self._open is not None:
+            await self._open.close()
+            await self._publish(self._open, name)
+            self._open = None
+
+
+async def init(request: web.Request) -> web.Response:
+    """POST /task/new/init."""
+    grant = await caller(request)
+    cluster = context(request)
+    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    uuid = await cluster.intake.announce(_announcement(request, grant.owner, fields))
+    return json_answer({"uuid": uuid})
+
+
+async def upload(request: web.Request) -> web.Response:
+    """POST /task/new/upload/{uuid}: files of any size, streamed to disk."""
+    grant = await caller(request)
+    cluster, uuid = context(request), request.match_info["uuid"].lower()
+    cluster.intake.receiving(uuid, grant.owner)
+
+    async def publish(part: Part, name: str) -> None:
+        await cluster.intake.publish(uuid, grant.owner, part, name)
+
+    with _Parts(cluster, uuid, publish) as files:
+        _, count = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
+    if not count:
+        raise BadRequest("Need at least 1 file.", no_retry=True)
+    return json_answer({"success": True})
+
+
+async def commit(request: web.Request) -> web.Response:
+    """POST /task/new/commit/{uuid}."""
+    grant = await caller(request)
+    uuid = await context(request).intake.commit(request.match_info["uuid"].lower(), grant.owner)
+    return json_answer({"uuid": uuid})
+
+
+async def new(request: web.Request) -> web.Response:
+    """POST /task/new: fields and files in any order."""
+    grant = await caller(request)
+    cluster = context(request)
+    uuid = cluster.intake.reserve(_announcement(request, grant.owner, {}))
+    if await cluster.tasks.find(uuid) is not None:
+        raise BadRequest(f"Invalid set-uuid: {uuid}")
+
+    async def publish(part: Part, name: str) -> None:
+        await cluster.spool.publish(uuid, part, name)
+
+    try:
+        with _Parts(cluster, uuid, publish) as files:
+            fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
+        await cluster.intake.new(uuid, _announcement(request, grant.owner, fields))
+    except BaseException:
+        if await cluster.tasks.find(uuid) is None:
+            await cluster.spool.drop(uuid)
+        raise
+    return json_answer({"uuid": uuid})
+
+
+def _announcement(request: web.Request, owner: str, fields: dict[str, str]) -> Announcement:
+    return Announcement(
+        owner=owner,
+        set_uuid=request.headers.get("set-uuid", ""),
+        fields=fields,
+        cluster_url=_cluster_url(request),
+    )
+
+
+def _cluster_url(request: web.Request) -> str:
+    """Where ODM on a node finds us: the public address, else the address that this client used."""
+    settings = context(request).settings
+    base = settings.public_address or f"{request.scheme}://{request.host}"
+    token = settings.token.get_secret_value()
+    return f"{base}/?{urlencode({'token': token})}" if token else base

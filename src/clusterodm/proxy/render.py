@@ -1,0 +1,98 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Every answer that is not a stream: JSON, errors in the API's own form, CORS."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from clusterodm.core.errors import (
+    BadRequest,
+    ClientGone,
+    ClusterError,
+    NodeError,
+    SpoolFull,
+    Unauthorized,
+)
+
+_log = structlog.get_logger("proxy")
+_JSON: Final = "application/json; charset=utf-8"
+_encode = msgspec.json.Encoder().encode
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def json_bytes(body: bytes) -> web.Response:
+    """An answer from prepared JSON."""
+    return web.Response(body=body, headers={"Content-Type": _JSON})
+
+
+def json_answer(value: Any, *, status: int = 200) -> web.Response:
+    """An answer from a value."""
+    return web.Response(body=_encode(value), status=status, headers={"Content-Type": _JSON})
+
+
+def render_error(error: Exception, path: str) -> web.Response:
+    """The one table from errors to answers. Errors are HTTP 200: clients look into the body; a bad token is an empty
+    401, and an unknown path is a 404 as on a node."""
+    match error:
+        case Unauthorized():
+            return web.Response(status=401)
+        case BadRequest(no_retry=True):
+            return json_answer({"error": str(error), "noRetry": True})
+        case BadRequest() | SpoolFull():
+            return json_answer({"error": str(error)})
+        case ClientGone():
+            return json_answer({"error": str(error)}, status=408)
+        case NodeError():
+            return json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
+        case ClusterError():
+            return json_answer({"error": str(error)})
+        case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
+            return json_answer({"error": f"Not found: {path[:200]}"}, status=404)
+        case web.HTTPException():
+            return json_answer({"error": error.reason}, status=error.status)
+        case _:
+            return json_answer({"error": "Something went wrong here; the log says what"})
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error of a handler into an answer: one of the three edges."""
+    try:
+        return await handler(request)
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
+        if not isinstance(error, ClusterError | web.HTTPException | ConnectionError):
+            _log.exception("a request failed", method=request.method, path=request.path)
+        answer = render_error(error, f"{request.method} {request.path}")
+        if not request.content.is_eof() and request.can_read_body:
+            answer.force_close()  # the rest of the body is not read for the sake of a connection
+        return answer
+
+
+async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
+    """Reflect the origin. There are no cookies here, so credentials are never allowed."""
+    if origin := request.headers.get("Origin"):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Vary"] = "Origin"
+
+
+async def preflight(request: web.Request) -> web.Response:
+    """OPTIONS of anything."""
+    wanted = request.headers.get("Access-Control-Request-Headers", "Content-Type, set-uuid, Authorization")
+    return web.Response(
+        status=204,
+        headers={
+            "Access-Control-Allow-Methods": "GET,HEAD,PUT,PATCH,POST,DELETE",
+            "Access-Control-Allow-Headers": wanted[:1000],
+            "Access-Control-Max-Age": "600",
+        },
+    )

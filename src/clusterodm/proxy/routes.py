@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The data plane on one screen."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from clusterodm.proxy import downloads, intake, page, reads, render, verbs
+from clusterodm.proxy.context import CONTEXT, Context
+
+
+def make_app(cluster: Context) -> web.Application:
+    """The web application that clients talk to."""
+    app = web.Application(middlewares=[render.errors])
+    app[CONTEXT] = cluster
+    app.on_response_prepare.append(render.add_cors)
+    app.add_routes(
+        [
+            web.get("/task/{uuid}/info", reads.task_info),
+            web.get("/task/{uuid}/output", reads.task_output),
+            web.get("/task/{uuid}/download/{asset:.+}", downloads.download),
+            web.get("/task/list", reads.task_list),
+            web.get("/info", reads.info),
+            web.get("/options", reads.options),
+            web.post("/task/new/init", intake.init),
+            web.post("/task/new/upload/{uuid}", intake.upload),
+            web.post("/task/new/commit/{uuid}", intake.commit),
+            web.post("/task/new", intake.new),
+            web.post("/task/cancel", verbs.cancel),
+            web.post("/task/remove", verbs.remove),
+            web.post("/task/restart", verbs.restart),
+            web.get("/auth/info", reads.auth_info),
+            web.post("/auth/login", reads.no_login),
+            web.post("/auth/register", reads.no_login),
+            web.post("/commit", verbs.node_says),
+            web.get("/cache/clear", verbs.cache_clear),
+            web.get(page.PAGE_PATH, page.page),
+            web.route("OPTIONS", "/{path:.*}", render.preflight),
+        ]
+    )
+    return app

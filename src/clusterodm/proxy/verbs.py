@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Handlers that change tasks: cancel, remove, restart, and a node's word that something happened."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from clusterodm.cluster.tasks import Entry
+from clusterodm.core.errors import BadRequest, ClusterError
+from clusterodm.core.ids import is_task_id
+from clusterodm.proxy.context import Context, caller, context
+from clusterodm.proxy.forms import read_form
+from clusterodm.proxy.render import json_answer
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """POST /task/cancel."""
+    return await _order(request, lambda cluster, entry, fields: cluster.control.cancel(entry))
+
+
+async def remove(request: web.Request) -> web.Response:
+    """POST /task/remove."""
+    return await _order(request, lambda cluster, entry, fields: cluster.control.remove(entry))
+
+
+async def restart(request: web.Request) -> web.Response:
+    """POST /task/restart, with other options when given."""
+    return await _order(request, lambda cluster, entry, fields: cluster.control.restart(entry, fields.get("options")))
+
+
+async def _order(
+    request: web.Request, carry_out: Callable[[Context, Entry, dict[str, str]], Awaitable[None]]
+) -> web.Response:
+    grant = await caller(request)
+    cluster = context(request)
+    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    uuid = fields.get("uuid", "").lower()
+    if not uuid:
+        raise BadRequest("uuid param missing.")
+    try:
+        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), fields)
+    except ClusterError as error:
+        return json_answer({"success": False, "error": str(error)})
+    return json_answer({"success": True})
+
+
+async def node_says(request: web.Request) -> web.Response:
+    """POST /commit: a node's webhook. Nothing in it is believed; it only makes us look at that task now."""
+    cluster = context(request)
+    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    uuid = str(fields.get("uuid", "")).lower()
+    if is_task_id(uuid):
+        cluster.tracker.look(uuid)
+    return json_answer({"ok": True})
+
+
+async def cache_clear(request: web.Request) -> web.Response:
+    """GET /cache/clear: kept for clients of the original; there is no cache here that could be wrong."""
+    await caller(request)
+    return json_answer({"ok": True})
+
+

@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""All settings: one model makes flags, environment variables, JSON keys, `--help` and the reference page.
+
+The names are those of the original, so that its command lines and configuration files go on working.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from clusterodm.core.errors import ConfigError
+
+ENV_PREFIX: Final = "CLUSTERODM_"
+#: Variables that other parts of the program, or Kubernetes for a service named clusterodm, put there.
+_FOREIGN_ENV: Final = re.compile(r"CLUSTERODM_(.*_)?(SERVICE_HOST|SERVICE_PORT.*|PORT_\d+_.*)")
+
+
+def _split_commas(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Words = Annotated[list[str], BeforeValidator(_split_commas)]
+
+
+class Settings(BaseModel):
+    """Settings of `clusterodm serve`, strongest first: flags, environment, JSON file, defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: Port = Field(3000, description="Port that clients talk to.")
+    host: str = Field("0.0.0.0", description="Address that the ports for clients bind to.")  # noqa: S104 - a public service
+    secure_port: Port = Field(0, description="Port for HTTPS beside the plain one; 0: none. Needs --ssl-key, --ssl-cert.")
+    ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
+    ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
+    admin_cli_port: Port = Field(8080, description="Port of the admin shell; this version has none and leaves it closed.")
+    admin_web_port: Port = Field(10000, description="Port of the admin page; this version has none and leaves it closed.")
+    admin_pass: SecretStr = Field(SecretStr(""), description="Password of the admin shell and page.")
+    log_level: Literal["silly", "debug", "verbose", "info", "warn", "error"] = Field(
+        "info", description="How much to log: silly, debug, verbose, info, warn or error."
+    )
+    debug: bool = Field(False, description="Log everything and show tracebacks.")
+    cloud_provider: Literal["local"] = Field("local", description="Who decides about tokens: local (open, or one --token).")
+    token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
+    asr: str = Field("", description="Autoscaler configuration; this version has no autoscaler and refuses to start with one.")
+    public_address: str = Field("", description="URL under which clients and nodes reach us, such as http://maps.example:3000.")
+    no_splitmerge: bool = Field(False, description="Do not offer ourselves to split-merge jobs; refuse seed.zip.")
+    upload_max_speed: int = Field(0, ge=0, description="Bytes per second to nodes, over all transfers; 0: no limit.")
+    downloads_from_s3: str = Field("", description="URL prefix that downloads are redirected to (PREFIX/uuid/asset).")
+    flood_limit: int = Field(0, ge=0, description="Uploads in progress that one caller may have at a time; 0: no limit.")
+    stale_uploads_timeout: int = Field(
+        0, ge=0, description="Hours without activity after which an upload is given up; 0: 48 hours."
+    )
+    data_dir: Path = Field(Path("data"), description="Folder for everything that is kept.")
+    node: Words = Field(
+        default_factory=list,
+        description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
+    )
+    node_lost_after: float = Field(600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere.")
+    node_poll_interval: float = Field(5.0, gt=0, description="Seconds between two looks at a node.")
+    task_poll_interval: float = Field(2.0, gt=0, description="Seconds between two looks at a running task; longer with many.")
+    max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
+    max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")
+    parallel_uploads: int = Field(4, ge=1, le=32, description="Connections to the node for the files of one task.")
+    results: Literal["stream", "keep"] = Field(
+        "stream", description="stream: results stay on the node and pass through; keep: pull them into the data folder."
+    )
+    keep_finished: float = Field(720.0, gt=0, description="Hours that a finished task, its console and its kept results stay.")
+    zipurl_max_size: int = Field(107_374_182_400, gt=0, description="Bytes that a zipurl may have, packed and unpacked.")
+    zipurl_allow_private: bool = Field(False, description="Allow zipurl to lead to private, loopback and link-local addresses.")
+    upload_idle_timeout: float = Field(120.0, gt=0, description="Seconds without a byte after which an upload is cut.")
+    max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
+    shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
+
+    @field_validator("public_address")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
+            raise ValueError("must be a URL such as http://maps.example:3000")
+        return value.rstrip("/")
+
+    @field_validator("asr")
+    @classmethod
+    def _refuse_autoscaler(cls, value: str) -> str:
+        if value:
+            raise ValueError("this version has no autoscaler; start without --asr and add nodes by hand")
+        return value
+
+
+def flag_name(field: str) -> str:
+    """`--flag` and JSON key (without dashes in front) of a field."""
+    return field.replace("_", "-")
+
+
+def env_name(field: str) -> str:
+    """Environment variable of a field."""
+    return ENV_PREFIX + field.upper()
+
+
+def load_settings(
+    flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Merge flags (None: not given), environment and JSON file. Raises ConfigError that names key and place."""
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for place, given in (
+        (str(config), _from_file(config)),
+        ("environment", _from_environ(environ)),
+        ("flags", {name: value for name, value in flags.items() if value is not None}),
+    ):
+        values |= given
+        origin |= dict.fromkeys(given, place)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_lines(error, origin))) from None
+
+
+def _lines(error: ValidationError, origin: Mapping[str, str]) -> Iterable[str]:
+    """Messages without the values themselves: one of them may be a secret."""
+    for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        field = str(problem["loc"][0])
+        yield f"{flag_name(field)} ({origin.get(field, 'default')}): {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold one JSON object")
+    return {_known(key, str(path)): value for key, value in content.items()}
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    for name, value in environ.items():
+        ours = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
+        if ours and name not in CLIENT_ENV:
+            found[_known(name.removeprefix(ENV_PREFIX).lower(), "environment", as_env=True)] = value
+    return found
+
+
+#: Read by the commands that talk to a running cluster, not by `serve`.
+CLIENT_ENV: Final = frozenset({ENV_PREFIX + "CONFIG"})
+
+
+def _known(key: str, place: str, *, as_env: bool = False) -> str:
+    name = key.replace("-", "_")
+    if name in Settings.model_fields:
+        return name
+    near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
+    written = env_name if as_env else flag_name
+    hint = f"; did you mean {written(near[0])}?" if near else ""
+    raise ConfigError(f"unknown setting {written(name)} ({place}){hint}")

@@ -1,0 +1,195 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Held files: what clients upload, kept until the results are safe.
+
+    spool/<uuid>/files/<name>   whole files, visible by an atomic link
+    spool/<uuid>/parts/<random> what is being received; worthless after a restart
+
+From the answer to an upload on, its file survives the death of this process. It survives a loss of power once the
+kernel has written it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import filecmp
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from clusterodm.core.errors import SpoolFull
+from clusterodm.core.names import next_name, safe_name
+
+#: Bytes that are gathered before they are written, off the event loop.
+BLOCK: Final = 1 << 20
+_IOV_MAX: Final = 512
+
+
+class HeldFile(msgspec.Struct, frozen=True):
+    """One file of a task."""
+
+    name: str
+    size: int
+
+
+@contextmanager
+def _translate_full() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SpoolFull("No space left for uploads, try again later") from None
+        raise
+
+
+class Part:
+    """A file that is being received. Write to it, then `close` it; the spool publishes or drops it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _translate_full():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self.size = 0
+
+    async def write(self, content: bytes) -> None:
+        """Add bytes; they reach the file in large blocks."""
+        self._pending.append(content)
+        self._pending_size += len(content)
+        if self._pending_size >= BLOCK or len(self._pending) >= _IOV_MAX:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        blocks, self._pending, self._pending_size = self._pending, [], 0
+        if blocks:
+            await asyncio.to_thread(self._write_all, blocks)
+
+    def _write_all(self, blocks: list[bytes]) -> None:
+        with _translate_full():
+            total = sum(map(len, blocks))
+            written = os.writev(self._fd, blocks)
+            self.size += written
+            if written < total:  # a signal or a full disk: the slow way says which
+                rest = memoryview(b"".join(blocks))[written:]
+                while rest:
+                    count = os.write(self._fd, rest)
+                    self.size += count
+                    rest = rest[count:]
+
+    async def close(self) -> None:
+        """Write what is pending and close the file."""
+        try:
+            await self._flush()
+        finally:
+            self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def drop(self) -> None:
+        """Delete the part; to be called in any case at the end, also after publishing."""
+        self._close_fd()
+        self.path.unlink(missing_ok=True)
+
+
+class Spool:
+    """All held files under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def _files(self, uuid: str) -> Path:
+        return self._root / uuid / "files"
+
+    def path(self, uuid: str, name: str) -> Path:
+        """Where a held file lies."""
+        return self._files(uuid) / name
+
+    def new_part(self, uuid: str) -> Part:
+        """Begin to receive a file of a task."""
+        return Part(self._root / uuid / "parts" / secrets.token_hex(8))
+
+    async def publish(self, uuid: str, part: Part, name: str) -> str:
+        """Make a whole part visible under a safe form of `name`; the name it got.
+
+        The same name with the same bytes is one file; with other bytes the name gets a `_`. Callers hold the task's
+        lock, so that nothing is published after the commit.
+        """
+        files = self._files(uuid)
+        files.mkdir(parents=True, exist_ok=True)
+        name = safe_name(name)
+        with _translate_full():
+            while not _link(part.path, files / name):
+                if await asyncio.to_thread(filecmp.cmp, part.path, files / name, shallow=False):
+                    break
+                name = next_name(name)
+        part.drop()
+        return name
+
+    async def listing(self, uuid: str) -> list[HeldFile]:
+        """The held files of a task by name; none when there are none."""
+        return await asyncio.to_thread(_list, self._files(uuid))
+
+    async def drop(self, uuid: str) -> None:
+        """Delete all files of a task."""
+        await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
+
+    async def drop_parts(self) -> None:
+        """Delete what an earlier process was receiving when it ended."""
+        await asyncio.to_thread(_drop_parts, self._root)
+
+    async def tasks(self) -> list[str]:
+        """Uuids of all tasks that have a folder here."""
+        return await asyncio.to_thread(os.listdir, self._root)
+
+    def last_change(self, uuid: str) -> float:
+        """When a file of the task last came or began to come, seconds since the epoch; 0 when there is none."""
+        folder = self._root / uuid
+        return max(map(_changed_at, (folder, folder / "files", folder / "parts")))
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _link(part: Path, target: Path) -> bool:
+    """Give `part` the name `target` unless something has it already."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+            raise
+        if target.exists():  # a file system without hard links
+            return False
+        part.rename(target)
+    return True
+
+
+def _list(folder: Path) -> list[HeldFile]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((HeldFile(entry.name, entry.stat().st_size) for entry in entries), key=lambda file: file.name)
+    except FileNotFoundError:
+        return []
+
+
+def _drop_parts(root: Path) -> None:
+    for parts in root.glob("*/parts"):
+        shutil.rmtree(parts, ignore_errors=True)

@@ -1,0 +1,7 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What must survive a restart, in SQL."""
+
+from clusterodm.store.store import NodeRecord, Store
+
+__all__ = ["NodeRecord", "Store"]

@@ -1,0 +1,133 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The tables. Column names are those of the records in `core`, so that one mapping serves all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value in a text column."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Encode on the way in."""
+        return None if value is None else msgspec.json.encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Decode on the way out."""
+        return None if value is None else msgspec.json.decode(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("uuid", String(36), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("phase", String(20), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("options", Json, nullable=False),
+    Column("skip_post_processing", Boolean, nullable=False),
+    Column("outputs", Json, nullable=False),
+    Column("webhook", Text, nullable=False),
+    Column("zipurl", Text, nullable=False),
+    Column("date_created", BigInteger, nullable=False),
+    Column("submodel", Boolean, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("file_count", Integer, nullable=False),
+    Column("image_count", Integer, nullable=False),
+    Column("byte_count", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("committed_at", Float, nullable=False),
+    Column("finished_at", Float, nullable=False),
+    Column("outcome", String(20)),
+    Column("error", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("charged", Integer, nullable=False),
+    Column("not_before", Float, nullable=False),
+    Column("larger_than", Integer, nullable=False),
+    Column("more_memory_than", BigInteger, nullable=False),
+    Column("progress", Float, nullable=False),
+    Column("processing_time", BigInteger, nullable=False),
+    Column("node_code", Integer, nullable=False),
+    Column("webhook_due", Boolean, nullable=False),
+    Index(None, "phase", "finished_at"),
+    Index(None, "owner", "committed_at"),
+    Index("ix_tasks_webhook_due", "webhook_due", sqlite_where=Column("webhook_due"), postgresql_where=Column("webhook_due")),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("task", String(36), ForeignKey("tasks.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("node_id", Integer, nullable=False),
+    Column("node_name", Text, nullable=False),
+    Column("node_uuid", String(36), nullable=False),
+    Column("stage", String(20), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("ended_at", Float, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("console_start", BigInteger, nullable=False),
+    Column("cleanup", String(20), nullable=False),
+    Index(None, "cleanup"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("task", String(36), ForeignKey("tasks.uuid", ondelete="CASCADE"), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("text", Text, nullable=False),
+    Index(None, "task", "id"),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("tls", Boolean, nullable=False),
+    Column("locked", Boolean, nullable=False),
+    Index("uq_nodes_address", "host", "port", unique=True),
+    sqlite_autoincrement=True,
+)
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(100), primary_key=True),
+    Column("value", Json, nullable=False),
+)
