@@ -16,7 +16,9 @@ from clusterodm.commands.submit import submit
 from clusterodm.core.errors import ClusterError, ConfigError
 
 app = typer.Typer(
-    help="Many NodeODM processing nodes behind one address.", no_args_is_help=False, rich_markup_mode=None,
+    help="Many NodeODM processing nodes behind one address.",
+    no_args_is_help=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 

@@ -111,7 +111,7 @@ class WorkQueue(Generic[K]):
 
     def _failed(self, key: K, error: Exception) -> float:
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(LAST_BACK_OFF, FIRST_BACK_OFF * 2 ** min(count - 1, 10))
+        delay = min(LAST_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(count - 1, 10))
         expected = isinstance(error, ClusterError)
         self._log.warning(
             "work failed", key=str(key), error=str(error) or type(error).__name__, again_in=delay, exc_info=not expected
@@ -134,5 +134,5 @@ async def every(seconds: float, work: Callable[[], Awaitable[object]], name: str
         await asyncio.sleep(seconds)
         try:
             await work()
-        except Exception:  # noqa: BLE001 - one of the three edges: a work item
+        except Exception:
             log.exception("work failed")

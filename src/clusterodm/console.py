@@ -94,14 +94,15 @@ class Consoles:
             self._known.move_to_end(uuid)
             return console
         async with self._locks.setdefault(uuid, asyncio.Lock()):
-            if uuid not in self._known:
+            console = self._known.get(uuid)
+            if console is None:
                 console = Console(self._path(uuid))
                 await asyncio.to_thread(console.load)
                 self._known[uuid] = console
         self._locks.pop(uuid, None)
         while len(self._known) > self._keep:
             self._known.popitem(last=False)
-        return self._known.get(uuid) or console
+        return console
 
     async def append(self, uuid: str, lines: list[str]) -> None:
         """Add lines to a task's console. One caller at a time for one task."""

@@ -54,8 +54,7 @@ class Results:
 
     def new_part(self, uuid: str) -> Part:
         """Begin to receive the archive of a task."""
-        part = Part(self._root / uuid / f"{ARCHIVE}.part")
-        return part
+        return Part(self._root / uuid / f"{ARCHIVE}.part")
 
     def drop_part(self, uuid: str) -> None:
         """Delete what an earlier process was receiving."""

@@ -39,24 +39,38 @@ class Settings(BaseModel):
 
     port: Port = Field(3000, description="Port that clients talk to.")
     host: str = Field("0.0.0.0", description="Address that the ports for clients bind to.")  # noqa: S104 - a public service
-    secure_port: Port = Field(0, description="Port for HTTPS beside the plain one; 0: none. Needs --ssl-key, --ssl-cert.")
+    secure_port: Port = Field(
+        0, description="Port for HTTPS beside the plain one; 0: none. Needs --ssl-key, --ssl-cert."
+    )
     ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
     ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
-    admin_cli_port: Port = Field(8080, description="Port of the admin shell; this version has none and leaves it closed.")
-    admin_web_port: Port = Field(10000, description="Port of the admin page; this version has none and leaves it closed.")
+    admin_cli_port: Port = Field(
+        8080, description="Port of the admin shell; this version has none and leaves it closed."
+    )
+    admin_web_port: Port = Field(
+        10000, description="Port of the admin page; this version has none and leaves it closed."
+    )
     admin_pass: SecretStr = Field(SecretStr(""), description="Password of the admin shell and page.")
     log_level: Literal["silly", "debug", "verbose", "info", "warn", "error"] = Field(
         "info", description="How much to log: silly, debug, verbose, info, warn or error."
     )
     debug: bool = Field(False, description="Log everything and show tracebacks.")
-    cloud_provider: Literal["local"] = Field("local", description="Who decides about tokens: local (open, or one --token).")
+    cloud_provider: Literal["local"] = Field(
+        "local", description="Who decides about tokens: local (open, or one --token)."
+    )
     token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
-    asr: str = Field("", description="Autoscaler configuration; this version has no autoscaler and refuses to start with one.")
-    public_address: str = Field("", description="URL under which clients and nodes reach us, such as http://maps.example:3000.")
+    asr: str = Field(
+        "", description="Autoscaler configuration; this version has no autoscaler and refuses to start with one."
+    )
+    public_address: str = Field(
+        "", description="URL under which clients and nodes reach us, such as http://maps.example:3000."
+    )
     no_splitmerge: bool = Field(False, description="Do not offer ourselves to split-merge jobs; refuse seed.zip.")
     upload_max_speed: int = Field(0, ge=0, description="Bytes per second to nodes, over all transfers; 0: no limit.")
     downloads_from_s3: str = Field("", description="URL prefix that downloads are redirected to (PREFIX/uuid/asset).")
-    flood_limit: int = Field(0, ge=0, description="Uploads in progress that one caller may have at a time; 0: no limit.")
+    flood_limit: int = Field(
+        0, ge=0, description="Uploads in progress that one caller may have at a time; 0: no limit."
+    )
     stale_uploads_timeout: int = Field(
         0, ge=0, description="Hours without activity after which an upload is given up; 0: 48 hours."
     )
@@ -65,18 +79,28 @@ class Settings(BaseModel):
         default_factory=list,
         description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
     )
-    node_lost_after: float = Field(600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere.")
+    node_lost_after: float = Field(
+        600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere."
+    )
     node_poll_interval: float = Field(5.0, gt=0, description="Seconds between two looks at a node.")
-    task_poll_interval: float = Field(2.0, gt=0, description="Seconds between two looks at a running task; longer with many.")
+    task_poll_interval: float = Field(
+        2.0, gt=0, description="Seconds between two looks at a running task; longer with many."
+    )
     max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
     max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")
     parallel_uploads: int = Field(4, ge=1, le=32, description="Connections to the node for the files of one task.")
     results: Literal["stream", "keep"] = Field(
         "stream", description="stream: results stay on the node and pass through; keep: pull them into the data folder."
     )
-    keep_finished: float = Field(720.0, gt=0, description="Hours that a finished task, its console and its kept results stay.")
-    zipurl_max_size: int = Field(107_374_182_400, gt=0, description="Bytes that a zipurl may have, packed and unpacked.")
-    zipurl_allow_private: bool = Field(False, description="Allow zipurl to lead to private, loopback and link-local addresses.")
+    keep_finished: float = Field(
+        720.0, gt=0, description="Hours that a finished task, its console and its kept results stay."
+    )
+    zipurl_max_size: int = Field(
+        107_374_182_400, gt=0, description="Bytes that a zipurl may have, packed and unpacked."
+    )
+    zipurl_allow_private: bool = Field(
+        False, description="Allow zipurl to lead to private, loopback and link-local addresses."
+    )
     upload_idle_timeout: float = Field(120.0, gt=0, description="Seconds without a byte after which an upload is cut.")
     max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
     shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")

@@ -13,7 +13,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, refusal
-from clusterodm.core.retry import RULES, Again, Failure, decide
+from clusterodm.core.retry import RULES, Again, Failure, Over, decide
 from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.spool import Spool
 
@@ -46,23 +46,29 @@ class Attempts:
         node = self._registry.get(attempt.node_id)
         self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
         larger = node is not None and self._larger_exists(entry.task, node.facts())
+        why = f"{failure}{f' ({detail})' if detail else ''}"
         verdict = decide(entry.task, failure, detail, now, max_attempts=self._max_attempts, larger_exists=larger)
         if isinstance(verdict, Again) and not await self._spool.listing(entry.task.uuid):
-            verdict = None
-        why = f"{failure}{f' ({detail})' if detail else ''}"
+            verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
         if isinstance(verdict, Again):
             changes = {"charged": verdict.charged, "not_before": verdict.not_before, "node_code": 0}
             if verdict.larger and node is not None:
                 changes |= _larger_than(node.facts())
-            await self._say(entry, f"attempt {attempt.number} on {attempt.node_name} ended: {why}; it goes on elsewhere")
+            await self._say(
+                entry, f"attempt {attempt.number} on {attempt.node_name} ended: {why}; it goes on elsewhere"
+            )
             ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)
             await self._tasks.advance(
-                entry, Phase.QUEUED, f"attempt {attempt.number} on {attempt.node_name} ended: {why}", attempt=ended, **changes
+                entry,
+                Phase.QUEUED,
+                f"attempt {attempt.number} on {attempt.node_name} ended: {why}",
+                attempt=ended,
+                **changes,
             )
         else:
-            error = verdict.error if verdict else f"{why}; its files are not held here, so it cannot go on elsewhere"
             ended = _ended(attempt, now, str(failure), Cleanup.NONE)
-            await self._tasks.finish(entry, Outcome.FAILED, f"failed: {error}", attempt=ended, error=error)
+            text = f"failed: {verdict.error}"
+            await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
 
     async def _say(self, entry: Entry, text: str) -> None:
         """A line of ours in the task's console; only between attempts, because a node's lines are counted from the

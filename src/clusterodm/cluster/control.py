@@ -154,7 +154,11 @@ class Control:
         if attempt.stage is Stage.SENDING:
             cleanup = Cleanup.REMOVE
         return msgspec.structs.replace(
-            attempt, stage=Stage.ENDED, ended_at=attempt.ended_at or self._clock(), reason="ended by its owner", cleanup=cleanup
+            attempt,
+            stage=Stage.ENDED,
+            ended_at=attempt.ended_at or self._clock(),
+            reason="ended by its owner",
+            cleanup=cleanup,
         )
 
 

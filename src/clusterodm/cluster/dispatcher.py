@@ -158,7 +158,9 @@ class Dispatcher:
         attempt = entry.attempt
         assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
         try:
-            files = [self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)]
+            files = [
+                self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)
+            ]
             await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, self._webhook)
             transfer = Transfer(
                 node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=self._context(node)
@@ -190,7 +192,9 @@ class Dispatcher:
     async def _now_running(self, entry: Entry, text: str) -> None:
         assert entry.attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
         attempt = msgspec.structs.replace(entry.attempt, stage=Stage.RUNNING)
-        await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, progress=0, processing_time=-1, node_code=0)
+        await self._tasks.advance(
+            entry, Phase.RUNNING, text, attempt=attempt, progress=0, processing_time=-1, node_code=0
+        )
 
     def _context(self, node: Node) -> ssl.SSLContext | None:
         if node.address.tls and self._tls is None:

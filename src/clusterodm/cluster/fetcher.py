@@ -8,7 +8,6 @@ import asyncio
 import ipaddress
 import shutil
 import socket
-
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -44,7 +43,7 @@ def check_zipurl(url: str) -> None:
 
 def is_public(address: str) -> bool:
     """Whether an IP address is one that anybody could reach."""
-    ip = ipaddress.ip_address(address.split("%")[0])
+    ip = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
         ip = ip.ipv4_mapped
     return ip.is_global and not ip.is_multicast
@@ -74,7 +73,14 @@ class Fetcher:
     """Fetches and unpacks the zipurl of waiting tasks."""
 
     def __init__(
-        self, tasks: Tasks, spool: Spool, *, max_size: int, max_files: int, allow_private: bool, clock: Callable[[], float]
+        self,
+        tasks: Tasks,
+        spool: Spool,
+        *,
+        max_size: int,
+        max_files: int,
+        allow_private: bool,
+        clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
         self._spool = spool

@@ -78,7 +78,7 @@ class Janitor:
             return
 
     async def _let_go_of_files(self) -> None:
-        """Folders of the spool that no task needs: of unknown tasks, of completed ones, of others that ended long ago."""
+        """Folders of the spool that nobody needs: of unknown and completed tasks, of others that ended long ago."""
         for uuid in await self._spool.tasks():
             entry = await self._tasks.find(uuid)
             task = entry.task if entry else None

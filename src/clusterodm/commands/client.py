@@ -156,5 +156,3 @@ def unpack(archive: Path, folder: Path) -> list[str]:
             return [name for name in content.namelist() if not name.endswith("/")]
     except (zipfile.BadZipFile, OSError) as error:
         raise ClusterError(f"the results cannot be unpacked: {error}") from None
-
-

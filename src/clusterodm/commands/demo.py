@@ -47,9 +47,7 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
     screen = Console(soft_wrap=True)
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clusterodm-demo-")))
-        ports = [
-            (await stack.enter_async_context(running_devnode(Knobs(seconds=seconds))))[1] for _ in range(_NODES)
-        ]
+        ports = [(await stack.enter_async_context(running_devnode(Knobs(seconds=seconds))))[1] for _ in range(_NODES)]
         flags = {
             "port": port,
             "host": "127.0.0.1",
@@ -58,7 +56,9 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
             "task_poll_interval": 0.5,
         }
         cluster = await stack.enter_async_context(running_cluster(load_settings(flags, environ={})))
-        screen.print(f"[bold]cluster[/] on {cluster.url}, two development nodes (no photogrammetry) behind it", highlight=False)
+        screen.print(
+            f"[bold]cluster[/] on {cluster.url}, two development nodes (no photogrammetry) behind it", highlight=False
+        )
         files = find_files([images]) if images else await asyncio.to_thread(make_photos, scratch / "photos", count)
         uuid = await _submit(cluster, files, output, screen)
         _check(output, len(files))

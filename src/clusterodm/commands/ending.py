@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 import typer
+import uvloop
 
 from clusterodm.core.errors import ClusterError, ConfigError, DataFolderError
 
@@ -17,13 +18,7 @@ from clusterodm.core.errors import ClusterError, ConfigError, DataFolderError
 def run_until_done(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on the fast event loop. 1 is a failure, 2 a wrong call, 130 an interruption."""
     try:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    except ImportError:
-        factory = asyncio.new_event_loop
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
     except* (ConfigError, DataFolderError) as group:
         _fail(group, 2)

@@ -45,9 +45,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """The command-line option of a setting."""
     kind, typer_type = _typed(field)
     names = [f"--{flag_name(name)}", *([_SHORT[name]] if name in _SHORT else [])]
-    default = _shown_default(field)
     option = typer.Option(
-        *names, help=f"{field.description} [{env_name(name)}]", show_default=default or False, **typer_type
+        *names, help=f"{field.description}{_shown_default(field)} [{env_name(name)}]", show_default=False, **typer_type
     )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
@@ -60,15 +59,13 @@ def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
         return (list[str] | None), {"metavar": "TEXT"}
     if get_origin(field.annotation) is Literal:
         return (str | None), {"metavar": "NAME"}
-    metavar = {int: "INTEGER", float: "NUMBER", Path: "PATH"}.get(field.annotation or str, "TEXT")
-    return (str | None), {"metavar": metavar}
+    metavars: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+    return (str | None), {"metavar": metavars.get(field.annotation, "TEXT")}
 
 
 def _shown_default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, SecretStr | list | bool):
-        return ""
-    return str(value)
+    return "" if isinstance(value, SecretStr | list | bool) or value == "" else f" Default: {value}."
 
 
 def serve_command() -> Callable[..., None]:
@@ -78,7 +75,8 @@ def serve_command() -> Callable[..., None]:
         _run(config, **{name: value for name, value in flags.items() if value not in (None, [], ())})
 
     config = Annotated[
-        Path | None, typer.Option("--config", help="JSON file with the same keys. [CLUSTERODM_CONFIG]", envvar="CLUSTERODM_CONFIG")
+        Path | None,
+        typer.Option("--config", help="JSON file with the same keys. [CLUSTERODM_CONFIG]", envvar="CLUSTERODM_CONFIG", show_envvar=False),
     ]
     parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config)]
     parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]

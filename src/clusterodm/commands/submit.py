@@ -16,7 +16,15 @@ import aiohttp
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from clusterodm.commands.client import Remote, unpack
 from clusterodm.commands.ending import run_until_done
@@ -26,7 +34,13 @@ from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE
 from clusterodm.nodeodm import Snapshot
 
 _POLL: Final = 1.0
-_NAMES: Final = {10: "queued", 20: "running", FAILED_CODE: "failed", COMPLETED_CODE: "completed", CANCELED_CODE: "canceled"}
+_NAMES: Final = {
+    10: "queued",
+    20: "running",
+    FAILED_CODE: "failed",
+    COMPLETED_CODE: "completed",
+    CANCELED_CODE: "canceled",
+}
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +57,16 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def submit(
-    images: Annotated[list[Path] | None, typer.Argument(help="Folders and files: photos, GCP files, ...", show_default=False)] = None,
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Folders and files: photos, GCP files, ...", show_default=False)
+    ] = None,
     url: Annotated[
         str, typer.Option("--url", help="Node or cluster, such as http://host:3000.", envvar="CLUSTERODM_URL")
     ] = "http://localhost:3000",
     token: Annotated[str, typer.Option(help="Token that it wants.", envvar="CLUSTERODM_TOKEN", show_envvar=True)] = "",
-    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="Task option as name=value; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="Task option as name=value; may be repeated.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the task.")] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the task to its end.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder to unpack the results into; implies --wait.")] = None,
@@ -154,7 +172,11 @@ def _default_name(files: list[Path]) -> str:
 async def _follow(remote: Remote, work: Submission, screen: Console) -> Snapshot:
     line = 0
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), console=screen
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        console=screen,
     ) as progress:
         bar = progress.add_task("waiting", total=100)
         while True:
@@ -188,11 +210,15 @@ async def _interrupted(work: Submission, screen: Console) -> None:
     async with aiohttp.ClientSession() as session:
         remote = Remote(session, work.address, patience=0)
         with suppress(ClusterError):
-            if await remote.known(work.uuid) and screen.is_terminal and typer.confirm("\nCancel the task?", default=False):
+            if (
+                await remote.known(work.uuid)
+                and screen.is_terminal
+                and typer.confirm("\nCancel the task?", default=False)
+            ):
                 await remote.cancel(work.uuid)
                 screen.print("canceled")
                 return
     files = " ".join(str(path) for path in work.files[:1]) + (" ..." if len(work.files) > 1 else "")
-    screen.print(f"\ngo on with: clusterodm submit --url {work.address.url} --resume {work.uuid} --wait {files}", highlight=False)
-
-
+    screen.print(
+        f"\ngo on with: clusterodm submit --url {work.address.url} --resume {work.uuid} --wait {files}", highlight=False
+    )

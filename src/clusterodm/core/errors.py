@@ -2,20 +2,20 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Every error of the project, in one tree. Foreign exceptions are translated into it where they enter.
 
-    ClusterError
-    ├── BadRequest            the caller's fault; its text is shown to the caller
-    │   └── TaskNotFound
-    ├── Unauthorized          no valid token
-    ├── SpoolFull             no room for what the caller sends
-    ├── ClientGone            the caller went away or stalled while sending or receiving
-    ├── NodeError             a node's fault; retry elsewhere is a property of the type
-    │   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
-    │   ├── NodeRefused       the node answered with an error text
-    │   └── NodeForgot        the node does not know the task
-    ├── FetchFailed           a zipurl that we cannot or may not fetch
-    ├── StaleTask             the phase changed under us: somebody else acted first
-    ├── ConfigError           settings that we refuse to start with
-    └── DataFolderError       a data folder that we cannot or must not use
+ClusterError
+├── BadRequest            the caller's fault; its text is shown to the caller
+│   └── TaskNotFound
+├── Unauthorized          no valid token
+├── SpoolFull             no room for what the caller sends
+├── ClientGone            the caller went away or stalled while sending or receiving
+├── NodeError             a node's fault; retry elsewhere is a property of the type
+│   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
+│   ├── NodeRefused       the node answered with an error text
+│   └── NodeForgot        the node does not know the task
+├── FetchFailed           a zipurl that we cannot or may not fetch
+├── StaleTask             the phase changed under us: somebody else acted first
+├── ConfigError           settings that we refuse to start with
+└── DataFolderError       a data folder that we cannot or must not use
 """
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -55,7 +56,8 @@ def check_options(given: list[Option], described: list[Option]) -> list[Option]:
 
 
 def _convert(value: Any, option: Option) -> Any:
-    converted = _CONVERTERS.get(option.get("type", "string"), _to_string)(value)
+    converter: Callable[[Any], Any] = _CONVERTERS.get(option.get("type", "string"), _to_string)
+    converted = converter(value)
     domain = option.get("domain", "")
     if isinstance(domain, list):
         if converted not in domain:
@@ -67,36 +69,34 @@ def _convert(value: Any, option: Option) -> Any:
 
 def _to_int(value: Any) -> int:
     try:
-        return int(float(value)) if not isinstance(value, bool) else _refuse(value, "integer")
-    except (TypeError, ValueError, OverflowError):
-        return _refuse(value, "integer")
+        return int(_to_float(value))
+    except ValueError:
+        raise _refusal(value, "integer") from None
 
 
 def _to_float(value: Any) -> float:
     try:
-        number = float(value) if not isinstance(value, bool) else _refuse(value, "float")
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
-        return _refuse(value, "float")
-    if number != number or number in (float("inf"), float("-inf")):
-        return _refuse(value, "float")
+        number = math.nan
+    if not math.isfinite(number):
+        raise _refusal(value, "float")
     return int(number) if number == int(number) else number
 
 
 def _to_bool(value: Any) -> bool:
     text = str(value).lower()
-    if text in ("true", "1"):
-        return True
-    if text in ("false", "0"):
-        return False
-    return _refuse(value, "boolean")
+    if text not in ("true", "1", "false", "0"):
+        raise _refusal(value, "boolean")
+    return text in ("true", "1")
 
 
 def _to_string(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _refuse(value: Any, kind: str) -> Any:
-    raise ValueError(f"Cannot convert {value} to {kind}")
+def _refusal(value: Any, kind: str) -> ValueError:
+    return ValueError(f"Cannot convert {str(value)[:200]} to {kind}")
 
 
 _CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {

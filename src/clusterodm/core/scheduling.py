@@ -53,7 +53,11 @@ def plan(tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_s
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
     for task in queue_order(tasks):
         needs = Needs.of(task)
-        why = _why_not_yet(task, now) or full.get(needs, "") or ("too many transfers at once" if sending >= max_sending else "")
+        why = (
+            _why_not_yet(task, now)
+            or full.get(needs, "")
+            or ("too many transfers at once" if sending >= max_sending else "")
+        )
         if not why and (node := _choose(facts, needs, now)):
             decided.placements.append(Placement(task.uuid, node.id))
             facts[node.id] = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=now)

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The life of a task: its phases, which may follow which, and what a client is shown of each.
 
-    RECEIVING ─▶ QUEUED ─▶ DISPATCHING ─▶ RUNNING ─▶ COLLECTING ─▶ FINISHED
-                   ▲            │            │            │            │
-                   └────────────┴────────────┴────────────┴────────────┘
-    back to QUEUED when an attempt is lost, or on restart; REMOVED from everywhere;
-    FINISHED from every phase after the commit, when the owner cancels.
+RECEIVING ─▶ QUEUED ─▶ DISPATCHING ─▶ RUNNING ─▶ COLLECTING ─▶ FINISHED
+               ▲            │            │            │            │
+               └────────────┴────────────┴────────────┴────────────┘
+back to QUEUED when an attempt is lost, or on restart; REMOVED from everywhere;
+FINISHED from every phase after the commit, when the owner cancels.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ FAILURES: Final = {
     "other": "Processing failed (99)",
 }
 _WEBHOOK_TRIES: Final = 6
-_STEP: Final = 0.05
 
 
 class Knobs(msgspec.Struct, kw_only=True):
@@ -218,8 +217,7 @@ class DevNode:
     async def _spend(self, task: DevTask, share: float) -> None:
         """Wait until this share of the task's time is over."""
         end = task.begun_at + self.knobs.seconds * share
-        while (left := end - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, _STEP))
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
 
     def _say(self, task: DevTask, line: str, progress: float) -> None:
         task.output.append(line)

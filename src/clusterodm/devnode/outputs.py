@@ -25,7 +25,9 @@ _THUMB: Final = 160
 _SHEET_MAX: Final = 400
 
 
-def write_archive(target: Path, name: str, photos: list[Photo], paths: Iterable[Path], options: list[dict[str, Any]]) -> None:
+def write_archive(
+    target: Path, name: str, photos: list[Photo], paths: Iterable[Path], options: list[dict[str, Any]]
+) -> None:
     """Write `all.zip`."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("README.txt", NOTICE + "\n")

@@ -147,7 +147,9 @@ async def _commit(request: web.Request) -> web.Response:
     if not files_here:
         raise BadRequest("Need at least 1 file.")
     if node.knobs.max_images is not None and len(files_here) > node.knobs.max_images:
-        raise BadRequest(f"{len(files_here)} images uploaded, but this node can only process up to {node.knobs.max_images}.")
+        raise BadRequest(
+            f"{len(files_here)} images uploaded, but this node can only process up to {node.knobs.max_images}."
+        )
     await node.commit(uuid)
     return json_answer({"uuid": uuid})
 
@@ -291,5 +293,3 @@ async def running_devnode(
                 work.cancel()
         finally:
             await runner.cleanup()
-
-

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -15,6 +15,8 @@ import msgspec
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
+
+T = TypeVar("T")
 
 #: A busy node can take over 30 s to answer.
 CALL_TIMEOUT: Final = 45.0
@@ -101,7 +103,7 @@ class NodeClient:
     async def download(
         self, node: NodeAddress, uuid: str, asset: str, headers: Mapping[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The open answer to a download, 200 or 206; its body is to be streamed. Idle time is bounded, length is not."""
+        """The open answer to a download, 200 or 206; its body is to be streamed. Only idle time is bounded."""
         async with self.open(node, f"/task/{uuid}/download/{asset}", headers) as response:
             if response.content_type == "application/json" or response.status not in (200, 206):
                 _refuse(_decode(await _read(response)) if response.status == 200 else {}, response.status)
@@ -140,7 +142,14 @@ class NodeClient:
         return answer
 
     async def _call(
-        self, method: str, node: NodeAddress, path: str, query: Mapping[str, str], *, seconds: float = CALL_TIMEOUT, **how: Any
+        self,
+        method: str,
+        node: NodeAddress,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        seconds: float = CALL_TIMEOUT,
+        **how: Any,
     ) -> Any:
         try:
             async with (
@@ -197,7 +206,7 @@ def _refuse(answer: Any, status: int) -> None:
     raise NodeRefused(text[:500] or f"HTTP status {status}")
 
 
-def _convert(answer: Any, kind: Any) -> Any:
+def _convert(answer: Any, kind: type[T]) -> T:
     try:
         return msgspec.convert(answer, kind, strict=False)
     except msgspec.ValidationError:

@@ -51,7 +51,9 @@ class _Reader:
     size: int = 0
 
 
-async def read_form(request: web.Request, *, idle: float, files: FileHandler | None = None) -> tuple[dict[str, str], int]:
+async def read_form(
+    request: web.Request, *, idle: float, files: FileHandler | None = None
+) -> tuple[dict[str, str], int]:
     """The fields of a body and the number of files in it, whatever its form. `idle`: seconds without a byte after
     which the client counts as gone. Raises BadRequest, ClientGone, and what `files` raises."""
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
@@ -132,9 +134,7 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-async def _read_multipart(
-    chunks: _Body, boundary: str, files: FileHandler | None
-) -> tuple[dict[str, str], int]:
+async def _read_multipart(chunks: _Body, boundary: str, files: FileHandler | None) -> tuple[dict[str, str], int]:
     reader = _Reader(files)
     try:
         parser = PushMultipartParser(boundary, max_header_size=16 << 10, max_segment_count=100_000 + MAX_FIELD_COUNT)

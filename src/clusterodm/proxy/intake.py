@@ -30,7 +30,9 @@ class _Parts:
     def __enter__(self) -> FileHandler:
         return FileHandler(self._begin, self._end, self._cluster.settings.max_files)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._open is not None:
             self._open.drop()
 

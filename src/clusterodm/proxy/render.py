@@ -17,7 +17,6 @@ from clusterodm.core.errors import (
     ClientGone,
     ClusterError,
     NodeError,
-    SpoolFull,
     Unauthorized,
 )
 
@@ -43,23 +42,22 @@ def render_error(error: Exception, path: str) -> web.Response:
     401, and an unknown path is a 404 as on a node."""
     match error:
         case Unauthorized():
-            return web.Response(status=401)
+            answer = web.Response(status=401)
         case BadRequest(no_retry=True):
-            return json_answer({"error": str(error), "noRetry": True})
-        case BadRequest() | SpoolFull():
-            return json_answer({"error": str(error)})
+            answer = json_answer({"error": str(error), "noRetry": True})
         case ClientGone():
-            return json_answer({"error": str(error)}, status=408)
+            answer = json_answer({"error": str(error)}, status=408)
         case NodeError():
-            return json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
+            answer = json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
         case ClusterError():
-            return json_answer({"error": str(error)})
+            answer = json_answer({"error": str(error)})
         case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
-            return json_answer({"error": f"Not found: {path[:200]}"}, status=404)
+            answer = json_answer({"error": f"Not found: {path[:200]}"}, status=404)
         case web.HTTPException():
-            return json_answer({"error": error.reason}, status=error.status)
+            answer = json_answer({"error": error.reason}, status=error.status)
         case _:
-            return json_answer({"error": "Something went wrong here; the log says what"})
+            answer = json_answer({"error": "Something went wrong here; the log says what"})
+    return answer
 
 
 @web.middleware

@@ -61,5 +61,3 @@ async def cache_clear(request: web.Request) -> web.Response:
     """GET /cache/clear: kept for clients of the original; there is no cache here that could be wrong."""
     await caller(request)
     return json_answer({"ok": True})
-
-

@@ -82,7 +82,12 @@ tasks = Table(
     Column("webhook_due", Boolean, nullable=False),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "committed_at"),
-    Index("ix_tasks_webhook_due", "webhook_due", sqlite_where=Column("webhook_due"), postgresql_where=Column("webhook_due")),
+    Index(
+        "ix_tasks_webhook_due",
+        "webhook_due",
+        sqlite_where=Column("webhook_due"),
+        postgresql_where=Column("webhook_due"),
+    ),
 )
 
 attempts = Table(

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Select, Table, delete, event, insert, select, update
+from sqlalchemy import RowMapping, Select, Table, delete, event, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -126,7 +126,7 @@ class Store:
         return await self._tasks(query.order_by(schema.tasks.c.committed_at))
 
     async def visible_ids(self, owner: str, *, limit: int, offset: int, since: float) -> list[str]:
-        """Uuids of an owner's committed tasks, latest commit first; finished ones only when they ended after `since`."""
+        """Uuids of an owner's committed tasks, latest commit first; finished ones only from `since` on."""
         table = schema.tasks.c
         hidden = [str(Phase.RECEIVING), str(Phase.REMOVED)]
         query = (
@@ -222,7 +222,9 @@ class Store:
     # Inside
 
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        return (postgresql if self._engine.dialect.name == "postgresql" else sqlite).insert(table)
+        if self._engine.dialect.name == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     async def _put_attempt(self, connection: AsyncConnection, attempt: Attempt) -> None:
         row = _columns(attempt, schema.attempts)
@@ -276,11 +278,11 @@ def _progress_row(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in ("uuid", "progress", "processing_time", "node_code")}
 
 
-def _record(row: Mapping[str, Any], kind: type[Record]) -> Record:
+def _record(row: RowMapping, kind: type[Record]) -> Record:
     return msgspec.convert({str(key): value for key, value in row.items()}, kind, strict=False)
 
 
-def _node(row: Mapping[str, Any]) -> NodeRecord:
+def _node(row: RowMapping) -> NodeRecord:
     address = NodeAddress(host=row["host"], port=row["port"], token=row["token"], tls=row["tls"])
     return NodeRecord(id=row["id"], address=address, locked=row["locked"])
 
@@ -290,6 +292,3 @@ def _set_pragmas(connection: Any, _: Any) -> None:
     for pragma in _PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-

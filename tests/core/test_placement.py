@@ -1,0 +1,165 @@
+"""Which node takes a task, and who is next."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.placement import Needs, rank, refusal, wait_reason
+from clusterodm.core.scheduling import plan, queue_order
+from clusterodm.core.tasks import Phase, Task
+
+
+def node(number: int, **fields: Any) -> NodeFacts:
+    return NodeFacts(id=number, name=f"n{number}", **fields)
+
+
+def task(number: int, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
+    fields = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
+    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **fields)
+
+
+NEEDS = Needs(images=10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({}, ""),
+        ({"online": False}, "offline"),
+        ({"locked": True}, "locked"),
+        ({"max_images": 9}, "takes at most 9 images"),
+        ({"max_images": 10}, ""),
+        ({"set_aside_until": 5.0}, ""),
+        ({"set_aside_until": 15.0}, "set aside after a failure"),
+    ],
+)
+def test_refusals(fields: dict[str, Any], why: str) -> None:
+    assert refusal(node(1, **fields), NEEDS, 10.0) == why
+
+
+@pytest.mark.parametrize(
+    ("fields", "accepted"),
+    [
+        ({"max_images": 100, "total_memory": 8}, False),
+        ({"max_images": 101, "total_memory": 8}, True),
+        ({"max_images": None, "total_memory": 8}, True),
+        ({"max_images": 50, "total_memory": 9}, True),
+    ],
+)
+def test_after_a_lack_of_memory_only_a_larger_node_will_do(fields: dict[str, Any], accepted: bool) -> None:
+    needs = Needs(images=10, larger_than=100, more_memory_than=8)
+    assert (refusal(node(1, **fields), needs, 0.0) == "") is accepted
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({"max_images": 20}, {"max_images": 30}),
+        ({"max_images": 20}, {"max_images": None}),
+        ({"max_images": None}, {"max_images": 20, "queue": 1}),
+        ({"slots": 3}, {"slots": 2}),
+        ({"slots": 2, "queue": 1}, {"slots": 3, "queue": 2}),
+        ({"chosen_at": 1.0}, {"chosen_at": 2.0}),
+    ],
+)
+def test_the_better_node_comes_first(better: dict[str, Any], worse: dict[str, Any]) -> None:
+    assert [found.id for found in rank([node(1, **worse), node(2, **better)], NEEDS, 0.0)] == [2, 1]
+
+
+def test_full_nodes_are_ranked_last_by_the_shorter_queue() -> None:
+    found = rank([node(1, queue=3), node(2, queue=2), node(3, slots=2, queue=1)], NEEDS, 0.0)
+    assert [n.id for n in found] == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([], "no node is configured"),
+        ([node(1, queue=1)], "all acceptable nodes are busy"),
+        ([node(1, online=False)], "no acceptable node: n1 is offline"),
+        (
+            [node(1, online=False), node(2, online=False), node(3, max_images=1)],
+            "no acceptable node: each of 2 nodes is offline; n3 takes at most 1 images",
+        ),
+    ],
+)
+def test_every_wait_has_a_reason(nodes: list[NodeFacts], reason: str) -> None:
+    assert wait_reason(nodes, NEEDS, 0.0) == reason
+
+
+def test_owners_take_turns() -> None:
+    tasks = [task(1, owner="a"), task(2, owner="a"), task(3, owner="a"), task(4, owner="b")]
+    assert [t.committed_at for t in queue_order(tasks)] == [1.0, 4.0, 2.0, 3.0]
+
+
+def test_an_owner_with_tasks_on_nodes_comes_after_one_without() -> None:
+    tasks = [task(1, Phase.RUNNING, owner="a"), task(2, owner="a"), task(3, owner="b")]
+    assert [t.committed_at for t in queue_order(tasks)] == [3.0, 2.0]
+
+
+def test_priority_comes_before_everything() -> None:
+    assert [t.committed_at for t in queue_order([task(1), task(2, priority=5)])] == [2.0, 1.0]
+
+
+def test_what_is_fetched_or_backing_off_waits_with_its_reason() -> None:
+    decided = plan([task(1, zipurl="http://x"), task(2, not_before=9.0)], [node(1, slots=9)], 5.0, max_sending=9)
+    assert list(decided.waiting.values()) == ["its images are being fetched", "waits a moment after a failed attempt"]
+    assert decided.placements == []
+
+
+def test_no_more_than_the_allowed_number_of_transfers_begins() -> None:
+    tasks = [task(1, Phase.DISPATCHING), task(2), task(3)]
+    decided = plan(tasks, [node(1, slots=9)], 0.0, max_sending=2)
+    assert len(decided.placements) == 1
+    assert list(decided.waiting.values()) == ["too many transfers at once"]
+
+
+facts = st.builds(
+    NodeFacts,
+    id=st.integers(1, 10**6),
+    name=st.just("n"),
+    online=st.booleans(),
+    locked=st.booleans(),
+    max_images=st.none() | st.integers(1, 50),
+    slots=st.integers(1, 4),
+    queue=st.integers(0, 5),
+    reserved=st.integers(0, 2),
+    set_aside_until=st.sampled_from([0.0, 100.0]),
+)
+waiting = st.builds(
+    lambda number, images, owner, priority: task(number, image_count=images, owner=owner, priority=priority),
+    st.integers(1, 10**6),
+    st.integers(1, 60),
+    st.sampled_from("abc"),
+    st.integers(0, 2),
+)
+
+
+@given(
+    st.lists(waiting, max_size=20, unique_by=lambda t: t.uuid), st.lists(facts, max_size=8, unique_by=lambda n: n.id)
+)
+def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_possible_placement(
+    tasks: list[Task], nodes: list[NodeFacts]
+) -> None:
+    decided = plan(tasks, nodes, 10.0, max_sending=1000)
+    by_id, by_uuid = {n.id: n for n in nodes}, {t.uuid: t for t in tasks}
+    assert len({p.task for p in decided.placements} | set(decided.waiting)) == len(tasks)
+    used: dict[int, int] = {}
+    for placement in decided.placements:
+        used[placement.node] = used.get(placement.node, 0) + 1
+        assert refusal(by_id[placement.node], Needs.of(by_uuid[placement.task]), 10.0) == ""
+    assert all(count <= by_id[number].free for number, count in used.items())
+    left = [msgspec.structs.replace(n, reserved=n.reserved + used.get(n.id, 0)) for n in nodes]
+    for uuid in decided.waiting:
+        assert not [n for n in rank(left, Needs.of(by_uuid[uuid]), 10.0) if n.free > 0]
+
+
+@given(st.lists(waiting, max_size=30, unique_by=lambda t: t.uuid))
+def test_the_order_of_the_queue_does_not_depend_on_the_order_of_asking(tasks: list[Task]) -> None:
+    assert queue_order(tasks) == queue_order(tasks[::-1])

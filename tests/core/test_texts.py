@@ -1,0 +1,236 @@
+"""Names, uuids, ranges, addresses and options: everything that is read from text."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusterodm.core.byte_range import parse_range
+from clusterodm.core.cluster import cluster_info
+from clusterodm.core.errors import BadRequest, ConfigError
+from clusterodm.core.ids import is_task_id, parse_set_uuid
+from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, safe_name
+from clusterodm.core.nodes import NodeInfo, make_address, parse_address
+from clusterodm.core.options import check_options, exact, parse_options, with_split_cluster
+
+DESCRIBED: list[dict[str, Any]] = json.loads(files("clusterodm").joinpath("nodeodm-options.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("DJI_0001.JPG", "DJI_0001.JPG"),
+        ("../../etc/passwd", ".._.._etc_passwd"),
+        ("a\\b.jpg", "a_b.jpg"),
+        ("a\0b\n.jpg", "a_b_.jpg"),
+        ("body.json", "_body.json"),
+        ("", "unnamed"),
+        (".", "_"),
+        ("..", "__"),
+        ("ümläut.jpg", "ümläut.jpg"),
+        ("\u202egpj.exe", "_gpj.exe"),
+    ],
+)
+def test_names_are_made_safe(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+@given(st.text(max_size=400))
+def test_a_safe_name_is_one_path_component_that_fits_and_stays(name: str) -> None:
+    safe = safe_name(name)
+    assert safe not in ("", ".", "..", "body.json")
+    assert "/" not in safe
+    assert "\0" not in safe
+    assert len(safe.encode()) <= MAX_NAME_BYTES
+    assert safe_name(safe) == safe
+
+
+def test_a_long_name_keeps_its_extension() -> None:
+    assert safe_name("x" * 300 + ".jpg").endswith("x.jpg")
+    assert safe_name("ü" * 300 + ".jpg").endswith("ü.jpg")
+    assert not safe_name("x." + "y" * 300).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "following"), [("a.jpg", "a_.jpg"), ("a_.jpg", "a__.jpg"), ("README", "README_"), (".hidden", ".hidden_")]
+)
+def test_another_file_of_the_same_name_gets_an_underscore(name: str, following: str) -> None:
+    assert next_name(name) == following
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [("a.JPG", True), ("a.tif", True), ("gcp_list.txt", False), ("seed.zip", False), ("align.laz", False), ("v.mp4", True)],
+)
+def test_control_files_are_no_images(name: str, image: bool) -> None:
+    assert is_image(name) is image
+
+
+@pytest.mark.parametrize("version", "1234567")
+def test_uuids_of_all_versions_are_taken(version: str) -> None:
+    uuid = f"01890a5d-ac96-{version}74b-bcce-b302099a8057"
+    assert parse_set_uuid(uuid.upper()) == uuid
+
+
+@pytest.mark.parametrize("text", ["abc", "", "../..", "01890a5d-ac96-074b-bcce-b302099a8057", "x" * 5000])
+def test_other_texts_are_no_uuids(text: str) -> None:
+    assert not is_task_id(text)
+    with pytest.raises(BadRequest, match="Invalid set-uuid"):
+        parse_set_uuid(text)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, None),
+        ("bytes=0-9", (0, 10)),
+        ("bytes=5-", (5, 95)),
+        ("bytes=-10", (90, 10)),
+        ("bytes=-1000", (0, 100)),
+        ("bytes=0-1000", (0, 100)),
+        ("bytes=9-5", None),
+        ("bytes=0-1,5-6", None),
+        ("items=0-1", None),
+        ("bytes=-", None),
+    ],
+)
+def test_ranges(header: str | None, expected: tuple[int, int] | None) -> None:
+    assert parse_range(header, 100) == expected
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=200-300", "bytes=-0"])
+def test_a_range_outside_is_an_error(header: str) -> None:
+    with pytest.raises(ValueError, match="bytes \\*/100"):
+        parse_range(header, 100)
+
+
+@pytest.mark.parametrize(
+    ("text", "url", "token"),
+    [
+        ("localhost:3001", "http://localhost:3001", ""),
+        ("http://n:80/?token=a%26b", "http://n:80", "a&b"),
+        ("n:443", "https://n:443", ""),
+        ("https://n", "https://n:443", ""),
+        ("http://n", "http://n:80", ""),
+        ("n", "http://n:3000", ""),
+        ("[::1]:3000", "http://[::1]:3000", ""),
+    ],
+)
+def test_node_addresses(text: str, url: str, token: str) -> None:
+    address = parse_address(text)
+    assert (address.url, address.token) == (url, token)
+
+
+@pytest.mark.parametrize("text", ["", "ftp://n:1", "n:99999", "http://:80", "n:x"])
+def test_bad_node_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(("host", "port"), [("", 1), ("a b", 1), ("n", 0), ("n", 70000)])
+def test_bad_parts_of_addresses_are_refused(host: str, port: int) -> None:
+    with pytest.raises(ConfigError):
+        make_address(host, port)
+
+
+def test_a_host_may_be_a_url() -> None:
+    assert make_address("https://n", 8443, "t").url == "https://n:8443"
+
+
+def test_a_token_is_in_no_text_of_an_address() -> None:
+    address = make_address("n", 3000, "secret")
+    assert "secret" not in f"{address} {address!r} {address.url}"
+
+
+def test_options_are_described_with_exactly_five_keys() -> None:
+    assert exact([{"name": "a", "extra": 1}, {"type": "int"}]) == [
+        {"name": "a", "type": "", "value": "", "domain": "", "help": ""}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("dsm", "true", True),
+        ("dsm", 1, True),
+        ("dsm", False, False),
+        ("orthophoto-resolution", "2.5", 2.5),
+        ("orthophoto-resolution", "3", 3),
+        ("min-num-features", "8000.7", 8000),
+        ("mesh-octree-depth", 14, 14),
+        ("feature-type", "orb", "orb"),
+        ("boundary", {"a": 1}, '{"a":1}'),
+    ],
+)
+def test_option_values_are_converted(name: str, value: Any, kept: Any) -> None:
+    assert check_options([{"name": name, "value": value}], DESCRIBED) == [{"name": name, "value": kept}]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("orthophoto-resolution", -1, "Invalid value -1 (out of range)"),
+        ("feature-type", "bogus", "Invalid value bogus (not in enum)"),
+        ("dsm", "maybe", "Cannot convert maybe to boolean"),
+        ("min-num-features", "x", "Cannot convert x to integer"),
+        ("min-num-features", True, "Cannot convert True to integer"),
+        ("crop", "nan", "Cannot convert nan to float"),
+        ("crop", None, "Cannot convert None to float"),
+        ("crop", "1e999", "Cannot convert 1e999 to float"),
+        ("mesh-octree-depth", 15, "Invalid value 15 (out of range)"),
+        ("mesh-octree-depth", 0, "Invalid value 0 (out of range)"),
+    ],
+)
+def test_bad_option_values_are_told_in_a_nodes_own_form(name: str, value: Any, text: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        check_options([{"name": name, "value": value}], DESCRIBED)
+    assert json.loads(str(caught.value)) == [{"name": name, "error": text}]
+
+
+@pytest.mark.parametrize(
+    ("domain", "value", "fine"),
+    [("negative integer", 1, False), ("negative integer", -1, True), ("0 < x", 0, False), ("float >= 2", 2, True), ("", 9, True)],
+)
+def test_domains(domain: str, value: int, fine: bool) -> None:
+    described = [{"name": "o", "type": "int", "value": "0", "domain": domain, "help": ""}]
+    if fine:
+        assert check_options([{"name": "o", "value": value}], described)
+    else:
+        with pytest.raises(BadRequest):
+            check_options([{"name": "o", "value": value}], described)
+
+
+def test_unknown_options_are_left_out() -> None:
+    assert check_options([{"name": "no-such", "value": 1}], DESCRIBED) == []
+
+
+@pytest.mark.parametrize(("text", "count"), [("", 0), ("{}", 0), ("5", 0), ('[1, {"value": 1}, {"name": "a"}]', 1)])
+def test_options_that_are_no_list_count_as_none(text: str, count: int) -> None:
+    assert len(parse_options(text)) == count
+
+
+@pytest.mark.parametrize("text", ["{not", "[" * 100_000])
+def test_options_that_are_not_json_are_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="Invalid options"):
+        parse_options(text)
+
+
+def test_sm_cluster_is_ours_to_say() -> None:
+    given = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
+    assert with_split_cluster(given, "http://ours") == [given[0], {"name": "sm-cluster", "value": "http://ours"}]
+    assert with_split_cluster(given, None) == [given[0]]
+    assert with_split_cluster(given[1:], "http://ours") == []
+
+
+def test_the_cluster_says_the_sum_of_its_online_nodes() -> None:
+    nodes = [NodeInfo(max_images=5, max_parallel_tasks=2, cpu_cores=4), NodeInfo(max_images=9, cpu_cores=8)]
+    info = cluster_info(nodes, NodeInfo(engine="odx"), 7)
+    assert (info["maxImages"], info["maxParallelTasks"], info["cpuCores"], info["taskQueueCount"]) == (9, 3, 12, 7)
+    assert info["engine"] == "odx"
+    assert cluster_info([*nodes, NodeInfo()], NodeInfo(), 0)["maxImages"] is None
+    assert cluster_info([], NodeInfo(cpu_cores=3), 0)["cpuCores"] == 3
