@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -65,7 +64,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error of a handler into an answer: one of the three edges."""
     try:
         return await handler(request)
-    except asyncio.CancelledError:
+    except web.HTTPRedirection:
         raise
     except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
         if not isinstance(error, ClusterError | web.HTTPException | ConnectionError):

@@ -1,0 +1,175 @@
+"""The store's contract: what is kept, what is refused, and that the schema is the one of the migrations."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine
+
+from clusterodm.core.errors import DataFolderError, StaleTask
+from clusterodm.core.nodes import make_address
+from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.store import Store
+from clusterodm.store.schema import metadata
+
+UUID = "32ffd3e3-5386-40b9-978f-0221804788c9"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'db'}")
+    yield opened
+    await opened.close()
+
+
+def task(uuid: str = UUID, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
+    return Task(uuid=uuid, owner="o", phase=phase, committed_at=1.0, **fields)
+
+
+def attempt(number: int = 1, **fields: Any) -> Attempt:
+    return Attempt(task=UUID, number=number, node_id=1, node_name="n:1", node_uuid=UUID, **fields)
+
+
+async def test_a_task_comes_back_as_it_was(store: Store) -> None:
+    full = task(
+        name="näme",
+        options=[{"name": "dsm", "value": True}],
+        outputs=["a"],
+        webhook="http://x",
+        date_created=1700000000000,
+        byte_count=1 << 40,
+        submodel=True,
+        outcome=Outcome.FAILED,
+        progress=12.5,
+        processing_time=-1,
+        more_memory_than=1 << 40,
+    )
+    assert await store.add_task(full, "announced")
+    assert await store.find_task(UUID) == (full, None)
+    assert not await store.add_task(full, "again")
+    assert await store.find_task("nobody") is None
+
+
+async def test_advance_is_compare_and_set(store: Store) -> None:
+    await store.add_task(task(), "announced")
+    outcomes = await asyncio.gather(
+        *(store.advance(task(), Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(), attempts=1) for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["StaleTask"] * 4
+    assert [event.text for event in await store.timeline(UUID)] == ["announced", "go"]
+
+
+async def test_a_refused_step_changes_nothing_at_all(store: Store) -> None:
+    await store.add_task(task(), "announced")
+    with pytest.raises(StaleTask):
+        await store.advance(task(phase=Phase.RUNNING), Phase.QUEUED, at=2.0, text="no", attempt=attempt())
+    with pytest.raises(StaleTask):
+        await store.advance(task(), Phase.COLLECTING, at=2.0, text="no edge")
+    assert await store.attempts(UUID) == []
+    assert len(await store.timeline(UUID)) == 1
+
+
+async def test_active_tasks_come_with_their_latest_attempt(store: Store) -> None:
+    await store.add_task(task(attempts=2), "announced")
+    for number in (1, 2):
+        await store.change_attempt(attempt(number, stage=Stage.RUNNING))
+    await store.add_task(task("a" * 36, Phase.FINISHED), "announced")
+    assert await store.active_tasks() == [(task(attempts=2), attempt(2, stage=Stage.RUNNING))]
+
+
+async def test_removed_tasks_stay_until_their_nodes_are_clean(store: Store) -> None:
+    await store.add_task(task(attempts=1), "announced", attempt=attempt(cleanup=Cleanup.REMOVE))
+    await store.advance(task(attempts=1), Phase.REMOVED, at=2.0, text="removed")
+    assert await store.removed(limit=9) == []
+    assert await store.attempts_to_clean() == [attempt(cleanup=Cleanup.REMOVE)]
+    await store.change_attempt(attempt())
+    assert await store.removed(limit=9) == [UUID]
+    await store.forget([UUID])
+    assert await store.find_task(UUID) is None
+    assert await store.attempts(UUID) == []
+    assert await store.timeline(UUID) == []
+
+
+async def test_lists_are_by_owner_latest_first_and_bounded(store: Store) -> None:
+    for number in range(5):
+        uuid = f"{number}" * 36
+        await store.add_task(msgspec.structs.replace(task(uuid), committed_at=float(number + 1)), "announced")
+    await store.add_task(msgspec.structs.replace(task("x" * 36), owner="other"), "announced")
+    await store.add_task(msgspec.structs.replace(task("y" * 36), finished_at=5.0), "announced")
+    found = await store.visible_ids("o", limit=2, offset=1, since=10.0)
+    assert found == ["3" * 36, "2" * 36]
+    assert len(await store.visible_ids("o", limit=99, offset=0, since=10.0)) == 5
+    assert len(await store.visible_ids("o", limit=99, offset=0, since=1.0)) == 6
+
+
+async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
+    await store.add_task(task(phase=Phase.FINISHED, finished_at=5.0, webhook_due=True), "announced")
+    await store.record_progress([task(phase=Phase.FINISHED, progress=50.0, processing_time=3, node_code=20)])
+    found = await store.find_task(UUID)
+    assert found is not None
+    assert (found[0].progress, found[0].processing_time) == (50.0, 3)
+    assert await store.webhooks_due() == [UUID]
+    await store.change_task(found[0], at=1.0, webhook_due=False)
+    assert await store.webhooks_due() == []
+    assert [ended[0].uuid for ended in await store.ended_before(6.0, limit=9)] == [UUID]
+    assert await store.ended_before(5.0, limit=9) == []
+
+
+async def test_nodes_are_known_by_host_and_port(store: Store) -> None:
+    first = await store.add_node(make_address("n", 1, "old"))
+    again = await store.add_node(make_address("n", 1, "new"), locked=True)
+    await store.add_node(make_address("n", 2))
+    assert first.id == again.id
+    assert [(node.address.port, node.address.token, node.locked) for node in await store.nodes()] == [
+        (1, "new", False),
+        (2, "", False),
+    ]
+
+
+async def test_single_values(store: Store) -> None:
+    assert await store.value("k") is None
+    await store.keep_value("k", {"a": [1]})
+    await store.keep_value("k", {"a": [2]})
+    assert await store.value("k") == {"a": [2]}
+
+
+async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+    first = await Store.open(url)
+    await first.add_task(task(), "announced")
+    await first.close()
+    second = await Store.open(url)
+    assert await second.find_task(UUID) == (task(), None)
+    await second.close()
+
+
+async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'db'}")
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
+
+
+async def test_a_database_of_a_newer_version_or_a_damaged_one_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "db"
+    await (await Store.open(f"sqlite+aiosqlite:///{path}")).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(DataFolderError, match="newer version"):
+        await Store.open(f"sqlite+aiosqlite:///{path}")
+    assert path.read_bytes() == before
+    path.write_bytes(b"this is no database" * 100)
+    with pytest.raises(DataFolderError, match="nothing was changed"):
+        await Store.open(f"sqlite+aiosqlite:///{path}")
+    assert path.read_bytes() == b"this is no database" * 100

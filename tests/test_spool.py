@@ -1,0 +1,122 @@
+"""Held files and kept results on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterodm.core.errors import BadRequest, SpoolFull
+from clusterodm.results import Results
+from clusterodm.spool import BLOCK, HeldFile, Spool
+
+
+async def receive(spool: Spool, content: bytes, name: str = "a.jpg") -> str:
+    part = spool.new_part("u")
+    for start in range(0, len(content), 70_000):
+        await part.write(content[start : start + 70_000])
+    await part.close()
+    return await spool.publish("u", part, name)
+
+
+async def test_a_file_is_invisible_until_it_is_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    part = spool.new_part("u")
+    await part.write(b"x" * (BLOCK + 1))
+    assert await spool.listing("u") == []
+    await part.close()
+    await spool.publish("u", part, "a.jpg")
+    assert await spool.listing("u") == [HeldFile("a.jpg", BLOCK + 1)]
+    assert list((tmp_path / "u" / "parts").iterdir()) == []
+
+
+async def test_large_files_are_written_as_they_came(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    content = os.urandom(3 * BLOCK + 17)
+    await receive(spool, content)
+    assert spool.path("u", "a.jpg").read_bytes() == content
+
+
+async def test_file_systems_without_hard_links_work_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    spool = Spool(tmp_path)
+    assert [await receive(spool, content) for content in (b"1", b"1", b"2")] == ["a.jpg", "a.jpg", "a_.jpg"]
+
+
+async def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    part = spool.new_part("u")
+    await part.write(b"x")
+    monkeypatch.setattr(os, "writev", full)
+    with pytest.raises(SpoolFull):
+        await part.close()
+    part.drop()
+    assert list((tmp_path / "u" / "parts").iterdir()) == []
+
+
+async def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path)
+    real = os.write
+    monkeypatch.setattr(os, "writev", lambda fd, blocks: real(fd, blocks[0][:3]))
+    await receive(spool, b"0123456789")
+    assert spool.path("u", "a.jpg").read_bytes() == b"0123456789"
+
+
+async def test_parts_of_an_earlier_process_are_dropped_and_files_stay(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    await receive(spool, b"kept")
+    await spool.new_part("u").write(b"lost")
+    await Spool(tmp_path).drop_parts()
+    assert not (tmp_path / "u" / "parts").exists()
+    assert await spool.listing("u") == [HeldFile("a.jpg", 4)]
+
+
+async def test_dropping_twice_is_fine(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    await receive(spool, b"x")
+    await asyncio.gather(spool.drop("u"), spool.drop("u"))
+    assert await spool.tasks() == []
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    kept = Results(tmp_path)
+    (tmp_path / "u").mkdir()
+    with zipfile.ZipFile(tmp_path / "u" / "all.zip", "w") as archive:
+        archive.writestr("odm_report/report.pdf", b"report")
+        archive.writestr("a/same.txt", b"1")
+        archive.writestr("b/same.txt", b"2")
+    return kept
+
+
+async def test_an_asset_is_found_by_path_or_by_a_unique_name(results: Results) -> None:
+    for name in ("odm_report/report.pdf", "report.pdf"):
+        asset = await results.open_asset("u", name)
+        assert (asset.size, asset.read()) == (6, b"report")
+        asset.close()
+
+
+@pytest.mark.parametrize("name", ["nothing", "same.txt", "../all.zip", "eport.pdf"])
+async def test_what_is_not_there_or_not_unique_is_an_invalid_asset(results: Results, name: str) -> None:
+    with pytest.raises(BadRequest, match="Invalid asset"):
+        await results.open_asset("u", name)
+
+
+async def test_a_damaged_archive_is_not_ready(results: Results, tmp_path: Path) -> None:
+    (tmp_path / "u" / "all.zip").write_bytes(b"PK")
+    with pytest.raises(BadRequest, match="Asset not ready"):
+        await results.open_asset("u", "report.pdf")
+    with pytest.raises(BadRequest, match="Asset not ready"):
+        await results.open_asset("v", "report.pdf")
