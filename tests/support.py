@@ -165,7 +165,9 @@ class Rig:
 
     async def start(self, **settings: Any) -> Api:
         """Start the cluster with all nodes there are."""
-        flags = FAST | {"data_dir": self.folder / "data", "node": [f"127.0.0.1:{port}" for port in self.ports]} | settings
+        flags = (
+            FAST | {"data_dir": self.folder / "data", "node": [f"127.0.0.1:{port}" for port in self.ports]} | settings
+        )
         self._cluster = await self.stack.enter_async_context(running_cluster(load_settings(flags, environ={})))
         self._api = Api(self._cluster.url, settings.get("token", ""))
         self.stack.push_async_callback(self._api.session.close)

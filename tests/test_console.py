@@ -16,7 +16,10 @@ def read(console: Console, start: int) -> list[str]:
     return lines
 
 
-@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=200), max_size=4), st.integers(-500, 500))
+@given(
+    st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=200), max_size=4),
+    st.integers(-500, 500),
+)
 def test_any_lines_are_read_back_from_any_line_before_and_after_a_restart(
     tmp_path_factory: object, batches: list[list[str]], start: int
 ) -> None:

@@ -14,8 +14,17 @@ from clusterodm.settings import Settings, env_name, flag_name, load_settings
 
 def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     settings = load_settings({}, environ={})
-    assert (settings.port, settings.secure_port, settings.admin_cli_port, settings.admin_web_port) == (3000, 0, 8080, 10000)
-    assert (settings.admin_pass.get_secret_value(), settings.log_level, settings.cloud_provider) == ("", "info", "local")
+    assert (settings.port, settings.secure_port, settings.admin_cli_port, settings.admin_web_port) == (
+        3000,
+        0,
+        8080,
+        10000,
+    )
+    assert (settings.admin_pass.get_secret_value(), settings.log_level, settings.cloud_provider) == (
+        "",
+        "info",
+        "local",
+    )
     assert (settings.upload_max_speed, settings.downloads_from_s3, settings.no_splitmerge) == (0, "", False)
     assert (settings.public_address, settings.flood_limit, settings.stale_uploads_timeout) == ("", 0, 0)
     assert (settings.token.get_secret_value(), settings.debug, settings.ssl_key, settings.asr) == ("", False, "", "")
@@ -43,7 +52,11 @@ def test_every_setting_has_a_description_a_flag_and_a_variable(field: str) -> No
         ({}, {"uplod-max-speed": 1}, "unknown setting uplod-max-speed (FILE); did you mean upload-max-speed?"),
         ({}, {"zzzzzzzz": 1}, "unknown setting zzzzzzzz (FILE)"),
         ({"CLUSTERODM_PORT": "99999"}, {}, "port (environment): Input should be less than or equal to 65535"),
-        ({}, {"log-level": "loud"}, "log-level (FILE): Input should be 'silly', 'debug', 'verbose', 'info', 'warn' or 'error'"),
+        (
+            {},
+            {"log-level": "loud"},
+            "log-level (FILE): Input should be 'silly', 'debug', 'verbose', 'info', 'warn' or 'error'",
+        ),
         ({}, {"public-address": "nonsense"}, "public-address (FILE): must be a URL such as http://maps.example:3000"),
         ({"CLUSTERODM_ASR": "asr.json"}, {}, "asr (environment): this version has no autoscaler"),
     ],

@@ -10,6 +10,7 @@ import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -44,6 +45,7 @@ from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient
 from clusterodm.proxy import make_app
 from clusterodm.proxy.context import Context
+from clusterodm.proxy.drain import IN_FLIGHT
 from clusterodm.results import Results
 from clusterodm.settings import Settings
 from clusterodm.spool import Spool
@@ -53,6 +55,7 @@ _log = structlog.get_logger("clusterodm")
 
 #: Seconds between two times that progress reaches the store, and between two rounds of the janitor.
 _FLUSH = 5.0
+_THREADS = 32
 _SWEEP = 60.0
 
 
@@ -75,6 +78,8 @@ async def running_cluster(settings: Settings, *, clock: Callable[[], float] = ti
     """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_locked_folder(settings.data_dir))
+        # many uploads may wait for the disk at once, and none may keep the others from their turn
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
         tls = _tls_context(settings)
         nodes = [parse_address(text) for text in settings.node]
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
@@ -86,16 +91,7 @@ async def running_cluster(settings: Settings, *, clock: Callable[[], float] = ti
         await parts.prepare()
         stack.push_async_callback(parts.context.tasks.flush)
         await stack.enter_async_context(_running(parts.loops))
-        runner = web.AppRunner(
-            make_app(parts.context),
-            access_log=None,
-            shutdown_timeout=settings.shutdown_grace,
-            read_bufsize=1 << 20,
-            max_field_size=16 << 10,
-        )
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        ports = await _open_ports(runner, settings, tls)
+        ports = await stack.enter_async_context(_open_ports(make_app(parts.context), settings, tls))
         _log.info("ready", version=__version__, ports=ports, data_dir=str(folder))
         yield Cluster(parts.context, ports)
 
@@ -244,16 +240,26 @@ async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
             work.cancel()
 
 
-async def _open_ports(runner: web.AppRunner, settings: Settings, tls: ssl.SSLContext | None) -> list[int]:
-    wanted: list[tuple[int, ssl.SSLContext | None]] = [(settings.port, None)]
-    if tls is not None:
-        wanted.append((settings.secure_port, tls))
-    for port, context in wanted:
-        try:
-            await web.TCPSite(runner, settings.host, port, ssl_context=context, backlog=1024).start()
-        except OSError as error:
-            raise ConfigError(f"port {port} cannot be opened: {os.strerror(error.errno or 0)}") from None
-    return [address[1] for address in runner.addresses]
+@asynccontextmanager
+async def _open_ports(app: web.Application, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[list[int]]:
+    """Answer on all configured ports while the block runs; then let requests end within the grace time."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=1 << 20, max_field_size=16 << 10)
+    await runner.setup()
+    try:
+        sites = [web.TCPSite(runner, settings.host, settings.port, backlog=1024)]
+        if tls is not None:
+            sites.append(web.TCPSite(runner, settings.host, settings.secure_port, ssl_context=tls, backlog=1024))
+        for site in sites:
+            try:
+                await site.start()
+            except OSError as error:
+                raise ConfigError(f"{site.name} cannot be opened: {os.strerror(error.errno or 0)}") from None
+        yield [address[1] for address in runner.addresses]
+        for site in sites:
+            await site.stop()
+        await app[IN_FLIGHT].drained(settings.shutdown_grace)
+    finally:
+        await runner.cleanup()
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

@@ -25,7 +25,10 @@ _FOREIGN_ENV: Final = re.compile(r"CLUSTERODM_(.*_)?(SERVICE_HOST|SERVICE_PORT.*
 
 
 def _split_commas(value: Any) -> Any:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return value
+    return [part.strip() for text in texts for part in text.split(",") if part.strip()]
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]

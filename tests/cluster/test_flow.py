@@ -87,7 +87,7 @@ async def test_a_lost_node_costs_an_attempt_and_the_client_sees_running(cluster:
     api = await cluster.start(node_lost_after=0.3)
     await cluster.ready()
     uuid = await api.create()
-    await eventually(lambda: cluster.nodes[0].busy())
+    await eventually(cluster.nodes[0].busy)
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
     before = await api.get(f"/task/{uuid}/output")
     await cluster.stop_node(0)
@@ -286,7 +286,7 @@ async def test_a_hung_node_delays_no_other(cluster: Rig) -> None:
     await cluster.add_node(hang=1.0)
     await cluster.add_node()
     api = await cluster.start()
-    await eventually(lambda: cluster.cluster.context.registry.reference())
+    await eventually(cluster.cluster.context.registry.reference)
     await api.ends(await api.create())
 
 

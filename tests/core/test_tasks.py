@@ -106,5 +106,7 @@ def test_each_attempt_has_a_valid_uuid_of_its_own(number: int) -> None:
         ([], True, [], False),
     ],
 )
-def test_submodels_are_told_by_what_they_bring(outputs: list[str], skip: bool, names: list[str], expected: bool) -> None:
+def test_submodels_are_told_by_what_they_bring(
+    outputs: list[str], skip: bool, names: list[str], expected: bool
+) -> None:
     assert is_submodel(outputs, skip, names) is expected

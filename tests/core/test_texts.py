@@ -65,7 +65,14 @@ def test_another_file_of_the_same_name_gets_an_underscore(name: str, following: 
 
 @pytest.mark.parametrize(
     ("name", "image"),
-    [("a.JPG", True), ("a.tif", True), ("gcp_list.txt", False), ("seed.zip", False), ("align.laz", False), ("v.mp4", True)],
+    [
+        ("a.JPG", True),
+        ("a.tif", True),
+        ("gcp_list.txt", False),
+        ("seed.zip", False),
+        ("align.laz", False),
+        ("v.mp4", True),
+    ],
 )
 def test_control_files_are_no_images(name: str, image: bool) -> None:
     assert is_image(name) is image
@@ -194,7 +201,13 @@ def test_bad_option_values_are_told_in_a_nodes_own_form(name: str, value: Any, t
 
 @pytest.mark.parametrize(
     ("domain", "value", "fine"),
-    [("negative integer", 1, False), ("negative integer", -1, True), ("0 < x", 0, False), ("float >= 2", 2, True), ("", 9, True)],
+    [
+        ("negative integer", 1, False),
+        ("negative integer", -1, True),
+        ("0 < x", 0, False),
+        ("float >= 2", 2, True),
+        ("", 9, True),
+    ],
 )
 def test_domains(domain: str, value: int, fine: bool) -> None:
     described = [{"name": "o", "type": "int", "value": "0", "domain": domain, "help": ""}]

@@ -91,7 +91,9 @@ async def test_the_same_file_sent_many_times_at_once_counts_once(cluster: Rig) -
 async def test_hostile_names_become_plain_files(cluster: Rig) -> None:
     api = await cluster.start()
     uuid = await api.init()
-    await api.post(f"/task/new/upload/{uuid}", images({"../../evil.jpg": b"1", "body.json": b"2", "x" * 300 + ".jpg": b"3"}))
+    await api.post(
+        f"/task/new/upload/{uuid}", images({"../../evil.jpg": b"1", "body.json": b"2", "x" * 300 + ".jpg": b"3"})
+    )
     names = set(await held(cluster, uuid))
     assert {".._.._evil.jpg", "_body.json"} <= names
     assert len(names) == 3
@@ -305,6 +307,7 @@ async def test_bodies_are_bounded(cluster: Rig) -> None:
 async def test_a_full_spool_is_a_clear_error(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     api = await cluster.start()
     uuid = await api.init()
+
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 

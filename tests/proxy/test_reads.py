@@ -61,7 +61,7 @@ async def test_pollers_see_the_last_snapshot_while_the_node_is_gone(cluster: Rig
     api = await cluster.start()
     await cluster.ready()
     uuid = await api.create()
-    await eventually(lambda: cluster.nodes[0].busy())
+    await eventually(cluster.nodes[0].busy)
     await eventually(lambda: cluster.entry(uuid).task.node_code == 20)
     await cluster.stop_node(0)
     await eventually(lambda: cluster.entry(uuid).unreachable_since)
@@ -117,7 +117,9 @@ async def test_preflight_and_origin(cluster: Rig) -> None:
     assert "Access-Control-Allow-Origin" not in (await api.raw("GET", "/info"))[1]
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/nothing/here"), ("DELETE", "/info"), ("POST", "/"), ("GET", "/a/../b")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/nothing/here"), ("DELETE", "/info"), ("POST", "/"), ("GET", "/a/../b")]
+)
 async def test_unknown_paths_and_methods_are_named_in_json(cluster: Rig, method: str, path: str) -> None:
     api = await cluster.start()
     status, headers, body = await api.raw(method, path)
@@ -166,7 +168,7 @@ async def test_the_page_of_the_reference_node_comes_through(cluster: Rig) -> Non
     await cluster.add_node()
     api = await cluster.start()
     await cluster.ready()
-    _, headers, body = await api.raw("GET", "/")
+    _, _headers, body = await api.raw("GET", "/")
     assert b"Development node" in body
     assert (await api.raw("GET", "/page/style.css"))[1]["Content-Type"].startswith("text/css")
 
@@ -183,7 +185,11 @@ async def test_downloads_can_be_sent_to_s3(cluster: Rig) -> None:
 async def test_garbage_on_the_wire_gets_an_answer_and_harms_nobody(cluster: Rig) -> None:
     api = await cluster.start()
     host, port = api.url.removeprefix("http://").split(":")
-    for text in (b"\0\1\2\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"POST /task/new/init HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+    for text in (
+        b"\0\1\2\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+        b"POST /task/new/init HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    ):
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.setblocking(False)
             loop = asyncio.get_running_loop()

@@ -1,7 +1,7 @@
 """64 recorded answers of a real NodeODM 2.2.4, compared with what the development node says to the same requests.
 
-What is a matter of that machine (versions, sizes, uuids, times, error texts of JavaScript) is compared by type; the rest
-must be the same.
+What is a matter of that machine (versions, sizes, uuids, times, error texts of JavaScript) is compared by type; the
+rest must be the same.
 """
 
 from __future__ import annotations

@@ -76,7 +76,12 @@ def serve_command() -> Callable[..., None]:
 
     config = Annotated[
         Path | None,
-        typer.Option("--config", help="JSON file with the same keys. [CLUSTERODM_CONFIG]", envvar="CLUSTERODM_CONFIG", show_envvar=False),
+        typer.Option(
+            "--config",
+            help="JSON file with the same keys. [CLUSTERODM_CONFIG]",
+            envvar="CLUSTERODM_CONFIG",
+            show_envvar=False,
+        ),
     ]
     parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config)]
     parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]

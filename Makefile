@@ -1,0 +1,54 @@
+# The two commands: `make demo` and `make test`. Both do all the set-up that they need.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+export UV_LINK_MODE := copy
+
+.PHONY: help demo test check format bench docs screenshots clean
+
+help:
+	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
+	@echo "make test         all tests, with all that they need"
+	@echo "make check        lint, types, import layers"
+	@echo "make bench        measure, and write docs/performance.md"
+	@echo "make docs         write the generated reference pages"
+	@echo "make screenshots  write docs/images from the running program"
+
+$(VENV)/.run: pyproject.toml tools/setup
+	tools/setup $(VENV) .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml tools/setup
+	tools/setup $(VENV) '.[dev]'
+	@touch $@ $(VENV)/.run
+
+demo: $(VENV)/.run
+	$(BIN)/clusterodm demo $(if $(IMAGES),--images '$(IMAGES)')
+
+test: $(VENV)/.dev
+	tools/setup-browser
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	tools/setup-bench
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m docs.generate
+
+screenshots: $(VENV)/.dev
+	tools/setup-browser
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results

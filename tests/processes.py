@@ -1,0 +1,77 @@
+"""The program as a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support import Api, eventually
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Program:
+    """`clusterodm serve` on one data folder, started and killed as often as a test wants."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        fast = {"host": "127.0.0.1", "node-poll-interval": 0.05, "task-poll-interval": 0.05, "shutdown-grace": 1}
+        self.port = free_port()
+        self.settings = fast | {"port": self.port, "data-dir": folder / "data"} | settings
+        self.api = Api(f"http://127.0.0.1:{self.port}", str(settings.get("token", "")))
+        self.log = folder / "log"
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> Api:
+        """Start it and wait until it answers."""
+        await self.spawn()
+        await eventually(self._answers)
+        return self.api
+
+    async def spawn(self) -> asyncio.subprocess.Process:
+        """Start it without waiting."""
+        arguments = [text for key, value in self.settings.items() for text in (f"--{key}", str(value))]
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "clusterodm", *arguments, stderr=log, stdout=log, env=environ
+            )
+        return self._process
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.returncode is None, self.log.read_text()
+        try:
+            return "version" in await self.api.get("/info")
+        except OSError:
+            return False
+
+    async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.send_signal(how)
+        return await asyncio.wait_for(self._process.wait(), 20)
+
+
+@asynccontextmanager
+async def program(folder: Path, **settings: Any) -> AsyncIterator[Program]:
+    """A program that does not outlive its test."""
+    made = Program(folder, **settings)
+    try:
+        yield made
+    finally:
+        if made._process is not None:
+            await made.end()
+        await made.api.session.close()
