@@ -123,4 +123,6 @@ async def main(first: int, count: int, file: Path, hung: int) -> None:
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]
-    uvloop.run(main(int(arguments[0]), int(arguments[1]), Path(arguments[2]), int(arguments[3]) if arguments[3:] else 0))
+    uvloop.run(
+        main(int(arguments[0]), int(arguments[1]), Path(arguments[2]), int(arguments[3]) if arguments[3:] else 0)
+    )

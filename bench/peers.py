@@ -1,6 +1,6 @@
 """What `/task/<id>/info` is compared with: a plain aiohttp handler that returns the same bytes.
 
-    python -m bench.peers PORT BODY_FILE
+python -m bench.peers PORT BODY_FILE
 """
 
 from __future__ import annotations

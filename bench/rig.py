@@ -100,13 +100,13 @@ def cluster(folder: Path, port: int, nodes: list[int], **settings: object) -> It
         yield measured
 
 
-def until(check: Callable[[], Any], seconds: float = 120.0) -> Any:
-    """Wait for a true value of `check()`."""
+def until(check: Callable[[], Any], *, pause: float = 0.005, seconds: float = 120.0) -> Any:
+    """Wait for a true value of `check()`, asked every `pause` seconds: asking costs the measured process too."""
     end = time.monotonic() + seconds
     while not (value := check()):
         if time.monotonic() > end:
             raise RuntimeError("waited in vain")
-        time.sleep(0.005)
+        time.sleep(pause)
     return value
 
 
@@ -119,7 +119,11 @@ def init(port: int) -> str:
 
 def small_upload(port: int, uuid: str) -> None:
     """One file of 1 KB."""
-    body = b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n' + b"x" * 1000 + b"\r\n--b--\r\n"
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
+        + b"x" * 1000
+        + b"\r\n--b--\r\n"
+    )
     call(port, "POST", f"/task/new/upload/{uuid}", body, Content_Type="multipart/form-data; boundary=b")
 
 

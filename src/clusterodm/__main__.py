@@ -5,48 +5,43 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Final
 
 import typer
 
 from clusterodm import __version__
-from clusterodm.commands.demo import demo
-from clusterodm.commands.devnode import devnode
-from clusterodm.commands.serve import serve_command
-from clusterodm.commands.submit import submit
 from clusterodm.core.errors import ClusterError, ConfigError
 
-app = typer.Typer(
-    help="Many NodeODM processing nodes behind one address.",
-    no_args_is_help=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+#: Each command is a function of the same name in a module of the same name.
+COMMANDS: Final = ("serve", "submit", "demo", "devnode")
+_ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
 
-@app.callback(invoke_without_command=True)
-def _root(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
-    if version:
-        typer.echo(f"clusterodm {__version__}")
-        raise typer.Exit
+def build_app(wanted: str = "") -> typer.Typer:
+    """The command line. Only the wanted command is loaded when there is one: the cluster needs no progress bars."""
+    app = typer.Typer(
+        help="Many NodeODM processing nodes behind one address.", rich_markup_mode=None, pretty_exceptions_enable=False
+    )
 
+    @app.callback(invoke_without_command=True)
+    def _root(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+        if version:
+            typer.echo(f"clusterodm {__version__}")
+            raise typer.Exit
 
-app.command("serve")(serve_command())
-app.command()(demo)
-app.command()(devnode)
-app.command()(submit)
-
-_COMMANDS = {"serve", "demo", "devnode", "submit"}
-_ROOT_FLAGS = {"--help", "--version", "--install-completion", "--show-completion"}
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        app.command(name)(getattr(import_module(f"clusterodm.commands.{name}"), name))
+    return app
 
 
 def main() -> None:
     """Entry point. Without a command it is `serve`, so that command lines of the original go on working."""
     arguments = sys.argv[1:]
-    first = arguments[0] if arguments else ""
-    if first not in _COMMANDS | _ROOT_FLAGS and (not first or first.startswith("-")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _ROOT_FLAGS):
         arguments = ["serve", *arguments]
     try:
-        app(args=arguments, prog_name="clusterodm")
+        build_app(arguments[0])(args=arguments, prog_name="clusterodm")
     except ClusterError as error:
         for line in str(error).splitlines():
             typer.echo(f"clusterodm: {line}", err=True)

@@ -56,6 +56,8 @@ _log = structlog.get_logger("clusterodm")
 #: Seconds between two times that progress reaches the store, and between two rounds of the janitor.
 _FLUSH = 5.0
 _THREADS = 32
+#: Bytes of a request body that wait for us at most (twice this), for each connection.
+_READ_BUFFER = 256 << 10
 _SWEEP = 60.0
 
 
@@ -243,7 +245,9 @@ async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _open_ports(app: web.Application, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[list[int]]:
     """Answer on all configured ports while the block runs; then let requests end within the grace time."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, read_bufsize=1 << 20, max_field_size=16 << 10)
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
+    )
     await runner.setup()
     try:
         sites = [web.TCPSite(runner, settings.host, settings.port, backlog=1024)]

@@ -20,8 +20,8 @@ def node(number: int, **fields: Any) -> NodeFacts:
 
 
 def task(number: int, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
-    fields = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
-    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **fields)
+    given: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
+    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **given)
 
 
 NEEDS = Needs(images=10)

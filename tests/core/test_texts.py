@@ -234,7 +234,7 @@ def test_options_that_are_not_json_are_refused(text: str) -> None:
 
 
 def test_sm_cluster_is_ours_to_say() -> None:
-    given = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
+    given: list[dict[str, Any]] = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
     assert with_split_cluster(given, "http://ours") == [given[0], {"name": "sm-cluster", "value": "http://ours"}]
     assert with_split_cluster(given, None) == [given[0]]
     assert with_split_cluster(given[1:], "http://ours") == []

@@ -48,13 +48,13 @@ def multipart(name: str, content: bytes, *, boundary: str = "b", end: bool = Tru
 async def test_init_reads_every_form_of_body(cluster: Rig, body: str) -> None:
     api = await cluster.start()
     fields = {"name": "n", "options": '[{"name":"dsm","value":"true"}]', "dateCreated": "1700000000000"}
-    how: dict[str, Any] = {
+    forms: dict[str, dict[str, Any]] = {
         "multipart": {"data": form(fields)},
         "urlencoded": {"data": fields},
         "json": {"json": fields | {"options": [{"name": "dsm", "value": True}], "dateCreated": 1700000000000}},
         "none": {},
-    }[body]
-    uuid = (await api.post("/task/new/init", **how))["uuid"]
+    }
+    uuid = (await api.post("/task/new/init", **forms[body]))["uuid"]
     task = cluster.entry(uuid).task
     if body == "none":
         assert task.name.startswith("Task of ")

@@ -11,13 +11,15 @@ from typing import Any
 import msgspec
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from clusterodm.core.errors import DataFolderError, StaleTask
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
-from clusterodm.store import Store
+from clusterodm.store import Store, migrate
 from clusterodm.store.schema import metadata
 
 UUID = "32ffd3e3-5386-40b9-978f-0221804788c9"
@@ -157,6 +159,12 @@ async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, t
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
     engine.dispose()
+
+
+def test_the_latest_migration_is_the_one_that_the_code_names() -> None:
+    scripts = Config()
+    scripts.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    assert ScriptDirectory.from_config(scripts).get_current_head() == migrate.HEAD
 
 
 async def test_a_database_of_a_newer_version_or_a_damaged_one_is_refused_untouched(tmp_path: Path) -> None:

@@ -68,10 +68,11 @@ def _shown_default(field: FieldInfo) -> str:
     return "" if isinstance(value, SecretStr | list | bool) or value == "" else f" Default: {value}."
 
 
-def serve_command() -> Callable[..., None]:
+def _command() -> Callable[..., None]:
     """The command function with one option for each setting."""
 
     def serve(config: Path | None, **flags: Any) -> None:
+        """Run the cluster (this is what plain `clusterodm` does)."""
         _run(config, **{name: value for name, value in flags.items() if value not in (None, [], ())})
 
     config = Annotated[
@@ -87,5 +88,7 @@ def serve_command() -> Callable[..., None]:
     parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    serve.__doc__ = "Run the cluster (this is what plain `clusterodm` does)."
     return serve
+
+
+serve = _command()

@@ -75,7 +75,9 @@ async def pipe(request: web.Request, answer: ClientResponse, response: web.Strea
     content = answer.content
     while True:
         try:
-            block = await content.readany()
+            block = b""
+            while not block and not content.at_eof():  # the end of an HTTP chunk comes as an empty piece
+                block, _ = await content.readchunk()
         except (aiohttp.ClientError, TimeoutError, OSError):
             _cut(request)  # an end in good order would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None

@@ -101,8 +101,10 @@ class _Body:
 
     async def __anext__(self) -> bytes:
         self._waiting_since = self._loop.time()
+        chunk = b""
         try:
-            chunk = await self._content.readany()
+            while not chunk and not self._content.at_eof():  # the end of an HTTP chunk comes as an empty piece
+                chunk, _ = await self._content.readchunk()
         except (aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError, ConnectionError) as error:
             raise ClientGone(f"The upload was cut off ({type(error).__name__})") from None
         self._waiting_since = None

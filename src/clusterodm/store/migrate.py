@@ -5,25 +5,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect, text
 
 from clusterodm.core.errors import DataFolderError
+
+#: The latest migration; when a database has it, Alembic need not even be loaded.
+HEAD: Final = "0001"
 
 
 def migrate(connection: Connection) -> None:
     """Run all migrations that are missing. Raises DataFolderError for a database of a newer version."""
+    if _version(connection) == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util.exc import CommandError
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")
     except CommandError:
-        head = ScriptDirectory.from_config(config).get_current_head()
         raise DataFolderError(
-            f"the database was written by a newer version (this one knows schemas up to {head}); nothing was changed"
+            f"the database was written by a newer version (this one knows schemas up to {HEAD}); nothing was changed"
         ) from None
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

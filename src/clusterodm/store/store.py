@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import RowMapping, Select, Table, delete, event, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -221,10 +221,10 @@ class Store:
 
     # Inside
 
-    def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        if self._engine.dialect.name == "postgresql":
-            return postgresql.insert(table)
-        return sqlite.insert(table)
+    def _insert(self, table: Table) -> Any:
+        """An insert that can turn into an update; each dialect has its own, and only the one in use is loaded."""
+        dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
+        return dialect.insert(table)
 
     async def _put_attempt(self, connection: AsyncConnection, attempt: Attempt) -> None:
         row = _columns(attempt, schema.attempts)
