@@ -311,7 +311,7 @@ def measure_many(folder: Path, report: Report) -> None:
             def commit_all(uuids: list[str] = waiting) -> None:
                 for uuid in uuids:
                     call(port, "POST", f"/task/new/commit/{uuid}")
-                until(lambda: code(port, uuids[-1]) == 40 and all(code(port, uuid) == 40 for uuid in uuids))
+                until(lambda: all(code(port, uuid) == 40 for uuid in reversed(uuids)), pause=0.25)
 
             commits[name] = _cpu(measured, commit_all) / len(waiting) * 1e3
             pages[name] = median(lambda: requests_cpu(measured, port, "/task/list?limit=10"))
@@ -332,7 +332,8 @@ def write(report: Report) -> None:
         "# Performance",
         "",
         "Written by `make bench` (`python -m bench`); run it to repeat everything. Absolute times depend on the",
-        f"machine, so each row was compared with its bound or with a peer in one run: {versions}, medians of {ROUNDS} rounds.",
+        f"machine, so each row was compared with its bound or with a peer in one run: {versions}, medians of",
+        f"{ROUNDS} rounds.",
         "CPU is that of the cluster's process alone, user and system.",
         "",
         "| what | found | wanted | |",

@@ -23,7 +23,7 @@ async def test_nodes_are_taken_over_with_token_and_lock(cluster: Rig) -> None:
     port = cluster.ports.pop()
     entries = [
         {"hostname": "127.0.0.1", "port": port, "token": "t1"},
-        {"hostname": "https://node.example", "port": "8443", "token": "", "locked": True},
+        {"hostname": "https://node.example", "port": "8443", "token": None, "locked": True},
     ]
     write(cluster, "nodes.json", entries)
     await cluster.start()

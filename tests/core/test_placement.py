@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, rank, refusal, wait_reason
+from clusterodm.core.placement import Needs, best, rank, refusal, wait_reason
 from clusterodm.core.scheduling import plan, queue_order
 from clusterodm.core.tasks import Phase, Task
 
@@ -69,7 +69,9 @@ def test_after_a_lack_of_memory_only_a_larger_node_will_do(fields: dict[str, Any
     ],
 )
 def test_the_better_node_comes_first(better: dict[str, Any], worse: dict[str, Any]) -> None:
-    assert [found.id for found in rank([node(1, **worse), node(2, **better)], NEEDS, 0.0)] == [2, 1]
+    nodes = [node(1, **worse), node(2, **better)]
+    assert [found.id for found in rank(nodes, NEEDS, 0.0)] == [2, 1]
+    assert best(nodes, NEEDS, 0.0) == nodes[1]
 
 
 def test_full_nodes_are_ranked_last_by_the_shorter_queue() -> None:

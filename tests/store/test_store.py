@@ -104,13 +104,12 @@ async def test_removed_tasks_stay_until_their_nodes_are_clean(store: Store) -> N
 async def test_lists_are_by_owner_latest_first_and_bounded(store: Store) -> None:
     for number in range(5):
         uuid = f"{number}" * 36
-        await store.add_task(msgspec.structs.replace(task(uuid), committed_at=float(number + 1)), "announced")
-    await store.add_task(msgspec.structs.replace(task("x" * 36), owner="other"), "announced")
-    await store.add_task(msgspec.structs.replace(task("y" * 36), finished_at=5.0), "announced")
-    found = await store.visible_ids("o", limit=2, offset=1, since=10.0)
-    assert found == ["3" * 36, "2" * 36]
-    assert len(await store.visible_ids("o", limit=99, offset=0, since=10.0)) == 5
-    assert len(await store.visible_ids("o", limit=99, offset=0, since=1.0)) == 6
+        await store.add_task(task(uuid, Phase.FINISHED, finished_at=float(number + 1)), "announced")
+    other = msgspec.structs.replace(task("x" * 36, Phase.FINISHED, finished_at=9.0), owner="other")
+    await store.add_task(other, "announced")
+    await store.add_task(task("y" * 36, Phase.REMOVED, finished_at=9.0), "announced")
+    assert await store.ended_since("o", 0.0, limit=2, offset=1) == ["3" * 36, "2" * 36]
+    assert len(await store.ended_since("o", 3.0, limit=99, offset=0)) == 2
 
 
 async def test_progress_webhooks_and_old_tasks(store: Store) -> None:

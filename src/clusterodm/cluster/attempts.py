@@ -54,17 +54,10 @@ class Attempts:
             changes = {"charged": verdict.charged, "not_before": verdict.not_before, "node_code": 0}
             if verdict.larger and node is not None:
                 changes |= _larger_than(node.facts())
-            await self._say(
-                entry, f"attempt {attempt.number} on {attempt.node_name} ended: {why}; it goes on elsewhere"
-            )
             ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)
-            await self._tasks.advance(
-                entry,
-                Phase.QUEUED,
-                f"attempt {attempt.number} on {attempt.node_name} ended: {why}",
-                attempt=ended,
-                **changes,
-            )
+            text = f"attempt {attempt.number} on {attempt.node_name} ended: {why}"
+            await self._tasks.advance(entry, Phase.QUEUED, text, attempt=ended, **changes)
+            await self._say(entry, f"{text}; it goes on elsewhere")
         else:
             ended = _ended(attempt, now, str(failure), Cleanup.NONE)
             text = f"failed: {verdict.error}"
@@ -72,7 +65,7 @@ class Attempts:
 
     async def _say(self, entry: Entry, text: str) -> None:
         """A line of ours in the task's console; only between attempts, because a node's lines are counted from the
-        start of its attempt."""
+        start of its attempt. The back-off before the next one leaves time for it."""
         await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}"])
 
     def _larger_exists(self, task: Task, small: NodeFacts) -> bool:

@@ -28,6 +28,7 @@ _log = structlog.get_logger("dispatcher")
 
 #: Seconds between two looks at the queue when nothing happens: back-offs and set-aside times end by themselves.
 _SWEEP = 1.0
+_COMMIT_TRIES = 3
 
 
 class Dispatcher:
@@ -175,19 +176,39 @@ class Dispatcher:
             await self._commit(entry, node)
 
     async def _commit(self, entry: Entry, node: Node) -> None:
-        """A commit without an answer may have started the task: the tracker will see, and nothing is sent twice."""
+        """Start the task on its node, once: after a commit without an answer the node is asked whether it has the task,
+        and only if it has not is the commit repeated. When it cannot be asked either, the tracker will see."""
         attempt = entry.attempt
         assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
         text = f"running on {node.address}"
-        try:
-            await self._client.commit(node.address, attempt.node_uuid)
-        except (NodeRefused, NodeForgot) as error:
-            await self._attempts.failed(entry, Failure.REFUSED, str(error))
+        for _ in range(_COMMIT_TRIES):
+            try:
+                await self._client.commit(node.address, attempt.node_uuid)
+                break
+            except NodeRefused as error:
+                await self._attempts.failed(entry, Failure.REFUSED, str(error))
+                return
+            except (NodeForgot, NodeUnreachable) as error:
+                known = await self._knows(node, attempt.node_uuid)
+                if known is None:
+                    text = f"the commit to {node.address} had no answer ({error}); looking whether it runs there"
+                if known is not False:
+                    break
+        else:
+            await self._attempts.failed(entry, Failure.DISPATCH, "the commit was not taken")
             return
-        except NodeUnreachable as error:
-            text = f"the commit to {node.address} had no answer ({error}); looking whether it runs there"
         await self._now_running(entry, text)
         self._registry.committed(node, entry.task.uuid)
+
+    async def _knows(self, node: Node, uuid: str) -> bool | None:
+        """Whether the node has the committed task; None when it does not answer."""
+        try:
+            await self._client.task(node.address, uuid)
+        except NodeForgot:
+            return False
+        except NodeError:
+            return None
+        return True
 
     async def _now_running(self, entry: Entry, text: str) -> None:
         assert entry.attempt is not None, "begun"  # noqa: S101 - an invariant of the phases

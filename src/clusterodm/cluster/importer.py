@@ -31,7 +31,7 @@ class OldNode(msgspec.Struct):
 
     hostname: str
     port: int
-    token: str = ""
+    token: str | None = ""
     locked: bool = False
 
 
@@ -76,7 +76,7 @@ class Importer:
 
     async def _nodes(self, found: list[OldNode]) -> int:
         for node in found:
-            await self._registry.add(make_address(node.hostname, node.port, node.token), locked=node.locked)
+            await self._registry.add(make_address(node.hostname, node.port, node.token or ""), locked=node.locked)
         return len(found)
 
     async def _routes(self, found: dict[str, OldRoute]) -> int:
@@ -88,7 +88,7 @@ class Importer:
 
     async def _route(self, uuid: str, route: OldRoute) -> bool:
         """A task that runs or ran on a node without our files: followed there, and told from there."""
-        node = await self._registry.add(make_address(route.node.hostname, route.node.port, route.node.token))
+        node = await self._registry.add(make_address(route.node.hostname, route.node.port, route.node.token or ""))
         now = self._clock()
         at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
         task = Task(uuid=uuid, owner=SHARED_OWNER, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import uuid as uuid_module
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,6 +56,7 @@ class Intake:
         self._flood_limit = flood_limit
         self._max_files = max_files
         self._clock = clock
+        self._arriving: set[str] = set()
 
     async def announce(self, said: Announcement) -> str:
         """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
@@ -62,6 +64,8 @@ class Intake:
         self._check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
         task = self._task(uuid, said)
+        if uuid in self._arriving:
+            raise BadRequest(f"Invalid set-uuid: {uuid}")
         if await self._tasks.add(task, "announced") is None:
             await self._announce_again(task)
         return uuid
@@ -73,10 +77,21 @@ class Intake:
         said = {"name", "options", "skip_post_processing", "outputs", "webhook", "date_created"}
         await self._tasks.change(entry, "announced again", **{key: getattr(task, key) for key in said})
 
-    def reserve(self, said: Announcement) -> str:
-        """The uuid under which `/task/new` gathers files before its fields are known."""
+    @asynccontextmanager
+    async def reserved(self, said: Announcement) -> AsyncIterator[str]:
+        """The uuid under which `/task/new` gathers files before its fields are known; nobody else gets it meanwhile.
+        Its files go when no task came of it."""
         self._check_flood(said.owner)
-        return parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
+        uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
+        if uuid in self._arriving or await self._tasks.find(uuid) is not None:
+            raise BadRequest(f"Invalid set-uuid: {uuid}")
+        self._arriving.add(uuid)
+        try:
+            yield uuid
+        finally:
+            if await self._tasks.find(uuid) is None:
+                await self._spool.drop(uuid)
+            self._arriving.discard(uuid)
 
     async def new(self, uuid: str, said: Announcement) -> str:
         """`/task/new`: everything in one request; the files lie in the spool under `uuid`."""

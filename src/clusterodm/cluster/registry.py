@@ -47,6 +47,8 @@ class Node:
         self.set_aside_until = 0.0
         #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
         self.reserved: dict[str, float | None] = {}
+        self._facts: NodeFacts | None = None
+        self._facts_of: tuple[Any, ...] = ()
 
     @property
     def address(self) -> NodeAddress:
@@ -59,20 +61,24 @@ class Node:
         return self.failures < _MISSES
 
     def facts(self) -> NodeFacts:
-        """What placement looks at."""
-        return NodeFacts(
-            id=self.record.id,
-            name=str(self.address),
-            online=self.online,
-            locked=self.record.locked,
-            max_images=self.info.max_images,
-            slots=max(1, self.info.max_parallel_tasks),
-            queue=self.info.task_queue_count,
-            reserved=len(self.reserved),
-            total_memory=self.info.total_memory,
-            chosen_at=self.chosen_at,
-            set_aside_until=self.set_aside_until,
-        )
+        """What placement looks at; made anew only when something changed, because it is asked for often."""
+        seen = (self.info, self.online, self.record, len(self.reserved), self.chosen_at, self.set_aside_until)
+        if self._facts is None or seen != self._facts_of:
+            self._facts_of = seen
+            self._facts = NodeFacts(
+                id=self.record.id,
+                name=str(self.address),
+                online=self.online,
+                locked=self.record.locked,
+                max_images=self.info.max_images,
+                slots=max(1, self.info.max_parallel_tasks),
+                queue=self.info.task_queue_count,
+                reserved=len(self.reserved),
+                total_memory=self.info.total_memory,
+                chosen_at=self.chosen_at,
+                set_aside_until=self.set_aside_until,
+            )
+        return self._facts
 
 
 class Registry:

@@ -102,9 +102,15 @@ class Tasks:
         return entry
 
     async def visible_ids(self, owner: str, *, limit: int, offset: int, listed_for: float) -> list[str]:
-        """Uuids of an owner's committed tasks, latest commit first; finished ones for `listed_for` seconds."""
-        since = self._clock() - listed_for
-        return await self._store.visible_ids(owner, limit=limit, offset=offset, since=since)
+        """A page of an owner's tasks: those that are not over, latest commit first, then those that ended in the last
+        `listed_for` seconds, latest end first."""
+        mine = [entry.task for entry in self._active.values() if entry.task.owner == owner and visible(entry.task)]
+        mine.sort(key=lambda task: (-task.committed_at, task.uuid))
+        page = [task.uuid for task in mine[offset : offset + limit]]
+        if len(page) < limit:
+            since, skipped = self._clock() - listed_for, max(0, offset - len(mine))
+            page += await self._store.ended_since(owner, since, limit=limit - len(page), offset=skipped)
+        return page
 
     async def add(self, task: Task, text: str) -> Entry | None:
         """Keep a new task; None when its uuid is taken."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -50,8 +50,16 @@ def _is_larger(node: NodeFacts, needs: Needs) -> bool:
 def rank(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> list[NodeFacts]:
     """Acceptable nodes, best first: those with a free slot, then smallest maxImages (absent counts as largest), most
     free slots, shortest queue, least recently chosen."""
-    acceptable = [node for node in nodes if not refusal(node, needs, now)]
-    return sorted(acceptable, key=_order)
+    return sorted(_acceptable(nodes, needs, now), key=_order)
+
+
+def best(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
+    """The first of `rank`, found faster; None when no node is acceptable."""
+    return min(_acceptable(nodes, needs, now), key=_order, default=None)
+
+
+def _acceptable(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> Iterator[NodeFacts]:
+    return (node for node in nodes if not refusal(node, needs, now))
 
 
 def _order(node: NodeFacts) -> tuple[bool, float, int, int, float, int]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, rank, wait_reason
+from clusterodm.core.placement import Needs, best, wait_reason
 from clusterodm.core.tasks import ON_NODE, Phase, Task
 
 
@@ -78,5 +78,5 @@ def _why_not_yet(task: Task, now: float) -> str:
 
 
 def _choose(facts: dict[int, NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
-    best = rank(facts.values(), needs, now)[:1]
-    return best[0] if best and best[0].free > 0 else None
+    node = best(facts.values(), needs, now)
+    return node if node is not None and node.free > 0 else None

@@ -84,21 +84,14 @@ async def new(request: web.Request) -> web.Response:
     """POST /task/new: fields and files in any order."""
     grant = await caller(request)
     cluster = context(request)
-    uuid = cluster.intake.reserve(_announcement(request, grant.owner, {}))
-    if await cluster.tasks.find(uuid) is not None:
-        raise BadRequest(f"Invalid set-uuid: {uuid}")
+    async with cluster.intake.reserved(_announcement(request, grant.owner, {})) as uuid:
 
-    async def publish(part: Part, name: str) -> None:
-        await cluster.spool.publish(uuid, part, name)
+        async def publish(part: Part, name: str) -> None:
+            await cluster.spool.publish(uuid, part, name)
 
-    try:
         with _Parts(cluster, uuid, publish) as files:
             fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
         await cluster.intake.new(uuid, _announcement(request, grant.owner, fields))
-    except BaseException:
-        if await cluster.tasks.find(uuid) is None:
-            await cluster.spool.drop(uuid)
-        raise
     return json_answer({"uuid": uuid})
 
 

@@ -45,7 +45,7 @@ async def no_login(request: web.Request) -> web.Response:
 
 
 async def task_list(request: web.Request) -> web.Response:
-    """GET /task/list: the caller's tasks, latest commit first; `limit` and `offset` page through them."""
+    """GET /task/list: the caller's tasks, those that are not over first; `limit` and `offset` page through them."""
     grant = await caller(request)
     cluster = context(request)
     limit = min(max(1, _integer(request, "limit", _MAX_PAGE)), _MAX_PAGE)

@@ -81,7 +81,7 @@ tasks = Table(
     Column("node_code", Integer, nullable=False),
     Column("webhook_due", Boolean, nullable=False),
     Index(None, "phase", "finished_at"),
-    Index(None, "owner", "committed_at"),
+    Index(None, "owner", "finished_at"),
     Index(
         "ix_tasks_webhook_due",
         "webhook_due",

@@ -125,15 +125,13 @@ class Store:
         query = select(schema.tasks).where(schema.tasks.c.phase.in_([str(phase) for phase in ACTIVE]))
         return await self._tasks(query.order_by(schema.tasks.c.committed_at))
 
-    async def visible_ids(self, owner: str, *, limit: int, offset: int, since: float) -> list[str]:
-        """Uuids of an owner's committed tasks, latest commit first; finished ones only from `since` on."""
+    async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
+        """Uuids of an owner's finished tasks that ended after `since`, latest end first."""
         table = schema.tasks.c
-        hidden = [str(Phase.RECEIVING), str(Phase.REMOVED)]
         query = (
             select(table.uuid)
-            .where(table.owner == owner, table.committed_at > 0, table.phase.not_in(hidden))
-            .where((table.finished_at == 0) | (table.finished_at > since))
-            .order_by(table.committed_at.desc(), table.uuid)
+            .where(table.owner == owner, table.finished_at > since, table.phase == str(Phase.FINISHED))
+            .order_by(table.finished_at.desc(), table.uuid)
         )
         async with self._transaction() as connection:
             return list((await connection.execute(query.limit(limit).offset(offset))).scalars())

@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("uuid", name="pk_tasks"),
     )
     op.create_index("ix_tasks_phase_finished_at", "tasks", ["phase", "finished_at"])
-    op.create_index("ix_tasks_owner_committed_at", "tasks", ["owner", "committed_at"])
+    op.create_index("ix_tasks_owner_finished_at", "tasks", ["owner", "finished_at"])
     due = sa.text("webhook_due")
     op.create_index("ix_tasks_webhook_due", "tasks", ["webhook_due"], sqlite_where=due, postgresql_where=due)
     op.create_table(
