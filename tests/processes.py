@@ -31,6 +31,7 @@ class Program:
         self.settings = fast | {"port": self.port, "data-dir": folder / "data"} | settings
         self.api = Api(f"http://127.0.0.1:{self.port}", str(settings.get("token", "")))
         self.log = folder / "log"
+        self.environ: dict[str, str] = {}
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Api:
@@ -45,7 +46,7 @@ class Program:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "clusterodm", *arguments, stderr=log, stdout=log, env=environ
+                sys.executable, "-m", "clusterodm", *arguments, stderr=log, stdout=log, env=environ | self.environ
             )
         return self._process
 

@@ -8,8 +8,12 @@ import json
 import zipfile
 from typing import Any
 
+import aiohttp
+import pytest
 from aiohttp import web
 
+from clusterodm.core.errors import NodeUnreachable
+from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Cleanup, Phase
 from tests.support import Rig, eventually, images
 
@@ -327,3 +331,74 @@ async def test_a_removed_task_leaves_no_trace_once_its_node_is_clean(cluster: Ri
         return all(attempt.cleanup is Cleanup.NONE for attempt in await store.attempts(uuid))
 
     await eventually(clean)
+
+
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.DISPATCHING, Phase.RUNNING, Phase.FINISHED])
+async def test_remove_works_in_every_phase(cluster: Rig, phase: Phase) -> None:
+    slow = 0.3 if phase is Phase.DISPATCHING else 0.0
+    if phase is not Phase.QUEUED:
+        await cluster.add_node(slow=slow, seconds=0 if phase is Phase.FINISHED else 60)
+    api = await cluster.start()
+    await cluster.ready()
+    uuid = await api.create()
+    await eventually(lambda: cluster.entry(uuid).task.phase is phase)
+    assert await api.post("/task/remove", {"uuid": uuid}) == {"success": True}
+    assert await api.get(f"/task/{uuid}/info") == {"error": f"{uuid} not found"}
+    assert not (cluster.folder / "data" / "spool" / uuid).exists()
+    await eventually(lambda: not any(node.tasks for node in cluster.nodes))
+
+
+async def test_a_head_request_for_results_has_headers_and_no_body(cluster: Rig) -> None:
+    await cluster.add_node()
+    api = await cluster.start()
+    uuid = await api.create()
+    await api.ends(uuid)
+    status, headers, body = await api.raw("HEAD", f"/task/{uuid}/download/all.zip")
+    assert (status, body) == (200, b"")
+    assert int(headers["Content-Length"]) > 0
+    assert "version" in await api.get("/info")
+
+
+async def test_a_node_that_stops_in_the_middle_of_a_download_never_looks_like_a_whole_file(cluster: Rig) -> None:
+    node = await cluster.add_node()
+    api = await cluster.start()
+    uuid = await api.create()
+    await api.ends(uuid)
+    archive = node.archive(uuid)
+    archive.write_bytes(b"PK" + b"x" * 30_000_000)
+
+    async def stop_halfway() -> int:
+        got = 0
+        async with api.session.get(f"{api.url}/task/{uuid}/download/all.zip") as response:
+            async for block in response.content.iter_any():
+                got += len(block)
+                if got > 1_000_000:
+                    await cluster.stop_node(0)
+        return got
+
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await stop_halfway()
+
+
+async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_took_is_not(cluster: Rig) -> None:
+    node = await cluster.add_node(seconds=0.2)
+    api = await cluster.start()
+    await cluster.ready()
+    lost: list[str] = []
+    commit = cluster.cluster.context.client.commit
+
+    async def flaky(address: NodeAddress, uuid: str) -> None:
+        if lost:
+            await commit(address, uuid)
+        lost.append(uuid)
+        if len(lost) == 1:
+            raise NodeUnreachable("lost on the way there")
+        if len(lost) == 3:
+            raise NodeUnreachable("the answer was lost")
+
+    cluster.cluster.context.client.commit = flaky  # type: ignore[method-assign]
+    first, second = await api.create(), await api.create()
+    await api.ends(first)
+    await api.ends(second)
+    assert node.commits == [first, second]
+    assert lost == [first, first, second]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import tempfile
 import uuid as uuid_module
 from collections.abc import AsyncIterator
@@ -275,7 +276,12 @@ def make_app(node: DevNode) -> web.Application:
 
 @asynccontextmanager
 async def running_devnode(
-    knobs: Knobs, *, folder: Path | None = None, host: str = "127.0.0.1", port: int = 0
+    knobs: Knobs,
+    *,
+    folder: Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[DevNode, int]]:
     """A development node that works while the block runs, and its port."""
     described: list[dict[str, Any]] = msgspec.json.decode(
@@ -286,7 +292,7 @@ async def running_devnode(
         runner = web.AppRunner(make_app(node), access_log=None, shutdown_timeout=0.1, read_bufsize=1 << 20)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
             async with asyncio.TaskGroup() as group:
                 work = group.create_task(node.run())
                 yield node, runner.addresses[0][1]

@@ -38,7 +38,8 @@ async def page(request: web.Request) -> web.StreamResponse:
     asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
     response: web.StreamResponse | None = None
     try:
-        async with cluster.client.open(node.address, path, asked) as answer:
+        query = {name: value for name, value in request.query.items() if name != "token"}
+        async with cluster.client.open(node.address, path, asked, query=query) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=passed)
             await pipe(request, answer, response)

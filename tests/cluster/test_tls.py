@@ -1,0 +1,74 @@
+"""HTTPS on both sides."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+
+from clusterodm.core.errors import ConfigError
+from clusterodm.devnode import Knobs, running_devnode
+from tests.processes import free_port, program
+from tests.support import Rig, eventually, images
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+async def test_clients_may_use_https(cluster: Rig, authority: trustme.CA, tmp_path: Path) -> None:
+    issued = authority.issue_cert("127.0.0.1")
+    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
+    issued.private_key_pem.write_to_path(key)
+    chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    port = free_port()
+    await cluster.start(secure_port=port, ssl_key=str(key), ssl_cert=str(chain))
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"https://127.0.0.1:{port}/info", ssl=context) as response:
+            assert (await response.json())["version"] == "2.2.4"
+        uuid = await cluster.api.init()
+        url = f"https://127.0.0.1:{port}/task/new/upload/{uuid}"
+        async with session.post(url, data=images({"a.jpg": b"x" * 500_000}), ssl=context) as response:
+            assert await response.json() == {"success": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ssl_key": ""}, "--secure-port needs --ssl-cert and --ssl-key"),
+        ({"ssl_key": "/nowhere", "ssl_cert": "/nowhere"}, "the certificate or key cannot be used"),
+    ],
+)
+async def test_https_without_a_usable_certificate_is_refused(
+    cluster: Rig, settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await cluster.start(secure_port=free_port(), **settings)
+
+
+async def test_a_node_may_use_https_and_its_certificate_is_verified(
+    cluster: Rig, authority: trustme.CA, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    node, port = await cluster.stack.enter_async_context(running_devnode(Knobs(seconds=0), tls=context))
+    known = await cluster.stack.enter_async_context(program(tmp_path / "1", node=f"https://localhost:{port}"))
+    known.environ["SSL_CERT_FILE"] = str(ca)
+    stranger = await cluster.stack.enter_async_context(program(tmp_path / "2", node=f"https://localhost:{port}"))
+    for running in (known, stranger):
+        running.log.parent.mkdir()
+        await running.start()
+    uuid = await known.api.create(3)
+    await known.api.ends(uuid)
+    assert node.commits == [uuid]
+    refused = await stranger.api.create(1)
+    await eventually(lambda: "node is o" not in stranger.log.read_text())
+    assert await stranger.api.code(refused) == 10
+    assert node.commits == [uuid]
