@@ -45,7 +45,7 @@ WHY = """
 
 Sampled (`perf record -e cpu-clock`), about half of the time is the kernel's copy into fresh pages of the page cache,
 which the bare loop pays too and which varies from round to round with where those pages come from. Of the rest, an
-eighth is copying in user space (uvloop's buffer to bytes, the HTTP parser's piece of it), a twentieth the search for the
+eighth is copying in user space (the event loop to bytes, the HTTP parser to its own), a twentieth the search for the
 boundary, and what is interpreted is small: pieces are 250 KB. Writing on the event loop instead of in threads saves a
 tenth of a second and brings it to the bound of 1.0; we do not, because a disk that hangs would then hang every poller.
 """

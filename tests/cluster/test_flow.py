@@ -380,7 +380,9 @@ async def test_a_node_that_stops_in_the_middle_of_a_download_never_looks_like_a_
         await stop_halfway()
 
 
-async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_took_is_not(cluster: Rig) -> None:
+async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_took_is_not(
+    cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = await cluster.add_node(seconds=0.2)
     api = await cluster.start()
     await cluster.ready()
@@ -396,7 +398,7 @@ async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_t
         if len(lost) == 3:
             raise NodeUnreachable("the answer was lost")
 
-    cluster.cluster.context.client.commit = flaky  # type: ignore[method-assign]
+    monkeypatch.setattr(cluster.cluster.context.client, "commit", flaky)
     first, second = await api.create(), await api.create()
     await api.ends(first)
     await api.ends(second)
