@@ -94,7 +94,10 @@ async def test_a_lost_node_costs_an_attempt_and_the_client_sees_running(cluster:
     await eventually(cluster.nodes[0].busy)
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
     before = await api.get(f"/task/{uuid}/output")
+    await eventually(lambda: cluster.entry(uuid).task.node_code == 20)
     await cluster.stop_node(0)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED)
+    assert await api.code(uuid) == 20
     await cluster.add_node()
     await api.ends(uuid)
     after = await api.get(f"/task/{uuid}/output")

@@ -57,6 +57,7 @@ def test_every_committed_phase_can_reach_the_end(phase: Phase) -> None:
     [
         (Phase.QUEUED, {}, 10),
         (Phase.QUEUED, {"submodel": True}, 20),
+        (Phase.QUEUED, {"node_code": 20}, 20),
         (Phase.DISPATCHING, {}, 20),
         (Phase.RUNNING, {}, 20),
         (Phase.RUNNING, {"node_code": 10}, 10),

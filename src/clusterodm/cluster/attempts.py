@@ -14,7 +14,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.retry import RULES, Again, Failure, Over, decide
-from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.spool import Spool
 
 
@@ -51,7 +51,8 @@ class Attempts:
         if isinstance(verdict, Again) and not await self._spool.listing(entry.task.uuid):
             verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
         if isinstance(verdict, Again):
-            changes = {"charged": verdict.charged, "not_before": verdict.not_before, "node_code": 0}
+            changes = {"charged": verdict.charged, "not_before": verdict.not_before}
+            changes["node_code"] = 0 if entry.task.node_code in (0, QUEUED_CODE) else RUNNING_CODE
             if verdict.larger and node is not None:
                 changes |= _larger_than(node.facts())
             ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)

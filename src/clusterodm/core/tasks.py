@@ -112,7 +112,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: After "Not enough memory": only nodes that take more images, or have more memory, than the one that failed.
     larger_than: int = 0
     more_memory_than: int = 0
-    #: What the node said last: 0-100, milliseconds or -1, and its status code (0: nothing yet).
+    #: What the node said last: 0-100, milliseconds or -1, and its status code (0: nothing yet). While it waits again
+    #: after it ran, the code stays RUNNING_CODE.
     progress: float = 0
     processing_time: int = -1
     node_code: int = 0
@@ -183,16 +184,13 @@ _OUTCOME_CODES: Final = {
 
 
 def shown_code(task: Task) -> int:
-    """The API status code that a client is shown (only for committed tasks)."""
+    """The API status code that a client is shown (only for committed tasks). One that ran and waits again, because its
+    node was lost, goes on being shown as running: that is our problem, not the client's."""
     if task.phase is Phase.FINISHED and task.outcome is not None:
         return _OUTCOME_CODES[task.outcome]
-    if task.submodel:
-        return RUNNING_CODE
-    if task.phase is Phase.QUEUED:
-        return QUEUED_CODE
-    if task.phase is Phase.RUNNING and task.node_code == QUEUED_CODE:
-        return QUEUED_CODE
-    return RUNNING_CODE
+    waits_here = task.phase is Phase.QUEUED and task.node_code != RUNNING_CODE
+    waits_there = task.phase is Phase.RUNNING and task.node_code == QUEUED_CODE
+    return QUEUED_CODE if (waits_here or waits_there) and not task.submodel else RUNNING_CODE
 
 
 def visible(task: Task) -> bool:
