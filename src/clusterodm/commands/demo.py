@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import tempfile
 import uuid as uuid_module
@@ -64,7 +65,9 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
         _check(output, len(files))
         await _tell(cluster, uuid, ports, output, screen)
         if sys.stdin.isatty() and sys.stdout.isatty():
-            await asyncio.Event().wait()
+            enough = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, enough.set)
+            await enough.wait()
 
 
 async def _submit(cluster: Cluster, files: list[Path], output: Path, screen: Console) -> str:
