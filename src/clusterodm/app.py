@@ -41,6 +41,7 @@ from clusterodm.cluster.tracker import Tracker
 from clusterodm.console import Consoles
 from clusterodm.core.errors import ConfigError, DataFolderError
 from clusterodm.core.nodes import NodeInfo, parse_address
+from clusterodm.core.quota import parse_quota
 from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient
 from clusterodm.proxy import make_app
@@ -109,7 +110,11 @@ def _build(
     settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, clock: Callable[[], float]
 ) -> _Parts:
     client = NodeClient(session)
-    spool, consoles, results = Spool(folder / "spool"), Consoles(folder / "console"), Results(folder / "results")
+    spool, consoles, results = (
+        Spool(folder / "spool", parse_quota(settings.spool_max)),
+        Consoles(folder / "console"),
+        Results(folder / "results"),
+    )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock)
     attempts = Attempts(tasks, registry, consoles, spool, max_attempts=settings.max_attempts, clock=clock)
@@ -188,6 +193,7 @@ def _build(
 
     async def prepare() -> None:
         await spool.drop_parts()
+        await spool.measure()
         await registry.load()
         await Importer(store, registry, folder, clock).run()
         await tasks.load()
@@ -206,6 +212,7 @@ def _build(
         "cleaner": cleaner.run,
         "notifier": notifier.run,
         "janitor": lambda: every(_SWEEP, janitor.sweep, "janitor"),
+        "room": janitor.make_room,
         "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
     }
     return _Parts(context, loops, prepare)

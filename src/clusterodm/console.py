@@ -12,6 +12,7 @@ import asyncio
 import os
 from array import array
 from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -60,8 +61,13 @@ class Console:
         """Add lines at the end."""
         encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.write(encoded)
+        with self._path.open("r+b" if self._path.exists() else "wb", buffering=0) as file:
+            file.seek(self._size)  # over what a full disk left of an earlier try
+            try:
+                _write_all(file, encoded)
+            finally:
+                if file.tell() != self._size + len(encoded):
+                    file.truncate(self._size)
         self._seen = self._size
         self._index(encoded)
 
@@ -75,6 +81,12 @@ class Console:
             content = file.read(self._size - file.tell())
         lines = content.split(b"\n", start % STRIDE)
         return b"[" + lines[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
+
+
+def _write_all(file: FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class Consoles:

@@ -18,6 +18,7 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.quota import parse_quota
 
 ENV_PREFIX: Final = "CLUSTERODM_"
 #: Variables that other parts of the program, or Kubernetes for a service named clusterodm, put there.
@@ -106,6 +107,10 @@ class Settings(BaseModel):
     )
     upload_idle_timeout: float = Field(120.0, gt=0, description="Seconds without a byte after which an upload is cut.")
     max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
+    spool_max: str = Field(
+        "90%",
+        description="Room for uploads: a share of the disk, whoever fills it, or a size of held files such as 500GB.",
+    )
     shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
 
     @field_validator("public_address")
@@ -114,6 +119,12 @@ class Settings(BaseModel):
         if value and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
             raise ValueError("must be a URL such as http://maps.example:3000")
         return value.rstrip("/")
+
+    @field_validator("spool_max")
+    @classmethod
+    def _check_quota(cls, value: str) -> str:
+        parse_quota(value)
+        return value
 
     @field_validator("asr")
     @classmethod

@@ -17,8 +17,9 @@ import filecmp
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +27,14 @@ import msgspec
 
 from clusterodm.core.errors import SpoolFull
 from clusterodm.core.names import next_name, safe_name
+from clusterodm.core.quota import Quota
 
 #: Bytes that are gathered before they are written, off the event loop: few enough to be still in the CPU's cache.
 BLOCK: Final = 256 << 10
 _IOV_MAX: Final = 512
+#: Seconds between two looks at the disk.
+_LOOK: Final = 0.5
+_WHOLE_DISK: Final = Quota(1.0, 0)
 
 
 class HeldFile(msgspec.Struct, frozen=True):
@@ -52,8 +57,10 @@ def _translate_full() -> Iterator[None]:
 class Part:
     """A file that is being received. Write to it, then `close` it; the spool publishes or drops it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, may_grow: Callable[[int], None] = lambda count: None) -> None:
         self.path = path
+        #: Called with the bytes about to be written; raises SpoolFull when there is no room for them.
+        self._may_grow = may_grow
         with _translate_full():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -69,8 +76,10 @@ class Part:
             await self._flush()
 
     async def _flush(self) -> None:
-        blocks, self._pending, self._pending_size = self._pending, [], 0
+        blocks, size = self._pending, self._pending_size
+        self._pending, self._pending_size = [], 0
         if blocks:
+            self._may_grow(size)
             await asyncio.get_running_loop().run_in_executor(None, self._write_all, blocks)
 
     def _write_all(self, blocks: list[bytes]) -> None:
@@ -104,11 +113,45 @@ class Part:
 
 
 class Spool:
-    """All held files under one folder."""
+    """All held files under one folder, within a quota."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quota: Quota = _WHOLE_DISK) -> None:
         self._root = root
+        self._quota = quota
+        self._held = 0
+        self._looked_at = 0.0
+        self._room = 0
+        self._size = 0
+        #: Set when an upload found no room; whoever can make some waits for it.
+        self.short = asyncio.Event()
         root.mkdir(parents=True, exist_ok=True)
+
+    async def measure(self) -> None:
+        """Count the bytes of all held files anew; between two counts what comes is added."""
+        self._held = await asyncio.to_thread(_size_below, self._root)
+        self._looked_at = 0.0
+
+    def room(self) -> int:
+        """Bytes that may still come; the disk is asked twice a second at most."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK:
+            disk = os.statvfs(self._root)
+            total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+            self._room = self._quota.room(disk_total=total, disk_free=free, held=self._held)
+            self._size = self._quota.size(total)
+            self._looked_at = now
+        return self._room
+
+    def has_room(self) -> bool:
+        """Whether a good part of the quota is free: enough to stop making room."""
+        return self.room() > self._size // 10
+
+    def _grow(self, count: int) -> None:
+        if self.room() < count:
+            self.short.set()
+            raise SpoolFull("No room left for uploads here, try again later")
+        self._held += count
+        self._room -= count
 
     def _files(self, uuid: str) -> Path:
         return self._root / uuid / "files"
@@ -119,7 +162,7 @@ class Spool:
 
     def new_part(self, uuid: str) -> Part:
         """Begin to receive a file of a task."""
-        return Part(self._root / uuid / "parts" / secrets.token_hex(8))
+        return Part(self._root / uuid / "parts" / secrets.token_hex(8), self._grow)
 
     async def publish(self, uuid: str, part: Part, name: str) -> str:
         """Make a whole part visible under a safe form of `name`; the name it got.
@@ -144,7 +187,9 @@ class Spool:
 
     async def drop(self, uuid: str) -> None:
         """Delete all files of a task."""
+        self._held -= await asyncio.to_thread(_size_below, self._root / uuid)
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
+        self._looked_at = 0.0
 
     async def drop_parts(self) -> None:
         """Delete what an earlier process was receiving when it ended."""
@@ -180,6 +225,15 @@ def _link(part: Path, target: Path) -> bool:
             return False
         part.rename(target)
     return True
+
+
+def _size_below(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(parent, name)).st_size
+    return total
 
 
 def _list(folder: Path) -> list[HeldFile]:

@@ -52,7 +52,7 @@ async def test_a_task_waits_in_our_queue_while_all_slots_are_taken_and_goes_to_t
     first, second, third = [await api.create() for _ in range(3)]
     await eventually(lambda: cluster.entry(third).wait == "all acceptable nodes are busy")
     assert await api.code(third) == 10
-    assert sorted(len(node.commits) for node in cluster.nodes) == [1, 1]
+    await eventually(lambda: [len(node.commits) for node in cluster.nodes] == [1, 1])
     assert (await api.get("/info"))["taskQueueCount"] == 1
     await api.post("/task/cancel", {"uuid": second})
     await eventually(lambda: cluster.entry(third).task.phase is Phase.RUNNING)

@@ -75,14 +75,18 @@ class Dispatcher:
         self._wake.set()
 
     async def recover(self) -> None:
-        """After a restart: what was being sent begins anew; what may have been committed is looked for on its node."""
+        """After a restart: take up what was on its way."""
         for entry in list(self._tasks.active()):
-            if entry.task.phase is not Phase.DISPATCHING or entry.attempt is None:
-                continue
-            if entry.attempt.stage is Stage.SENDING:
-                await self._attempts.failed(entry, Failure.INTERRUPTED)
-            else:
-                await self._now_running(entry, "restarted; the node may have the task")
+            if entry.task.phase is Phase.DISPATCHING:
+                await self._take_up(entry)
+
+    async def _take_up(self, entry: Entry) -> None:
+        """A dispatch that was interrupted, by a restart or because something could not be kept: what was being sent
+        begins anew; what may have been committed is looked for on its node."""
+        if entry.attempt is not None and entry.attempt.stage is Stage.COMMITTING:
+            await self._now_running(entry, "interrupted at the commit; the node may have the task")
+        else:
+            await self._attempts.failed(entry, Failure.INTERRUPTED)
 
     async def run(self) -> None:
         """Place and send for ever."""
@@ -128,10 +132,11 @@ class Dispatcher:
     async def _dispatch(self, uuid: str) -> None:
         entry, node = self._tasks.get(uuid), self._registry.get(self._chosen.get(uuid, 0))
         try:
-            if entry is None or node is None or entry.task.phase is not Phase.QUEUED:
-                return
-            await self._begin(entry, node)
-            await self._send(entry, node)
+            if entry is not None and entry.task.phase is Phase.DISPATCHING:
+                await self._take_up(entry)
+            elif entry is not None and node is not None and entry.task.phase is Phase.QUEUED:
+                await self._begin(entry, node)
+                await self._send(entry, node)
         except StaleTask as stale:
             _log.info("dispatch is moot", task=uuid, why=str(stale))
         finally:

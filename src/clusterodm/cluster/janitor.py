@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -12,7 +13,7 @@ import structlog
 
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import StaleTask
+from clusterodm.core.errors import ClusterError, StaleTask
 from clusterodm.core.tasks import Cleanup, Outcome, Phase
 from clusterodm.results import Results
 from clusterodm.spool import Spool
@@ -25,6 +26,8 @@ HOUR: Final = 3600.0
 #: files of failed and canceled tasks stay for a restart, as on a node.
 DEFAULT_HOURS: Final = 48
 _PAGE: Final = 200
+#: Seconds between two times that held files are let go.
+_PAUSE: Final = 0.5
 
 
 class Janitor:
@@ -53,10 +56,38 @@ class Janitor:
 
     async def sweep(self) -> None:
         """One round."""
+        await self._spool.measure()
         await self._give_up_uploads()
         await self._forget_old_tasks()
         await self._let_go_of_files()
         await self._drop_traces()
+
+    async def make_room(self) -> None:
+        """For ever: when an upload found no room, let go of held files of the tasks that run longest. They need them
+        only if their node is lost, and an upload that cannot come in is lost for certain."""
+        while True:
+            await self._spool.short.wait()
+            self._spool.short.clear()
+            try:
+                await self._let_running_go()
+            except ClusterError as error:
+                _log.warning("no room can be made", error=str(error))
+            await asyncio.sleep(_PAUSE)
+
+    async def _let_running_go(self) -> None:
+        await self._spool.measure()
+        running = [entry for entry in self._tasks.active() if entry.task.phase is Phase.RUNNING and entry.attempt]
+        running.sort(key=lambda entry: entry.attempt.started_at if entry.attempt else 0.0)
+        for entry in running:
+            if self._spool.has_room():
+                return
+            if await self._spool.listing(entry.task.uuid):
+                await self._spool.drop(entry.task.uuid)
+                await self._tasks.note(
+                    entry,
+                    "held files let go, there was no room for uploads: it runs on, but it "
+                    "cannot go elsewhere if its node is lost",
+                )
 
     async def _give_up_uploads(self) -> None:
         for entry in list(self._tasks.active()):

@@ -143,6 +143,11 @@ class Tasks:
         await self._store.change_task(entry.task, at=self._clock(), text=text, **changes)
         entry.task = msgspec.structs.replace(entry.task, **changes)
 
+    async def note(self, entry: Entry, text: str) -> None:
+        """Add a line to a task's timeline."""
+        await self._store.note(entry.task, at=self._clock(), text=text)
+        _log.info(text, task=entry.task.uuid)
+
     def progress(self, entry: Entry, **changes: Any) -> None:
         """Take note of what the node says; it reaches the store with the next `flush`."""
         if any(getattr(entry.task, name) != value for name, value in changes.items()):

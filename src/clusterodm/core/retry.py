@@ -17,7 +17,7 @@ class Failure(StrEnum):
 
     UNREACHABLE = "the node could not be reached for too long"
     FORGOTTEN = "the node no longer knows the task"
-    INTERRUPTED = "we were restarted while sending it"
+    INTERRUPTED = "we were interrupted while sending it"
     DISPATCH = "the task could not be handed to the node"
     REFUSED = "the node refused the task"
     NO_RESULTS = "the node says completed, but its results cannot be fetched"

@@ -14,10 +14,10 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import RowMapping, Select, Table, delete, event, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from clusterodm.core.errors import DataFolderError, StaleTask
+from clusterodm.core.errors import DataFolderError, SpoolFull, StaleTask
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
 from clusterodm.store import schema
@@ -68,8 +68,13 @@ class Store:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.begin() as connection:
-            yield connection
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            if "full" in str(error.orig):
+                raise SpoolFull("No space left to keep this, try again later") from None
+            raise
 
     # Tasks
 
@@ -104,6 +109,11 @@ class Store:
             await _change(connection, task, changes)
             if text:
                 await _add_event(connection, task.uuid, at, text)
+
+    async def note(self, task: Task, *, at: float, text: str) -> None:
+        """Add a line to a task's timeline."""
+        async with self._transaction() as connection:
+            await _add_event(connection, task.uuid, at, text)
 
     async def record_progress(self, tasks: Iterable[Task]) -> None:
         """Keep what nodes said last of these tasks; one transaction for all."""
