@@ -32,6 +32,8 @@ class Program:
         self.api = Api(f"http://127.0.0.1:{self.port}", str(settings.get("token", "")))
         self.log = folder / "log"
         self.environ: dict[str, str] = {}
+        #: What to run instead of the plain program.
+        self.launcher: list[str] = []
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> Api:
@@ -46,9 +48,18 @@ class Program:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "clusterodm", *arguments, stderr=log, stdout=log, env=environ | self.environ
+                sys.executable,
+                *(self.launcher or ["-m", "clusterodm"]),
+                *arguments,
+                stderr=log,
+                stdout=log,
+                env=environ | self.environ,
             )
         return self._process
+
+    def died(self) -> bool:
+        """Whether it is no longer there."""
+        return self._process is not None and self._process.returncode is not None
 
     async def _answers(self) -> bool:
         assert self._process is not None

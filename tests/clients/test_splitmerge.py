@@ -1,7 +1,7 @@
 """A client that behaves like ODM's split-merge: unforgiving, and slow to learn.
 
-It reads a submodel's info right after the commit: QUEUED makes it delete and upload again later and freezes its parallelism
-at what runs then; FAILED or CANCELED aborts the whole job.
+It reads a submodel's info right after the commit: QUEUED makes it delete and upload again later and freezes its
+parallelism at what runs then; FAILED or CANCELED aborts the whole job.
 """
 
 from __future__ import annotations
