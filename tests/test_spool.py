@@ -58,7 +58,8 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     part = spool.new_part("u")
-    await part.write(b"x")
+    await part.write(b"x" * BLOCK)
+    await part.write(b"y")
     monkeypatch.setattr(os, "writev", full)
     with pytest.raises(SpoolFull):
         await part.close()
@@ -77,7 +78,7 @@ async def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.Mo
 async def test_parts_of_an_earlier_process_are_dropped_and_files_stay(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     await receive(spool, b"kept")
-    await spool.new_part("u").write(b"lost")
+    await spool.new_part("u").write(b"x" * BLOCK)
     await Spool(tmp_path).drop_parts()
     assert not (tmp_path / "u" / "parts").exists()
     assert await spool.listing("u") == [HeldFile("a.jpg", 4)]

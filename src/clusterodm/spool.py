@@ -55,15 +55,16 @@ def _translate_full() -> Iterator[None]:
 
 
 class Part:
-    """A file that is being received. Write to it, then `close` it; the spool publishes or drops it."""
+    """A file that is being received. Write to it, then `close` it; the spool publishes or drops it.
+
+    The disk is touched in threads only, opening included: a file system that is busy writing back can hold up any call.
+    """
 
     def __init__(self, path: Path, may_grow: Callable[[int], None] = lambda count: None) -> None:
         self.path = path
         #: Called with the bytes about to be written; raises SpoolFull when there is no room for them.
         self._may_grow = may_grow
-        with _translate_full():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        self._fd = -1
         self._pending: list[bytes] = []
         self._pending_size = 0
         self.size = 0
@@ -73,19 +74,31 @@ class Part:
         self._pending.append(content)
         self._pending_size += len(content)
         if self._pending_size >= BLOCK or len(self._pending) >= _IOV_MAX:
-            await self._flush()
+            await self._flush(self._write_all)
 
-    async def _flush(self) -> None:
+    async def close(self) -> None:
+        """Write what is pending and close the file."""
+        await self._flush(self._write_last)
+
+    async def _flush(self, write: Callable[[list[bytes]], None]) -> None:
         blocks, size = self._pending, self._pending_size
         self._pending, self._pending_size = [], 0
-        if blocks:
-            self._may_grow(size)
-            await asyncio.get_running_loop().run_in_executor(None, self._write_all, blocks)
+        self._may_grow(size)
+        await asyncio.get_running_loop().run_in_executor(None, write, blocks)
+
+    def _write_last(self, blocks: list[bytes]) -> None:
+        try:
+            self._write_all(blocks)
+        finally:
+            self._close_fd()
 
     def _write_all(self, blocks: list[bytes]) -> None:
         with _translate_full():
+            if self._fd < 0:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
             total = sum(map(len, blocks))
-            written = os.writev(self._fd, blocks)
+            written = os.writev(self._fd, blocks) if blocks else 0
             self.size += written
             if written < total:  # a signal or a full disk: the slow way says which
                 rest = memoryview(b"".join(blocks))[written:]
@@ -94,20 +107,13 @@ class Part:
                     self.size += count
                     rest = rest[count:]
 
-    async def close(self) -> None:
-        """Write what is pending and close the file."""
-        try:
-            await self._flush()
-        finally:
-            self._close_fd()
-
     def _close_fd(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def drop(self) -> None:
-        """Delete the part; to be called in any case at the end, also after publishing."""
+        """Delete what is there of a part that was not published; harmless for one that was."""
         self._close_fd()
         self.path.unlink(missing_ok=True)
 
@@ -170,16 +176,7 @@ class Spool:
         The same name with the same bytes is one file; with other bytes the name gets a `_`. Callers hold the task's
         lock, so that nothing is published after the commit.
         """
-        files = self._files(uuid)
-        files.mkdir(parents=True, exist_ok=True)
-        name = safe_name(name)
-        with _translate_full():
-            while not _link(part.path, files / name):
-                if await asyncio.to_thread(filecmp.cmp, part.path, files / name, shallow=False):
-                    break
-                name = next_name(name)
-        part.drop()
-        return name
+        return await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
 
     async def listing(self, uuid: str) -> list[HeldFile]:
         """The held files of a task by name; none when there are none."""
@@ -210,6 +207,17 @@ def _changed_at(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def _publish(part: Path, files: Path, name: str) -> str:
+    with _translate_full():
+        files.mkdir(parents=True, exist_ok=True)
+        while not _link(part, files / name):
+            if filecmp.cmp(part, files / name, shallow=False):
+                break
+            name = next_name(name)
+        part.unlink(missing_ok=True)
+    return name
 
 
 def _link(part: Path, target: Path) -> bool:

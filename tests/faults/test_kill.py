@@ -28,8 +28,8 @@ async def test_killed_while_receiving_uploads_go_on_and_whole_files_are_kept(clu
     await api.upload(uuid, a__jpg=b"whole")
     _reader, writer = await asyncio.open_connection("127.0.0.1", cluster_program.port)
     head = f"POST /task/new/upload/{uuid} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    part = '--b\r\nContent-Disposition: form-data; name="images"; filename="b.jpg"\r\n\r\nhalf'
-    writer.write(f"{head}Content-Length: 9999\r\n\r\n{part}".encode())
+    part = '--b\r\nContent-Disposition: form-data; name="images"; filename="b.jpg"\r\n\r\n' + "half" * 100_000
+    writer.write(f"{head}Content-Length: 999999\r\n\r\n{part}".encode())
     parts = cluster.folder / "data" / "spool" / uuid / "parts"
     await eventually(lambda: parts.exists() and list(parts.iterdir()))
     await cluster_program.end()
@@ -193,7 +193,11 @@ async def test_sigterm_lets_a_request_end_and_exits_with_zero(tmp_path: Path) ->
         api = await running.start()
         uuid = await api.init()
         _, writer = await asyncio.open_connection("127.0.0.1", running.port)
-        body = b'--b\r\nContent-Disposition: form-data; name="images"; filename="b.jpg"\r\n\r\nrest\r\n--b--\r\n'
+        body = (
+            b'--b\r\nContent-Disposition: form-data; name="images"; filename="b.jpg"\r\n\r\n'
+            + b"rest" * 100_000
+            + b"\r\n--b--\r\n"
+        )
         head = f"POST /task/new/upload/{uuid} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:-11])
         await writer.drain()
@@ -212,7 +216,7 @@ async def test_sigterm_lets_a_request_end_and_exits_with_zero(tmp_path: Path) ->
         writer.write(body[-11:])
         await writer.drain()
         assert await ending == 0
-        assert (tmp_path / "data" / "spool" / uuid / "files" / "b.jpg").read_bytes() == b"rest"
+        assert (tmp_path / "data" / "spool" / uuid / "files" / "b.jpg").read_bytes() == b"rest" * 100_000
         writer.close()
 
 

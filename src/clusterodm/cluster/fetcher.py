@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import shutil
 import socket
 import zipfile
 import zlib
@@ -194,7 +193,7 @@ class Fetcher:
             for entry in entries:
                 part = self._spool.new_part(uuid)
                 try:
-                    await asyncio.to_thread(_extract, archive, entry, part.path)
+                    await _extract(archive, entry, part)
                     await self._spool.publish(uuid, part, entry.filename.rsplit("/", 1)[-1])
                 except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
                     raise FetchFailed("is a damaged or encrypted zip archive", final=True) from None
@@ -207,7 +206,9 @@ def _wanted(entry: zipfile.ZipInfo) -> bool:
     return not entry.is_dir() and not name.startswith(".") and "__MACOSX/" not in entry.filename
 
 
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+async def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, part: Part) -> None:
     """Unpack one entry; zipfile stops at the declared size, which was counted before."""
-    with archive.open(entry) as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file, _BLOCK)
+    with archive.open(entry) as source:
+        while content := await asyncio.to_thread(source.read, _BLOCK):
+            await part.write(content)
+    await part.close()
