@@ -13,7 +13,7 @@ import structlog
 
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import ClusterError, StaleTask
+from clusterodm.core.errors import StaleTask
 from clusterodm.core.tasks import Cleanup, Outcome, Phase
 from clusterodm.results import Results
 from clusterodm.spool import Spool
@@ -70,8 +70,8 @@ class Janitor:
             self._spool.short.clear()
             try:
                 await self._let_running_go()
-            except ClusterError as error:
-                _log.warning("no room can be made", error=str(error))
+            except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
+                _log.warning("no room can be made", error=str(error) or type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
     async def _let_running_go(self) -> None:
