@@ -1,0 +1,155 @@
+"""The keyed work queue that all loops are made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from clusterodm import aio
+from clusterodm.aio import WorkQueue
+from clusterodm.core.errors import ClusterError
+from tests.support import eventually
+
+
+@asynccontextmanager
+async def working(work: Callable[[str], Awaitable[float | None]], workers: int = 10) -> AsyncIterator[WorkQueue[str]]:
+    """A queue that works while the block runs."""
+    queue = WorkQueue("test", work, workers=workers)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(queue.run())
+        yield queue
+        running.cancel()
+
+
+async def test_a_key_is_worked_on_by_one_at_a_time_and_once_more_when_put_meanwhile() -> None:
+    calls: list[str] = []
+    inside: Counter[str] = Counter()
+    gate = asyncio.Event()
+
+    async def work(key: str) -> None:
+        inside[key] += 1
+        assert inside[key] == 1
+        calls.append(key)
+        await gate.wait()
+        inside[key] -= 1
+
+    async with working(work) as queue:
+        for _ in range(5):
+            queue.put("a")
+        await eventually(lambda: calls)
+        for _ in range(5):
+            queue.put("a")
+        gate.set()
+        await eventually(lambda: len(calls) == 2 and not len(queue))
+
+
+async def test_no_more_than_the_allowed_number_work_at_once() -> None:
+    most, now = 0, 0
+
+    async def work(key: str) -> None:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0)
+        now -= 1
+
+    async with working(work, workers=3) as queue:
+        for number in range(20):
+            queue.put(str(number))
+        await eventually(lambda: not len(queue))
+    assert most == 3
+
+
+async def test_the_earlier_of_two_times_counts() -> None:
+    calls: list[str] = []
+
+    async def work(key: str) -> None:
+        calls.append(key)
+
+    async with working(work) as queue:
+        queue.put("a", 1000)
+        queue.put("b", 1000)
+        queue.put("a", 0)
+        queue.put("a", 500)
+        await eventually(lambda: calls == ["a"])
+        assert len(queue) == 1
+
+
+async def test_failed_work_comes_back_and_does_not_hold_up_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "FIRST_BACK_OFF", 0.001)
+    calls: Counter[str] = Counter()
+
+    async def work(key: str) -> None:
+        calls[key] += 1
+        if key == "bad" and calls[key] < 4:
+            raise ClusterError("not yet") if calls[key] % 2 else ZeroDivisionError
+
+    async with working(work) as queue:
+        queue.put("bad")
+        queue.put("good")
+        await eventually(lambda: calls == {"bad": 4, "good": 1} and not len(queue))
+
+
+async def test_work_that_wants_to_comes_again() -> None:
+    calls = 0
+
+    async def work(key: str) -> float | None:
+        nonlocal calls
+        calls += 1
+        return 0.001 if calls < 5 else None
+
+    async with working(work) as queue:
+        queue.put("a")
+        await eventually(lambda: calls == 5 and not len(queue))
+
+
+async def test_canceled_work_stops_and_is_forgotten() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            ended.set()
+
+    async with working(work) as queue:
+        queue.put("a")
+        queue.put("later", 1000)
+        await begun.wait()
+        queue.cancel("a")
+        queue.cancel("later")
+        await ended.wait()
+        await eventually(lambda: not len(queue))
+
+
+async def test_work_that_cancels_itself_goes_on_to_its_end() -> None:
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        queue.cancel(key)
+        await asyncio.sleep(0)
+        done.set()
+
+    async with working(work) as queue:
+        queue.put("a")
+        await asyncio.wait_for(done.wait(), 5)
+
+
+async def test_periodic_work_goes_on_after_a_failure() -> None:
+    calls = 0
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise ZeroDivisionError
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(aio.every(0.001, work, "test"))
+        await eventually(lambda: calls >= 3)
+        running.cancel()
