@@ -34,6 +34,8 @@ ON_THE_WAY = [
 ]
 #: Where the owner was told and we could not note it.
 AMBIGUOUS = {("notifier._call:1", "after"), ("store.change_task:1", "before")}
+#: Where the call is on its way at the same time: it may have been taken and not noted, or not yet made.
+RACING = {("spool.drop:1", "after")}
 #: Where it dies after the owner ordered a cancel or a remove of a running task.
 AT_AN_ORDER = ["store.advance:1", "client.VERB:1", "store.change_attempt:1"]
 
@@ -116,7 +118,8 @@ async def test_death_on_the_way(cluster: Rig, point: str, when: str) -> None:
     completed = [task for task in node.tasks.values() if task.code == 40]
     assert [(task.images_count, task.runs) for task in completed] == [(2, 1)]
     # between the owner's answer and our note of it nobody can tell whether the call was made: it is repeated then
-    assert len(calls) == (2 if (point, when) in AMBIGUOUS else 1)
+    assert len(calls) in ({1, 2} if (point, when) in RACING else {2} if (point, when) in AMBIGUOUS else {1})
+    assert all(call == info for call in calls)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

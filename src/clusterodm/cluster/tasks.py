@@ -14,7 +14,7 @@ import structlog
 
 from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.tasks import ACTIVE, Attempt, Outcome, Phase, Task, task_info, visible
-from clusterodm.store import Store
+from clusterodm.store import PROGRESS, Store
 
 _log = structlog.get_logger("tasks")
 
@@ -123,7 +123,11 @@ class Tasks:
     async def advance(
         self, entry: Entry, to: Phase, text: str, *, attempt: Attempt | None = None, **changes: Any
     ) -> None:
-        """Take a task to another phase, in the store and then in memory. Raises StaleTask."""
+        """Take a task to another phase, in the store and then in memory, with what its node said last. Raises
+        StaleTask."""
+        if entry.task.uuid in self._dirty:
+            self._dirty.discard(entry.task.uuid)
+            changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
         if to is Phase.FINISHED:
             changes |= {"finished_at": self._clock(), "webhook_due": bool(entry.task.webhook)}
         await self._store.advance(entry.task, to, at=self._clock(), text=text, attempt=attempt, **changes)

@@ -27,6 +27,8 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 #: A task with its latest attempt, if it has had one.
 TaskAndAttempt = tuple[Task, Attempt | None]
 
+#: Columns that follow what the node says, kept now and then and at each change of the phase.
+PROGRESS: Final = ("progress", "processing_time", "node_code")
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 
 
@@ -283,7 +285,7 @@ def _columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:
 
 
 def _progress_row(task: Task) -> dict[str, Any]:
-    return {name: getattr(task, name) for name in ("uuid", "progress", "processing_time", "node_code")}
+    return {name: getattr(task, name) for name in ("uuid", *PROGRESS)}
 
 
 def _record(row: RowMapping, kind: type[Record]) -> Record:
