@@ -65,34 +65,36 @@ class Part:
         #: Called with the bytes about to be written; raises SpoolFull when there is no room for them.
         self._may_grow = may_grow
         self._fd = -1
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
         self.size = 0
 
-    async def write(self, content: bytes) -> None:
-        """Add bytes; they reach the file in large blocks."""
-        self._pending.append(content)
+    async def write(self, content: bytes | memoryview) -> None:
+        """Add bytes; they reach the file in large blocks. A view may change once this returns."""
         self._pending_size += len(content)
         if self._pending_size >= BLOCK or len(self._pending) >= _IOV_MAX:
+            self._pending.append(content)
             await self._flush(self._write_all)
+        else:
+            self._pending.append(bytes(content))
 
     async def close(self) -> None:
         """Write what is pending and close the file."""
         await self._flush(self._write_last)
 
-    async def _flush(self, write: Callable[[list[bytes]], None]) -> None:
+    async def _flush(self, write: Callable[[list[bytes | memoryview]], None]) -> None:
         blocks, size = self._pending, self._pending_size
         self._pending, self._pending_size = [], 0
         self._may_grow(size)
         await asyncio.get_running_loop().run_in_executor(None, write, blocks)
 
-    def _write_last(self, blocks: list[bytes]) -> None:
+    def _write_last(self, blocks: list[bytes | memoryview]) -> None:
         try:
             self._write_all(blocks)
         finally:
             self._close_fd()
 
-    def _write_all(self, blocks: list[bytes]) -> None:
+    def _write_all(self, blocks: list[bytes | memoryview]) -> None:
         with _translate_full():
             if self._fd < 0:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

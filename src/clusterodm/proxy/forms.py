@@ -4,18 +4,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl
 
-import aiohttp
 import msgspec
 from aiohttp import web
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from clusterodm.core.errors import BadRequest, ClientGone
+from clusterodm.core.errors import BadRequest
+from clusterodm.proxy.body import Body, open_body
 
 #: Bytes of all fields of one request together; options may hold a boundary or a camera model.
 MAX_FIELDS: Final = 8 << 20
@@ -25,8 +24,8 @@ MAX_FIELD_COUNT: Final = 100
 class FileSink(Protocol):
     """Where the bytes of one file go."""
 
-    async def write(self, content: bytes) -> None:
-        """Take bytes."""
+    async def write(self, content: bytes | memoryview) -> None:
+        """Take bytes; they may change once this returns."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ async def read_form(
     """The fields of a body and the number of files in it, whatever its form. `idle`: seconds without a byte after
     which the client counts as gone. Raises BadRequest, ClientGone, and what `files` raises."""
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
-    with _Body(request, idle) as chunks:
+    with open_body(request, idle) as body:
         if kind == "multipart/form-data":
-            return await _read_multipart(chunks, options.get("boundary", ""), files)
-        body = await _read_all(chunks)
-    return (_from_json(body) if kind == "application/json" else _from_urlencoded(body)), 0
+            return await _read_multipart(body, options.get("boundary", ""), files)
+        content = await _read_all(body)
+    return (_from_json(content) if kind == "application/json" else _from_urlencoded(content)), 0
 
 
 def _from_urlencoded(body: bytes) -> dict[str, str]:
@@ -71,55 +70,13 @@ def _from_urlencoded(body: bytes) -> dict[str, str]:
         raise BadRequest("The body cannot be read as form fields") from None
 
 
-class _Body:
-    """The body as it comes; every error of the connection is the client's. A client that sends nothing for too long
-    is found by a timer, so that a chunk costs no timeout of its own."""
-
-    def __init__(self, request: web.Request, idle: float) -> None:
-        self._content = request.content
-        self._idle = idle
-        self._loop = asyncio.get_running_loop()
-        self._waiting_since: float | None = None
-        self._timer = self._loop.call_later(idle, self._look)
-
-    def __enter__(self) -> _Body:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _look(self) -> None:
-        since = self._waiting_since
-        waited = self._loop.time() - since if since is not None else 0.0
-        if waited >= self._idle:
-            self._content.set_exception(ClientGone(f"Nothing was received for {self._idle:g} seconds"))
-        else:
-            self._timer = self._loop.call_later(self._idle - waited, self._look)
-
-    def __aiter__(self) -> _Body:
-        return self
-
-    async def __anext__(self) -> bytes:
-        self._waiting_since = self._loop.time()
-        chunk = b""
-        try:
-            while not chunk and not self._content.at_eof():  # the end of an HTTP chunk comes as an empty piece
-                chunk, _ = await self._content.readchunk()
-        except (aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError, ConnectionError) as error:
-            raise ClientGone(f"The upload was cut off ({type(error).__name__})") from None
-        self._waiting_since = None
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
-
-
-async def _read_all(chunks: _Body) -> bytes:
-    body = bytearray()
-    async for chunk in chunks:
-        body += chunk
-        if len(body) > MAX_FIELDS:
+async def _read_all(body: Body) -> bytes:
+    content = bytearray()
+    async for block in body:
+        content += block
+        if len(content) > MAX_FIELDS:
             raise BadRequest("The body is too large", no_retry=True)
-    return bytes(body)
+    return bytes(content)
 
 
 def _from_json(body: bytes) -> dict[str, str]:
@@ -136,12 +93,17 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-async def _read_multipart(chunks: _Body, boundary: str, files: FileHandler | None) -> tuple[dict[str, str], int]:
+async def _read_multipart(body: Body, boundary: str, files: FileHandler | None) -> tuple[dict[str, str], int]:
     reader = _Reader(files)
+    delimiter = _Delimiter(boundary)
     try:
         parser = PushMultipartParser(boundary, max_header_size=16 << 10, max_segment_count=100_000 + MAX_FIELD_COUNT)
-        async for chunk in chunks:
-            for event in parser.parse(chunk):
+        async for block in body:
+            plain = delimiter.surely_not_in(block)
+            if plain and reader.sink is not None:
+                await reader.sink.write(block)
+                continue
+            for event in parser.parse(bytes(block)):
                 if event is None:
                     await _end(reader)
                 elif isinstance(event, MultipartSegment):
@@ -154,6 +116,30 @@ async def _read_multipart(chunks: _Body, boundary: str, files: FileHandler | Non
     except MultipartError as error:
         raise BadRequest(f"The multipart body cannot be read: {error}") from None
     return reader.fields, reader.file_count
+
+
+class _Delimiter:
+    """What separates parts. Blocks without it, in the middle of a file, need no parser and no copy."""
+
+    def __init__(self, boundary: str) -> None:
+        self._delimiter = b"\r\n--" + boundary.encode()
+        #: The parser holds back the beginning of what may become the delimiter.
+        self._held_back = False
+
+    def surely_not_in(self, block: bytes | memoryview) -> bool:
+        """Whether no part of the delimiter is in `block`, nor in what the parser has of the blocks before. To be asked
+        for every block in turn."""
+        whole = block.obj if isinstance(block, memoryview) else block
+        assert isinstance(whole, bytes | bytearray), "blocks begin where their memory does"  # noqa: S101 - see body.py
+        held_back, end = self._held_back, len(block)
+        longest = len(self._delimiter) + 1  # what follows a delimiter is two bytes, so one of them may have come
+        self._held_back = True
+        if end <= longest:
+            return False  # too short to tell what the parser will hold back
+        last = whole.rfind(b"\r", end - longest, end)
+        tail = bytes(whole[last:end]) if last >= 0 else b"?"
+        self._held_back = self._delimiter.startswith(tail) or tail.startswith(self._delimiter)
+        return not held_back and not self._held_back and whole.find(self._delimiter, 0, end) < 0
 
 
 def _begin(reader: _Reader, segment: MultipartSegment) -> None:

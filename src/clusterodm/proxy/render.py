@@ -18,6 +18,7 @@ from clusterodm.core.errors import (
     NodeError,
     Unauthorized,
 )
+from clusterodm.proxy.body import TAKEN_OVER
 
 _log = structlog.get_logger("proxy")
 _JSON: Final = "application/json; charset=utf-8"
@@ -63,7 +64,7 @@ def render_error(error: Exception, path: str) -> web.Response:
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error of a handler into an answer: one of the three edges."""
     try:
-        return await handler(request)
+        answer = await handler(request)
     except web.HTTPRedirection:
         raise
     except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
@@ -72,7 +73,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         answer = render_error(error, f"{request.method} {request.path}")
         if not request.content.is_eof() and request.can_read_body:
             answer.force_close()  # the rest of the body is not read for the sake of a connection
-        return answer
+    if request.get(TAKEN_OVER):
+        answer.force_close()
+    return answer
 
 
 async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
