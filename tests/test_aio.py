@@ -1,4 +1,4 @@
-"""The keyed work queue that all loops are made of."""
+"""The keyed work queue and the clock that all loops are made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from clusterodm import aio
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Clock, WorkQueue
 from clusterodm.core.errors import ClusterError
 from tests.support import eventually
 
@@ -153,3 +153,18 @@ async def test_periodic_work_goes_on_after_a_failure() -> None:
         running = group.create_task(aio.every(0.001, work, "test"))
         await eventually(lambda: calls >= 3)
         running.cancel()
+
+
+def test_ages_count_what_went_by_and_not_what_the_clock_was_set_to() -> None:
+    wall, steady = [1000.0], [0.0]
+    clock = Clock(lambda: wall[0], lambda: steady[0])
+    wall[0], steady[0] = 1010.0, 10.0
+    assert clock.age(1000.0) == 10.0
+    wall[0], steady[0] = 90_010.0, 20.0  # asleep, or set forward
+    assert clock() == 90_010.0
+    assert clock.age(1000.0) == pytest.approx(20.0)
+    assert clock.age(90_005.0) == 5.0
+    wall[0], steady[0] = 1030.0, 30.0  # and back
+    assert clock.age(1030.0) == 0.0
+    assert clock.age(1000.0) < 0
+    assert clock.age(90_005.0) < 0

@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A keyed work queue: what all loops of the cluster are made of."""
+"""What all loops of the cluster are made of: a keyed work queue, and a clock that jumps do not deceive."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -16,9 +17,43 @@ from clusterodm.core.errors import ClusterError
 
 K = TypeVar("K", bound=Hashable)
 
+#: Seconds that the wall clock may run ahead between two looks before that counts as a jump.
+_JUMP: Final = 30.0
+
 #: Seconds before the first repetition of failed work; doubles up to the last.
 FIRST_BACK_OFF: Final = 0.5
 LAST_BACK_OFF: Final = 30.0
+
+
+class Clock:
+    """Seconds since the epoch, for people and for what is stored; and ages in which jumps do not count.
+
+    When the wall clock is set forward, or the machine slept, nothing has become older by it: no upload is abandoned and
+    no node lost because of that. Only jumps that this process saw are known.
+    """
+
+    def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
+        self._wall = wall
+        #: Seconds since some moment, never set: for what only matters while this process lives.
+        self.steady = steady
+        self._seen = (wall(), steady())
+        #: When (by the clock as it was before) and how far it jumped.
+        self._jumps: deque[tuple[float, float]] = deque(maxlen=100)
+
+    def __call__(self) -> float:
+        """The wall clock."""
+        wall, steady = self._wall(), self.steady()
+        jump = (wall - self._seen[0]) - (steady - self._seen[1])
+        if jump > _JUMP:
+            self._jumps.append((self._seen[0], jump))
+        self._seen = (wall, steady)
+        return wall
+
+    def age(self, then: float) -> float:
+        """Seconds that went by since `then`, which is a time that may have been stored; negative after the clock was
+        set back: too young is the safe side."""
+        now = self()
+        return now - then - sum(jump for at, jump in self._jumps if then <= at)
 
 
 class WorkQueue(Generic[K]):

@@ -7,8 +7,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -23,7 +23,7 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
-from clusterodm.aio import every
+from clusterodm.aio import Clock, every
 from clusterodm.auth import LocalAuthenticator
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.cleaner import Cleaner
@@ -45,8 +45,8 @@ from clusterodm.core.quota import parse_quota
 from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient
 from clusterodm.proxy import make_app
+from clusterodm.proxy.connections import CONNECTIONS
 from clusterodm.proxy.context import Context
-from clusterodm.proxy.drain import IN_FLIGHT
 from clusterodm.results import Results
 from clusterodm.settings import Settings
 from clusterodm.spool import Spool
@@ -67,6 +67,8 @@ class Cluster:
     """A running cluster."""
 
     context: Context
+    #: The web application that clients talk to.
+    app: web.Application
     #: The ports that were opened; the first is the plain one unless that is turned off.
     ports: list[int]
 
@@ -77,7 +79,7 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(settings: Settings, *, clock: Callable[[], float] = time.time) -> AsyncIterator[Cluster]:
+async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Cluster]:
     """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_locked_folder(settings.data_dir))
@@ -88,15 +90,16 @@ async def running_cluster(settings: Settings, *, clock: Callable[[], float] = ti
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
-        parts = _build(settings, folder, store, session, clock)
+        parts = _build(settings, folder, store, session, clock or Clock())
         for address in nodes:
             await parts.context.registry.add(address)
         await parts.prepare()
         stack.push_async_callback(parts.context.tasks.flush)
         await stack.enter_async_context(_running(parts.loops))
-        ports = await stack.enter_async_context(_open_ports(make_app(parts.context), settings, tls))
+        app = make_app(parts.context)
+        ports = await stack.enter_async_context(_open_ports(app, settings, tls))
         _log.info("ready", version=__version__, ports=ports, data_dir=str(folder))
-        yield Cluster(parts.context, ports)
+        yield Cluster(parts.context, app, ports)
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,7 @@ class _Parts:
     prepare: Callable[[], Any]
 
 
-def _build(
-    settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, clock: Callable[[], float]
-) -> _Parts:
+def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, clock: Clock) -> _Parts:
     client = NodeClient(session)
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max)),
@@ -257,20 +258,37 @@ async def _open_ports(app: web.Application, settings: Settings, tls: ssl.SSLCont
     )
     await runner.setup()
     try:
-        sites = [web.TCPSite(runner, settings.host, settings.port, backlog=1024)]
+        plain = _listening(settings.host, settings.port, settings.upload_idle_timeout)
+        sites = [web.SockSite(runner, plain)]
         if tls is not None:
-            sites.append(web.TCPSite(runner, settings.host, settings.secure_port, ssl_context=tls, backlog=1024))
+            secure = _listening(settings.host, settings.secure_port, settings.upload_idle_timeout)
+            sites.append(web.SockSite(runner, secure, ssl_context=tls))
         for site in sites:
-            try:
-                await site.start()
-            except OSError as error:
-                raise ConfigError(f"{site.name} cannot be opened: {os.strerror(error.errno or 0)}") from None
-        yield [address[1] for address in runner.addresses]
-        for site in sites:
-            await site.stop()
-        await app[IN_FLIGHT].drained(settings.shutdown_grace)
+            await site.start()
+        connections = app[CONNECTIONS]
+        async with asyncio.TaskGroup() as group:
+            server = runner.server
+            assert server is not None, "set up"  # noqa: S101 - after setup()
+            watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
+            yield [address[1] for address in runner.addresses]
+            for site in sites:
+                await site.stop()
+            await connections.drained(settings.shutdown_grace)
+            watch.cancel()
     finally:
         await runner.cleanup()
+
+
+def _listening(host: str, port: int, stalled: float) -> socket.socket:
+    """A listening socket. A client that does not take what we send for `stalled` seconds is cut by the kernel."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=host == "::")
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} cannot be opened: {error.strerror}") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled * 1000))
+    return listening
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

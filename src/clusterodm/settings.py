@@ -105,7 +105,12 @@ class Settings(BaseModel):
     zipurl_allow_private: bool = Field(
         False, description="Allow zipurl to lead to private, loopback and link-local addresses."
     )
-    upload_idle_timeout: float = Field(120.0, gt=0, description="Seconds without a byte after which an upload is cut.")
+    upload_idle_timeout: float = Field(
+        120.0, gt=0, description="Seconds without a byte after which an upload or a download is cut."
+    )
+    connection_idle_timeout: float = Field(
+        75.0, gt=0, description="Seconds without a whole request after which a client's connection is closed."
+    )
     max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
     spool_max: str = Field(
         "90%",

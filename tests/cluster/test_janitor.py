@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clusterodm.aio import Clock
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.cluster.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase
@@ -17,20 +18,18 @@ from clusterodm.settings import load_settings
 from tests.support import FAST, Api
 
 
-class Clock:
-    """Seconds since the epoch, plus what a test adds."""
+class TurnedClock(Clock):
+    """A clock with hours added by a test: `ahead` really went by, `jumped` is only what the wall clock says."""
 
     def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.time() + self.ahead
+        self.ahead = self.jumped = 0.0
+        super().__init__(lambda: time.time() + self.ahead + self.jumped, lambda: time.monotonic() + self.ahead)
 
 
 class Aged:
     """A cluster, its clock and its janitor."""
 
-    def __init__(self, cluster: Cluster, clock: Clock, stale: int) -> None:
+    def __init__(self, cluster: Cluster, clock: TurnedClock, stale: int) -> None:
         self.cluster = cluster
         self.clock = clock
         parts = cluster.context
@@ -53,7 +52,7 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
 
 
 async def aged(stack: AsyncExitStack, folder: Path, *, stale: int = 0) -> tuple[Aged, Api]:
-    clock = Clock()
+    clock = TurnedClock()
     flags: dict[str, Any] = FAST | {"data_dir": folder / "data"}
     cluster = await stack.enter_async_context(running_cluster(load_settings(flags, environ={}), clock=clock))
     api = Api(cluster.url)
@@ -134,7 +133,23 @@ async def test_files_of_a_request_that_never_became_a_task_go(stack: AsyncExitSt
 async def test_a_clock_that_jumps_back_loses_nothing(stack: AsyncExitStack, tmp_path: Path) -> None:
     old, api = await aged(stack, tmp_path)
     uuid = await api.create()
-    old.clock.ahead = -1000 * HOUR
+    old.clock.jumped = -1000 * HOUR
     await old.janitor.sweep()
     assert await api.code(uuid) == 10
     assert old.cluster.context.tasks.get(uuid).task.phase is Phase.QUEUED  # type: ignore[union-attr]
+
+
+async def test_a_clock_that_jumps_forward_makes_nothing_old(stack: AsyncExitStack, tmp_path: Path) -> None:
+    old, api = await aged(stack, tmp_path)
+    receiving, canceled = await api.init(), await api.create()
+    await api.upload(receiving, a__jpg=b"kept")
+    await api.post("/task/cancel", {"uuid": canceled})
+    old.clock.jumped = 10_000 * HOUR
+    await old.janitor.sweep()
+    spool = old.cluster.context.spool
+    assert sorted(await spool.tasks()) == sorted([receiving, canceled])
+    assert await api.code(canceled) == 50
+    assert await api.upload(receiving, b__jpg=b"more") == {"success": True}
+    old.clock.ahead = 49 * HOUR
+    await old.janitor.sweep()
+    assert await spool.tasks() == []

@@ -37,6 +37,7 @@ NEEDS = Needs(images=10)
         ({"max_images": 10}, ""),
         ({"set_aside_until": 5.0}, ""),
         ({"set_aside_until": 15.0}, "set aside after a failure"),
+        ({"set_aside_until": 5000.0}, ""),
     ],
 )
 def test_refusals(fields: dict[str, Any], why: str) -> None:

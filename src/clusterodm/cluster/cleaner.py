@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import structlog
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Clock, WorkQueue
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import NodeForgot, NodeRefused
@@ -29,9 +28,7 @@ _SETTLE: Final = 30.0
 class Cleaner:
     """Carries out the `cleanup` of attempts."""
 
-    def __init__(
-        self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, clock: Clock) -> None:
         self._store = store
         self._registry = registry
         self._client = client
@@ -61,13 +58,14 @@ class Cleaner:
     async def _clean(self, key: tuple[str, int]) -> float | None:
         attempt = self._due[key]
         node = self._registry.get(attempt.node_id)
-        too_old = attempt.ended_at and self._clock() - attempt.ended_at > _GIVE_UP
+        age = self._clock.age(attempt.ended_at)
+        too_old = attempt.ended_at and age > _GIVE_UP
         if node is not None and not too_old:
             act = self._client.remove if attempt.cleanup is Cleanup.REMOVE else self._client.cancel
             try:
                 await act(node.address, attempt.node_uuid)
             except NodeForgot:
-                if self._clock() - attempt.ended_at < _SETTLE:
+                if 0 <= age < _SETTLE:
                     return _SETTLE / 6
             except NodeRefused as error:
                 _log.info("the node does not clean up", task=attempt.task, node=attempt.node_name, error=str(error))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, NodeUnreachable
+from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Attempt, Outcome, Phase
-from clusterodm.nodeodm import NodeClient
+from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.results import ARCHIVE, Results
 from clusterodm.spool import Spool
 
@@ -67,13 +67,10 @@ class Collector:
         self._results.drop_part(uuid)
         part = self._results.new_part(uuid)
         try:
-            async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {}) as response:
-                async for content in response.content.iter_any():
-                    await part.write(content)
-                expected = response.content_length
+            async with Download(self._client, node.address, attempt.node_uuid, ARCHIVE) as download:
+                while block := await download.read():
+                    await part.write(block)
             await part.close()
-            if expected is not None and expected != part.size:
-                raise NodeUnreachable("the results were cut off")
             return self._results.publish(uuid, part)
         finally:
             part.drop()

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import structlog
 
+from clusterodm.aio import Clock
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import StaleTask
@@ -43,7 +43,7 @@ class Janitor:
         *,
         stale_uploads_hours: int,
         keep_finished_hours: float,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -93,12 +93,13 @@ class Janitor:
         for entry in list(self._tasks.active()):
             task = entry.task
             last = max(task.created_at, entry.last_activity, self._spool.last_change(task.uuid))
-            if task.phase is Phase.RECEIVING and self._clock() - last > self._stale:
+            if task.phase is Phase.RECEIVING and self._clock.age(last) > self._stale:
                 await self._remove(entry, "given up: nothing was uploaded for too long")
 
     async def _forget_old_tasks(self) -> None:
         for task, _ in await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE):
-            if entry := await self._tasks.find(task.uuid):
+            old = self._clock.age(task.finished_at) > self._keep_finished
+            if old and (entry := await self._tasks.find(task.uuid)):
                 await self._remove(entry, "forgotten: it ended long ago")
 
     async def _remove(self, entry: Entry, text: str) -> None:
@@ -116,11 +117,11 @@ class Janitor:
             ended = task.finished_at if task else self._spool.last_change(uuid)
             completed = task is not None and task.outcome is Outcome.COMPLETED
             over = task is None or task.phase in (Phase.FINISHED, Phase.REMOVED)
-            if over and (completed or self._clock() - ended > DEFAULT_HOURS * HOUR) and self._idle(entry):
+            if over and (completed or self._clock.age(ended) > DEFAULT_HOURS * HOUR) and self._idle(entry):
                 await self._spool.drop(uuid)
 
     def _idle(self, entry: Entry | None) -> bool:
-        return entry is None or self._clock() - entry.last_activity > HOUR
+        return entry is None or self._clock.age(entry.last_activity) > HOUR
 
     async def _drop_traces(self) -> None:
         """Removed tasks: their files, and their rows when nothing is left to do on a node."""

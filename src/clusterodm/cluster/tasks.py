@@ -36,7 +36,7 @@ class Entry:
         #: Held while files are published and at the commit.
         self.lock = asyncio.Lock()
         self.last_activity = 0.0
-        #: Since when its node does not answer, and how often in a row the node did not know it.
+        #: Since when (by a clock that nobody sets) its node does not answer, and how often in a row it denied it.
         self.unreachable_since = 0.0
         self.misses = 0
         self._info = b""

@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Clock, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.registry import Node, Registry
@@ -44,7 +43,7 @@ class Tracker:
         *,
         interval: float,
         lost_after: float,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._registry = registry
@@ -116,8 +115,8 @@ class Tracker:
 
     async def _unreachable(self, entry: Entry, why: str) -> float | None:
         """One missed answer proves nothing; many over a long time do."""
-        now = self._clock()
-        entry.unreachable_since = min(entry.unreachable_since or now, now)
+        now = self._clock.steady()
+        entry.unreachable_since = entry.unreachable_since or now
         if now - entry.unreachable_since < self._lost_after:
             return min(self._interval * 2, 30.0, self._lost_after)
         await self._attempts.failed(entry, Failure.UNREACHABLE, why)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -71,6 +72,10 @@ class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     max_parallel_tasks: int = 1
     engine_version: str = "?"
     engine: str = "?"
+
+
+#: Seconds that a node is set aside at most; a time further ahead is left from before the clock was set back.
+LONGEST_SET_ASIDE: Final = 3600.0
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):

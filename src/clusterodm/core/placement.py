@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.nodes import LONGEST_SET_ASIDE, NodeFacts
 from clusterodm.core.tasks import Task
 
 
@@ -35,7 +35,7 @@ def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
         return f"takes at most {node.max_images} images"
     if not _is_larger(node, needs):
         return "no larger than the node that ran out of memory"
-    if node.set_aside_until > now:
+    if now < node.set_aside_until <= now + LONGEST_SET_ASIDE:
         return "set aside after a failure"
     return ""
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from clusterodm.core.nodes import LONGEST_SET_ASIDE
 from clusterodm.core.tasks import Task
 
 
@@ -48,7 +49,7 @@ RULES: Final[dict[Failure, Rule]] = {
     Failure.NO_RESULTS: Rule(again=True, charged=True, set_aside=60.0),
     Failure.CANCELED_THERE: Rule(again=True, charged=True, set_aside=10.0),
     Failure.MEMORY: Rule(again=True, charged=True, larger=True),
-    Failure.HARDWARE: Rule(again=True, charged=True, set_aside=3600.0),
+    Failure.HARDWARE: Rule(again=True, charged=True, set_aside=LONGEST_SET_ASIDE),
     Failure.PROCESSING: Rule(again=False, charged=True),
 }
 
@@ -98,6 +99,10 @@ def decide(
     return Again(charged=charged, not_before=now + back_off(task.attempts), larger=rule.larger)
 
 
+#: Seconds between two attempts at most.
+LONGEST_BACK_OFF: Final = 60.0
+
+
 def back_off(attempts: int) -> float:
-    """Seconds to wait before the next attempt: short at first, a minute at most."""
-    return float(min(60, 2 ** min(attempts, 6) - 1))
+    """Seconds to wait before the next attempt: short at first."""
+    return min(LONGEST_BACK_OFF, 2.0 ** min(attempts, 6) - 1)

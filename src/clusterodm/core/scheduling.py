@@ -11,6 +11,7 @@ import msgspec
 
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, wait_reason
+from clusterodm.core.retry import LONGEST_BACK_OFF
 from clusterodm.core.tasks import ON_NODE, Phase, Task
 
 
@@ -72,7 +73,7 @@ def plan(tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_s
 def _why_not_yet(task: Task, now: float) -> str:
     if task.zipurl:
         return "its images are being fetched"
-    if task.not_before > now:
+    if now < task.not_before <= now + LONGEST_BACK_OFF:  # further ahead: the clock was set back
         return "waits a moment after a failed attempt"
     return ""
 

@@ -3,6 +3,7 @@
 """The client side of the NodeODM API: one small HTTP client for calls, another for bulk files."""
 
 from clusterodm.nodeodm.client import NodeClient, Snapshot
+from clusterodm.nodeodm.download import Download
 from clusterodm.nodeodm.transfer import RateLimit, Transfer
 
-__all__ = ["NodeClient", "RateLimit", "Snapshot", "Transfer"]
+__all__ = ["Download", "NodeClient", "RateLimit", "Snapshot", "Transfer"]

@@ -126,7 +126,7 @@ class NodeClient:
             ) as response:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(_describe(error)) from None
+            raise NodeUnreachable(describe(error)) from None
 
     async def _get(
         self, node: NodeAddress, path: str, query: Mapping[str, str] | None = None, *, seconds: float = CALL_TIMEOUT
@@ -161,7 +161,7 @@ class NodeClient:
                 content = await _read(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(_describe(error)) from None
+            raise NodeUnreachable(describe(error)) from None
         if status == 401:
             raise NodeRefused("the node wants another token")
         if status != 200:
@@ -213,7 +213,7 @@ def _convert(answer: Any, kind: type[T]) -> T:
         raise NodeUnreachable("the answer is not one of a node") from None
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """What went wrong without the URL, which has the token in it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"

@@ -5,16 +5,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
 import aiohttp
-from aiohttp import ClientResponse, web
+from aiohttp import web
 
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.byte_range import parse_range
-from clusterodm.core.errors import BadRequest, ClientGone, NodeRefused
+from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused
 from clusterodm.core.tasks import Outcome, Phase
+from clusterodm.nodeodm import Download
 from clusterodm.proxy.context import Context, caller, context
 from clusterodm.results import ARCHIVE, Asset
 
@@ -56,29 +58,23 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
         raise BadRequest("Asset not ready")
     asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
     try:
-        async with cluster.client.download(node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
-            return await _pass_through(request, answer, _attachment(entry, ARCHIVE))
+        async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
+            passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
+            response = web.StreamResponse(status=answer.status, headers=_attachment(entry, ARCHIVE) | passed)
+            await pipe(request, answer.read, response)
+            return response
     except NodeRefused as error:
         raise BadRequest(str(error)) from None
 
 
-async def _pass_through(request: web.Request, answer: ClientResponse, headers: dict[str, str]) -> web.StreamResponse:
-    passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
-    response = web.StreamResponse(status=answer.status, headers=headers | passed)
-    await pipe(request, answer, response)
-    return response
-
-
-async def pipe(request: web.Request, answer: ClientResponse, response: web.StreamResponse) -> None:
-    """Send the body of a node's `answer` on as the body of `response`, as fast as the client takes it."""
+async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], response: web.StreamResponse) -> None:
+    """Send the blocks that `read` gives (empty at the end) as the body of `response`, as fast as the client takes
+    them."""
     await response.prepare(request)
-    content = answer.content
     while True:
         try:
-            block = b""
-            while not block and not content.at_eof():  # the end of an HTTP chunk comes as an empty piece
-                block, _ = await content.readchunk()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            block = await read()
+        except (aiohttp.ClientError, TimeoutError, OSError, NodeError):
             _cut(request)  # an end in good order would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None
         try:

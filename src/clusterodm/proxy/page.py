@@ -42,7 +42,7 @@ async def page(request: web.Request) -> web.StreamResponse:
         async with cluster.client.open(node.address, path, asked, query=query) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=passed)
-            await pipe(request, answer, response)
+            await pipe(request, answer.content.readany, response)
     except NodeUnreachable:
         if path != "/" or response is not None:
             raise

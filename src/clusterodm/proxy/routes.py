@@ -6,15 +6,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from clusterodm.proxy import downloads, drain, intake, page, reads, render, verbs
+from clusterodm.proxy import connections, downloads, intake, page, reads, render, verbs
 from clusterodm.proxy.context import CONTEXT, Context
 
 
 def make_app(cluster: Context) -> web.Application:
     """The web application that clients talk to."""
-    app = web.Application(middlewares=[drain.count_requests, render.errors])
+    app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
-    app[drain.IN_FLIGHT] = drain.InFlight()
+    app[connections.CONNECTIONS] = connections.Connections()
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [

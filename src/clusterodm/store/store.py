@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from sqlalchemy import RowMapping, Select, Table, delete, event, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from clusterodm.core.errors import DataFolderError, SpoolFull, StaleTask
@@ -76,6 +76,10 @@ class Store:
         except OperationalError as error:
             if "full" in str(error.orig):
                 raise SpoolFull("No space left to keep this, try again later") from None
+            raise
+        except DatabaseError as error:
+            if "malformed" in str(error.orig):
+                raise DataFolderError("the database is damaged; restore it from a backup") from None
             raise
 
     # Tasks

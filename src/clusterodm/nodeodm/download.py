@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A download from a node that goes on where it was cut.
+
+Most nodes know no ranges: then the file is asked for again and what we have of it is skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Final
+
+import aiohttp
+from aiohttp import ClientResponse
+
+from clusterodm.core.errors import NodeError, NodeUnreachable
+from clusterodm.core.nodes import NodeAddress
+from clusterodm.nodeodm.client import NodeClient, describe
+
+#: Seconds before each try to go on; after the last one the download is given up.
+_DELAYS: Final = (0.5, 1.5, 4.0)
+#: What must be the same in a second answer, or else it is another file.
+_SAME: Final = ("Content-Length", "ETag", "Last-Modified")
+
+
+class Download:
+    """An open download: `status` and `headers` of the node's first answer, then blocks from `read`."""
+
+    def __init__(
+        self, client: NodeClient, node: NodeAddress, uuid: str, asset: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._uuid = uuid
+        self._asset = asset
+        self._asked = dict(headers or {})
+        self._stack = AsyncExitStack()
+        self._answer: ClientResponse | None = None
+        self._received = 0
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+
+    async def __aenter__(self) -> Download:
+        """Ask for the file. Raises a NodeError."""
+        self._answer = await self._open(self._asked)
+        self.status, self.headers = self._answer.status, self._answer.headers
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def read(self) -> bytes:
+        """The next block, as large as it came; empty at the end. Raises NodeUnreachable when it cannot go on."""
+        while True:
+            try:
+                block = await self._next()
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                await self._go_on(describe(error))
+                continue
+            self._received += len(block)
+            return block
+
+    async def _open(self, headers: Mapping[str, str]) -> ClientResponse:
+        asked = self._client.download(self._node, self._uuid, self._asset, headers)
+        return await self._stack.enter_async_context(asked)
+
+    async def _next(self) -> bytes:
+        assert self._answer is not None, "entered"  # noqa: S101 - a context manager
+        content, block = self._answer.content, b""
+        while not block and not content.at_eof():  # the end of an HTTP chunk comes as an empty piece
+            block, _ = await content.readchunk()
+        return block
+
+    async def _go_on(self, why: str) -> None:
+        for delay in _DELAYS:
+            await self._stack.aclose()
+            await asyncio.sleep(delay)
+            try:
+                await self._again()
+            except NodeError as error:
+                why = str(error)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                why = describe(error)
+            else:
+                return
+        raise NodeUnreachable(f"the download was cut and could not go on ({why})")
+
+    async def _again(self) -> None:
+        """Open anew at the byte that is next. Raises NodeError and what reading raises."""
+        ranged = self.headers.get("Accept-Ranges") == "bytes" and self.status == 200
+        if ranged:
+            self._answer = await self._open(self._asked | {"Range": f"bytes={self._received}-"})
+        else:
+            self._answer = await self._open(self._asked)
+        if self._answer.status == 206 and self.status == 200:
+            expected = f"bytes {self._received}-"
+            if not self._answer.headers.get("Content-Range", "").startswith(expected):
+                raise NodeUnreachable("the node answered with another part of the file")
+            return
+        if any(self._answer.headers.get(name) != self.headers.get(name) for name in _SAME):
+            raise NodeUnreachable("the file has changed on the node")
+        await self._skip(self._received)
+
+    async def _skip(self, count: int) -> None:
+        assert self._answer is not None, "entered"  # noqa: S101 - a context manager
+        while count:
+            skipped = await self._answer.content.read(min(count, 1 << 20))
+            if not skipped:
+                raise NodeUnreachable("the file is shorter than it was")
+            count -= len(skipped)

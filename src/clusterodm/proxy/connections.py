@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Connections of clients: how many requests are being answered, and which connections only sit there.
+
+The server's own graceful shutdown stops reading at once, which would cut every upload in the middle; and it waits for
+ever for a request whose headers come a byte at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+
+class Connections:
+    """Knows of each connection whether a request is being answered on it."""
+
+    def __init__(self) -> None:
+        #: Requests from the first header to the end of the answer.
+        self.in_flight = 0
+        self._none = asyncio.Event()
+        self._busy: set[web.RequestHandler] = set()
+        self._idle_since: dict[web.RequestHandler, float] = {}
+
+    def begun(self, connection: web.RequestHandler) -> None:
+        """The headers of a request are whole."""
+        self.in_flight += 1
+        self._busy.add(connection)
+        self._idle_since.pop(connection, None)
+
+    def ended(self, connection: web.RequestHandler) -> None:
+        """A request was answered, or its client left."""
+        self._busy.discard(connection)
+        self.in_flight -= 1
+        if not self.in_flight:
+            self._none.set()
+
+    async def drained(self, seconds: float) -> bool:
+        """Wait until no request is being answered, at most so long; whether there is none."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.in_flight:
+                    self._none.clear()
+                    await self._none.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close_silent(self, server: web.Server[web.Request], seconds: float) -> None:
+        """For ever: close connections on which no whole request came for so long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(seconds / 4)
+            now = loop.time()
+            idle = {each: self._idle_since.get(each, now) for each in server.connections if each not in self._busy}
+            for connection, since in idle.items():
+                if now - since > seconds and connection.transport is not None:
+                    connection.transport.abort()
+            self._idle_since = idle
+
+
+CONNECTIONS: Final = web.AppKey("connections", Connections)
+
+
+@web.middleware
+async def count_requests(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Count a request while it is answered."""
+    connections, connection = request.app[CONNECTIONS], request.protocol
+    connections.begun(connection)
+    try:
+        return await handler(request)
+    finally:
+        connections.ended(connection)

@@ -1,0 +1,189 @@
+"""Downloads from nodes that stop in the middle, and to clients that do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import ClientPayloadError, web
+
+from tests.support import Api, Rig, eventually
+
+SIZE = 3_000_000
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def completed(rig: Rig, serve: Serve, **settings: object) -> tuple[Api, str]:
+    """A completed task whose results come from `serve`."""
+    node = await rig.add_node()
+    api = await rig.start(**settings)
+    uuid = await api.create()
+    await api.ends(uuid)
+    await rig.stop_node(0)
+    app = web.Application()
+    app.router.add_get(f"/task/{node.commits[0]}/download/all.zip", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    rig.stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", rig.ports[0]).start()
+    return api, uuid
+
+
+class Stuttering:
+    """Serves bytes and hangs up after so many, some times."""
+
+    def __init__(
+        self, cuts: list[int], *, ranges: bool = False, etag: Callable[[int], str] = lambda call: "same"
+    ) -> None:
+        self.content = os.urandom(SIZE)
+        self.cuts = cuts
+        self.calls = 0
+        self.asked: list[str] = []
+        self._ranges = ranges
+        self._etag = etag
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.calls += 1
+        given = request.headers.get("Range", "") if self._ranges else ""
+        self.asked.append(given)
+        start = int(given.removeprefix("bytes=").removesuffix("-")) if given else 0
+        headers = {"ETag": f'"{self._etag(self.calls)}"', "Content-Type": "application/zip"}
+        headers |= {"Accept-Ranges": "bytes"} if self._ranges else {}
+        headers |= {"Content-Range": f"bytes {start}-{SIZE - 1}/{SIZE}"} if given else {}
+        response = web.StreamResponse(status=206 if given else 200, headers=headers)
+        response.content_length = SIZE - start
+        await response.prepare(request)
+        end = self.cuts.pop(0) if self.cuts else SIZE
+        await response.write(self.content[start:end])
+        if end < SIZE:
+            await asyncio.sleep(0.05)  # what was sent shall arrive before the end
+            assert request.transport is not None
+            request.transport.abort()
+        return response
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+async def test_a_download_goes_on_where_its_node_cut_it(cluster: Rig, ranges: bool) -> None:
+    node = Stuttering([1_000_000, 2_000_000], ranges=ranges)
+    api, uuid = await completed(cluster, node.serve)
+    status, headers, body = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    assert (status, headers["Content-Length"]) == (200, str(SIZE))
+    assert body == node.content
+    assert node.calls == 3
+    assert bool(node.asked[1]) == ranges
+
+
+async def test_a_file_that_changed_meanwhile_is_never_mixed(cluster: Rig) -> None:
+    node = Stuttering([1_000_000], etag=str)
+    api, uuid = await completed(cluster, node.serve)
+    with pytest.raises(ClientPayloadError):
+        await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    assert node.calls == 4
+
+
+async def test_kept_results_are_pulled_whole_although_the_node_stutters(cluster: Rig) -> None:
+    node = Stuttering([2_000_000])
+    api, uuid = await completed(cluster, node.serve)
+    collector = cluster.cluster.context.collector
+    path = await collector.archive(cluster.entry(uuid))
+    assert path.read_bytes() == node.content
+    assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[2] == node.content
+
+
+async def _open_download(rig: Rig, uuid: str) -> asyncio.StreamWriter:
+    """Ask for results and take only the beginning of them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.cluster.ports[0], limit=1024)
+    writer.write(f"GET /task/{uuid}/download/all.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    return writer
+
+
+def _connections(rig: Rig) -> int:
+    from clusterodm.proxy.connections import CONNECTIONS
+
+    return rig.cluster.app[CONNECTIONS].in_flight
+
+
+class Endless:
+    """Serves zeros for ever, and knows when nobody wants more."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/zip"})
+        response.content_length = 1 << 40
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(1 << 20))
+        except ConnectionError:
+            self.ended.set()
+        return response
+
+
+async def test_a_client_that_leaves_in_the_middle_frees_everything(cluster: Rig) -> None:
+    node = Endless()
+    _, uuid = await completed(cluster, node.serve)
+    writer = await _open_download(cluster, uuid)
+    writer.transport.abort()
+    await asyncio.wait_for(node.ended.wait(), 20)
+    await eventually(lambda: _connections(cluster) == 0)
+
+
+async def test_a_client_that_stops_reading_is_cut_after_a_while(cluster: Rig) -> None:
+    node = Endless()
+    _, uuid = await completed(cluster, node.serve, upload_idle_timeout=1.0)
+    writer = await _open_download(cluster, uuid)
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await asyncio.wait_for(node.ended.wait(), 30)
+    await eventually(lambda: _connections(cluster) == 0)
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /info HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_a_connection_without_a_whole_request_is_closed_and_others_are_not(cluster: Rig, sent: bytes) -> None:
+    api = await cluster.start(connection_idle_timeout=0.4)
+    reader, writer = await asyncio.open_connection("127.0.0.1", cluster.cluster.ports[0])
+    writer.write(sent)
+
+    async def drip() -> None:
+        while sent:
+            writer.write(b"x")
+            await asyncio.sleep(0.05)
+
+    dripping = asyncio.create_task(drip())  # noqa: TID251 - canceled below
+    uuid = await api.init()
+    busy = asyncio.create_task(_slow_upload(cluster, uuid))  # noqa: TID251 - awaited below
+    try:
+        assert await asyncio.wait_for(_rest(reader), 20) == b""
+    finally:
+        dripping.cancel()
+    assert b'{"success":true}' in await busy
+    writer.close()
+
+
+async def _rest(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
+async def _slow_upload(rig: Rig, uuid: str) -> bytes:
+    """An upload that takes longer than a connection may be silent, a byte at a time."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.cluster.ports[0])
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n' + b"x" * 20 + b"\r\n--b--\r\n"
+    )
+    head = f"POST /task/new/upload/{uuid} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += f"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body[:-20])
+    for byte in body[-20:]:
+        await asyncio.sleep(0.05)
+        writer.write(bytes([byte]))
+    answer = await reader.read()
+    writer.close()
+    return answer
