@@ -2,13 +2,16 @@
 
 VENV ?= .venv
 BIN := $(VENV)/bin
+INJECTIONS ?= 1000
+SEED ?= 1
 export UV_LINK_MODE := copy
 
-.PHONY: help demo test check format bench docs screenshots clean
+.PHONY: help demo test faults check format bench docs screenshots clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
 	@echo "make test         all tests, with all that they need"
+	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
 	@echo "make check        lint, types, import layers"
 	@echo "make bench        measure, and write docs/performance.md"
 	@echo "make docs         write the generated reference pages"
@@ -28,6 +31,9 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	tools/setup-browser
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults.storm --injections $(INJECTIONS) --seed $(SEED)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -253,6 +253,25 @@ def _cpu(measured: Measured, work: Callable[[], object]) -> float:
     return measured.cpu() - before
 
 
+def measure_crowd(folder: Path, report: Report) -> None:
+    """How long `/info` takes while 1,000 pollers and 50 uploads are there; they and we share this machine's cores."""
+    with system(folder, 1, report) as (_, port, _):
+        uuid = init(port)
+        small_upload(port, uuid)
+        call(port, "POST", f"/task/new/commit/{uuid}")
+        until(lambda: code(port, uuid) == 40)
+        command = python("-m", "bench.crowd", port, uuid, 1000, 50, 4_000_000, 5 if QUICK else 20)
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    took = sorted(map(float, lines))
+    tail = took[int(len(took) * 0.99)]
+    report.add(
+        "`/info` with 1,000 pollers and 50 uploads at once",
+        f"median {statistics.median(took):.0f} ms, 99 of 100 within {tail:.0f} ms, worst {took[-1]:.0f} ms",
+        "<= 100 ms",
+        tail <= 100,
+    )
+
+
 # Many nodes and tasks
 
 
@@ -380,7 +399,7 @@ def main() -> int:
             (folder / "photos" / f"{number}.jpg").write_bytes((block * (GB // FILES // len(block) + 1))[: GB // FILES])
         with report.large.open("wb") as large:
             large.truncate(GB)
-        for measure in (measure_info, measure_bulk, measure_hung, measure_many):
+        for measure in (measure_info, measure_bulk, measure_crowd, measure_hung, measure_many):
             inner = folder / measure.__name__
             inner.mkdir()
             (inner / "photos").symlink_to(folder / "photos")

@@ -39,7 +39,7 @@ class Program:
     async def start(self) -> Api:
         """Start it and wait until it answers."""
         await self.spawn()
-        await eventually(self._answers)
+        await eventually(self._started)
         return self.api
 
     async def spawn(self) -> asyncio.subprocess.Process:
@@ -61,13 +61,26 @@ class Program:
         """Whether it is no longer there."""
         return self._process is not None and self._process.returncode is not None
 
-    async def _answers(self) -> bool:
-        assert self._process is not None
-        assert self._process.returncode is None, self.log.read_text()
+    async def _started(self) -> bool:
+        assert not self.died(), self.log.read_text()
+        return await self.answers()
+
+    async def answers(self) -> bool:
+        """Whether it answers now."""
         try:
             return "version" in await self.api.get("/info")
         except OSError:
             return False
+
+    async def wait(self) -> int:
+        """Until it is no longer there; the exit status."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    def send(self, how: signal.Signals) -> None:
+        """Send a signal."""
+        assert self._process is not None
+        self._process.send_signal(how)
 
     async def end(self, how: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal and wait for the end; the exit status."""

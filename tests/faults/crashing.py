@@ -1,9 +1,11 @@
 """Run the program and kill it (as by kill -9) at one named point of its work.
 
     python -m tests.faults.crashing OWNER.METHOD:before|after:COUNT [arguments of clusterodm]
+    python -m tests.faults.crashing --orders FILE [arguments of clusterodm]
 
 The points are the borders between the program and everything that outlives it: the database, the files, the nodes, the
-owner. Between two of them nothing happens that a restart could see.
+owner. Between two of them nothing happens that a restart could see. With `--orders`, FILE may at any time be given one
+line OWNER.METHOD:before|after; the next call there is the last. The wall clock is ahead by what FILE.clock holds.
 """
 
 from __future__ import annotations
@@ -12,23 +14,46 @@ import functools
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
-from clusterodm.__main__ import main
-from clusterodm.cluster.notifier import Notifier
-from clusterodm.console import Consoles
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.spool import Spool
 from clusterodm.store import Store
 
-OWNERS: dict[str, type] = {
-    "store": Store,
-    "spool": Spool,
-    "consoles": Consoles,
-    "client": NodeClient,
-    "transfer": Transfer,
-    "notifier": Notifier,
-}
+
+def owners() -> dict[str, type]:
+    """Who has points."""
+    from clusterodm.cluster.notifier import Notifier
+    from clusterodm.console import Consoles
+
+    return {
+        "store": Store,
+        "spool": Spool,
+        "consoles": Consoles,
+        "client": NodeClient,
+        "transfer": Transfer,
+        "notifier": Notifier,
+    }
+
+
+#: The points of a task's way from the announcement to the webhook.
+POINTS = [
+    "store.add_task",
+    "spool.publish",
+    "store.advance",
+    "client.init",
+    "transfer.send",
+    "store.change_attempt",
+    "client.commit",
+    "client.task",
+    "consoles.append",
+    "spool.drop",
+    "notifier._call",
+    "store.change_task",
+]
 
 
 def die() -> NoReturn:
@@ -37,28 +62,72 @@ def die() -> NoReturn:
     raise AssertionError("dead")
 
 
-def arm(point: str) -> None:
-    """Have the process die at `point`."""
-    where, when, count = point.split(":")
+def arm(where: str, last_before: Callable[[], bool], last_after: Callable[[], bool]) -> None:
+    """Have the process die at a call of `where` as soon as one of the two says so."""
     owner, method = where.split(".")
-    original = getattr(OWNERS[owner], method)
-    left = int(count)
+    original = getattr(owners()[owner], method)
 
     @functools.wraps(original)
     async def deadly(self: Any, *arguments: Any, **named: Any) -> Any:
-        nonlocal left
-        left -= 1
-        last = left == 0
-        if last and when == "before":
+        if last_before():
             die()
         result = await original(self, *arguments, **named)
-        if last:
+        if last_after():
             die()
         return result
 
-    setattr(OWNERS[owner], method, deadly)
+    setattr(owners()[owner], method, deadly)
+
+
+def at_count(when: str, count: int) -> tuple[Callable[[], bool], Callable[[], bool]]:
+    """Before or after the call with this number."""
+    calls = {"before": 0, "after": 0}
+
+    def reached(moment: str) -> bool:
+        calls[moment] += 1
+        return when == moment and calls[moment] == count
+
+    return functools.partial(reached, "before"), functools.partial(reached, "after")
+
+
+def at_order(file: Path, where: str) -> tuple[Callable[[], bool], Callable[[], bool]]:
+    """When the file says so; the order is taken out of it first."""
+
+    def ordered(moment: str) -> bool:
+        try:
+            if file.read_text() != f"{where}:{moment}":
+                return False
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    return functools.partial(ordered, "before"), functools.partial(ordered, "after")
+
+
+def set_clock(file: Path) -> None:
+    """Have the wall clock go ahead by what the file holds."""
+    true_time = time.time
+
+    def jumping() -> float:
+        try:
+            return true_time() + float(file.read_text())
+        except (FileNotFoundError, ValueError):
+            return true_time()
+
+    time.time = jumping
 
 
 if __name__ == "__main__":
-    arm(sys.argv.pop(1))
+    point = sys.argv.pop(1)
+    if point == "--orders":
+        orders = Path(sys.argv.pop(1))
+        set_clock(orders.with_suffix(".clock"))
+        for each in POINTS:
+            arm(each, *at_order(orders, each))
+    else:
+        name, moment, number = point.split(":")
+        arm(name, *at_count(moment, int(number)))
+    from clusterodm.__main__ import main  # binds the clock
+
     main()

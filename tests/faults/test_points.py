@@ -150,8 +150,9 @@ async def test_death_at_an_order(cluster: Rig, verb: str, shown: int, there: int
 
 
 async def test_every_point_is_one_of_the_program() -> None:
-    from tests.faults.crashing import OWNERS
+    from tests.faults.crashing import POINTS, owners
 
-    for point in ON_THE_WAY:
-        owner, method = point.split(":")[0].split(".")
-        assert asyncio.iscoroutinefunction(getattr(OWNERS[owner], method))
+    for point in {*POINTS, *(point.split(":")[0] for point in ON_THE_WAY)}:
+        owner, method = point.split(".")
+        assert asyncio.iscoroutinefunction(getattr(owners()[owner], method))
+    assert {point.split(":")[0] for point in ON_THE_WAY} == set(POINTS)

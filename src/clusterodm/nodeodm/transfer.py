@@ -84,8 +84,9 @@ class Transfer:
         finally:
             self._stop()
             await asyncio.wait(lanes)
-        for lane in lanes:
-            lane.result()
+        errors = [error for lane in lanes if (error := lane.exception())]
+        if errors:
+            raise errors[0]
 
     def _stop(self) -> None:
         self._stopped.set()

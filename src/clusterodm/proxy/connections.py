@@ -49,7 +49,7 @@ class Connections:
             return False
         return True
 
-    async def close_silent(self, server: web.Server[web.Request], seconds: float) -> None:
+    async def close_silent(self, server: web.Server, seconds: float) -> None:
         """For ever: close connections on which no whole request came for so long."""
         loop = asyncio.get_running_loop()
         while True:

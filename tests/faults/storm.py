@@ -1,0 +1,447 @@
+"""A storm of faults over a real cluster: each injection is a task and one fault that is aimed at it, many at a time.
+
+    python -m tests.faults.storm [--injections N] [--seed S] [--lanes L] [--only I]
+
+At the end it prints a table and exits with 1 when anything was lost, duplicated, or shown to a poller as an error. What
+is injected, and where in a task's life, follows from the seed and the number of the injection; `--only` repeats one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid as uuid_module
+import zipfile
+from collections import defaultdict
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import uvloop
+from aiohttp import ClientError, ContentTypeError, web
+from rich.console import Console
+from rich.table import Table
+
+from clusterodm.core.tasks import node_uuid
+from clusterodm.devnode import DevNode, Knobs, running_devnode
+from clusterodm.observe import configure_logging
+from tests.faults.liar import LIES, Liar, Told, running_liar
+from tests.faults.operations import FAULTS
+from tests.processes import Program
+from tests.support import Api, images
+
+#: Seconds that a task may take to its end, whatever happens.
+PATIENCE = 90.0
+NODES = 6
+ATTEMPTS = 12
+
+
+@dataclass
+class Row:
+    """What became of the injections of one fault."""
+
+    injected: int = 0
+    accepted: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    errors: int = 0
+
+
+@dataclass
+class Injection:
+    """One task and what happens to it."""
+
+    number: int
+    fault: str
+    chance: Random
+    uuid: str
+    files: dict[str, bytes]
+    #: How it must end: a status code, 0 for "removed".
+    end: int = 40
+    accepted: bool = False
+    problems: list[str] = field(default_factory=list)
+
+
+class Storm:
+    """The cluster, its nodes, its clients, and what goes wrong with them."""
+
+    def __init__(self, folder: Path, seed: int, stack: AsyncExitStack, **settings: Any) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.settings = settings
+        self.stack = stack
+        self.rows: dict[str, Row] = {}
+        self.problems: list[str] = []
+        self.nodes: list[DevNode] = []
+        self.ports: list[int] = []
+        self.liars: list[Liar] = []
+        #: When owners were told, by task.
+        self.webhooks: defaultdict[str, list[float]] = defaultdict(list)
+        #: When the program died, and whether it answers now; an error counts only while it should have answered.
+        self.deaths: list[float] = []
+        self.up = asyncio.Event()
+        self.calm = asyncio.Lock()
+        self.program: Program
+        self.hook = ""
+        self.data = folder / "data"
+
+    async def build(self) -> None:
+        """Nodes behind stand-ins, the owner's side, the cluster."""
+        for number in range(NODES):
+            knobs = Knobs(
+                seconds=0.25, slots=2, max_images=10 + 10 * number, total_memory=(8 + number) << 30, seed=number
+            )
+            node, port = await self.stack.enter_async_context(running_devnode(knobs))
+            liar, lying = await self.stack.enter_async_context(running_liar(port))
+            self.nodes.append(node)
+            self.liars.append(liar)
+            self.ports.append(lying)
+        self.hook = await self._owner()
+        self.data.mkdir()
+        #: A disk of its own, so that it can be filled; not everybody may mount one.
+        mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(self.data)]
+        self.small_disk = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        if self.small_disk:
+            self.stack.callback(subprocess.run, ["umount", "-l", str(self.data)], check=False)
+        self.program = Program(
+            self.folder,
+            **{
+                "node": ",".join(f"127.0.0.1:{port}" for port in self.ports),
+                "results": "keep",
+                "node-lost-after": 3,
+                "max-attempts": ATTEMPTS,
+                "max-sending": 8,
+                "log-level": "warn",
+            }
+            | self.settings,
+        )
+        self.orders = self.folder / "orders"
+        self.program.launcher = ["-m", "tests.faults.crashing", "--orders", str(self.orders)]
+        self.stack.push_async_callback(self._end)
+        await self.program.start()
+        self.up.set()
+
+    async def _end(self) -> None:
+        await self.program.end()
+        await self.program.api.session.close()
+
+    async def _owner(self) -> str:
+        async def hook(request: web.Request) -> web.Response:
+            self.webhooks[(await request.json())["uuid"]].append(time.monotonic())
+            return web.Response()
+
+        app = web.Application()
+        app.router.add_post("/hook", hook)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self.stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+
+    # The program's deaths
+
+    async def keep_alive(self) -> None:
+        """Start the program again whenever it is dead."""
+        failed = 0
+        while True:
+            await self.program.wait()
+            self.up.clear()
+            self.deaths.append(time.monotonic())
+            await self.program.spawn()
+            while not self.program.died() and not await self.program.answers():
+                await asyncio.sleep(0.01)
+            failed = failed + 1 if self.program.died() else 0  # killed again while it started
+            assert failed < 10, self.program.log.read_text()[-4000:]
+            if not failed:
+                self.up.set()
+
+    def just_died(self, since: float) -> bool:
+        """Whether the program was away at any time after `since`."""
+        return not self.up.is_set() or self.program.died() or any(death >= since - 0.5 for death in self.deaths)
+
+    # One injection
+
+    def fault(self, number: int) -> str:
+        """Each fault in its turn; a disk can be filled only where one can be mounted."""
+        names = [name for name in FAULTS if self.small_disk or name != "the disk is full for a moment"]
+        return names[number % len(names)]
+
+    async def inject(self, number: int) -> None:
+        """Carry one injection through to its end, and judge."""
+        chance = Random(f"{self.seed}/{number}")
+        fault = self.fault(number)
+        uuid = str(uuid_module.UUID(int=chance.getrandbits(128), version=4))
+        files = {f"{index}.jpg": chance.randbytes(chance.choice([10, 5000, 200_000])) for index in range(3)}
+        injection = Injection(number, fault, chance, uuid, files)
+        row = self.rows.setdefault(fault, Row())
+        row.injected += 1
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await FAULTS[fault](Client(self, injection))
+        except TimeoutError:
+            row.lost += 1
+            injection.problems.append(f"not over after {PATIENCE:g} s")
+        row.accepted += injection.accepted
+        row.errors += sum(text.startswith("error") for text in injection.problems)
+        row.lost += sum(text.startswith("lost") for text in injection.problems)
+        row.duplicated += sum(text.startswith("duplicated") for text in injection.problems)
+        await self._judge(injection, row)
+        self.problems += [f"#{number} ({fault}) {uuid}: {text}" for text in injection.problems]
+        for liar in self.liars:
+            liar.lies.pop(uuid, None)
+
+    async def _judge(self, injection: Injection, row: Row) -> None:
+        """Look at the nodes and the owner once everything has settled."""
+        wanted, told = int(injection.end == 40), self.webhooks[injection.uuid]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(40):
+                while (
+                    len(self._copies(injection)) > wanted
+                    or self._still_running(injection)
+                    or not (told or not injection.end)
+                ):
+                    await asyncio.sleep(0.1)
+        copies = self._copies(injection)
+        extra = len(copies) - wanted
+        more_files = [task for task in copies if task.images_count != len(injection.files)]
+        twice = [task for task in copies if task.runs > 1]
+        if extra > 0 or more_files or twice:
+            row.duplicated += 1
+            injection.problems.append(
+                f"duplicated: {extra} copies too many, {len(more_files)} with other files, {len(twice)} run twice"
+            )
+        if self._still_running(injection):
+            row.duplicated += 1
+            injection.problems.append("duplicated: it still runs on a node after its end")
+        if injection.end and not told:
+            row.lost += 1
+            injection.problems.append("lost: the owner was never told")
+        # only a death between the owner's answer and our note of it excuses a second call
+        if any(not self._died_within(first, second) for first, second in itertools.pairwise(told)):
+            row.duplicated += 1
+            injection.problems.append(f"duplicated: the owner was told {len(told)} times")
+
+    def _died_within(self, since: float, until: float) -> bool:
+        return any(since - 0.1 <= death <= until for death in self.deaths)
+
+    def _attempts(self, injection: Injection) -> list[Any]:
+        uuids = {node_uuid(injection.uuid, number) for number in range(1, 40)}
+        return [node.tasks[uuid] for node in self.nodes for uuid in uuids if uuid in node.tasks]
+
+    def _copies(self, injection: Injection) -> list[Any]:
+        return [task for task in self._attempts(injection) if task.code == 40]
+
+    def _still_running(self, injection: Injection) -> bool:
+        return any(task.code in (10, 20) for task in self._attempts(injection))
+
+
+class Client:
+    """A patient client with one task; it goes on after every loss of the connection, and hides nothing."""
+
+    def __init__(self, storm: Storm, injection: Injection) -> None:
+        self.storm = storm
+        self.injection = injection
+        self.chance = injection.chance
+        self.uuid = injection.uuid
+
+    @property
+    def api(self) -> Api:
+        """The calls."""
+        return self.storm.program.api
+
+    def problem(self, kind: str, text: str) -> None:
+        """Take note of something that should not be."""
+        self.injection.problems.append(f"{kind}: {text}")
+
+    async def call(self, work: Any) -> Any:
+        """Do something until it is answered; a lost connection is an error only while the program was there."""
+        while True:
+            await self.storm.up.wait()
+            begun = time.monotonic()
+            try:
+                return await work()
+            except ContentTypeError as error:
+                self.problem("error", f"not JSON: {error.status}")
+            except (ClientError, OSError) as error:
+                await asyncio.sleep(0.3)  # the death may not have been noticed yet
+                if not self.storm.just_died(begun):
+                    self.problem("error", f"connection: {type(error).__name__} {error}")
+            await asyncio.sleep(0.05)
+
+    async def said(self, work: Any) -> Any:
+        """The same for orders: told to try again later, it does."""
+        while True:
+            answer = await self.call(work)
+            if "try again" not in str(answer.get("error", "")):
+                return answer
+            await asyncio.sleep(0.2)
+
+    # A task's way
+
+    async def announce(self) -> None:
+        """Init."""
+        answer = await self.said(
+            lambda: self.api.post(
+                "/task/new/init", {"name": "storm", "webhook": self.storm.hook}, headers={"set-uuid": self.uuid}
+            )
+        )
+        if answer != {"uuid": self.uuid}:
+            self.problem("error", f"announcement: {answer}")
+
+    async def send(self, name: str) -> None:
+        """One file, sent again until it is answered."""
+        content = self.injection.files[name]
+        path = f"/task/new/upload/{self.uuid}"
+        answer = await self.said(lambda: self.api.post(path, images({name: content})))
+        if answer != {"success": True}:
+            self.problem("error", f"upload: {answer}")
+
+    async def send_all(self) -> None:
+        """All files, in parallel."""
+        await asyncio.gather(*(self.send(name) for name in self.injection.files))
+
+    async def commit(self) -> None:
+        """From the answer on the task is accepted."""
+        answer = await self.said(lambda: self.api.post(f"/task/new/commit/{self.uuid}"))
+        self.injection.accepted = answer == {"uuid": self.uuid}
+        if not self.injection.accepted:
+            self.problem("error", f"commit: {answer}")
+
+    async def follow(self, *, end: int = 40) -> None:
+        """Poll to the end, as WebODM does: one error, and the task would be failed for good."""
+        self.injection.end = end
+        lines: list[str] = []
+        path = f"/task/{self.uuid}/output"
+        while True:
+            info = await self.call(lambda: self.api.get(f"/task/{self.uuid}/info"))
+            if "error" in info or "status" not in info:
+                if end != 0:
+                    self.problem("error", f"info: {info}")
+                return
+            code = info["status"]["code"]
+            line = len(lines)
+            new = await self.call(lambda line=line: self.api.get(path, line=line))
+            if not isinstance(new, list):
+                if end != 0:
+                    self.problem("error", f"output: {new}")
+                return
+            lines += new
+            if code in (30, 40, 50):
+                break
+            await asyncio.sleep(0.05)
+        if code != end:
+            self.problem("lost", f"ended with {info['status']}, wanted {end}")
+        whole = await self.call(lambda: self.api.get(path))
+        if end != 0 and whole[: len(lines)] != lines:
+            self.problem("error", "console lines changed")
+        if code == 40:
+            await self._results(info)
+
+    async def _results(self, info: dict[str, Any]) -> None:
+        if info["imagesCount"] != len(self.injection.files):
+            self.problem("duplicated", f"{info['imagesCount']} images")
+        _, _, body = await self.call(lambda: self.api.raw("GET", f"/task/{self.uuid}/download/all.zip"))
+        try:
+            damaged = zipfile.ZipFile(BytesIO(body)).testzip()
+        except zipfile.BadZipFile:
+            damaged = body[:200].decode(errors="replace")
+        if damaged:
+            self.problem("lost", f"results: {damaged}")
+
+    async def order(self, verb: str) -> None:
+        """Cancel or remove, as often as it takes."""
+        answer = await self.said(lambda: self.api.post(f"/task/{verb}", {"uuid": self.uuid}))
+        if answer != {"success": True} and "not found" not in str(answer):
+            self.problem("error", f"{verb}: {answer}")
+
+    async def whole(self) -> None:
+        """The ordinary way."""
+        await self.announce()
+        await self.send_all()
+        await self.commit()
+        await self.follow()
+
+    # What goes wrong
+
+    def lie(self, name: str, liars: list[Liar]) -> None:
+        """Have nodes lie about this task."""
+        told = Told(LIES[name])
+        for liar in liars:
+            liar.lies[self.uuid] = told
+
+    async def pause(self, most: float) -> None:
+        """Let some of the task's life go by."""
+        await asyncio.sleep(self.chance.uniform(0, most))
+
+
+async def run(injections: list[int], seed: int, lanes: int, screen: Console, **settings: Any) -> Storm:
+    """The whole storm."""
+    async with AsyncExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="clusterodm-storm-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        storm = Storm(folder, seed, stack, **settings)
+        await storm.build()
+        waiting = iter(injections)
+        done = itertools.count(1)
+
+        async def lane() -> None:
+            for number in waiting:
+                await storm.inject(number)
+                if (count := next(done)) % 100 == 0:
+                    screen.print(f"{count} injections, {len(storm.deaths)} deaths", highlight=False)
+
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(storm.keep_alive())
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(lanes):
+                    workers.create_task(lane())
+            keeper.cancel()
+        if storm.problems:
+            screen.print(storm.program.log.read_text()[-4000:], markup=False, highlight=False)
+        return storm
+
+
+def table(storm: Storm) -> Table:
+    """What happened, fault by fault."""
+    made = Table(title=f"{sum(row.injected for row in storm.rows.values())} injections, seed {storm.seed}")
+    made.add_column("fault")
+    columns = ("injected", "accepted", "lost", "duplicated", "errors")
+    for column in columns:
+        made.add_column(column, justify="right")
+    for name in sorted(storm.rows):
+        made.add_row(name, *(str(getattr(storm.rows[name], column)) for column in columns))
+    made.add_section()
+    made.add_row("all", *(str(sum(getattr(row, column) for row in storm.rows.values())) for column in columns))
+    return made
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--injections", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lanes", type=int, default=8)
+    parser.add_argument("--only", type=int, help="repeat one injection of this seed")
+    given = parser.parse_args()
+    configure_logging("error")
+    screen = Console(width=120)
+    numbers = list(range(given.injections)) if given.only is None else [given.only]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        storm = runner.run(run(numbers, given.seed, given.lanes, screen))
+    screen.print(table(storm))
+    for problem in storm.problems:
+        screen.print(problem, markup=False, highlight=False)
+    return 1 if storm.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

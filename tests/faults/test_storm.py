@@ -1,0 +1,26 @@
+"""A storm of a hundred faults, and proof that a storm notices what goes wrong."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from tests.faults.operations import FAULTS
+from tests.faults.storm import run, table
+
+
+@pytest.mark.timeout(400)
+async def test_a_hundred_faults_lose_nothing_double_nothing_and_show_no_error() -> None:
+    storm = await run(list(range(100)), seed=2, lanes=16, screen=Console())
+    Console(width=120).print(table(storm))
+    assert storm.problems == []
+    assert sum(row.injected for row in storm.rows.values()) == 100
+    assert sum(row.accepted for row in storm.rows.values()) == 100
+    assert len(storm.deaths) > 10
+
+
+async def test_a_storm_notices_a_task_that_is_lost() -> None:
+    number = list(FAULTS).index("a node forgets the task")
+    storm = await run([number], seed=1, lanes=1, screen=Console(quiet=True), **{"max-attempts": 1})
+    assert sum(row.lost for row in storm.rows.values()) == 1
+    assert "wanted 40" in storm.problems[0]
