@@ -93,7 +93,14 @@ def call(port: int, method: str, path: str, body: bytes = b"", **headers: str) -
 @contextmanager
 def cluster(folder: Path, port: int, nodes: list[int], **settings: object) -> Iterator[Measured]:
     """A cluster in a process of its own, with nodes on these ports."""
-    flags = {"port": port, "host": "127.0.0.1", "data-dir": folder, "log-level": "error"} | settings
+    flags = {
+        "port": port,
+        "host": "127.0.0.1",
+        "data-dir": folder,
+        "log-level": "error",
+        "admin-cli-port": 0,
+        "admin-web-port": 0,
+    } | settings
     flags |= {"node": ",".join(f"127.0.0.1:{node}" for node in nodes)} if nodes else {}
     arguments = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     with started(*python("-m", "clusterodm", *arguments), ready=answers(port)) as measured:

@@ -27,6 +27,7 @@ class Program:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         fast = {"host": "127.0.0.1", "node-poll-interval": 0.05, "task-poll-interval": 0.05, "shutdown-grace": 1}
+        fast |= {"admin-cli-port": 0, "admin-web-port": 0}
         self.port = free_port()
         self.settings = fast | {"port": self.port, "data-dir": folder / "data"} | settings
         self.api = Api(f"http://127.0.0.1:{self.port}", str(settings.get("token", "")))

@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import socket
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -23,13 +21,17 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
+from clusterodm.admin import Feed, Looked, Shell, make_admin_app
 from clusterodm.aio import Clock, every
 from clusterodm.auth import LocalAuthenticator
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.context import Context
 from clusterodm.cluster.control import Control
+from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.dispatcher import Dispatcher
+from clusterodm.cluster.drainer import Drainer
 from clusterodm.cluster.fetcher import Fetcher
 from clusterodm.cluster.importer import Importer
 from clusterodm.cluster.intake import Intake
@@ -39,27 +41,28 @@ from clusterodm.cluster.registry import Description, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.console import Consoles
-from clusterodm.core.errors import ConfigError, DataFolderError
+from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeInfo, parse_address
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient
+from clusterodm.observe import Metrics
 from clusterodm.proxy import make_app
-from clusterodm.proxy.connections import CONNECTIONS
-from clusterodm.proxy.context import Context
 from clusterodm.results import Results
+from clusterodm.serving import open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
 from clusterodm.spool import Spool
 from clusterodm.store import Store
 
 _log = structlog.get_logger("clusterodm")
 
-#: Seconds between two times that progress reaches the store, and between two rounds of the janitor.
+#: Seconds between two times that progress reaches the store, between two rounds of the janitor, between two looks at
+#: nodes that leave and at lists of nodes.
 _FLUSH = 5.0
-_THREADS = 32
-#: Bytes of a request body that wait for us at most (twice this), for each connection.
-_READ_BUFFER = 256 << 10
 _SWEEP = 60.0
+_DRAIN = 5.0
+_DISCOVER = 2.0
+_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,14 @@ class Cluster:
     app: web.Application
     #: The ports that were opened; the first is the plain one unless that is turned off.
     ports: list[int]
+    #: Ports of the admin shell and the admin page; 0 for one that is turned off.
+    shell_port: int
+    admin_port: int
+
+    @property
+    def admin_url(self) -> str:
+        """Where operators on this machine reach it."""
+        return f"http://127.0.0.1:{self.admin_port}"
 
     @property
     def url(self) -> str:
@@ -85,7 +96,7 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
         folder = stack.enter_context(_locked_folder(settings.data_dir))
         # many uploads may wait for the disk at once, and none may keep the others from their turn
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
-        tls = _tls_context(settings)
+        tls = tls_context(settings)
         nodes = [parse_address(text) for text in settings.node]
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
@@ -95,11 +106,15 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
             await parts.context.registry.add(address)
         await parts.prepare()
         stack.push_async_callback(parts.context.tasks.flush)
-        await stack.enter_async_context(_running(parts.loops))
-        app = make_app(parts.context)
-        ports = await stack.enter_async_context(_open_ports(app, settings, tls))
-        _log.info("ready", version=__version__, ports=ports, data_dir=str(folder))
-        yield Cluster(parts.context, app, ports)
+        feed = Feed(parts.context)
+        app, admin = make_app(parts.context), make_admin_app(parts.context, feed)
+        await stack.enter_async_context(_running(parts.loops | {"feed": feed.run}))
+        shell_port, admin_port = await stack.enter_async_context(
+            open_admin_ports(admin, Shell(parts.context), settings)
+        )
+        ports = await stack.enter_async_context(open_ports(app, settings, tls))
+        _log.info("ready", version=__version__, ports=ports, shell=shell_port, admin=admin_port, data_dir=str(folder))
+        yield Cluster(parts.context, app, ports, shell_port, admin_port)
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ class _Parts:
 
 
 def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, clock: Clock) -> _Parts:
-    client = NodeClient(session)
+    client, metrics = NodeClient(session), Metrics()
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max)),
         Consoles(folder / "console"),
@@ -118,8 +133,12 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock)
-    attempts = Attempts(tasks, registry, consoles, spool, max_attempts=settings.max_attempts, clock=clock)
-    collector = Collector(tasks, registry, client, spool, results, keep=settings.results == "keep")
+    attempts = Attempts(tasks, registry, consoles, spool, metrics, max_attempts=settings.max_attempts, clock=clock)
+    collector = Collector(
+        tasks, registry, client, spool, results, metrics, keep=settings.results == "keep", clock=clock
+    )
+    drainer = Drainer(store, tasks, registry, collector, results, clock=clock)
+    discovery = Discovery(registry, file=settings.nodes_file, name=settings.nodes_dns, clock=clock)
     tracker = Tracker(
         tasks,
         registry,
@@ -138,6 +157,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         spool,
         consoles,
         client,
+        metrics,
         max_sending=settings.max_sending,
         connections=settings.parallel_uploads,
         upload_speed=settings.upload_max_speed,
@@ -153,7 +173,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         clock=clock,
     )
     cleaner = Cleaner(store, tasks, registry, client, clock=clock)
-    notifier = Notifier(store, tasks, session)
+    notifier = Notifier(store, tasks, session, metrics)
     janitor = Janitor(
         store,
         tasks,
@@ -166,6 +186,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
     )
     context = Context(
         settings=settings,
+        clock=clock,
         store=store,
         tasks=tasks,
         registry=registry,
@@ -179,14 +200,20 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
             clock=clock,
         ),
         control=Control(tasks, registry, client, spool, consoles, results, clock=clock),
+        attempts=attempts,
+        dispatcher=dispatcher,
         collector=collector,
+        drainer=drainer,
         tracker=tracker,
         consoles=consoles,
         spool=spool,
         results=results,
         client=client,
         authenticator=LocalAuthenticator(settings.token.get_secret_value()),
+        metrics=metrics,
+        started_at=clock(),
     )
+    metrics.registry.register(Looked(context))
 
     def free_slot(entry: Entry) -> None:
         if entry.attempt and entry.task.phase not in ON_NODE:
@@ -197,6 +224,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         await spool.measure()
         await registry.load()
         await Importer(store, registry, folder, clock).run()
+        await discovery.sweep()
         await tasks.load()
         tasks.watch(free_slot)
         await dispatcher.recover()
@@ -214,6 +242,9 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         "notifier": notifier.run,
         "janitor": lambda: every(_SWEEP, janitor.sweep, "janitor"),
         "room": janitor.make_room,
+        "drainer": lambda: every(_DRAIN, drainer.sweep, "drainer"),
+        "discovery": lambda: every(_DISCOVER, discovery.sweep, "discovery"),
+        "nodes": lambda: every(_SWEEP, registry.forget_removed, "registry"),
         "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
     }
     return _Parts(context, loops, prepare)
@@ -248,60 +279,6 @@ async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
             yield
         finally:
             work.cancel()
-
-
-@asynccontextmanager
-async def _open_ports(app: web.Application, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[list[int]]:
-    """Answer on all configured ports while the block runs; then let requests end within the grace time."""
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
-    )
-    await runner.setup()
-    try:
-        plain = _listening(settings.host, settings.port, settings.upload_idle_timeout)
-        sites = [web.SockSite(runner, plain)]
-        if tls is not None:
-            secure = _listening(settings.host, settings.secure_port, settings.upload_idle_timeout)
-            sites.append(web.SockSite(runner, secure, ssl_context=tls))
-        for site in sites:
-            await site.start()
-        connections = app[CONNECTIONS]
-        async with asyncio.TaskGroup() as group:
-            server = runner.server
-            assert server is not None, "set up"  # noqa: S101 - after setup()
-            watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
-            yield [address[1] for address in runner.addresses]
-            for site in sites:
-                await site.stop()
-            await connections.drained(settings.shutdown_grace)
-            watch.cancel()
-    finally:
-        await runner.cleanup()
-
-
-def _listening(host: str, port: int, stalled: float) -> socket.socket:
-    """A listening socket. A client that does not take what we send for `stalled` seconds is cut by the kernel."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listening = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=host == "::")
-    except OSError as error:
-        raise ConfigError(f"{host}:{port} cannot be opened: {error.strerror}") from None
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled * 1000))
-    return listening
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.secure_port:
-        return None
-    if not settings.ssl_cert or not settings.ssl_key:
-        raise ConfigError("--secure-port needs --ssl-cert and --ssl-key")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"the certificate or key cannot be used: {error.strerror or error}") from None
-    return context
 
 
 @contextmanager

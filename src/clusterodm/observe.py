@@ -1,16 +1,24 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Logging: pretty on a terminal, JSON lines otherwise; secrets masked before anything is written."""
+"""Logs and metrics. Logs are pretty on a terminal, JSON lines otherwise and in the file; secrets are masked before
+anything is written."""
 
 from __future__ import annotations
 
+import atexit
 import logging
+import logging.handlers
+import queue
 import re
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 _LEVELS: Final = {
     "silly": logging.DEBUG,
@@ -20,7 +28,12 @@ _LEVELS: Final = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
-_SECRET: Final = re.compile(r"(?i)((?:token|password|secret|authorization)=|bearer\s+)[^&\s'\"]+")
+_SECRET: Final = re.compile(r"(?i)((?:token|password|passwd|secret|key|authorization)=|(?:bearer|basic)\s+)[^&\s'\"]+")
+#: Bytes of a log file, and how many older ones are kept.
+_FILE_SIZE: Final = 10_000_000
+_FILES: Final = 5
+#: Lines that wait for a slow disk; more are dropped, because nothing waits for a log.
+_WAITING: Final = 10_000
 
 
 def mask(text: str) -> str:
@@ -32,7 +45,25 @@ def _mask_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
     return {key: mask(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
-def configure_logging(level: str, *, debug: bool = False) -> None:
+class _File:
+    """A processor that also writes each event as a JSON line to a rotating file, in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rotating = logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_SIZE, backupCount=_FILES)
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING)
+        self._listener = logging.handlers.QueueListener(self._lines, rotating)
+        self._listener.start()
+        atexit.register(self._listener.stop)
+
+    def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line = msgspec.json.encode(event, enc_hook=str).decode()
+        with suppress(queue.Full):
+            self._lines.put_nowait(logging.makeLogRecord({"msg": "%s", "args": (line,)}))
+        return event
+
+
+def configure_logging(level: str, *, debug: bool = False, file: Path | None = None) -> None:
     """Set up structlog for the whole process; call once."""
     terminal = sys.stderr.isatty()
     processors: list[Any] = [
@@ -41,6 +72,7 @@ def configure_logging(level: str, *, debug: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
         structlog.processors.format_exc_info,
         _mask_event,
+        *([_File(file)] if file else []),
         structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
     ]
     structlog.configure(
@@ -49,3 +81,32 @@ def configure_logging(level: str, *, debug: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+class Metrics:
+    """What is counted while it happens; what can be looked up is looked up when somebody asks (admin.metrics)."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.requests = Histogram(
+            "clusterodm_request_seconds",
+            "Time to answer a client's request, by route.",
+            ["route"],
+            buckets=(0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 300),
+            registry=self.registry,
+        )
+        self.waits = Histogram(
+            "clusterodm_wait_seconds",
+            "Time from the commit of a task to its first attempt.",
+            buckets=(1, 10, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
+            registry=self.registry,
+        )
+        self.attempts = self._counter("clusterodm_attempts", "Attempts that ended, by how.", ["outcome"])
+        self.received = self._counter("clusterodm_received_bytes", "Bytes of files that clients uploaded.")
+        self.sent = self._counter("clusterodm_sent_bytes", "Bytes of files sent to nodes.")
+        self.delivered = self._counter("clusterodm_delivered_bytes", "Bytes of results that clients downloaded.")
+        self.webhooks = self._counter("clusterodm_webhooks", "Calls of owners' webhooks, by outcome.", ["outcome"])
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(name, text, labels or [], registry=self.registry)

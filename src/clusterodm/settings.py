@@ -18,6 +18,7 @@ import msgspec
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.nodes import parse_address
 from clusterodm.core.quota import parse_quota
 
 ENV_PREFIX: Final = "CLUSTERODM_"
@@ -48,16 +49,25 @@ class Settings(BaseModel):
     )
     ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
     ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
-    admin_cli_port: Port = Field(
-        8080, description="Port of the admin shell; this version has none and leaves it closed."
+    admin_host: str = Field(
+        "127.0.0.1", description="Address that the admin ports bind to; one that others reach needs --admin-pass."
     )
-    admin_web_port: Port = Field(
-        10000, description="Port of the admin page; this version has none and leaves it closed."
+    admin_cli_port: Port = Field(8080, description="Port of the admin shell (TCP); 0: none.")
+    admin_web_port: Port = Field(10000, description="Port of the admin page and API; 0: none.")
+    admin_pass: SecretStr = Field(
+        SecretStr(""), description="Password of the admin shell, page and API (user admin); empty: none is asked for."
     )
-    admin_pass: SecretStr = Field(SecretStr(""), description="Password of the admin shell and page.")
+    lease_token: SecretStr = Field(
+        SecretStr(""), description="Token with which nodes may register themselves, and nothing else."
+    )
     log_level: Literal["silly", "debug", "verbose", "info", "warn", "error"] = Field(
         "info", description="How much to log: silly, debug, verbose, info, warn or error."
     )
+    log_file: str = Field(
+        "logs/clusterodm.log",
+        description="Rotating file of log lines as JSON, below the data folder unless it is absolute; empty: none.",
+    )
+    access_log: bool = Field(False, description="Log every request of clients and operators.")
     debug: bool = Field(False, description="Log everything and show tracebacks.")
     cloud_provider: Literal["local"] = Field(
         "local", description="Who decides about tokens: local (open, or one --token)."
@@ -82,6 +92,12 @@ class Settings(BaseModel):
     node: Words = Field(
         default_factory=list,
         description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
+    )
+    nodes_file: Path | None = Field(
+        None, description="File of nodes that is watched: nodes.json's form, or host:port a line; they come and go."
+    )
+    nodes_dns: str = Field(
+        "", description="Name whose every address is a node, as host:port or URL; looked up every two seconds."
     )
     node_lost_after: float = Field(
         600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere."
@@ -124,6 +140,14 @@ class Settings(BaseModel):
         if value and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
             raise ValueError("must be a URL such as http://maps.example:3000")
         return value.rstrip("/")
+
+    @field_validator("nodes_dns")
+    @classmethod
+    def _check_nodes_dns(cls, value: str) -> str:
+        try:
+            return value and str(parse_address(value)) and value
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
 
     @field_validator("spool_max")
     @classmethod

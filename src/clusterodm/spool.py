@@ -150,6 +150,11 @@ class Spool:
             self._looked_at = now
         return self._room
 
+    @property
+    def held(self) -> int:
+        """Bytes of all held files, counted once a minute and added to in between."""
+        return self._held
+
     def has_room(self) -> bool:
         """Whether a good part of the quota is free: enough to stop making room."""
         return self.room() > self._size // 10

@@ -32,7 +32,7 @@ NEEDS = Needs(images=10)
     [
         ({}, ""),
         ({"online": False}, "offline"),
-        ({"locked": True}, "locked"),
+        ({"closed": "locked"}, "locked"),
         ({"max_images": 9}, "takes at most 9 images"),
         ({"max_images": 10}, ""),
         ({"set_aside_until": 5.0}, ""),
@@ -128,7 +128,7 @@ facts = st.builds(
     id=st.integers(1, 10**6),
     name=st.just("n"),
     online=st.booleans(),
-    locked=st.booleans(),
+    closed=st.sampled_from(["", "locked", "draining"]),
     max_images=st.none() | st.integers(1, 50),
     slots=st.integers(1, 4),
     queue=st.integers(0, 5),

@@ -17,9 +17,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 
 from clusterodm.core.errors import DataFolderError, StaleTask
-from clusterodm.core.nodes import make_address
+from clusterodm.core.nodes import NodeRecord, Origin, make_address
 from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
-from clusterodm.store import Store, migrate
+from clusterodm.store import Store, TaskFilter, migrate
 from clusterodm.store.schema import metadata
 
 UUID = "32ffd3e3-5386-40b9-978f-0221804788c9"
@@ -37,7 +37,7 @@ def task(uuid: str = UUID, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
 
 
 def attempt(number: int = 1, **fields: Any) -> Attempt:
-    return Attempt(task=UUID, number=number, node_id=1, node_name="n:1", node_uuid=UUID, **fields)
+    return Attempt(task=UUID, number=number, node_name="n:1", node_uuid=UUID, **({"node_id": 1} | fields))
 
 
 async def test_a_task_comes_back_as_it_was(store: Store) -> None:
@@ -126,14 +126,70 @@ async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
 
 
 async def test_nodes_are_known_by_host_and_port(store: Store) -> None:
-    first = await store.add_node(make_address("n", 1, "old"))
-    again = await store.add_node(make_address("n", 1, "new"), locked=True)
-    await store.add_node(make_address("n", 2))
+    first = await store.add_node(_record("n", 1, "old"))
+    again = await store.add_node(_record("n", 1, "new", locked=True))
+    await store.add_node(_record("n", 2))
     assert first.id == again.id
     assert [(node.address.port, node.address.token, node.locked) for node in await store.nodes()] == [
         (1, "new", False),
         (2, "", False),
     ]
+
+
+def _record(host: str, port: int, token: str = "", **terms: Any) -> NodeRecord:
+    return NodeRecord(id=0, address=make_address(host, port, token), **terms)
+
+
+async def test_a_node_keeps_its_terms_and_is_forgotten_when_removed_and_unused(store: Store) -> None:
+    terms: dict[str, Any] = {"origin": Origin.LEASE, "labels": {"gpu": "yes"}, "slots": 3, "lease_until": 9.5}
+    added = await store.add_node(_record("n", 1, **terms))
+    assert added == msgspec.structs.replace(_record("n", 1, **terms), id=added.id)
+    await store.change_node(added.id, draining=True, labels={"gpu": "no"})
+    [node] = await store.nodes()
+    assert (node.draining, node.labels, node.slots, node.origin) == (True, {"gpu": "no"}, 3, Origin.LEASE)
+    await store.change_node(added.id, removed=True)
+    await store.add_task(task(), "new", attempt=attempt(node_id=added.id))
+    assert await store.forget_nodes() == []
+    await store.advance(task(), Phase.REMOVED, at=1.0, text="gone")
+    await store.forget([UUID])
+    assert await store.forget_nodes() == [added.id]
+    assert await store.nodes() == []
+
+
+async def test_tasks_are_found_by_phase_outcome_owner_name_and_beginning(store: Store) -> None:
+    ids = [f"{number}2ffd3e3-5386-40b9-978f-0221804788c9" for number in range(4)]
+    await store.add_task(task(ids[0], name="Field 1%"), "new")
+    await store.add_task(task(ids[1], name="field 2"), "new")
+    await store.add_task(task(ids[2], Phase.FINISHED, outcome=Outcome.FAILED, finished_at=2.0), "new")
+    await store.add_task(task(ids[3], Phase.REMOVED, name="field 3"), "new")
+
+    async def found(**wanted: Any) -> list[str]:
+        filter_ = TaskFilter(**wanted)
+        page = [each.uuid for each in await store.find_tasks(filter_, limit=10)]
+        assert await store.count_tasks(filter_) == len(page)
+        return page
+
+    assert sorted(await found()) == ids[:3]
+    assert await found(phases=[Phase.FINISHED]) == [ids[2]]
+    assert await found(outcome=Outcome.FAILED) == [ids[2]]
+    assert sorted(await found(text="FIELD")) == ids[:2]
+    assert await found(text="1%") == [ids[0]]
+    assert await found(text=ids[1][:8]) == [ids[1]]
+    assert await found(owner="nobody") == []
+    assert [each.uuid for each in await store.find_tasks(TaskFilter(), limit=1, offset=1)] == [ids[1]]
+    assert await store.count_ended() == {"failed": 1}
+
+
+async def test_the_past_is_told_by_attempts_and_ended_tasks(store: Store) -> None:
+    await store.add_task(task(image_count=7), "new", attempt=attempt(started_at=10.0, ended_at=20.0, reason="lost"))
+    await store.change_attempt(attempt(2, started_at=30.0))
+    assert [(past.number, past.ended_at) for past in await store.attempts_since(25.0, limit=9)] == [(2, 0.0)]
+    assert [past.number for past in await store.attempts_since(15.0, limit=9)] == [2, 1]
+    assert await store.ended_tasks(0.0, limit=9) == []
+    await store.advance(task(), Phase.FINISHED, at=1.0, text="x", outcome=Outcome.COMPLETED, finished_at=50.0)
+    assert await store.attempts_since(60.0, limit=9) == []
+    [ended] = await store.ended_tasks(0.0, limit=9)
+    assert (ended.first_started, ended.finished_at, ended.image_count) == (10.0, 50.0, 7)
 
 
 async def test_single_values(store: Store) -> None:

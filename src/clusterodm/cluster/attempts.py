@@ -15,6 +15,7 @@ from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.retry import RULES, Again, Failure, Over, decide
 from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
 
@@ -27,6 +28,7 @@ class Attempts:
         registry: Registry,
         consoles: Consoles,
         spool: Spool,
+        metrics: Metrics,
         *,
         max_attempts: int,
         clock: Callable[[], float],
@@ -35,6 +37,7 @@ class Attempts:
         self._registry = registry
         self._consoles = consoles
         self._spool = spool
+        self._metrics = metrics
         self._max_attempts = max_attempts
         self._clock = clock
 
@@ -43,6 +46,7 @@ class Attempts:
         attempt = entry.attempt
         assert attempt is not None, "only a task with an attempt can fail"  # noqa: S101 - an invariant of the phases
         now = self._clock()
+        self._metrics.attempts.labels(failure.name.lower()).inc()
         node = self._registry.get(attempt.node_id)
         self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
         larger = node is not None and self._larger_exists(entry.task, node.facts())

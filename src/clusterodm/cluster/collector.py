@@ -7,11 +7,15 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
+
+from clusterodm.aio import Clock
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadRequest
-from clusterodm.core.tasks import Attempt, Outcome, Phase
+from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Phase, Stage
 from clusterodm.nodeodm import Download, NodeClient
+from clusterodm.observe import Metrics
 from clusterodm.results import ARCHIVE, Results
 from clusterodm.spool import Spool
 
@@ -20,14 +24,25 @@ class Collector:
     """Takes tasks from COLLECTING to completed."""
 
     def __init__(
-        self, tasks: Tasks, registry: Registry, client: NodeClient, spool: Spool, results: Results, *, keep: bool
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        client: NodeClient,
+        spool: Spool,
+        results: Results,
+        metrics: Metrics,
+        *,
+        keep: bool,
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._registry = registry
         self._client = client
         self._spool = spool
         self._results = results
+        self._metrics = metrics
         self._keep = keep
+        self._clock = clock
         self._pulls: dict[str, asyncio.Lock] = {}
 
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
@@ -39,7 +54,9 @@ class Collector:
         else:
             async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": "bytes=0-0"}):
                 text = f"completed; results stay on {attempt.node_name}"
-        await self._tasks.finish(entry, Outcome.COMPLETED, text, progress=100.0)
+        ended = msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=self._clock(), reason=COMPLETED)
+        await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0)
+        self._metrics.attempts.labels("completed").inc()
         await self._spool.drop(uuid)
 
     async def archive(self, entry: Entry) -> Path:

@@ -15,7 +15,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.options import Option, check_options, parse_options
-from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import BY_OWNER, QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.nodeodm import NodeClient
 from clusterodm.results import Results
 from clusterodm.spool import Spool
@@ -157,7 +157,7 @@ class Control:
             attempt,
             stage=Stage.ENDED,
             ended_at=attempt.ended_at or self._clock(),
-            reason="ended by its owner",
+            reason=BY_OWNER,
             cleanup=cleanup,
         )
 

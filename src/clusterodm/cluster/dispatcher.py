@@ -22,6 +22,7 @@ from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement, plan
 from clusterodm.core.tasks import Attempt, Phase, Stage, node_uuid
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
+from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
 _log = structlog.get_logger("dispatcher")
@@ -42,6 +43,7 @@ class Dispatcher:
         spool: Spool,
         consoles: Consoles,
         client: NodeClient,
+        metrics: Metrics,
         *,
         max_sending: int,
         connections: int,
@@ -55,12 +57,15 @@ class Dispatcher:
         self._spool = spool
         self._consoles = consoles
         self._client = client
+        self._metrics = metrics
         self._max_sending = max_sending
         self._connections = connections
         self._limit = RateLimit(upload_speed)
         self._webhook = webhook
         self._clock = clock
         self._chosen: dict[str, int] = {}
+        #: Transfers that are under way, by task.
+        self.sending: dict[str, Transfer] = {}
         self._tls: ssl.SSLContext | None = None
         self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
         self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending)
@@ -103,6 +108,10 @@ class Dispatcher:
                         continue
         finally:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def look_soon(self) -> None:
+        """Something that the queue depends on has changed."""
+        self._wake.set()
 
     def _look(self) -> None:
         """Decide for all waiting tasks and start what can go."""
@@ -156,6 +165,8 @@ class Dispatcher:
             started_at=self._clock(),
             console_start=await self._consoles.count(task.uuid),
         )
+        if number == 1:
+            self._metrics.waits.observe(max(0.0, self._clock() - task.committed_at))
         await self._tasks.advance(
             entry, Phase.DISPATCHING, f"attempt {number}: sending to {node.address}", attempt=attempt, attempts=number
         )
@@ -171,7 +182,12 @@ class Dispatcher:
             transfer = Transfer(
                 node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=self._context(node)
             )
-            await transfer.send(files, connections=self._connections)
+            self.sending[entry.task.uuid] = transfer
+            try:
+                await transfer.send(files, connections=self._connections)
+            finally:
+                del self.sending[entry.task.uuid]
+                self._metrics.sent.inc(transfer.sent_bytes)
         except NodeRefused as error:
             await self._attempts.failed(entry, Failure.REFUSED, str(error))
         except NodeError as error:

@@ -14,6 +14,7 @@ from clusterodm.aio import WorkQueue
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import ClusterError, StaleTask
 from clusterodm.core.tasks import Phase, task_info
+from clusterodm.observe import Metrics
 from clusterodm.store import Store
 
 _log = structlog.get_logger("notifier")
@@ -26,10 +27,11 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 class Notifier:
     """Tells owners that their tasks are over."""
 
-    def __init__(self, store: Store, tasks: Tasks, session: aiohttp.ClientSession) -> None:
+    def __init__(self, store: Store, tasks: Tasks, session: aiohttp.ClientSession, metrics: Metrics) -> None:
         self._store = store
         self._tasks = tasks
         self._session = session
+        self._metrics = metrics
         self._tries: dict[str, int] = {}
         self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20)
         tasks.watch(self._task_changed)
@@ -55,7 +57,9 @@ class Notifier:
         text = "the owner's webhook was called"
         try:
             await self._call(entry)
+            self._metrics.webhooks.labels("taken").inc()
         except ClusterError as error:
+            self._metrics.webhooks.labels("failed").inc()
             if count < _TRIES:
                 raise
             text = f"the owner's webhook was given up after {count} tries: {error}"

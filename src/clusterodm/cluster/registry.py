@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,10 +14,10 @@ import structlog
 from clusterodm.aio import WorkQueue
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
-from clusterodm.core.nodes import NodeAddress, NodeFacts, NodeInfo
+from clusterodm.core.nodes import NodeAddress, NodeFacts, NodeInfo, NodeRecord
 from clusterodm.core.options import exact
 from clusterodm.nodeodm import NodeClient
-from clusterodm.store import NodeRecord, Store
+from clusterodm.store import Store
 
 _log = structlog.get_logger("registry")
 
@@ -37,8 +37,9 @@ class Description(msgspec.Struct, frozen=True):
 class Node:
     """One node and what is known of it."""
 
-    def __init__(self, record: NodeRecord) -> None:
+    def __init__(self, record: NodeRecord, clock: Callable[[], float]) -> None:
         self.record = record
+        self._clock = clock
         self.info = NodeInfo()
         self.seen_at = 0.0
         self.failures = _MISSES
@@ -60,18 +61,29 @@ class Node:
         """Whether it answered lately."""
         return self.failures < _MISSES
 
+    @property
+    def slots(self) -> int:
+        """Tasks that it may run at a time."""
+        return self.record.slots or max(1, self.info.max_parallel_tasks)
+
+    @property
+    def closed(self) -> str:
+        """Why it gets nothing new; empty: it may."""
+        return self.record.closed(self._clock())
+
     def facts(self) -> NodeFacts:
         """What placement looks at; made anew only when something changed, because it is asked for often."""
-        seen = (self.info, self.online, self.record, len(self.reserved), self.chosen_at, self.set_aside_until)
+        closed = self.closed
+        seen = (self.info, self.online, self.record, len(self.reserved), self.chosen_at, self.set_aside_until, closed)
         if self._facts is None or seen != self._facts_of:
             self._facts_of = seen
             self._facts = NodeFacts(
                 id=self.record.id,
                 name=str(self.address),
                 online=self.online,
-                locked=self.record.locked,
+                closed=closed,
                 max_images=self.info.max_images,
-                slots=max(1, self.info.max_parallel_tasks),
+                slots=self.slots,
                 queue=self.info.task_queue_count,
                 reserved=len(self.reserved),
                 total_memory=self.info.total_memory,
@@ -114,31 +126,63 @@ class Registry:
         """Have `watcher()` called when something that placement looks at has changed."""
         self._watchers.append(watcher)
 
-    async def add(self, address: NodeAddress, *, locked: bool = False) -> Node:
-        """Configure a node; one that is known by host and port gets the new token."""
-        return self._add(await self._store.add_node(address, locked=locked))
+    async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Any) -> Node:
+        """Take a node in on these terms (columns of NodeRecord); one that is known by host and port gets the new token
+        and the new terms."""
+        return self._add(await self._store.add_node(NodeRecord(id=0, address=address, locked=locked, **terms)))
 
     def _add(self, record: NodeRecord) -> Node:
-        node = self._nodes.setdefault(record.id, Node(record))
+        node = self._nodes.setdefault(record.id, Node(record, self._clock))
         node.record = record
         self._polls.put(record.id)
+        self._tell()
         return node
 
+    async def change(self, node: Node, **changes: Any) -> None:
+        """Change what is kept of a node: locked, draining, ..."""
+        await self._store.change_node(node.record.id, **changes)
+        node.record = msgspec.structs.replace(node.record, **changes)
+        self._info = (-1, b"")
+        self._tell()
+
+    async def remove(self, node: Node) -> None:
+        """Show a node no more. Tasks that are on it finish there, and their results stay reachable."""
+        await self.change(node, removed=True)
+
+    async def forget_removed(self) -> None:
+        """Let go of removed nodes to which no task refers any more."""
+        for node_id in await self._store.forget_nodes():
+            self._nodes.pop(node_id, None)
+            self._polls.cancel(node_id)
+
+    def look(self, node: Node) -> None:
+        """Ask a node at once."""
+        self._polls.put(node.record.id)
+
+    def find(self, address: NodeAddress) -> Node | None:
+        """A node by host and port."""
+        wanted = (address.host, address.port)
+        return next((node for node in self.nodes() if (node.address.host, node.address.port) == wanted), None)
+
     def get(self, node_id: int) -> Node | None:
-        """A configured node."""
+        """A node, also one that was removed while tasks are on it."""
         return self._nodes.get(node_id)
 
-    def nodes(self) -> Iterable[Node]:
-        """All configured nodes by number."""
-        return self._nodes.values()
+    def nodes(self) -> list[Node]:
+        """All nodes by number."""
+        return [node for node in self._nodes.values() if not node.record.removed]
+
+    def all(self) -> list[Node]:
+        """All nodes, removed ones too."""
+        return list(self._nodes.values())
 
     def facts(self) -> list[NodeFacts]:
         """What placement looks at, for all nodes."""
-        return [node.facts() for node in self._nodes.values()]
+        return [node.facts() for node in self._nodes.values() if not node.record.removed]
 
     def reference(self) -> Node | None:
         """The node that speaks for all: the first that is online."""
-        return next((node for node in self._nodes.values() if node.online), None)
+        return next((node for node in self.nodes() if node.online), None)
 
     @property
     def options(self) -> list[dict[str, Any]]:
@@ -148,7 +192,7 @@ class Registry:
     def info_json(self, waiting: int) -> bytes:
         """The body of `/info` with `waiting` tasks in the queue."""
         if self._info[0] != waiting:
-            online = (node.info for node in self._nodes.values() if node.online)
+            online = (node.info for node in self.nodes() if node.online)
             self._info = (waiting, msgspec.json.encode(cluster_info(online, self._described.info, waiting)))
         return self._info[1]
 
@@ -196,9 +240,12 @@ class Registry:
             _log.info("node is online" if node.online else "node is offline", node=str(node.address), error=node.error)
         self._info = (-1, b"")
         if node.facts() != before:
-            for watcher in self._watchers:
-                watcher()
+            self._tell()
         return self._interval
+
+    def _tell(self) -> None:
+        for watcher in self._watchers:
+            watcher()
 
     @staticmethod
     def _forget_reservations(node: Node, asked_at: float) -> None:

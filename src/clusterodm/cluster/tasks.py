@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from clusterodm.core.errors import StaleTask, TaskNotFound
+from clusterodm.core.estimates import Pace
 from clusterodm.core.tasks import ACTIVE, Attempt, Outcome, Phase, Task, task_info, visible
 from clusterodm.store import PROGRESS, Store
 
@@ -61,6 +62,8 @@ class Tasks:
         self._watchers: list[Callable[[Entry], None]] = []
         self._dirty: set[str] = set()
         self.queued = 0
+        #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
+        self.pace: tuple[float, Pace] | None = None
 
     async def load(self) -> None:
         """Read all active tasks from the store."""

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import sys
 import tempfile
 import uuid as uuid_module
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -49,12 +50,15 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
     async with AsyncExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clusterodm-demo-")))
         ports = [(await stack.enter_async_context(running_devnode(Knobs(seconds=seconds))))[1] for _ in range(_NODES)]
+        admin_ports = free_ports(2)
         flags = {
             "port": port,
             "host": "127.0.0.1",
             "data_dir": scratch / "data",
             "node": [f"127.0.0.1:{number}" for number in ports],
             "task_poll_interval": 0.5,
+            "admin_cli_port": admin_ports[0],
+            "admin_web_port": admin_ports[1],
         }
         cluster = await stack.enter_async_context(running_cluster(load_settings(flags, environ={})))
         screen.print(
@@ -68,6 +72,13 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
             enough = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, enough.set)
             await enough.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that are free now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 async def _submit(cluster: Cluster, files: list[Path], output: Path, screen: Console) -> str:
@@ -96,7 +107,9 @@ async def _tell(cluster: Cluster, uuid: str, ports: list[int], output: Path, scr
     screen.print(table)
     screen.print(
         f"[green]done[/]: results in {output}/ (open report/report.html there)\n"
-        f"  the page        {cluster.url}/\n"
+        f"  the page        {cluster.admin_url}/   (for operators: nodes, queue, this task)\n"
+        f"  the shell       nc 127.0.0.1 {cluster.shell_port}   (HELP lists what it can)\n"
+        f"  a node's page   {cluster.url}/   (for users, through the cluster)\n"
         f"  the nodes       {', '.join(f'http://127.0.0.1:{port}' for port in ports)}\n"
         f"  your own photos clusterodm submit FOLDER --url {cluster.url} --output results\n"
         f"  any client      PyODM, CloudODM or WebODM with {cluster.url}",

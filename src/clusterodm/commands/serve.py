@@ -37,7 +37,8 @@ async def _serve(settings: Settings) -> None:
 
 def _run(config: Path | None, **flags: Any) -> None:
     settings = load_settings(flags, config=config)
-    configure_logging(settings.log_level, debug=settings.debug)
+    file = settings.data_dir / settings.log_file if settings.log_file else None
+    configure_logging(settings.log_level, debug=settings.debug, file=file)
     run_until_done(_serve(settings))
 
 

@@ -4,7 +4,8 @@
 
 ClusterError
 ├── BadRequest            the caller's fault; its text is shown to the caller
-│   └── TaskNotFound
+│   ├── TaskNotFound
+│   └── NodeNotFound
 ├── Unauthorized          no valid token
 ├── SpoolFull             no room for what the caller sends
 ├── ClientGone            the caller went away or stalled while sending or receiving
@@ -33,6 +34,10 @@ class BadRequest(ClusterError):
 
 class TaskNotFound(BadRequest):
     """No such task, or not the caller's: nobody can tell which."""
+
+
+class NodeNotFound(BadRequest):
+    """No such node."""
 
 
 class Unauthorized(ClusterError):

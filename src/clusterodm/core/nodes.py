@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -60,6 +61,62 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False) ->
     return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443)
 
 
+class Origin(StrEnum):
+    """How a node came to be known."""
+
+    #: By `--node`, nodes.json or an operator.
+    CONFIGURED = "configured"
+    #: It stands in the watched `--nodes-file`.
+    FILE = "file"
+    #: One of the addresses of `--nodes-dns`.
+    DNS = "dns"
+    #: It registered itself and renews its lease.
+    LEASE = "lease"
+    #: We created its machine.
+    AUTOSCALER = "autoscaler"
+
+
+class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A node as the store keeps it. Times are seconds since the epoch, 0: never."""
+
+    id: int
+    address: NodeAddress
+    #: Gets nothing new because an operator said so.
+    locked: bool = False
+    #: Gets nothing new, and its results are brought here, so that it can be switched off.
+    draining: bool = False
+    #: No longer shown; kept only while tasks and results are on it.
+    removed: bool = False
+    origin: Origin = Origin.CONFIGURED
+    labels: dict[str, str] = {}
+    #: Slots that somebody gave it; 0: as many as it says itself.
+    slots: int = 0
+    #: When its lease ends unless it is renewed.
+    lease_until: float = 0.0
+    #: When it will be switched off; it gets nothing new from `drain_before` seconds before.
+    ends_at: float = 0.0
+    drain_before: float = 0.0
+
+    def leaving(self, now: float) -> bool:
+        """Whether it is to be switched off, so that its results should come here."""
+        ends = self.ends_at and now >= self.ends_at - self.drain_before
+        return bool(self.draining or self.removed or ends)
+
+    def closed(self, now: float) -> str:
+        """Why the node gets nothing new at all, in a word or two; empty: it may."""
+        if self.removed:
+            return "removed"
+        if self.locked:
+            return "locked"
+        if self.draining:
+            return "draining"
+        if self.ends_at and now >= self.ends_at - self.drain_before:
+            return "about to end"
+        if self.lease_until and now >= self.lease_until:
+            return "without a lease"
+        return ""
+
+
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A node's answer on `/info`; what old nodes leave out has a default."""
 
@@ -84,7 +141,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     online: bool = True
-    locked: bool = False
+    #: Why it gets nothing new (see NodeRecord.closed); empty: it may.
+    closed: str = ""
     max_images: int | None = None
     slots: int = 1
     #: Tasks the node itself said it has.

@@ -29,8 +29,8 @@ def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
     """Why `node` cannot take the task at all, in words; empty when it can (though perhaps not now)."""
     if not node.online:
         return "offline"
-    if node.locked:
-        return "locked"
+    if node.closed:
+        return node.closed
     if node.max_images is not None and node.max_images < needs.images:
         return f"takes at most {node.max_images} images"
     if not _is_larger(node, needs):

@@ -23,6 +23,7 @@ class Failure(StrEnum):
     REFUSED = "the node refused the task"
     NO_RESULTS = "the node says completed, but its results cannot be fetched"
     CANCELED_THERE = "the task was canceled on the node, not by its owner"
+    MOVED = "an operator moved it"
     MEMORY = "the node ran out of memory"
     HARDWARE = "the node cannot run the engine"
     PROCESSING = "processing failed"
@@ -48,6 +49,7 @@ RULES: Final[dict[Failure, Rule]] = {
     Failure.REFUSED: Rule(again=True, charged=True, set_aside=30.0),
     Failure.NO_RESULTS: Rule(again=True, charged=True, set_aside=60.0),
     Failure.CANCELED_THERE: Rule(again=True, charged=True, set_aside=10.0),
+    Failure.MOVED: Rule(again=True, charged=False, set_aside=10.0),
     Failure.MEMORY: Rule(again=True, charged=True, larger=True),
     Failure.HARDWARE: Rule(again=True, charged=True, set_aside=LONGEST_SET_ASIDE),
     Failure.PROCESSING: Rule(again=False, charged=True),

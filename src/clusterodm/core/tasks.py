@@ -140,6 +140,11 @@ class Cleanup(StrEnum):
     REMOVE = "remove"
 
 
+#: Reasons with which attempts end that did not go wrong.
+COMPLETED: Final = "completed"
+BY_OWNER: Final = "ended by its owner"
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try of a task on one node."""
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
@@ -213,12 +214,16 @@ def _convert(answer: Any, kind: type[T]) -> T:
         raise NodeUnreachable("the answer is not one of a node") from None
 
 
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
+
+
 def describe(error: Exception) -> str:
     """What went wrong without the URL, which has the token in it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection ({error.strerror or error.os_error.__class__.__name__})"
+        return f"no connection ({_reason(error.os_error)})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__

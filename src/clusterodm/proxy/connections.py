@@ -9,16 +9,22 @@ ever for a request whose headers come a byte at a time.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_client import Histogram
+
+from clusterodm.observe import Metrics
 
 
 class Connections:
     """Knows of each connection whether a request is being answered on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._timers: dict[str, Histogram] = {}
         #: Requests from the first header to the end of the answer.
         self.in_flight = 0
         self._none = asyncio.Event()
@@ -37,6 +43,13 @@ class Connections:
         self.in_flight -= 1
         if not self.in_flight:
             self._none.set()
+
+    def observe(self, route: str, seconds: float) -> None:
+        """Take note of how long an answer took."""
+        timer = self._timers.get(route)
+        if timer is None:  # looking up a label costs more than taking note
+            timer = self._timers[route] = self._metrics.requests.labels(route)
+        timer.observe(seconds)
 
     async def drained(self, seconds: float) -> bool:
         """Wait until no request is being answered, at most so long; whether there is none."""
@@ -70,7 +83,15 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     """Count a request while it is answered."""
     connections, connection = request.app[CONNECTIONS], request.protocol
     connections.begun(connection)
+    begun = time.monotonic()
     try:
         return await handler(request)
     finally:
         connections.ended(connection)
+        connections.observe(_route(request), time.monotonic() - begun)
+
+
+def _route(request: web.Request) -> str:
+    """Which route it was, without what is different in each request."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"

@@ -4,45 +4,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-from clusterodm.auth import Authenticator, Grant
-from clusterodm.cluster.collector import Collector
-from clusterodm.cluster.control import Control
-from clusterodm.cluster.intake import Intake
-from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.tasks import Tasks
-from clusterodm.cluster.tracker import Tracker
-from clusterodm.console import Consoles
+from clusterodm.auth import Grant
+from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
-from clusterodm.nodeodm import NodeClient
-from clusterodm.results import Results
-from clusterodm.settings import Settings
-from clusterodm.spool import Spool
-from clusterodm.store import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """The parts of the cluster that the data plane uses."""
-
-    settings: Settings
-    store: Store
-    tasks: Tasks
-    registry: Registry
-    intake: Intake
-    control: Control
-    collector: Collector
-    tracker: Tracker
-    consoles: Consoles
-    spool: Spool
-    results: Results
-    client: NodeClient
-    authenticator: Authenticator
-
 
 CONTEXT: Final = web.AppKey("context", Context)
 

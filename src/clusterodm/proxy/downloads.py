@@ -1,29 +1,16 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Downloads: from our disk with ranges, or streamed through from the node that has the results."""
+"""The handler for results."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final
 from urllib.parse import quote
 
-import aiohttp
 from aiohttp import web
 
-from clusterodm.cluster.tasks import Entry
-from clusterodm.core.byte_range import parse_range
-from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused
-from clusterodm.core.tasks import Outcome, Phase
-from clusterodm.nodeodm import Download
-from clusterodm.proxy.context import Context, caller, context
-from clusterodm.results import ARCHIVE, Asset
-
-#: Headers of a node's answer that mean the same when we pass them on.
-_PASSED: Final = ("Content-Type", "Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
-#: Headers of a client that a node should see.
-_ASKED: Final = ("Range", "If-Range")
+from clusterodm.core.tasks import Outcome
+from clusterodm.delivery import deliver
+from clusterodm.proxy.context import caller, context
 
 
 async def download(request: web.Request) -> web.StreamResponse:
@@ -31,90 +18,7 @@ async def download(request: web.Request) -> web.StreamResponse:
     grant = await caller(request)
     cluster = context(request)
     entry = await cluster.tasks.require(request.match_info["uuid"].lower(), grant.owner)
-    asset = request.match_info["asset"]
-    if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
-        raise BadRequest("Asset not ready")
-    if cluster.settings.downloads_from_s3:
-        raise web.HTTPFound(f"{cluster.settings.downloads_from_s3.rstrip('/')}/{entry.task.uuid}/{quote(asset)}")
-    if asset != ARCHIVE:
-        return await _send_asset(request, cluster, entry, asset)
-    if path := cluster.results.archive(entry.task.uuid):
-        return web.FileResponse(path, chunk_size=256 << 10, headers=_attachment(entry, ARCHIVE))
-    return await _stream(request, cluster, entry)
-
-
-def _attachment(entry: Entry, asset: str) -> dict[str, str]:
-    name = asset.rsplit("/", 1)[-1]
-    return {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(entry.task.uuid + '-' + name)}",
-        "Content-Type": "application/zip" if asset == ARCHIVE else "application/octet-stream",
-    }
-
-
-async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.StreamResponse:
-    """Pass a node's answer through as it comes."""
-    node = cluster.registry.get(entry.attempt.node_id) if entry.attempt else None
-    if entry.attempt is None or node is None:
-        raise BadRequest("Asset not ready")
-    asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
-    try:
-        async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
-            passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
-            response = web.StreamResponse(status=answer.status, headers=_attachment(entry, ARCHIVE) | passed)
-            await pipe(request, answer.read, response)
-            return response
-    except NodeRefused as error:
-        raise BadRequest(str(error)) from None
-
-
-async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], response: web.StreamResponse) -> None:
-    """Send the blocks that `read` gives (empty at the end) as the body of `response`, as fast as the client takes
-    them."""
-    await response.prepare(request)
-    while True:
-        try:
-            block = await read()
-        except (aiohttp.ClientError, TimeoutError, OSError, NodeError):
-            _cut(request)  # an end in good order would pass for a whole file
-            raise ClientGone("the node stopped in the middle of a download") from None
-        try:
-            await (response.write(block) if block else response.write_eof())
-        except ConnectionError:
-            return  # the client left; nothing more to say to it
-        if not block:
-            return
-
-
-def _cut(request: web.Request) -> None:
-    if request.transport is not None:
-        request.transport.abort()
-
-
-async def _send_asset(request: web.Request, cluster: Context, entry: Entry, name: str) -> web.StreamResponse:
-    """One file out of the archive; the archive is pulled here first when it still is on its node."""
-    await cluster.collector.archive(entry)
-    asset = await cluster.results.open_asset(entry.task.uuid, name)
-    try:
-        return await _send_opened(request, asset, _attachment(entry, name))
-    finally:
-        asset.close()
-
-
-async def _send_opened(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.StreamResponse:
-    headers["Accept-Ranges"] = "bytes"
-    try:
-        wanted = parse_range(request.headers.get("Range"), asset.size)
-    except ValueError as outside:
-        return web.Response(status=416, headers={"Content-Range": str(outside)})
-    start, length = wanted or (0, asset.size)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{asset.size}"
-        await asyncio.to_thread(asset.seek, start)
-    response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
-    response.content_length = length
-    await response.prepare(request)
-    while length and (content := await asyncio.to_thread(asset.read)):
-        await response.write(content[:length])
-        length -= min(length, len(content))
-    await response.write_eof()
-    return response
+    asset, prefix = request.match_info["asset"], cluster.settings.downloads_from_s3
+    if prefix and entry.task.outcome is Outcome.COMPLETED:
+        raise web.HTTPFound(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}")
+    return await deliver(request, cluster, entry, asset)

@@ -10,9 +10,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
 from clusterodm.core.errors import BadRequest
-from clusterodm.proxy.context import Context, caller, context
+from clusterodm.proxy.context import caller, context
 from clusterodm.proxy.forms import FileHandler, FileSink, read_form
 from clusterodm.proxy.render import json_answer
 from clusterodm.spool import Part
@@ -45,6 +46,7 @@ class _Parts:
         if self._open is not None:
             await self._open.close()
             await self._publish(self._open, name)
+            self._cluster.metrics.received.inc(self._open.size)
             self._open = None
 
 

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from clusterodm.cluster.context import Context
 from clusterodm.proxy import connections, downloads, intake, page, reads, render, verbs
-from clusterodm.proxy.context import CONTEXT, Context
+from clusterodm.proxy.context import CONTEXT
 
 
 def make_app(cluster: Context) -> web.Application:
     """The web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
-    app[connections.CONNECTIONS] = connections.Connections()
+    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics)
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.errors import BadRequest, ClusterError
 from clusterodm.core.ids import is_task_id
-from clusterodm.proxy.context import Context, caller, context
+from clusterodm.proxy.context import caller, context
 from clusterodm.proxy.forms import read_form
 from clusterodm.proxy.render import json_answer
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What must survive a restart, in SQL."""
 
-from clusterodm.store.store import PROGRESS, NodeRecord, Store
+from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
+from clusterodm.store.store import Store
+from clusterodm.store.tasks import PROGRESS
 
-__all__ = ["PROGRESS", "NodeRecord", "Store"]
+__all__ = ["PROGRESS", "EndedTask", "PastAttempt", "Store", "TaskFilter"]

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 
 
@@ -82,6 +83,7 @@ tasks = Table(
     Column("webhook_due", Boolean, nullable=False),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),
+    Index(None, "committed_at"),
     Index(
         "ix_tasks_webhook_due",
         "webhook_due",
@@ -105,6 +107,7 @@ attempts = Table(
     Column("console_start", BigInteger, nullable=False),
     Column("cleanup", String(20), nullable=False),
     Index(None, "cleanup"),
+    Index(None, "node_id"),
 )
 
 events = Table(
@@ -126,6 +129,14 @@ nodes = Table(
     Column("token", Text, nullable=False),
     Column("tls", Boolean, nullable=False),
     Column("locked", Boolean, nullable=False),
+    Column("draining", Boolean, nullable=False, server_default=false()),
+    Column("removed", Boolean, nullable=False, server_default=false()),
+    Column("origin", String(20), nullable=False, server_default="configured"),
+    Column("labels", Json, nullable=False, server_default="{}"),
+    Column("slots", Integer, nullable=False, server_default="0"),
+    Column("lease_until", Float, nullable=False, server_default="0"),
+    Column("ends_at", Float, nullable=False, server_default="0"),
+    Column("drain_before", Float, nullable=False, server_default="0"),
     Index("uq_nodes_address", "host", "port", unique=True),
     sqlite_autoincrement=True,
 )

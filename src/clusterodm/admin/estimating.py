@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Places in the queue and guesses of how long it takes, made from one look at everything."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from clusterodm.cluster.context import Context
+from clusterodm.core.estimates import Pace, Running, pace, waits
+from clusterodm.core.scheduling import queue_order
+from clusterodm.core.tasks import ON_NODE, Outcome
+
+#: Past tasks that the pace is taken from, and how old they may be.
+_PAST: Final = 200
+_PAST_SECONDS: Final = 7 * 86400.0
+#: Seconds for which a pace is good.
+_FRESH: Final = 60.0
+
+
+class Guesses(msgspec.Struct, frozen=True):
+    """The queue in its order, and for each task of it the seconds that it will wait (None: no guess)."""
+
+    order: list[str]
+    expected: list[float | None]
+    #: For a task that came now.
+    next_one: float | None
+    index: dict[str, int]
+
+    def of(self, uuid: str) -> tuple[int, float | None]:
+        """Position (from 1; 0: it does not wait) and expected wait of a task."""
+        place = self.index.get(uuid)
+        return (0, None) if place is None else (place + 1, self.expected[place])
+
+    @classmethod
+    async def now(cls, cluster: Context) -> Guesses:
+        """Look at everything."""
+        known, clock = await _pace(cluster), cluster.clock()
+        entries = list(cluster.tasks.active())
+        order = queue_order(entry.task for entry in entries)
+        running = [
+            Running(entry.task.image_count, max(0.0, clock - entry.attempt.started_at), entry.task.progress)
+            for entry in entries
+            if entry.attempt is not None and entry.task.phase in ON_NODE
+        ]
+        open_nodes = [node for node in cluster.registry.nodes() if node.online and not node.closed]
+        slots = sum(node.slots for node in open_nodes)
+        expected = waits([task.image_count for task in order] + [1], running, slots, known)
+        uuids = [task.uuid for task in order]
+        return cls(uuids, expected[:-1], expected[-1], {uuid: place for place, uuid in enumerate(uuids)})
+
+
+async def _pace(cluster: Context) -> Pace:
+    """How fast tasks went of late; looked up once a minute."""
+    known = cluster.tasks.pace
+    now = cluster.clock.steady()
+    if known is None or now - known[0] > _FRESH:
+        past = await cluster.store.ended_tasks(cluster.clock() - _PAST_SECONDS, limit=_PAST)
+        done = [task for task in past if task.outcome is Outcome.COMPLETED]
+        known = cluster.tasks.pace = (now, pace((task.image_count, task.processing_time / 1000) for task in done))
+    return known[1]

@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The cluster at a glance, and what it did."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from statistics import median
+from typing import Any, Final
+
+from pydantic import SecretStr
+
+from clusterodm import __version__
+from clusterodm.admin.estimating import Guesses
+from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
+from clusterodm.cluster.context import Context
+from clusterodm.core.tasks import BY_OWNER, COMPLETED, Outcome, Phase, Stage
+from clusterodm.settings import Settings, flag_name
+from clusterodm.store import EndedTask, PastAttempt
+
+_MAX_BARS: Final = 5000
+_MAX_ENDED: Final = 50_000
+_SPANS: Final = 24
+_SPAN: Final = 3600.0
+DAY: Final = 86400.0
+
+
+async def status(cluster: Context) -> Status:
+    """The cluster at a glance."""
+    phases = Counter(entry.task.phase for entry in cluster.tasks.active())
+    ended = await cluster.store.count_ended()
+    nodes = cluster.registry.nodes()
+    usable = [node for node in nodes if node.online and not node.closed]
+    now = cluster.clock()
+    since = [entry.task.committed_at for entry in cluster.tasks.active() if entry.task.phase is Phase.QUEUED]
+    problems = _problems(cluster)
+    guesses = await Guesses.now(cluster)
+    return Status(
+        version=__version__,
+        health="trouble" if problems else "busy" if phases[Phase.QUEUED] else "well",
+        problems=problems,
+        started_at=cluster.started_at,
+        nodes=len(nodes),
+        nodes_online=sum(node.online for node in nodes),
+        nodes_closed=sum(bool(node.closed) for node in nodes),
+        slots=sum(node.slots for node in usable),
+        slots_used=sum(min(node.slots, node.info.task_queue_count + len(node.reserved)) for node in usable),
+        receiving=phases[Phase.RECEIVING],
+        queued=phases[Phase.QUEUED],
+        dispatching=phases[Phase.DISPATCHING],
+        running=phases[Phase.RUNNING],
+        collecting=phases[Phase.COLLECTING],
+        completed=ended.get("completed", 0),
+        failed=ended.get("failed", 0),
+        canceled=ended.get("canceled", 0),
+        longest_wait=max((now - at for at in since), default=0.0),
+        expected_wait=guesses.next_one,
+        held_bytes=cluster.spool.held,
+        room_bytes=max(0, cluster.spool.room()),
+    )
+
+
+def _problems(cluster: Context) -> list[str]:
+    """What an operator should look at, a sentence each."""
+    nodes = cluster.registry.nodes()
+    found: list[str] = []
+    if not nodes:
+        found.append("no node is configured")
+    elif not any(node.online for node in nodes):
+        found.append("no node is online")
+    else:
+        offline = [str(node.address) for node in nodes if not node.online]
+        found += [f"{name} is offline" for name in offline[:3]]
+        found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
+    silent = [entry for entry in cluster.tasks.active() if entry.unreachable_since]
+    if silent:
+        one = "a running task is on a node that does not answer"
+        found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
+    if not cluster.spool.has_room():
+        found.append("there is little room left for uploads")
+    return found
+
+
+async def history(cluster: Context, hours: float) -> History:
+    """What all nodes did in the last hours."""
+    until = cluster.clock()
+    since = until - hours * 3600
+    past = await cluster.store.attempts_since(since, limit=_MAX_BARS)
+    lanes: defaultdict[str, list[Bar]] = defaultdict(list)
+    for attempt in past:
+        lanes[attempt.node_name].append(_bar(attempt))
+    for node in cluster.registry.nodes():
+        lanes[str(node.address)] = lanes[str(node.address)]
+    made = [Lane(node=name, bars=lanes[name][::-1]) for name in sorted(lanes)]
+    return History(since=since, until=until, complete=len(past) < _MAX_BARS, lanes=made)
+
+
+def _bar(past: PastAttempt) -> Bar:
+    if past.stage != Stage.ENDED:
+        state = str(past.outcome) if past.phase is Phase.FINISHED else "running"
+    elif past.reason in (COMPLETED, BY_OWNER):
+        state = "completed" if past.reason == COMPLETED else "canceled"
+    else:
+        state = "failed" if past.outcome is Outcome.FAILED and past.number == past.attempts else "lost"
+    return Bar(
+        task=past.task,
+        name=past.name,
+        attempt=past.number,
+        images=past.image_count,
+        started_at=past.started_at,
+        ended_at=past.ended_at or past.finished_at,
+        state=state,
+        reason=past.reason,
+    )
+
+
+async def charts(cluster: Context) -> Charts:
+    """Figures of the last day, by the hour; the last hour is the one that goes on."""
+    now = cluster.clock()
+    first = now - now % _SPAN - (_SPANS - 1) * _SPAN
+    ended: defaultdict[int, list[EndedTask]] = defaultdict(list)
+    for task in await cluster.store.ended_tasks(first, limit=_MAX_ENDED):
+        ended[int((task.finished_at - first) // _SPAN)].append(task)
+    return Charts(seconds=_SPAN, hours=[_hour(first + place * _SPAN, ended[place]) for place in range(_SPANS)])
+
+
+def _hour(at: float, tasks: Iterable[EndedTask]) -> Hour:
+    tasks = list(tasks)
+    outcomes = Counter(task.outcome for task in tasks)
+    waited = [max(0.0, task.first_started - task.committed_at) for task in tasks if task.first_started]
+    return Hour(
+        at=at,
+        completed=outcomes[Outcome.COMPLETED],
+        failed=outcomes[Outcome.FAILED],
+        canceled=outcomes[Outcome.CANCELED],
+        images=sum(task.image_count for task in tasks if task.outcome is Outcome.COMPLETED),
+        wait=median(waited) if waited else None,
+    )
+
+
+def settings(cluster: Context) -> list[SettingView]:
+    """All settings; secrets are masked."""
+    return [
+        SettingView(
+            name=flag_name(name),
+            value=_shown(getattr(cluster.settings, name)),
+            default=_shown(field.get_default(call_default_factory=True)),
+            description=field.description or "",
+            secret=isinstance(getattr(cluster.settings, name), SecretStr),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    if isinstance(value, list):
+        return ", ".join(map(_without_token, value))
+    return _without_token(str(value)) if not isinstance(value, bool) else str(value).lower()
+
+
+def _without_token(text: str) -> str:
+    """A node's address may carry its token."""
+    address, mark, _ = text.partition("token=")
+    return f"{address}{mark}***" if mark else text

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Who may come in by the admin port, and what browsers are told about it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import ipaddress
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from clusterodm.core.errors import ConfigError
+from clusterodm.settings import Settings
+
+#: The one user of the admin port, as in the original.
+USER: Final = "admin"
+#: Seconds that a wrong password costs.
+DELAY: Final = 1.0
+_SAFE: Final = ("GET", "HEAD", "OPTIONS")
+_OPEN: Final = ("/healthz", "/readyz")
+_LEASES: Final = "/api/v1/leases"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def same(given: str, wanted: str) -> bool:
+    """Compare in constant time."""
+    return hmac.compare_digest(given.encode(), wanted.encode())
+
+
+class Guard:
+    """Decides about each request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._password = settings.admin_pass.get_secret_value()
+        self._lease_token = settings.lease_token.get_secret_value()
+        self._turn = asyncio.Lock()
+        if not self._password and not _is_loopback(settings.admin_host):
+            raise ConfigError(f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed")
+
+    async def refuse(self, request: web.Request) -> web.Response | None:
+        """The answer to a request that may not come in; None when it may."""
+        if request.path in _OPEN:
+            return None
+        if not self._password and not _is_local_name(request.host):
+            return _error(403, "without --admin-pass this port answers only to localhost")
+        if request.method not in _SAFE and not _same_origin(request):
+            return _error(403, "this request comes from a page of another origin")
+        if self._may_enter(request):
+            return None
+        async with self._turn:  # wrong passwords are tried one after another, however many come at once
+            await asyncio.sleep(DELAY if request.headers.get("Authorization") else 0.0)
+        answer = _error(401, "the password of admin is needed")
+        answer.headers["WWW-Authenticate"] = 'Basic realm="ClusterODM", charset="UTF-8"'
+        return answer
+
+    def _may_enter(self, request: web.Request) -> bool:
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._lease_token and request.path.startswith(_LEASES):
+            return same(value.strip(), self._lease_token)
+        if not self._password:
+            return True
+        try:
+            user, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+        except (binascii.Error, ValueError):
+            return False
+        return scheme.lower() == "basic" and same(password, self._password) and same(user, USER)
+
+
+def _error(status: int, text: str) -> web.Response:
+    return web.json_response({"error": text}, status=status)
+
+
+def _same_origin(request: web.Request) -> bool:
+    """Whether a request that changes something comes from our own page or from no page at all."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    origin = request.headers.get("Origin")
+    return site in ("same-origin", "none") and (origin is None or urlsplit(origin).netloc == request.host)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_local_name(host: str) -> bool:
+    """Whether a Host header names this machine by an address or as localhost: a page of another name that was made to
+    resolve to us does not."""
+    name = urlsplit(f"//{host}").hostname or ""
+    return name == "localhost" or _is_address(name)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

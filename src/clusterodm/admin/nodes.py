@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What operators do with nodes, each verb once."""
+
+from __future__ import annotations
+
+from clusterodm.admin.views import Done, Lease, NodeView
+from clusterodm.cluster.context import Context
+from clusterodm.cluster.registry import Node
+from clusterodm.core.errors import BadRequest, NodeNotFound
+from clusterodm.core.membership import lease_terms
+from clusterodm.core.nodes import make_address
+from clusterodm.core.placement import Needs, best, wait_reason
+from clusterodm.core.tasks import ON_NODE
+
+
+def listing(cluster: Context) -> list[NodeView]:
+    """All nodes by number."""
+    there = _tasks_by_node(cluster)
+    return [_view(cluster, node, number, there) for number, node in enumerate(cluster.registry.nodes(), 1)]
+
+
+def view(cluster: Context, node: Node) -> NodeView:
+    """One node as operators see it."""
+    number = 1 + [each.record.id for each in cluster.registry.nodes()].index(node.record.id)
+    return _view(cluster, node, number, _tasks_by_node(cluster))
+
+
+def _tasks_by_node(cluster: Context) -> dict[int, list[str]]:
+    there: dict[int, list[str]] = {}
+    for entry in cluster.tasks.active():
+        if entry.attempt is not None and entry.task.phase in ON_NODE:
+            there.setdefault(entry.attempt.node_id, []).append(entry.task.uuid)
+    return there
+
+
+def _view(cluster: Context, node: Node, number: int, there: dict[int, list[str]]) -> NodeView:
+    info, record = node.info, node.record
+    return NodeView(
+        id=record.id,
+        number=number,
+        name=str(node.address),
+        url=node.address.url,
+        online=node.online,
+        closed=node.closed,
+        locked=record.locked,
+        draining=record.draining,
+        drained=record.id in cluster.drainer.drained,
+        origin=record.origin,
+        labels=record.labels,
+        slots=node.slots,
+        used=info.task_queue_count,
+        reserved=len(node.reserved),
+        max_images=info.max_images,
+        engine=info.engine,
+        engine_version=info.engine_version,
+        api_version=info.version,
+        cpu_cores=info.cpu_cores,
+        total_memory=info.total_memory,
+        available_memory=info.available_memory,
+        error=node.error,
+        seen_at=node.seen_at,
+        set_aside_until=node.set_aside_until if node.set_aside_until > cluster.clock() else 0.0,
+        lease_until=record.lease_until,
+        ends_at=record.ends_at,
+        tasks=there.get(record.id, []),
+    )
+
+
+def by_number(cluster: Context, number: int) -> Node:
+    """The node at a place of the list, from 1. Raises NodeNotFound."""
+    nodes = cluster.registry.nodes()
+    if not 1 <= number <= len(nodes):
+        raise NodeNotFound(f"there is no node {number}")
+    return nodes[number - 1]
+
+
+def by_id(cluster: Context, node_id: int) -> Node:
+    """A node by its id. Raises NodeNotFound."""
+    node = cluster.registry.get(node_id)
+    if node is None or node.record.removed:
+        raise NodeNotFound(f"there is no node with id {node_id}")
+    return node
+
+
+def by_name(cluster: Context, name: str) -> Node:
+    """A node by `host:port`, or by its number or `#id`. Raises NodeNotFound."""
+    if name.startswith("#") and name[1:].isdigit():
+        return by_id(cluster, int(name[1:]))
+    if name.isdigit():
+        return by_number(cluster, int(name))
+    found = [node for node in cluster.registry.nodes() if name in (str(node.address), node.address.url)]
+    if not found:
+        raise NodeNotFound(f"there is no node {name[:200]}")
+    return found[0]
+
+
+async def add(cluster: Context, host: str, port: int, token: str = "") -> NodeView:
+    """Take a node in; one that is known by host and port gets the new token. Raises ConfigError."""
+    node = await cluster.registry.add(make_address(host, port, token))
+    return view(cluster, node)
+
+
+async def remove(cluster: Context, node: Node) -> Done:
+    """Take a node out. Its tasks finish there, and its results stay reachable while it is."""
+    count = len(view(cluster, node).tasks)
+    await cluster.registry.remove(node)
+    rest = f"; {count} tasks finish there first" if count else ""
+    return Done(text=f"{node.address} is removed{rest}")
+
+
+async def lock(cluster: Context, node: Node) -> NodeView:
+    """Give a node nothing new."""
+    await cluster.registry.change(node, locked=True)
+    return view(cluster, node)
+
+
+async def unlock(cluster: Context, node: Node) -> NodeView:
+    """Give a node work again, also one that drains."""
+    await cluster.registry.change(node, locked=False, draining=False)
+    return view(cluster, node)
+
+
+async def drain(cluster: Context, node: Node) -> NodeView:
+    """Give a node nothing new and bring its results here, so that it can be switched off."""
+    await cluster.registry.change(node, draining=True)
+    await cluster.drainer.sweep()
+    return view(cluster, node)
+
+
+def update(cluster: Context) -> Done:
+    """Ask all nodes at once."""
+    nodes = cluster.registry.nodes()
+    for node in nodes:
+        cluster.registry.look(node)
+    return Done(text=f"{len(nodes)} nodes are asked")
+
+
+def best_for(cluster: Context, images: int) -> NodeView:
+    """The node that a task of so many images would go to now. Raises BadRequest that says why there is none."""
+    needs, facts, now = Needs(images=images), cluster.registry.facts(), cluster.clock()
+    chosen = best(facts, needs, now)
+    if chosen is None:
+        raise BadRequest(wait_reason(facts, needs, now))
+    return view(cluster, by_id(cluster, chosen.id))
+
+
+async def lease(
+    cluster: Context,
+    *,
+    host: str,
+    port: int,
+    token: str = "",
+    labels: dict[str, str] | None = None,
+    slots: int = 0,
+    ttl: float = 60.0,
+    ends_in: float | None = None,
+    drain_before: float = 0.0,
+) -> Lease:
+    """A node registers itself, or renews. It gets nothing new when `ttl` seconds go by without another call, nor in
+    the last `drain_before` of the `ends_in` seconds that it has left."""
+    said = {"labels": labels or {}, "slots": slots, "ttl": ttl, "ends_in": ends_in, "drain_before": drain_before}
+    terms = lease_terms(cluster.clock(), said)
+    node = await cluster.registry.add(make_address(host, port, token), **terms)
+    return Lease(node=view(cluster, node), ttl=ttl)
+
+
+async def end_lease(cluster: Context, node: Node) -> Done:
+    """A node says goodbye: its tasks finish there, its results are brought here."""
+    return await remove(cluster, node)

@@ -1,0 +1,410 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The admin shell: lines over TCP, for telnet and nc, in the words of the original."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from clusterodm import __version__
+from clusterodm.admin import nodes, tasks
+from clusterodm.admin.guard import DELAY, same
+from clusterodm.admin.views import NodeView, TaskView
+from clusterodm.cluster.context import Context
+from clusterodm.core.errors import BadRequest, ClusterError
+from clusterodm.store import TaskFilter
+
+_log = structlog.get_logger("shell")
+
+_MAX_LINE: Final = 4096
+_MAX_SESSIONS: Final = 50
+#: Seconds without a line after which a session is closed.
+_IDLE: Final = 3600.0
+_LINES: Final = 20
+#: Bytes of the telnet protocol: escape, begin and end of an option, first and last of the requests.
+_IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
+
+
+class Command(msgspec.Struct, frozen=True):
+    """One row of the table: its parameters, what it does, and how."""
+
+    parameters: str
+    meaning: str
+    run: Callable[[Context, list[str]], Awaitable[str | list[str]]]
+
+
+class Invalid(BadRequest):
+    """A command that there is not, or with the wrong parameters."""
+
+
+def _number(text: str, what: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise Invalid(f"{what} is a number, not {text[:50]!r}") from None
+
+
+def _node(cluster: Context, words: list[str]) -> Any:
+    if len(words) != 1:
+        raise Invalid("one node number is needed; NODE LIST shows them")
+    return nodes.by_number(cluster, _number(words[0], "a node"))
+
+
+async def _task(cluster: Context, words: list[str], *, more: int = 0) -> Any:
+    if not 1 <= len(words) <= 1 + more:
+        raise Invalid("one task id is needed; its beginning is enough")
+    return await tasks.find(cluster, words[0])
+
+
+# Nodes
+
+
+async def node_add(cluster: Context, words: list[str]) -> str:
+    if not 2 <= len(words) <= 3:
+        raise Invalid("NODE ADD <host> <port> [token]")
+    await nodes.add(cluster, words[0], _number(words[1], "a port"), words[2] if len(words) > 2 else "")
+    return "OK"
+
+
+async def node_del(cluster: Context, words: list[str]) -> list[str]:
+    done = await nodes.remove(cluster, _node(cluster, words))
+    return ["OK"] if ";" not in done.text else [done.text, "OK"]
+
+
+async def node_info(cluster: Context, words: list[str]) -> str:
+    return _pretty(nodes.view(cluster, _node(cluster, words)))
+
+
+async def node_list(cluster: Context, words: list[str]) -> list[str]:
+    return [node_line(view) for view in nodes.listing(cluster)]
+
+
+async def node_lock(cluster: Context, words: list[str]) -> str:
+    await nodes.lock(cluster, _node(cluster, words))
+    return "OK"
+
+
+async def node_unlock(cluster: Context, words: list[str]) -> str:
+    await nodes.unlock(cluster, _node(cluster, words))
+    return "OK"
+
+
+async def node_drain(cluster: Context, words: list[str]) -> str:
+    view = await nodes.drain(cluster, _node(cluster, words))
+    return "OK, it can be switched off" if view.drained else f"OK, {len(view.tasks)} tasks finish there first"
+
+
+async def node_update(cluster: Context, words: list[str]) -> str:
+    nodes.update(cluster)
+    return "OK"
+
+
+async def node_best(cluster: Context, words: list[str]) -> str:
+    if len(words) != 1:
+        raise Invalid("NODE BEST <images>")
+    return node_line(nodes.best_for(cluster, _number(words[0], "the count of images")))
+
+
+def node_line(node: NodeView) -> str:
+    """A node in one line, as the original writes it."""
+    state = "online" if node.online else "offline"
+    there = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
+    flags = [letter for letter, is_so in there if is_so]
+    shown = f" [{','.join(flags)}]" if flags else ""
+    engine = f"<engine: {node.engine} {node.engine_version}> <API: {node.api_version}>"
+    return f"{node.number}) {node.name} [{state}] [{node.used}/{node.slots}] {engine}{shown}"
+
+
+# Tasks
+
+
+async def route_info(cluster: Context, words: list[str]) -> str:
+    entry = await _task(cluster, words)
+    attempt = entry.attempt
+    if attempt is None:
+        raise BadRequest("the task has no node yet")
+    node = cluster.registry.get(attempt.node_id)
+    name = str(node.address) if node else attempt.node_name
+    return _pretty({"node": name, "nodeUuid": attempt.node_uuid, "attempt": attempt.number})
+
+
+async def route_list(cluster: Context, words: list[str]) -> list[str]:
+    page = await tasks.page(cluster, TaskFilter(), limit=_count(words))
+    return [f"{task.uuid} --> {task.node}" for task in page.tasks if task.node]
+
+
+async def task_list(cluster: Context, words: list[str]) -> list[str]:
+    page = await tasks.page(cluster, TaskFilter(), limit=_count(words))
+    return [_task_line(task) for task in page.tasks] + [f"{len(page.tasks)} of {page.total}"]
+
+
+def _count(words: list[str]) -> int:
+    if len(words) > 1:
+        raise Invalid("at most one count is taken")
+    return max(1, min(tasks.MAX_PAGE, _number(words[0], "a count"))) if words else _LINES
+
+
+def _task_line(task: TaskView) -> str:
+    state = str(task.outcome or task.phase)
+    where = f" on {task.node}" if task.node else ""
+    place = f" (position {task.position})" if task.position else ""
+    return f"{task.uuid} [{state}]{place} {task.progress:.0f}% {task.images} images{where} {task.name[:60]!r}"
+
+
+async def task_info(cluster: Context, words: list[str]) -> str:
+    return _pretty((await tasks.show(cluster, await _task(cluster, words))).task)
+
+
+async def task_output(cluster: Context, words: list[str]) -> list[str]:
+    entry = await _task(cluster, words, more=1)
+    count = _number(words[1], "a count of lines") if len(words) > 1 else _LINES
+    return await tasks.output(cluster, entry, -max(1, min(count, 10_000)))
+
+
+async def task_cancel(cluster: Context, words: list[str]) -> str:
+    await tasks.cancel(cluster, await _task(cluster, words))
+    return "OK"
+
+
+async def task_remove(cluster: Context, words: list[str]) -> str:
+    await tasks.remove(cluster, await _task(cluster, words))
+    return "OK"
+
+
+async def task_retry(cluster: Context, words: list[str]) -> str:
+    done = await tasks.retry(cluster, await _task(cluster, words))
+    return f"OK, {done.text}"
+
+
+async def task_why(cluster: Context, words: list[str]) -> str:
+    return (await tasks.why(cluster, await _task(cluster, words))).why
+
+
+async def task_timeline(cluster: Context, words: list[str]) -> list[str]:
+    events = await tasks.timeline(cluster, await _task(cluster, words))
+    return [f"{_clock(event.at)}  {event.text}" for event in events]
+
+
+async def task_priority(cluster: Context, words: list[str]) -> str:
+    if len(words) != 2:
+        raise Invalid("TASK PRIORITY <task> <n>")
+    await tasks.prioritize(cluster, await tasks.find(cluster, words[0]), _number(words[1], "a priority"))
+    return "OK"
+
+
+async def queue_list(cluster: Context, words: list[str]) -> list[str]:
+    lines = [
+        f"{task.position}) {task.uuid} {task.images} images, priority {task.priority}: {task.wait}"
+        for task in await tasks.queue(cluster)
+    ]
+    return lines or ["nothing waits"]
+
+
+async def asr_viewcmd(cluster: Context, words: list[str]) -> str:
+    raise BadRequest("there is no autoscaler (--asr)")
+
+
+def _pretty(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "NODE ADD": Command("<host> <port> [token]", "Take a node in", node_add),
+    "NODE DEL": Command("<number>", "Take a node out; its tasks finish there", node_del),
+    "NODE INFO": Command("<number>", "All that is known of a node", node_info),
+    "NODE LIST": Command("", "All nodes", node_list),
+    "NODE LOCK": Command("<number>", "Give a node nothing new", node_lock),
+    "NODE UNLOCK": Command("<number>", "Give a node work again", node_unlock),
+    "NODE DRAIN": Command("<number>", "Empty a node, so that it can be switched off", node_drain),
+    "NODE UPDATE": Command("", "Ask all nodes at once", node_update),
+    "NODE BEST": Command("<images>", "The node that a task of so many images would go to", node_best),
+    "ROUTE INFO": Command("<task>", "The node that has a task", route_info),
+    "ROUTE LIST": Command("[count]", "Tasks and their nodes", route_list),
+    "TASK LIST": Command("[count]", "Tasks, latest first", task_list),
+    "TASK INFO": Command("<task>", "All that is known of a task", task_info),
+    "TASK OUTPUT": Command("<task> [lines]", "The end of a task's console", task_output),
+    "TASK CANCEL": Command("<task>", "Cancel a task", task_cancel),
+    "TASK REMOVE": Command("<task>", "Remove a task with its files", task_remove),
+    "TASK RETRY": Command("<task>", "Begin a task again, or give it to another node", task_retry),
+    "TASK WHY": Command("<task>", "Why a task is as it is", task_why),
+    "TASK TIMELINE": Command("<task>", "What happened to a task", task_timeline),
+    "TASK PRIORITY": Command("<task> <n>", "Higher goes first; 0 is usual", task_priority),
+    "QUEUE LIST": Command("", "Tasks that wait, next first, and why", queue_list),
+    "ASR VIEWCMD": Command("<images>", "How a machine for so many images would be made", asr_viewcmd),
+}
+_OTHERS: Final = (("HELP", "This list"), ("!!", "The last command again"), ("QUIT", "Close the session"))
+
+
+def help_lines() -> list[str]:
+    """One line for each command."""
+    rows = [(f"{name} {command.parameters}", command.meaning) for name, command in COMMANDS.items()]
+    return [name.ljust(34) + meaning for name, meaning in [*rows, *_OTHERS]]
+
+
+class Shell:
+    """Serves sessions."""
+
+    def __init__(self, cluster: Context) -> None:
+        self._cluster = cluster
+        self._password = cluster.settings.admin_pass.get_secret_value()
+        self._sessions = 0
+        self._turn = asyncio.Lock()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One session, to its end. An error of it ends it alone."""
+        if self._sessions >= _MAX_SESSIONS:
+            writer.close()
+            return
+        self._sessions += 1
+        try:
+            await self._session(_Lines(reader), writer)
+        except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._sessions -= 1
+            writer.close()
+
+    async def _session(self, lines: _Lines, writer: asyncio.StreamWriter) -> None:
+        await _say(writer, [f"ClusterODM {__version__}", "HELP for help, QUIT to leave", ""])
+        if self._password and not await self._login(lines, writer):
+            return
+        last = ""
+        while True:
+            writer.write(b"#> ")
+            await writer.drain()
+            line = await lines.next()
+            if line is None or line.upper() in ("QUIT", "EXIT"):
+                return
+            line = last if line == "!!" else line
+            last = line
+            await _say(writer, await self.answer(line))
+
+    async def _login(self, lines: _Lines, writer: asyncio.StreamWriter) -> bool:
+        while True:
+            writer.write(b"$> ")
+            await writer.drain()
+            line = await lines.next()
+            if line is None or line.upper() == "QUIT":
+                return False
+            verb, _, password = line.partition(" ")
+            if verb.upper() == "LOGIN":
+                if same(password.strip(), self._password):
+                    await _say(writer, ["OK"])
+                    return True
+                async with self._turn:  # one after another, however many try at once
+                    await asyncio.sleep(DELAY)
+                _log.warning("wrong password")
+                await _say(writer, ["FAIL"])
+                return False
+            await _say(writer, ["LOGIN <password>" if verb.upper() == "HELP" else "INVALID: LOGIN <password> first"])
+
+    async def answer(self, line: str) -> list[str]:
+        """What a line is answered with."""
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            words = line.split()
+        if not words:
+            return []
+        if words[0].upper() == "HELP":
+            return help_lines()
+        name = " ".join(words[:2]).upper()
+        if name not in COMMANDS:
+            return [f"INVALID: {name[:60]} is not a command; HELP lists them"]
+        said = await self._carry_out(name, words[2:])
+        return [said] if isinstance(said, str) else said
+
+    async def _carry_out(self, name: str, words: list[str]) -> str | list[str]:
+        try:
+            return await COMMANDS[name].run(self._cluster, words)
+        except Invalid as error:
+            return f"INVALID: {error}"
+        except ClusterError as error:
+            return f"FAIL: {error}"
+        except Exception as error:  # noqa: BLE001 - one of the three edges: an admin command
+            _log.error("a command failed", command=name, error=type(error).__name__, exc_info=error)
+            return "FAIL: something went wrong here; the log says what"
+
+
+async def _say(writer: asyncio.StreamWriter, lines: list[str]) -> None:
+    for text in lines:
+        for line in text.split("\n"):
+            writer.write(line.encode(errors="replace") + b"\r\n")
+    await writer.drain()
+
+
+class _Lines:
+    """Lines out of bytes that come as they like, without what telnet says to itself."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._bytes = bytearray()
+        self._text = bytearray()
+
+    async def next(self) -> str | None:
+        """The next line without its end; None when there is none. Raises TimeoutError for a silent session."""
+        while True:
+            end = self._text.find(b"\n")
+            if end >= 0:
+                line = bytes(self._text[:end])
+                del self._text[: end + 1]
+                return _printable(line)
+            if len(self._text) > _MAX_LINE:
+                return None
+            async with asyncio.timeout(_IDLE):
+                chunk = await self._reader.read(_MAX_LINE)
+            if not chunk:
+                return None
+            self._bytes += chunk
+            self._take()
+
+    def _take(self) -> None:
+        """Move what is text; a telnet command that is not whole yet stays."""
+        position = 0
+        while position < len(self._bytes):
+            if self._bytes[position] != _IAC:
+                self._text.append(self._bytes[position])
+                position += 1
+                continue
+            length = _command_length(self._bytes, position)
+            if length is None:
+                break
+            if length == 2 and self._bytes[position + 1] == _IAC:
+                self._text.append(_IAC)
+            position += length
+        del self._bytes[:position]
+
+
+def _command_length(content: bytearray, start: int) -> int | None:
+    """Bytes of the telnet command at `start`; None while it is not whole."""
+    if len(content) < start + 2:
+        return None
+    kind = content[start + 1]
+    if _WILL <= kind <= _DONT:
+        return 3 if len(content) >= start + 3 else None
+    if kind == _SB:
+        end = content.find(bytes([_IAC, _SE]), start + 2)
+        return end + 2 - start if end >= 0 else (None if len(content) - start < _MAX_LINE else len(content) - start)
+    return 2
+
+
+def _printable(line: bytes) -> str:
+    text = line.decode(errors="replace").replace("\r", "").replace("\0", "")
+    erased: list[str] = []
+    for char in text:
+        if char in "\b\x7f":
+            del erased[-1:]
+        else:
+            erased.append(char)
+    return "".join(char for char in erased if char.isprintable()).strip()

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The parts of a cluster that both planes, clients' and operators', work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clusterodm.aio import Clock
+from clusterodm.auth import Authenticator
+from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.control import Control
+from clusterodm.cluster.dispatcher import Dispatcher
+from clusterodm.cluster.drainer import Drainer
+from clusterodm.cluster.intake import Intake
+from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.tasks import Tasks
+from clusterodm.cluster.tracker import Tracker
+from clusterodm.console import Consoles
+from clusterodm.nodeodm import NodeClient
+from clusterodm.observe import Metrics
+from clusterodm.results import Results
+from clusterodm.settings import Settings
+from clusterodm.spool import Spool
+from clusterodm.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Made by the composition root."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    tasks: Tasks
+    registry: Registry
+    intake: Intake
+    control: Control
+    attempts: Attempts
+    dispatcher: Dispatcher
+    collector: Collector
+    drainer: Drainer
+    tracker: Tracker
+    consoles: Consoles
+    spool: Spool
+    results: Results
+    client: NodeClient
+    authenticator: Authenticator
+    metrics: Metrics
+    #: Seconds since the epoch.
+    started_at: float

@@ -1,0 +1,68 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How long the queue takes: a guess from what tasks of late took per image, good to half an order of magnitude."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Final
+
+import msgspec
+
+#: Past tasks without which there is no guess.
+_ENOUGH: Final = 3
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """What a task takes: seconds for each image. 0: nothing is known yet."""
+
+    per_image: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a guess at all."""
+        return self.per_image > 0
+
+    def seconds(self, images: int) -> float:
+        """The whole time of a task on a node."""
+        return self.per_image * max(1, images)
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A task on a node: its images, the seconds it has run, and its progress (0-100)."""
+
+    images: int
+    elapsed: float
+    progress: float
+
+
+def pace(past: Iterable[tuple[int, float]]) -> Pace:
+    """The median over past tasks, each (images, seconds)."""
+    rates = [seconds / max(1, images) for images, seconds in past if seconds > 0]
+    return Pace(median(rates)) if len(rates) >= _ENOUGH else Pace()
+
+
+def remaining(task: Running, known: Pace) -> float:
+    """Seconds until a running task is over: half from its own progress, half from the pace of others."""
+    by_pace = max(0.0, known.seconds(task.images) - task.elapsed)
+    if not 5 <= task.progress < 100:
+        return by_pace
+    by_progress = task.elapsed * (100 - task.progress) / task.progress
+    return (by_pace + by_progress) / 2
+
+
+def waits(queue: Sequence[int], running: Iterable[Running], slots: int, known: Pace) -> list[float | None]:
+    """Seconds until each task of the queue (images each, next first) gets a slot; None: no guess."""
+    if not known.known or slots <= 0:
+        return [None] * len(queue)
+    free = sorted(remaining(task, known) for task in running)[-slots:]
+    free = [0.0] * (slots - len(free)) + free
+    heapq.heapify(free)
+    guesses: list[float | None] = []
+    for images in queue:
+        at = heapq.heappop(free)
+        guesses.append(at)
+        heapq.heappush(free, at + known.seconds(images))
+    return guesses

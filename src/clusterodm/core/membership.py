@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Nodes that come and go by themselves: a list of addresses, from a file or a name, compared with what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from clusterodm.core.errors import ConfigError
+from clusterodm.core.nodes import NodeAddress, NodeRecord, Origin, make_address, parse_address
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One node of a list, with what the list says of it."""
+
+    address: NodeAddress
+    locked: bool = False
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a list asks for."""
+
+    add: list[Listed]
+    remove: list[NodeRecord]
+
+
+class _Entry(msgspec.Struct):
+    """An entry of a JSON list, as in the original's nodes.json."""
+
+    hostname: str
+    port: int
+    token: str | None = ""
+    locked: bool = False
+
+
+def parse_nodes_file(content: bytes) -> list[Listed]:
+    """Nodes of a file: JSON as in nodes.json, or an address a line with `#` comments. Raises ConfigError."""
+    if content.lstrip()[:1] == b"[":
+        try:
+            entries = msgspec.json.decode(content, type=list[_Entry], strict=False)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"not a list of nodes: {error}") from None
+        return [
+            Listed(make_address(entry.hostname, entry.port, entry.token or ""), locked=entry.locked)
+            for entry in entries
+        ]
+    try:
+        lines = [line.partition("#")[0].strip() for line in content.decode().splitlines()]
+    except UnicodeDecodeError:
+        raise ConfigError("not a text file") from None
+    return [Listed(parse_address(line)) for line in lines if line]
+
+
+def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origin) -> Changes:
+    """Who is to be added and removed so that the nodes of `origin` are those of the list. Nodes that an operator
+    configured are left alone, also when the list has them too."""
+    here = {_key(record.address): record for record in known if not record.removed}
+    wanted = {_key(entry.address): entry for entry in listed}
+    add = [
+        entry
+        for key, entry in wanted.items()
+        if key not in here or (here[key].origin is origin and here[key].address != entry.address)
+    ]
+    remove = [record for key, record in here.items() if record.origin is origin and key not in wanted]
+    return Changes(add, remove)
+
+
+def _key(address: NodeAddress) -> tuple[str, int]:
+    return address.host, address.port
+
+
+def lease_terms(now: float, said: dict[str, Any]) -> dict[str, Any]:
+    """Columns of a node that registers itself. `said`: ttl, ends_in and drain_before in seconds, labels, slots."""
+    ends_in = said.get("ends_in")
+    return {
+        "origin": Origin.LEASE,
+        "labels": said["labels"],
+        "slots": said["slots"],
+        "lease_until": now + said["ttl"],
+        "ends_at": now + ends_in if ends_in is not None else 0.0,
+        "drain_before": said["drain_before"],
+    }

@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Ports: the sockets, TLS, and how they are opened and closed in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+
+from clusterodm.admin import Shell
+from clusterodm.core.errors import ConfigError
+from clusterodm.proxy.connections import CONNECTIONS
+from clusterodm.settings import Settings
+
+#: Bytes of a request body that wait for us at most (twice this), for each connection.
+_READ_BUFFER: Final = 256 << 10
+#: Seconds after which the kernel cuts an operator who does not take what we send.
+_STALLED: Final = 120.0
+
+
+@asynccontextmanager
+async def open_ports(app: web.Application, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[list[int]]:
+    """Answer on all configured ports while the block runs; then let requests end within the grace time."""
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
+    )
+    await runner.setup()
+    try:
+        plain = listen(settings.host, settings.port, settings.upload_idle_timeout)
+        sites = [web.SockSite(runner, plain)]
+        if tls is not None:
+            secure = listen(settings.host, settings.secure_port, settings.upload_idle_timeout)
+            sites.append(web.SockSite(runner, secure, ssl_context=tls))
+        for site in sites:
+            await site.start()
+        connections = app[CONNECTIONS]
+        async with asyncio.TaskGroup() as group:
+            server = runner.server
+            assert server is not None, "set up"  # noqa: S101 - after setup()
+            watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
+            yield [address[1] for address in runner.addresses]
+            for site in sites:
+                await site.stop()
+            await connections.drained(settings.shutdown_grace)
+            watch.cancel()
+    finally:
+        await runner.cleanup()
+
+
+def listen(host: str, port: int, stalled: float) -> socket.socket:
+    """A listening socket. A client that does not take what we send for `stalled` seconds is cut by the kernel."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=host == "::")
+    except OSError as error:
+        raise ConfigError(f"{host}:{port} cannot be opened: {error.strerror}") from None
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(stalled * 1000))
+    return listening
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.secure_port:
+        return None
+    if not settings.ssl_cert or not settings.ssl_key:
+        raise ConfigError("--secure-port needs --ssl-cert and --ssl-key")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"the certificate or key cannot be used: {error.strerror or error}") from None
+    return context
+
+
+@asynccontextmanager
+async def open_admin_ports(app: web.Application, shell: Shell, settings: Settings) -> AsyncIterator[tuple[int, int]]:
+    """The shell and the admin page while the block runs; their ports, 0 for one that is turned off."""
+    async with AsyncExitStack() as stack:
+        yield await _open_shell(stack, shell, settings), await _open_web(stack, app, settings)
+
+
+async def _open_shell(stack: AsyncExitStack, shell: Shell, settings: Settings) -> int:
+    if not settings.admin_cli_port:
+        return 0
+    listening = listen(settings.admin_host, settings.admin_cli_port, _STALLED)
+    server = await asyncio.start_server(shell.serve, sock=listening)
+    stack.callback(server.close)
+    return int(listening.getsockname()[1])
+
+
+async def _open_web(stack: AsyncExitStack, app: web.Application, settings: Settings) -> int:
+    if not settings.admin_web_port:
+        return 0
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, listen(settings.admin_host, settings.admin_web_port, _STALLED)).start()
+    return int(runner.addresses[0][1])

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The store's verbs for nodes and for single values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping, delete, select, update
+
+from clusterodm.core.nodes import NodeAddress, NodeRecord
+from clusterodm.store import schema
+from clusterodm.store.database import Database, columns, plain
+
+_ADDRESS = ("host", "port", "token", "tls")
+
+
+class NodeVerbs(Database):
+    """Nodes and single values."""
+
+    async def nodes(self) -> list[NodeRecord]:
+        """All nodes by number, removed ones too."""
+        async with self._transaction() as connection:
+            rows = (await connection.execute(select(schema.nodes).order_by(schema.nodes.c.id))).mappings()
+            return [_node(row) for row in rows]
+
+    async def add_node(self, record: NodeRecord) -> NodeRecord:
+        """Keep a node (its id is chosen here). One that is known by host and port gets the new address and the new
+        terms, and is no longer removed; whether it is locked or drains stays as it was."""
+        values = {**msgspec.structs.asdict(record.address), **columns(record, schema.nodes)}
+        values.pop("id")
+        kept = ("host", "port", "locked", "draining")
+        changed = {key: value for key, value in values.items() if key not in kept}
+        async with self._transaction() as connection:
+            statement = self._insert(schema.nodes).values(values)
+            await connection.execute(statement.on_conflict_do_update(index_elements=["host", "port"], set_=changed))
+            here = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
+            return _node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
+
+    async def change_node(self, node_id: int, **changes: Any) -> None:
+        """Change columns of a node."""
+        row = {key: plain(value) for key, value in changes.items()}
+        async with self._transaction() as connection:
+            await connection.execute(update(schema.nodes).where(schema.nodes.c.id == node_id).values(row))
+
+    async def forget_nodes(self) -> list[int]:
+        """Delete removed nodes that no attempt refers to any more; their ids."""
+        table = schema.nodes.c
+        used = select(schema.attempts.c.node_id)
+        unused = table.removed & table.id.not_in(used)
+        async with self._transaction() as connection:
+            ids = list((await connection.execute(select(table.id).where(unused))).scalars())
+            await connection.execute(delete(schema.nodes).where(table.id.in_(ids)))
+        return ids
+
+    async def value(self, key: str) -> Any:
+        """A single value, None when it was never kept."""
+        async with self._transaction() as connection:
+            query = select(schema.meta.c.value).where(schema.meta.c.key == key)
+            return (await connection.execute(query)).scalar_one_or_none()
+
+    async def keep_value(self, key: str, value: Any) -> None:
+        """Keep a single JSON value under `key`."""
+        async with self._transaction() as connection:
+            statement = self._insert(schema.meta).values(key=key, value=value)
+            await connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+
+
+def _node(row: RowMapping) -> NodeRecord:
+    address = NodeAddress(**{name: row[name] for name in _ADDRESS})
+    record = {str(key): value for key, value in row.items() if key not in _ADDRESS}
+    return msgspec.convert(record | {"address": address}, NodeRecord, strict=False)

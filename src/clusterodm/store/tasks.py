@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The store's verbs for tasks, their attempts and timelines.
+
+Each is one transaction, durable when it returns (SQLite: WAL with an fsync at every commit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clusterodm.core.errors import StaleTask
+from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
+from clusterodm.store import schema
+from clusterodm.store.database import Database, as_record, columns, plain
+
+#: A task with its latest attempt, if it has had one.
+TaskAndAttempt = tuple[Task, Attempt | None]
+
+#: Columns that follow what the node says, kept now and then and at each change of the phase.
+PROGRESS: Final = ("progress", "processing_time", "node_code")
+
+
+class TaskVerbs(Database):
+    """Tasks, attempts, timelines."""
+
+    async def add_task(self, task: Task, text: str, *, attempt: Attempt | None = None) -> bool:
+        """Keep a new task (with an attempt that is under way) and the first line of its timeline; False when the uuid
+        is taken."""
+        try:
+            async with self._transaction() as connection:
+                await connection.execute(insert(schema.tasks).values(columns(task, schema.tasks)))
+                if attempt is not None:
+                    await self._put_attempt(connection, attempt)
+                await _add_event(connection, task.uuid, task.created_at, text)
+        except IntegrityError:
+            return False
+        return True
+
+    async def advance(
+        self, task: Task, to: Phase, *, at: float, text: str, attempt: Attempt | None = None, **changes: Any
+    ) -> None:
+        """Take `task` from its phase to another, with `changes` of other columns, its attempt and a line for the
+        timeline, all or nothing. Raises StaleTask when the stored phase is no longer that of `task`."""
+        require_transition(task.phase, to)
+        async with self._transaction() as connection:
+            await _change(connection, task, {**changes, "phase": to})
+            if attempt is not None:
+                await self._put_attempt(connection, attempt)
+            await _add_event(connection, task.uuid, at, text)
+
+    async def change_task(self, task: Task, *, at: float, text: str = "", **changes: Any) -> None:
+        """Change columns without leaving the phase. Raises StaleTask like `advance`."""
+        async with self._transaction() as connection:
+            await _change(connection, task, changes)
+            if text:
+                await _add_event(connection, task.uuid, at, text)
+
+    async def note(self, task: Task, *, at: float, text: str) -> None:
+        """Add a line to a task's timeline."""
+        async with self._transaction() as connection:
+            await _add_event(connection, task.uuid, at, text)
+
+    async def record_progress(self, tasks: Iterable[Task]) -> None:
+        """Keep what nodes said last of these tasks; one transaction for all."""
+        rows = [_progress_row(task) for task in tasks]
+        if not rows:
+            return
+        async with self._transaction() as connection:
+            for row in rows:
+                where = schema.tasks.c.uuid == row.pop("uuid")
+                await connection.execute(update(schema.tasks).where(where).values(row))
+
+    async def find_task(self, uuid: str) -> TaskAndAttempt | None:
+        """One task in any phase."""
+        found = await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid == uuid))
+        return found[0] if found else None
+
+    async def active_tasks(self) -> list[TaskAndAttempt]:
+        """All tasks that loops work on, oldest commit first."""
+        query = select(schema.tasks).where(schema.tasks.c.phase.in_([str(phase) for phase in ACTIVE]))
+        return await self._tasks(query.order_by(schema.tasks.c.committed_at))
+
+    async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
+        """Uuids of an owner's finished tasks that ended after `since`, latest end first."""
+        table = schema.tasks.c
+        query = (
+            select(table.uuid)
+            .where(table.owner == owner, table.finished_at > since, table.phase == str(Phase.FINISHED))
+            .order_by(table.finished_at.desc(), table.uuid)
+        )
+        async with self._transaction() as connection:
+            return list((await connection.execute(query.limit(limit).offset(offset))).scalars())
+
+    async def ended_before(self, at: float, *, limit: int) -> list[TaskAndAttempt]:
+        """Finished tasks that ended before `at`, longest ago first."""
+        table = schema.tasks.c
+        query = select(schema.tasks).where(table.phase == str(Phase.FINISHED), table.finished_at < at)
+        return await self._tasks(query.order_by(table.finished_at).limit(limit))
+
+    async def webhooks_due(self) -> list[str]:
+        """Uuids of tasks whose owner is still to be told that they ended."""
+        async with self._transaction() as connection:
+            query = select(schema.tasks.c.uuid).where(schema.tasks.c.webhook_due)
+            return list((await connection.execute(query)).scalars())
+
+    async def removed(self, *, limit: int) -> list[str]:
+        """Uuids of removed tasks with nothing left to clean up on any node."""
+        pending = select(schema.attempts.c.task).where(schema.attempts.c.cleanup != str(Cleanup.NONE))
+        gone = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.not_in(pending)
+        async with self._transaction() as connection:
+            return list((await connection.execute(select(schema.tasks.c.uuid).where(gone).limit(limit))).scalars())
+
+    async def forget(self, uuids: list[str]) -> None:
+        """Delete removed tasks with their attempts and timelines."""
+        gone = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.in_(uuids)
+        async with self._transaction() as connection:
+            await connection.execute(delete(schema.tasks).where(gone))
+
+    async def timeline(self, uuid: str) -> list[Event]:
+        """All lines of a task's timeline, oldest first."""
+        table = schema.events
+        query = select(table.c.task, table.c.at, table.c.text).where(table.c.task == uuid).order_by(table.c.id)
+        async with self._transaction() as connection:
+            return [as_record(row, Event) for row in (await connection.execute(query)).mappings()]
+
+    # Attempts
+
+    async def attempts(self, uuid: str) -> list[Attempt]:
+        """All attempts of a task, first to last."""
+        table = schema.attempts
+        return await self._attempts(select(table).where(table.c.task == uuid).order_by(table.c.number))
+
+    async def attempts_to_clean(self) -> list[Attempt]:
+        """Attempts whose node still has to be told to cancel or remove something."""
+        table = schema.attempts
+        return await self._attempts(select(table).where(table.c.cleanup != str(Cleanup.NONE)))
+
+    async def change_attempt(self, attempt: Attempt) -> None:
+        """Keep a changed attempt."""
+        async with self._transaction() as connection:
+            await self._put_attempt(connection, attempt)
+
+    # Inside
+
+    async def _put_attempt(self, connection: AsyncConnection, attempt: Attempt) -> None:
+        row = columns(attempt, schema.attempts)
+        changed = {key: value for key, value in row.items() if key not in ("task", "number")}
+        statement = self._insert(schema.attempts).values(row)
+        await connection.execute(statement.on_conflict_do_update(index_elements=["task", "number"], set_=changed))
+
+    async def _attempts(self, query: Select[Any]) -> list[Attempt]:
+        async with self._transaction() as connection:
+            return [as_record(row, Attempt) for row in (await connection.execute(query)).mappings()]
+
+    async def _tasks(self, query: Select[Any]) -> list[TaskAndAttempt]:
+        async with self._transaction() as connection:
+            tasks = [as_record(row, Task) for row in (await connection.execute(query)).mappings()]
+            latest = await _latest_attempts(connection, tasks)
+        return [(task, latest.get(task.uuid)) for task in tasks]
+
+
+async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> None:
+    row = {key: plain(value) for key, value in changes.items()}
+    here = (schema.tasks.c.uuid == task.uuid) & (schema.tasks.c.phase == str(task.phase))
+    result = await connection.execute(update(schema.tasks).where(here).values(row))
+    if result.rowcount != 1:
+        raise StaleTask(f"task {task.uuid} is no longer {task.phase}")
+
+
+async def _add_event(connection: AsyncConnection, uuid: str, at: float, text: str) -> None:
+    await connection.execute(insert(schema.events).values(task=uuid, at=at, text=text))
+
+
+async def _latest_attempts(connection: AsyncConnection, tasks: Sequence[Task]) -> dict[str, Attempt]:
+    table = schema.attempts
+    found: dict[str, Attempt] = {}
+    tried = [task.uuid for task in tasks if task.attempts]
+    for start in range(0, len(tried), 500):
+        query = select(table).where(table.c.task.in_(tried[start : start + 500])).order_by(table.c.number)
+        for row in (await connection.execute(query)).mappings():
+            found[row["task"]] = as_record(row, Attempt)
+    return found
+
+
+def _progress_row(task: Task) -> dict[str, Any]:
+    return {name: getattr(task, name) for name in ("uuid", *PROGRESS)}
