@@ -13,8 +13,8 @@ import typer
 from clusterodm import __version__
 from clusterodm.core.errors import ClusterError, ConfigError
 
-#: Each command is a function of the same name in a module of the same name.
-COMMANDS: Final = ("serve", "submit", "demo", "devnode")
+#: Each command is a function, or a group of commands, of the same name in a module of the same name.
+COMMANDS: Final = ("serve", "submit", "status", "queue", "node", "task", "doctor", "demo", "devnode")
 _ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
 
@@ -31,7 +31,11 @@ def build_app(wanted: str = "") -> typer.Typer:
             raise typer.Exit
 
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        app.command(name)(getattr(import_module(f"clusterodm.commands.{name}"), name))
+        command = getattr(import_module(f"clusterodm.commands.{name}"), name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
     return app
 
 

@@ -224,7 +224,9 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 #: Read by the commands that talk to a running cluster, not by `serve`.
-CLIENT_ENV: Final = frozenset({ENV_PREFIX + "CONFIG"})
+CLIENT_ENV: Final = frozenset(
+    ENV_PREFIX + name for name in ("CONFIG", "URL", "ADMIN_URL", "NODE_TOKEN", "DEVNODE_TOKEN")
+)
 
 
 def _known(key: str, place: str, *, as_env: bool = False) -> str:

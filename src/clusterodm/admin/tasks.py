@@ -32,6 +32,7 @@ from clusterodm.store import TaskFilter
 
 MAX_PAGE: Final = 500
 _MAX_FILES: Final = 1000
+_OPERATOR: Final = "an operator"
 #: Priorities go from one to the other; higher goes first.
 LOWEST, HIGHEST = -1000, 1000
 _PHASES: Final = [str(phase) for phase in Phase if phase is not Phase.REMOVED]
@@ -208,7 +209,7 @@ def _why_running(cluster: Context, entry: Entry, node: str) -> str:
 def _why_over(task: Task, node: str) -> str:
     if task.outcome is Outcome.FAILED:
         return f"failed on {node}: {task.error}"
-    return "canceled by its owner" if task.outcome is Outcome.CANCELED else f"completed on {node}"
+    return "canceled" if task.outcome is Outcome.CANCELED else f"completed on {node}"
 
 
 def _span(seconds: float) -> str:
@@ -221,13 +222,13 @@ async def cancel(cluster: Context, entry: Entry) -> Done:
     """Cancel a task in any phase; one that is over stays as it is."""
     if entry.task.phase is Phase.RECEIVING:
         raise BadRequest("it is not committed yet; remove it instead")
-    await cluster.control.cancel(entry)
+    await cluster.control.cancel(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is {entry.task.outcome or entry.task.phase}")
 
 
 async def remove(cluster: Context, entry: Entry) -> Done:
     """Remove a task with its files, here and on its node."""
-    await cluster.control.remove(entry)
+    await cluster.control.remove(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is removed")
 
 

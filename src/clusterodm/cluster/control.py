@@ -59,27 +59,27 @@ class Control:
         self._results = results
         self._clock = clock
 
-    async def cancel(self, entry: Entry) -> None:
+    async def cancel(self, entry: Entry, *, by: str = "its owner") -> None:
         """Cancel a task in any phase; one that is over, or about to be, stays as it is."""
         for _ in range(_TRIES):
             if entry.task.phase in (Phase.FINISHED, Phase.COLLECTING, Phase.REMOVED):
                 return
             try:
                 ended = self._ended(entry, Cleanup.CANCEL)
-                await self._tasks.finish(entry, Outcome.CANCELED, "canceled by its owner", attempt=ended)
+                await self._tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
             except StaleTask:
                 continue
             return
         raise BadRequest("The task is changing, try again")
 
-    async def remove(self, entry: Entry) -> None:
+    async def remove(self, entry: Entry, *, by: str = "its owner") -> None:
         """Remove a task in any phase, with its files, here and on its node."""
         for _ in range(_TRIES):
             if entry.task.phase is Phase.REMOVED:
                 return
             try:
                 ended = self._ended(entry, Cleanup.REMOVE)
-                await self._tasks.advance(entry, Phase.REMOVED, "removed by its owner", attempt=ended)
+                await self._tasks.advance(entry, Phase.REMOVED, f"removed by {by}", attempt=ended)
             except StaleTask:
                 continue
             await self._spool.drop(entry.task.uuid)

@@ -55,23 +55,38 @@ function asTable(caption, heads, rows) {
 
 const KINDS = { running: "c-run bar-run", completed: "c-done", failed: "c-fail", canceled: "c-stop", lost: "c-lost" };
 
+// Bars that overlap, because a node has several slots, go on tracks of their own.
+function pack(bars) {
+  const ends = [];
+  const track = bars.map((bar) => {
+    let place = ends.findIndex((end) => end <= bar.started_at);
+    if (place < 0) place = ends.length;
+    ends[place] = bar.ended_at || Infinity;
+    return place;
+  });
+  return { track, tracks: Math.max(1, ends.length) };
+}
+
 // One lane for each node, one bar for each attempt.
 export function gantt(history) {
   const [left, lane] = [170, 26];
   const width = Math.max(640, Math.min(1500, document.querySelector("#content").clientWidth - 40));
   const { since, until } = history;
-  const height = history.lanes.length * lane + 30;
+  const packed = history.lanes.map((each) => ({ ...each, ...pack(each.bars) }));
+  let height = 0;
+  for (const each of packed) { each.top = height; height += Math.max(lane, each.tracks * 15 + 9); }
+  height += 30;
   const x = (at) => left + (width - left - 8) * (Math.min(until, Math.max(since, at)) - since) / (until - since);
   const grid = Array.from({ length: 7 }, (_, place) => since + (until - since) * place / 6).map((at) => [
     s("line", { class: "axis", x1: x(at), x2: x(at), y1: 0, y2: height - 24 }),
     s("text", { x: x(at), y: height - 8, "text-anchor": at === since ? "start" : at === until ? "end" : "middle" }, when(at)),
   ]);
-  const lanes = history.lanes.map((each, row) => [
-    s("text", { x: 0, y: row * lane + 17 }, each.node.length > 26 ? `…${each.node.slice(-25)}` : each.node),
-    each.bars.map((bar) => {
+  const lanes = packed.map((each) => [
+    s("text", { x: 0, y: each.top + 17 }, each.node.length > 26 ? `…${each.node.slice(-25)}` : each.node),
+    each.bars.map((bar, place) => {
       const end = bar.ended_at || now();
       const text = `${bar.name || bar.task}, attempt ${bar.attempt}: ${bar.state}, ${span(end - bar.started_at)}${bar.reason && bar.reason !== bar.state ? ` (${bar.reason})` : ""}`;
-      return s("a", { href: `#/task/${bar.task}`, "aria-label": text }, s("rect", { x: x(bar.started_at), width: Math.max(3, x(end) - x(bar.started_at)), y: row * lane + 4, height: lane - 9, rx: 3, class: KINDS[bar.state] }, s("title", {}, text)));
+      return s("a", { href: `#/task/${bar.task}`, "aria-label": text }, s("rect", { x: x(bar.started_at), width: Math.max(3, x(end) - x(bar.started_at)), y: each.top + 5 + each.track[place] * 15, height: each.tracks > 1 ? 12 : lane - 9, rx: 3, class: KINDS[bar.state] }, s("title", {}, text)));
     }),
   ]);
   return s("svg", { viewBox: `0 0 ${width} ${height}`, "aria-label": "What each node did", role: "group" }, grid, lanes);

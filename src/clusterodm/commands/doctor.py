@@ -1,0 +1,193 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`clusterodm doctor`: looks for what is wrong with an installation, and says what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import time
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import aiohttp
+import msgspec
+import typer
+
+from clusterodm.commands.remote import AsJson, print_json, print_table, run
+from clusterodm.core.errors import ClusterError, ConfigError, NodeError
+from clusterodm.core.membership import parse_nodes_file
+from clusterodm.core.nodes import NodeAddress, parse_address
+from clusterodm.core.quota import parse_quota
+from clusterodm.nodeodm import NodeClient
+from clusterodm.settings import Settings, load_settings
+
+#: Seconds that the clock of a node may differ from ours.
+_SKEW: Final = 60.0
+#: The oldest version of the node API that works.
+_OLDEST: Final = (1, 5, 1)
+_TIMEOUT: Final = 10.0
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    what: str
+    verdict: Literal["ok", "warning", "error"]
+    text: str
+
+
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="JSON file of settings.", envvar="CLUSTERODM_CONFIG", show_envvar=True),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data folder.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Look for what is wrong: settings, ports, disk, clock, nodes; exit code 1 when something is."""
+    run(_doctor(config, data_dir, json))
+
+
+async def _doctor(config: Path | None, data_dir: Path | None, json: bool) -> None:
+    found = [finding async for finding in findings(config, data_dir)]
+    if json:
+        print_json(found)
+    else:
+        colours = {"ok": "green", "warning": "yellow", "error": "red"}
+        rows = [(f"[{colours[each.verdict]}]{each.verdict}[/]", each.what, each.text) for each in found]
+        print_table(("", "what", "found"), rows, empty="")
+    if any(each.verdict == "error" for each in found):
+        raise typer.Exit(1)
+
+
+async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[Finding]:
+    """Everything that was looked at, one by one."""
+    try:
+        settings = load_settings({"data_dir": data_dir}, config=config)
+    except ConfigError as error:
+        yield Finding("settings", "error", str(error))
+        return
+    yield Finding("settings", "ok", f"{config or 'defaults and environment'}")
+    runs = _runs(settings.data_dir)
+    yield _folder(settings, runs=runs)
+    yield _disk(settings)
+    for name in ("port", "secure_port", "admin_cli_port", "admin_web_port"):
+        if port := getattr(settings, name):
+            host = settings.admin_host if name.startswith("admin") else settings.host
+            yield _port(name.replace("_", "-"), host, port, runs=runs)
+    connector = aiohttp.TCPConnector(limit=20)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for finding in await asyncio.gather(*(_node(session, address) for address in _addresses(settings))):
+            yield finding
+        if settings.public_address:
+            yield await _public(session, settings.public_address, runs=runs)
+
+
+def _runs(folder: Path) -> bool:
+    """Whether a cluster holds the data folder."""
+    import fcntl
+
+    try:
+        file = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _folder(settings: Settings, *, runs: bool) -> Finding:
+    folder = settings.data_dir.resolve()
+    if runs:
+        return Finding("data folder", "ok", f"{folder}, used by a running cluster")
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(nearest, os.W_OK):
+        return Finding("data folder", "error", f"{nearest} cannot be written")
+    text = f"{folder}, no cluster runs on it" if folder.exists() else f"{folder} will be made"
+    return Finding("data folder", "ok", text)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.resolve()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    usage = shutil.disk_usage(nearest)
+    room = parse_quota(settings.spool_max).room(disk_total=usage.total, disk_free=usage.free, held=0)
+    text = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free, room for {max(0, room) / 1e9:.1f} GB of uploads"
+    return Finding("disk", "error" if room <= 0 else "warning" if room < 10e9 else "ok", text)
+
+
+def _port(name: str, host: str, port: int, *, runs: bool) -> Finding:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return Finding(f"--{name} {port}", "ok", "free")
+    except OSError as error:
+        if runs and isinstance(error, OSError) and error.errno == 98:
+            return Finding(f"--{name} {port}", "ok", "used, by the running cluster as it seems")
+        return Finding(f"--{name} {port}", "error", f"cannot be opened on {host}: {error.strerror}")
+
+
+def _addresses(settings: Settings) -> list[NodeAddress]:
+    found = [parse_address(text) for text in settings.node]
+    for path in (settings.nodes_file, settings.data_dir / "nodes.json"):
+        if path is not None and path.exists():
+            try:
+                found += [entry.address for entry in parse_nodes_file(path.read_bytes())]
+            except ClusterError:
+                continue
+    return list(dict.fromkeys(found))
+
+
+async def _node(session: aiohttp.ClientSession, address: NodeAddress) -> Finding:
+    """A node from here: whether it answers, its version, its clock."""
+    what = f"node {address}"
+    try:
+        info = await NodeClient(session).info(address, seconds=_TIMEOUT)
+    except NodeError as error:
+        return Finding(what, "error", str(error))
+    try:
+        old = tuple(int(part) for part in info.version.split(".")[:3]) < _OLDEST
+    except ValueError:
+        old = True
+    text = f"{info.engine} {info.engine_version}, API {info.version}, {info.max_parallel_tasks} slots"
+    if old:
+        return Finding(what, "error", f"{text}: too old, at least {'.'.join(map(str, _OLDEST))} is needed")
+    skew = await _skew(session, address)
+    if abs(skew) > _SKEW:
+        return Finding(what, "warning", f"{text}; its clock differs from ours by {skew:.0f} s")
+    return Finding(what, "ok", text)
+
+
+async def _skew(session: aiohttp.ClientSession, address: NodeAddress) -> float:
+    query = {"token": address.token} if address.token else {}
+    try:
+        async with asyncio.timeout(_TIMEOUT), session.get(f"{address.url}/info", params=query) as response:
+            said = parsedate_to_datetime(response.headers["Date"])
+    except (aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError):
+        return 0.0
+    return said.timestamp() - time.time()
+
+
+async def _public(session: aiohttp.ClientSession, address: str, *, runs: bool) -> Finding:
+    """The address that nodes call back: it must lead here. From here that is the best guess at what they see."""
+    what = f"--public-address {address}"
+    if not runs:
+        return Finding(what, "warning", "no cluster runs, so it cannot be tried")
+    try:
+        async with asyncio.timeout(_TIMEOUT), session.get(f"{address}/info") as response:
+            content = await response.read()
+        status = response.status
+        known = status == 401 or b'"taskQueueCount"' in content
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {error or 'no answer in time'}")
+    if known:
+        return Finding(what, "ok", "answers")
+    return Finding(what, "error", f"something else answers there ({status})")

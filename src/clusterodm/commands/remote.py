@@ -1,0 +1,151 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the commands for operators have in common: calls to the admin API, tables, JSON, exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+
+import aiohttp
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from clusterodm.commands.ending import run_until_done
+from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
+
+T = TypeVar("T")
+
+#: Seconds that a call may take.
+_TIMEOUT: Final = 30.0
+
+Url = Annotated[
+    str,
+    typer.Option("--url", help="Admin address of the cluster.", envvar="CLUSTERODM_ADMIN_URL", show_envvar=True),
+]
+Password = Annotated[
+    str,
+    typer.Option(
+        "--password",
+        help="Password of admin; better in the environment.",
+        envvar="CLUSTERODM_ADMIN_PASS",
+        show_envvar=True,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+DEFAULT_URL: Final = "http://127.0.0.1:10000"
+
+screen = Console(soft_wrap=True)
+
+
+class Admin:
+    """The admin API of one cluster."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/") + "/api/v1/"
+
+    async def get(self, path: str, kind: type[T], **query: Any) -> T:
+        """A GET, decoded. Raises ClusterError."""
+        return msgspec.json.decode(await self._call("GET", path, params=query), type=kind)
+
+    async def send(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
+        """An order, decoded. Raises ClusterError."""
+        how = (
+            {} if body is None else {"data": msgspec.json.encode(body), "headers": {"Content-Type": "application/json"}}
+        )
+        return msgspec.json.decode(await self._call(method, path, **how), type=kind)
+
+    async def raw(self, path: str, **query: Any) -> bytes:
+        """A GET as it came. Raises ClusterError."""
+        return await self._call("GET", path, params=query)
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A GET of any size. Raises ClusterError."""
+        try:
+            async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=None)) as response:
+                if response.status != 200:
+                    _refuse(response.status, await response.read())
+                yield response
+        except (aiohttp.ClientError, OSError) as error:
+            raise ClusterError(f"{self._url}: {error}") from None
+
+    async def _call(self, method: str, path: str, **how: Any) -> bytes:
+        try:
+            async with (
+                asyncio.timeout(_TIMEOUT),
+                self._session.request(method, self._url + path, **how) as response,
+            ):
+                content = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ClusterError(f"no cluster answers at {self._url}: {error or 'no answer in time'}") from None
+        if response.status != 200:
+            _refuse(response.status, content)
+        return content
+
+
+def _refuse(status: int, content: bytes) -> NoReturn:
+    try:
+        text = str(msgspec.json.decode(content)["error"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        text = f"HTTP status {status}"
+    match status:
+        case 401:
+            raise Unauthorized("the password of admin is needed (--password or CLUSTERODM_ADMIN_PASS)")
+        case 404:
+            raise NodeNotFound(text) if "node" in text else TaskNotFound(text)
+        case _:
+            raise BadRequest(text)
+
+
+@asynccontextmanager
+async def admin(url: str, password: str) -> AsyncIterator[Admin]:
+    """A connection to the admin API. Raises ConfigError for an address that is none."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"an admin address reads {DEFAULT_URL}, not {url}")
+    auth = aiohttp.BasicAuth("admin", password, encoding="utf-8") if password else None
+    async with aiohttp.ClientSession(auth=auth) as session:
+        yield Admin(session, url)
+
+
+def run(work: Any) -> Any:
+    """Carry out a command's coroutine."""
+    return run_until_done(work)
+
+
+def print_json(value: Any) -> None:
+    """For scripts: one JSON document on standard output."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def print_table(heads: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
+    """For people: a table, or a sentence when there is nothing to put into it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in heads:
+        right = head.endswith(">")
+        justify: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(head.rstrip(">"), justify=justify, overflow="fold", no_wrap=head in ("id", "node", "state"))
+    made = [[str(cell) for cell in row] for row in rows]
+    for row in made:
+        table.add_row(*row)
+    screen.print(table if made else empty)
+
+
+def span(seconds: float | None) -> str:
+    """A duration for people."""
+    if seconds is None or seconds < 0:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def ago(at: float) -> str:
+    """How long ago something was."""
+    return f"{span(max(0.0, time.time() - at))} ago" if at else "-"
