@@ -93,10 +93,10 @@ def test_what_kubernetes_puts_into_the_environment_is_not_ours() -> None:
 
 
 def test_a_secret_is_in_no_message_and_no_text() -> None:
-    settings = load_settings({"token": "hunter2", "admin_pass": "hunter3"}, environ={})
+    settings = load_settings({"token": "hush-hunter2", "admin_pass": "hush-hunter3"}, environ={})
     assert "hunter" not in repr(settings)
     with pytest.raises(ConfigError) as caught:
-        load_settings({"token": ["hunter2"]}, environ={})
+        load_settings({"token": ["hush-hunter2"]}, environ={})
     assert "hunter" not in str(caught.value)
 
 

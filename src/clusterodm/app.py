@@ -70,6 +70,7 @@ class Cluster:
     """A running cluster."""
 
     context: Context
+    discovery: Discovery
     #: The web application that clients talk to.
     app: web.Application
     #: The ports that were opened; the first is the plain one unless that is turned off.
@@ -114,12 +115,13 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
         )
         ports = await stack.enter_async_context(open_ports(app, settings, tls))
         _log.info("ready", version=__version__, ports=ports, shell=shell_port, admin=admin_port, data_dir=str(folder))
-        yield Cluster(parts.context, app, ports, shell_port, admin_port)
+        yield Cluster(parts.context, parts.discovery, app, ports, shell_port, admin_port)
 
 
 @dataclass(frozen=True)
 class _Parts:
     context: Context
+    discovery: Discovery
     loops: dict[str, Callable[[], Any]]
     prepare: Callable[[], Any]
 
@@ -247,7 +249,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         "nodes": lambda: every(_SWEEP, registry.forget_removed, "registry"),
         "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
     }
-    return _Parts(context, loops, prepare)
+    return _Parts(context, discovery, loops, prepare)
 
 
 def _shipped_description() -> Description:

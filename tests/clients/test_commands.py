@@ -38,15 +38,15 @@ async def run(*arguments: Any, seconds: float = 60, **environ: str) -> tuple[int
 
 async def test_submit_sends_waits_and_fetches(cluster: Rig, tmp_path: Path) -> None:
     await cluster.add_node()
-    await cluster.start(token="s3cret")
+    await cluster.start(token="hush-client")
     make_photos(tmp_path / "photos", 3)
     out = tmp_path / "out"
     code, text = await run(
         "submit", tmp_path / "photos", "--url", cluster.cluster.url, "-o", "dsm", "-o", "orthophoto-resolution=3",
-        "--name", "mine", "--output", out, CLUSTERODM_TOKEN="s3cret",
+        "--name", "mine", "--output", out, CLUSTERODM_TOKEN="hush-client",
     )  # fmt: skip
     assert code == 0, text
-    assert "s3cret" not in text
+    assert "hush-client" not in text
     assert (out / "report" / "report.html").is_file()
     task = next(iter(cluster.nodes[0].tasks.values()))
     assert task.name == "mine"

@@ -89,7 +89,7 @@ async def test_cancel_and_restart(cluster: Rig, tmp_path: Path) -> None:
 
 
 async def test_errors_are_those_of_a_node(cluster: Rig, tmp_path: Path) -> None:
-    await cluster.start(token="s3cret")
+    await cluster.start(token="hush-client")
     photos = [str(path) for path in make_photos(tmp_path / "photos", 1)]
 
     def work(node: Node) -> None:
@@ -98,7 +98,7 @@ async def test_errors_are_those_of_a_node(cluster: Rig, tmp_path: Path) -> None:
         with pytest.raises(NodeResponseError, match="Unauthorized"):
             Node("127.0.0.1", cluster.cluster.ports[0], "wrong").info()
 
-    await client(cluster, work, token="s3cret")
+    await client(cluster, work, token="hush-client")
 
 
 async def test_many_tasks_at_once(cluster: Rig, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ def write(rig: Rig, name: str, content: Any) -> None:
 
 
 async def test_nodes_are_taken_over_with_token_and_lock(cluster: Rig) -> None:
-    await cluster.add_node(token="t1")
+    await cluster.add_node(token="hush-node")
     port = cluster.ports.pop()
     entries = [
-        {"hostname": "127.0.0.1", "port": port, "token": "t1"},
+        {"hostname": "127.0.0.1", "port": port, "token": "hush-node"},
         {"hostname": "https://node.example", "port": "8443", "token": None, "locked": True},
     ]
     write(cluster, "nodes.json", entries)

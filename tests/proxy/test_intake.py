@@ -268,12 +268,12 @@ async def test_a_zipurl_with_more_than_allowed_is_refused(cluster: Rig) -> None:
 
 
 async def test_sm_cluster_is_set_to_us_for_split_tasks(cluster: Rig) -> None:
-    api = await cluster.start(token="s3cret")
+    api = await cluster.start(token="hush-client")
     options = json.dumps([{"name": "split", "value": "100"}, {"name": "sm-cluster", "value": "http://theirs"}])
     uuid = await api.init(options=options)
     assert cluster.entry(uuid).task.options == [
         {"name": "split", "value": 100},
-        {"name": "sm-cluster", "value": f"{api.url}/?token=s3cret"},
+        {"name": "sm-cluster", "value": f"{api.url}/?token=hush-client"},
     ]
 
 

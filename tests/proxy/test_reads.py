@@ -90,12 +90,12 @@ async def test_the_list_has_pages(cluster: Rig) -> None:
 
 
 async def test_a_token_is_wanted_when_there_is_one(cluster: Rig) -> None:
-    api = await cluster.start(token="s3cret")
+    api = await cluster.start(token="hush-client")
     assert (await api.get("/info"))["version"] == "2.2.4"
     api.query = {}
     assert (await api.raw("GET", "/info"))[::2] == (401, b"")
     assert (await api.raw("POST", "/task/new/init"))[::2] == (401, b"")
-    assert (await api.raw("GET", "/info", headers={"Authorization": "Bearer s3cret"}))[0] == 200
+    assert (await api.raw("GET", "/info", headers={"Authorization": "Bearer hush-client"}))[0] == 200
     assert (await api.raw("GET", "/info", headers={"Authorization": "Bearer wrong"}))[0] == 401
     assert (await api.raw("GET", "/auth/info"))[0] == 200
     assert (await api.raw("OPTIONS", "/info"))[0] == 204

@@ -27,6 +27,10 @@ from clusterodm.admin.views import (
 )
 from clusterodm.cluster.context import Context
 
+_HOST: Final = r"^(https?://)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^[0-9A-Fa-f]*:[0-9A-Fa-f:.]*$"
+_STATE: Final = f"({'|'.join(tasks.STATES)})"
+_STATES: Final = f"^({_STATE}(,{_STATE})*)?$"
+
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=3e7)]
 Label = Annotated[str, msgspec.Meta(max_length=200)]
@@ -51,7 +55,8 @@ class TaskId(View):
 class NewNode(View):
     """A node to take in."""
 
-    host: Annotated[str, msgspec.Meta(min_length=1, max_length=300)]
+    #: A name or an address; `https://` in front for a node that speaks TLS.
+    host: Annotated[str, msgspec.Meta(pattern=_HOST, max_length=300)]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     token: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
@@ -79,7 +84,7 @@ class TaskQuery(View):
     """Which tasks, and which page of them."""
 
     #: Phases and outcomes, separated by commas; empty: all.
-    state: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    state: Annotated[str, msgspec.Meta(pattern=_STATES)] = ""
     owner: Annotated[str, msgspec.Meta(max_length=200)] = ""
     #: The beginning of a uuid, or a part of a name.
     text: Annotated[str, msgspec.Meta(max_length=200)] = ""

@@ -105,7 +105,7 @@ async def remove(cluster: Context, node: Node) -> Done:
     """Take a node out. Its tasks finish there, and its results stay reachable while it is."""
     count = len(view(cluster, node).tasks)
     await cluster.registry.remove(node)
-    rest = f"; {count} tasks finish there first" if count else ""
+    rest = f"; {count} of its tasks will finish there first" if count else ""
     return Done(text=f"{node.address} is removed{rest}")
 
 

@@ -22,10 +22,11 @@ class Problem(View):
 
 
 _ERRORS: Final = {
-    "400": "The request is not what is described here, or cannot be carried out now.",
+    "400": "The request is not what is described here.",
     "401": "The password is missing or wrong.",
     "403": "The request comes from a page of another origin.",
     "404": "There is no such node or task.",
+    "409": "It cannot be carried out now; the text says why.",
 }
 
 

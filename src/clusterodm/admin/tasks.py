@@ -35,8 +35,10 @@ _MAX_FILES: Final = 1000
 _OPERATOR: Final = "an operator"
 #: Priorities go from one to the other; higher goes first.
 LOWEST, HIGHEST = -1000, 1000
+#: Words for a filter.
 _PHASES: Final = [str(phase) for phase in Phase if phase is not Phase.REMOVED]
 _OUTCOMES: Final = [str(outcome) for outcome in Outcome]
+STATES: Final = (*_PHASES, *_OUTCOMES)
 
 
 def view(task: Task, attempt: Attempt | None, guesses: Guesses, *, wait: str = "") -> TaskView:
@@ -264,5 +266,5 @@ def filter_of(states: Iterable[str], *, owner: str = "", text: str = "") -> Task
         elif state in _PHASES:
             phases.append(Phase(state))
         else:
-            raise BadRequest(f"unknown state {state[:50]!r}; there are {', '.join(_PHASES + _OUTCOMES)}")
+            raise BadRequest(f"unknown state {state[:50]!r}; there are {', '.join(STATES)}")
     return TaskFilter(phases=phases, outcome=outcome, owner=owner, text=text[:200])

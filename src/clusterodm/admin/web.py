@@ -49,9 +49,12 @@ def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
         try:
             return refused or await handler(request)
         except web.HTTPException as error:
-            return _error(error.status, error.reason)
+            answer = _error(error.status, error.reason)
+            if "Allow" in error.headers:
+                answer.headers["Allow"] = error.headers["Allow"]
+            return answer
         except ClusterError as error:
-            return _error(_status_of(error), str(error))
+            return _error(400, str(error))
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
@@ -65,17 +68,18 @@ def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
     app = web.Application(middlewares=[enter], client_max_size=_MAX_BODY)
     app.on_response_prepare.append(harden)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(cluster, route))
+        app.router.add_route(route.method, _pattern(route.path), _handler(cluster, route))
     _add_others(app, cluster, feed)
     return app
 
 
+def _pattern(path: str) -> str:
+    """A path of the table as the router takes it: words such as `best` are no ids."""
+    return path.replace("{id}", r"{id:\d+}").replace("{uuid}", "{uuid:[0-9a-fA-F-]{4,36}}")
+
+
 def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status)
-
-
-def _status_of(error: ClusterError) -> int:
-    return 404 if isinstance(error, NodeNotFound | TaskNotFound) else 400
 
 
 def _json(value: Any) -> web.Response:
@@ -88,7 +92,12 @@ def _handler(cluster: Context, route: Route) -> Handler:
         path = _checked(dict(request.match_info), route.path_type)
         query = _checked(_single(request), route.query_type)
         body = _decoded(await request.read(), route.body_type) if route.body_type else None
-        return _json(await route.run(cluster, path, query, body))
+        try:
+            return _json(await route.run(cluster, path, query, body))
+        except (NodeNotFound, TaskNotFound) as error:
+            return _error(404, str(error))
+        except ClusterError as error:  # the request was right, but it cannot be done
+            return _error(409, str(error))
 
     return handle
 
@@ -111,7 +120,7 @@ def _checked(given: dict[str, str], kind: type[Any]) -> Any:
 
 def _decoded(content: bytes, kind: type[Any]) -> Any:
     try:
-        return msgspec.json.decode(content, type=kind)
+        return msgspec.json.decode(content, type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"the body: {error}") from None
 

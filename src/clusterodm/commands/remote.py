@@ -109,8 +109,8 @@ async def admin(url: str, password: str) -> AsyncIterator[Admin]:
     """A connection to the admin API. Raises ConfigError for an address that is none."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"an admin address reads {DEFAULT_URL}, not {url}")
-    auth = aiohttp.BasicAuth("admin", password, encoding="utf-8") if password else None
-    async with aiohttp.ClientSession(auth=auth) as session:
+    headers = {"Authorization": aiohttp.encode_basic_auth("admin", password, encoding="utf-8")} if password else {}
+    async with aiohttp.ClientSession(headers=headers) as session:
         yield Admin(session, url)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import IPv6Address
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -56,9 +57,19 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False) ->
         return NodeAddress(host=base.host, port=port, token=token, tls=base.tls or port == 443)
     if not host or not host.isprintable() or any(char in host for char in " /?#@"):
         raise ConfigError(f"bad host name for a node: {host!r}")
+    if ":" in host and not _is_ipv6(host):
+        raise ConfigError(f"bad address for a node: {host!r}")
     if not 0 < port < 65536:
         raise ConfigError(f"a port is between 1 and 65535, not {port}")
     return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Origin(StrEnum):

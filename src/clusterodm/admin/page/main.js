@@ -19,8 +19,9 @@ function show() {
   const make = PAGES[name] || overview;
   leave();
   page?.end?.();
-  root.replaceChildren();
-  page = name === "task" ? task(root, id) : make(root, new URLSearchParams(text));
+  const place = document.createElement("div"); // a page that comes late draws into one that is gone
+  root.replaceChildren(place);
+  page = name === "task" ? task(place, id) : make(place, new URLSearchParams(text));
   leave = listen(page);
   document.title = `${TITLES[name] || "Overview"} · ClusterODM`;
   const current = { "": "overview", task: "tasks" }[name] ?? name;

@@ -1,0 +1,206 @@
+"""The admin shell over real sockets: what is typed, and what telnet adds to it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+
+import pytest
+
+from clusterodm.admin import shell
+from tests.admin.support import PASSWORD, start
+from tests.support import Rig, eventually
+
+
+class Session:
+    """One session, line by line."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def until(self, prompt: bytes = b"#> ") -> list[str]:
+        """Everything up to the next prompt, as lines."""
+        said = await asyncio.wait_for(self.reader.readuntil(prompt), 20)
+        assert b"\n" not in said.replace(b"\r\n", b"")
+        return said.removesuffix(prompt).decode().split("\r\n")[:-1]
+
+    async def say(self, line: str, prompt: bytes = b"#> ") -> list[str]:
+        """Type a line; the answer."""
+        self.writer.write(line.encode() + b"\r\n")
+        return await self.until(prompt)
+
+
+async def opened(rig: Rig) -> Session:
+    """A session."""
+    session = Session(*await asyncio.open_connection("127.0.0.1", rig.cluster.shell_port))
+    rig.stack.callback(session.writer.close)
+    return session
+
+
+async def greeted(rig: Rig) -> Session:
+    """A session after its greeting."""
+    session = await opened(rig)
+    assert (await session.until())[0].startswith("ClusterODM ")
+    return session
+
+
+async def test_nodes_are_listed_added_locked_and_deleted_in_the_words_of_the_original(cluster: Rig) -> None:
+    node = await cluster.add_node(slots=2, max_images=100)
+    await start(cluster)
+    await cluster.ready()
+    session = await greeted(cluster)
+    line = f"1) 127.0.0.1:{cluster.ports[0]} [online] [0/2] <engine: odm development> <API: 2.2.4>"
+    assert await session.say("NODE LIST") == [line]
+    assert await session.say("node lock 1") == ["OK"]
+    assert await session.say("NODE LIST") == [f"{line} [L]"]
+    assert await session.say("NODE BEST 10") == [f"FAIL: no acceptable node: 127.0.0.1:{cluster.ports[0]} is locked"]
+    assert await session.say("Node Unlock 1") == ["OK"]
+    assert await session.say("NODE BEST 10") == [line]
+    assert await session.say("NODE BEST 101") == [
+        f"FAIL: no acceptable node: 127.0.0.1:{cluster.ports[0]} takes at most 100 images"
+    ]
+    assert await session.say("NODE ADD other.example 3001 hush-token") == ["OK"]
+    assert (await session.say("!!")) == ["OK"]
+    assert [text.split(" [")[0] for text in await session.say("NODE LIST")] == [
+        f"1) 127.0.0.1:{cluster.ports[0]}",
+        "2) other.example:3001",
+    ]
+    assert "hush" not in "".join(await session.say("NODE INFO 2"))
+    assert await session.say("NODE DEL 2") == ["OK"]
+    assert len(await session.say("NODE LIST")) == 1
+    assert await session.say("NODE UPDATE") == ["OK"]
+    assert node.knobs.slots == 2
+
+
+async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig) -> None:
+    await cluster.add_node(seconds=60)
+    api, _ = await start(cluster)
+    await cluster.ready()
+    running, waiting = await api.create(name="first"), await api.create(name="second")
+    await eventually(lambda: cluster.entry(running).task.phase == "running")
+    await eventually(lambda: cluster.entry(waiting).wait)
+    session = await greeted(cluster)
+    listed = await session.say("TASK LIST")
+    assert listed[0].startswith(f"{waiting} [queued] (position 1)")
+    assert listed[1].startswith(f"{running} [running]")
+    assert listed[2] == "2 of 2"
+    assert await session.say("TASK LIST 1") == [listed[0], "1 of 2"]
+    assert await session.say(f"TASK WHY {waiting[:8]}") == ["waits: all acceptable nodes are busy (position 1 of 1)"]
+    assert (await session.say(f"TASK WHY {running}"))[0].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}, ")
+    assert await session.say("QUEUE LIST") == [f"1) {waiting} 2 images, priority 0: all acceptable nodes are busy"]
+    assert await session.say(f"TASK PRIORITY {waiting} 7") == ["OK"]
+    assert cluster.entry(waiting).task.priority == 7
+    assert any("priority set to 7" in line for line in await session.say(f"TASK TIMELINE {waiting}"))
+    assert f"{running} --> 127.0.0.1:{cluster.ports[0]}" in await session.say("ROUTE LIST")
+    assert f'  "node": "127.0.0.1:{cluster.ports[0]}",' in await session.say(f"ROUTE INFO {running}")
+    assert await session.say(f"ROUTE INFO {waiting}") == ["FAIL: the task has no node yet"]
+    assert await session.say(f"TASK OUTPUT {running} 1") == ["Development node: no photogrammetry is done here"]
+    assert any('"name": "first"' in line for line in await session.say(f"TASK INFO {running}"))
+    assert await session.say(f"TASK CANCEL {waiting}") == ["OK"]
+    assert await api.code(waiting) == 50
+    assert await session.say(f"TASK RETRY {waiting}") == [f"OK, {waiting} begins again"]
+    assert await session.say(f"TASK REMOVE {waiting}") == ["OK"]
+    assert await session.say(f"TASK INFO {waiting}") == [f"FAIL: {waiting} not found"]
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("NODE FLY 1", "INVALID: NODE FLY is not a command; HELP lists them"),
+        ("hello", "INVALID: HELLO is not a command; HELP lists them"),
+        ("NODE LOCK", "INVALID: one node number is needed; NODE LIST shows them"),
+        ("NODE LOCK x", "INVALID: a node is a number, not 'x'"),
+        ("NODE LOCK 7", "FAIL: there is no node 7"),
+        ("NODE ADD host", "INVALID: NODE ADD <host> <port> [token]"),
+        ("NODE ADD host 99999", "FAIL: a port is between 1 and 65535, not 99999"),
+        ("NODE ADD ba?d 1", "FAIL: bad host name for a node: 'ba?d'"),
+        ("TASK WHY nothing-like-it", "FAIL: nothing-like-it not found"),
+        ("TASK PRIORITY x", "INVALID: TASK PRIORITY <task> <n>"),
+        ("TASK LIST many", "INVALID: a count is a number, not 'many'"),
+        ("ASR VIEWCMD 10", "FAIL: there is no autoscaler (--asr)"),
+        ("QUEUE LIST", "nothing waits"),
+        ('NODE LOCK "1', "INVALID: a node is a number, not '\"1'"),
+    ],
+)
+async def test_what_cannot_be_done_is_said_clearly(cluster: Rig, line: str, answer: str) -> None:
+    await start(cluster)
+    assert await (await greeted(cluster)).say(line) == [answer]
+
+
+async def test_help_names_every_command(cluster: Rig) -> None:
+    await start(cluster)
+    said = await (await greeted(cluster)).say("help")
+    assert all(any(line.startswith(name) for line in said) for name in shell.COMMANDS)
+
+
+async def test_split_and_joined_packets_and_what_telnet_says_to_itself_are_understood(cluster: Rig) -> None:
+    await cluster.add_node()
+    await start(cluster)
+    await cluster.ready()
+    session = await greeted(cluster)
+    for piece in (
+        b"\xff\xfd",
+        b"\x03\xff\xfb\x18NO",
+        b"DE LI\xff",
+        b"\xf1ST\r",
+        b"\0\nNODE LOCK 1\r\n\xff\xfa\x18\0x",
+        b"\xff\xf0NODE UNLX\x7fOCK 1\n",
+    ):
+        session.writer.write(piece)
+        await session.writer.drain()
+        await asyncio.sleep(0.01)  # packets of their own
+    assert (await session.until())[0].startswith("1) 127.0.0.1:")
+    assert await session.until() == ["OK"]
+    assert await session.until() == ["OK"]
+
+
+async def test_a_line_without_end_closes_the_session_and_harms_no_other(cluster: Rig) -> None:
+    await start(cluster)
+    session, other = await greeted(cluster), await greeted(cluster)
+    session.writer.write(b"x" * 100_000)
+    assert await asyncio.wait_for(session.reader.read(), 20) == b""
+    assert await other.say("QUEUE LIST") == ["nothing waits"]
+    other.writer.write(b"quit\r\n")
+    assert await asyncio.wait_for(other.reader.read(), 20) == b""
+
+
+async def test_a_password_is_asked_for_and_a_wrong_one_costs_time_and_closes(cluster: Rig) -> None:
+    await start(cluster, admin_pass=PASSWORD)
+    session = await opened(cluster)
+    await session.until(b"$> ")
+    assert await session.say("NODE LIST", b"$> ") == ["INVALID: LOGIN <password> first"]
+    assert await session.say(f"login {PASSWORD}") == ["OK"]
+    assert await session.say("NODE LIST") == []
+    wrong = await opened(cluster)
+    await wrong.until(b"$> ")
+    begun = time.monotonic()
+    wrong.writer.write(b"LOGIN hush-wrong\r\n")
+    assert await asyncio.wait_for(wrong.reader.read(), 20) == b"FAIL\r\n"
+    assert time.monotonic() - begun > shell.DELAY - 0.05  # timers are that exact
+
+
+@pytest.mark.parametrize("program", ["nc", "telnet"])
+async def test_the_programs_that_people_use_work(cluster: Rig, program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    await cluster.add_node()
+    await start(cluster)
+    await cluster.ready()
+    running = await asyncio.create_subprocess_exec(
+        program,
+        "127.0.0.1",
+        str(cluster.cluster.shell_port),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert running.stdin is not None
+    assert running.stdout is not None
+    await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
+    running.stdin.write(b"NODE LIST\r\n")
+    said = await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
+    assert b"1) 127.0.0.1:" in said
+    running.stdin.write(b"QUIT\r\n")
+    running.stdin.close()  # nc waits for that, although the other side is gone
+    await asyncio.wait_for(running.wait(), 20)

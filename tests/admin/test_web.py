@@ -1,0 +1,256 @@
+"""The admin API, the original's paths, and who may use them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from clusterodm.admin import guard
+from clusterodm.core.errors import ConfigError
+from tests.admin.support import PASSWORD, Operator, login, start
+from tests.support import Rig, eventually
+
+
+async def test_nodes_are_added_locked_drained_and_removed(cluster: Rig) -> None:
+    await cluster.add_node(slots=2, token="hush-node")
+    _, operator = await start(cluster)
+    assert await operator.get("nodes") == [] or len(await operator.get("nodes")) == 1
+    body = {"host": "127.0.0.1", "port": cluster.ports[0], "token": "hush-node"}
+    added = await operator.order("POST", "nodes", body)
+    await cluster.ready()
+    path = f"nodes/{added['id']}"
+    node = await operator.get(path)
+    assert (node["online"], node["slots"], node["closed"], node["origin"]) == (True, 2, "", "configured")
+    assert (await operator.order("POST", f"{path}/lock"))["closed"] == "locked"
+    assert (await operator.ask("GET", "/api/v1/nodes/best?images=3"))[0] == 409
+    assert (await operator.order("POST", f"{path}/unlock"))["closed"] == ""
+    assert (await operator.get("nodes/best", images=3))["id"] == added["id"]
+    drained = await operator.order("POST", f"{path}/drain")
+    assert (drained["closed"], drained["drained"]) == ("draining", True)
+    assert "removed" in (await operator.order("DELETE", path))["text"]
+    assert await operator.ask("GET", f"/api/v1/{path}") == (404, {"error": f"there is no node with id {added['id']}"})
+    assert "hush" not in json.dumps([node, added, await operator.get("settings")])
+
+
+async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluster: Rig) -> None:
+    await cluster.add_node(seconds=60, max_images=10)
+    other = await cluster.add_node(seconds=0.2, max_images=20)
+    api, operator = await start(cluster, results="keep")
+    await cluster.ready()
+    uuid = await api.create(3, name="seen", options='[{"name":"dsm","value":true}]')
+    await eventually(lambda: cluster.entry(uuid).task.phase == "running")
+    detail = await operator.get(f"tasks/{uuid[:10]}")
+    assert (detail["task"]["name"], detail["task"]["images"], detail["task"]["phase"]) == ("seen", 3, "running")
+    assert detail["options"] == [{"name": "dsm", "value": True}]
+    assert [file["name"] for file in detail["held_files"]] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert detail["why"].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}")
+    await operator.order("POST", f"tasks/{uuid}/retry")
+    await api.ends(uuid)
+    detail = await operator.get(f"tasks/{uuid}")
+    assert [each["reason"] for each in detail["attempts"]] == ["an operator moved it", "completed"]
+    assert [task.code for task in other.tasks.values()] == [40]
+    assert {"README.txt", "report/report.html"} <= {file["name"] for file in detail["results"]}
+    assert detail["results_at"] == "here"
+    assert any("done" in event["text"] for event in await operator.get(f"tasks/{uuid}/timeline"))
+    assert (await operator.get(f"tasks/{uuid}/output", line=-1)) == ["Compressing all.zip\n"]
+    async with operator.session.get(f"{operator.url}/api/v1/tasks/{uuid}/download/README.txt") as answer:
+        assert b"photogrammetry" in await answer.read()
+    history = await operator.get("history", hours=1)
+    states = {bar["state"] for lane in history["lanes"] for bar in lane["bars"]}
+    assert states == {"lost", "completed"}
+    charts = await operator.get("charts")
+    assert sum(hour["completed"] for hour in charts["hours"]) == 1
+    assert len(charts["hours"]) == 24
+
+
+async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
+    api, operator = await start(cluster)
+    uuids = [await api.create(1, name=f"field {number}") for number in range(4)]
+    await operator.order("POST", f"tasks/{uuids[0]}/cancel")
+    page = await operator.get("tasks", state="queued", limit=2)
+    assert (len(page["tasks"]), page["total"]) == (2, 3)
+    assert [task["name"] for task in page["tasks"]] == ["field 3", "field 2"]
+    assert (await operator.get("tasks", state="canceled"))["tasks"][0]["uuid"] == uuids[0]
+    assert (await operator.get("tasks", text="FIELD 2"))["total"] == 1
+    assert [task["position"] for task in await operator.get("queue")] == [1, 2, 3]
+    await operator.order("POST", f"tasks/{uuids[3]}/priority", {"priority": 5})
+    assert (await operator.get("queue"))[0]["uuid"] == uuids[3]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "how", "status"),
+    [
+        ("GET", "tasks?limit=9999", {}, 400),
+        ("GET", "tasks?state=flying", {}, 400),
+        ("GET", "tasks?limit=1&limit=2", {}, 400),
+        ("GET", "tasks?what=1", {}, 400),
+        ("GET", "tasks/zz", {}, 404),
+        ("GET", "tasks/0000abcd", {}, 404),
+        ("GET", "nodes/99", {}, 404),
+        ("GET", "nodes/x", {}, 404),
+        ("POST", "nodes", {"data": b"{"}, 400),
+        ("POST", "nodes", {"json": {"host": "h"}}, 400),
+        ("POST", "nodes", {"json": {"host": "a b", "port": 1}}, 400),
+        ("POST", "nodes/99/lock", {}, 404),
+        ("POST", "nodes", {"data": b"[" * 100_000}, 400),
+        ("POST", "nodes", {"data": io.BytesIO(b"x" * (2 << 20))}, 413),
+        ("PUT", "nodes", {}, 405),
+        ("GET", "nothing", {}, 404),
+    ],
+)
+async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: str, how: Any, status: int) -> None:
+    _, operator = await start(cluster)
+    code, value = await operator.ask(method, f"/api/v1/{path}", **how)
+    assert code == status
+    assert list(value) == ["error"]
+    assert value["error"]
+
+
+async def test_without_the_password_nothing_is_told_but_health(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "DELAY", 0.01)
+    _, operator = await start(cluster, admin_pass=PASSWORD)
+    nobody = Operator(operator.url)
+    cluster.stack.push_async_callback(nobody.session.close)
+    for path in (
+        "/",
+        "/api/v1/nodes",
+        "/r/node/list",
+        "/metrics",
+        "/api/v1/openapi.json",
+        "/main.js",
+        "/api/v1/events",
+    ):
+        assert (await nobody.ask("GET", path))[0] == 401
+    for wrong in (login("hush-wrong"), login(PASSWORD, "root"), {"Authorization": "Basic !"}, {"Authorization": "x"}):
+        assert (await nobody.ask("GET", "/api/v1/nodes", headers=wrong))[0] == 401
+    assert (await operator.ask("GET", "/api/v1/nodes"))[0] == 200
+    for path in ("/healthz", "/readyz"):
+        async with nobody.session.get(operator.url + path) as answer:
+            assert (answer.status, await answer.text()) == (200, "ok\n")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+        {"Host": "evil.example"},
+    ],
+)
+async def test_other_pages_and_other_names_cannot_change_anything(cluster: Rig, headers: dict[str, str]) -> None:
+    _, operator = await start(cluster)
+    for path in ("/api/v1/nodes", "/r/node/add"):
+        body = {"host": "h", "port": 1, "hostname": "h"}
+        status, _ = await operator.ask("POST", path, json=body, headers=headers)
+        assert status == 403
+    assert await operator.get("nodes") == []
+
+
+async def test_answers_forbid_what_browsers_would_allow(cluster: Rig) -> None:
+    _, operator = await start(cluster)
+    async with operator.session.get(operator.url + "/", headers={"Origin": "https://evil.example"}) as answer:
+        assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+        assert "unsafe" not in answer.headers["Content-Security-Policy"]
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert not [name for name in answer.headers if name.startswith("Access-Control")]
+
+
+async def test_ports_that_others_reach_need_a_password(cluster: Rig) -> None:
+    with pytest.raises(ConfigError, match="--admin-pass is needed"):
+        await start(cluster, admin_host="0.0.0.0")
+
+
+async def test_the_paths_of_the_original_go_on_working(cluster: Rig) -> None:
+    await cluster.add_node(slots=3)
+    await start(cluster)
+    operator = Operator(cluster.cluster.admin_url)
+    cluster.stack.push_async_callback(operator.session.close)
+    await cluster.ready()
+    assert (await operator.ask("GET", "/r/info"))[1]["version"] == "2.2.4"
+    [node] = (await operator.ask("GET", "/r/node/list"))[1]
+    assert (node["hostname"], node["port"], node["maxParallelTasks"]) == ("127.0.0.1", cluster.ports[0], 3)
+    added = await operator.ask("POST", "/r/node/add", json={"hostname": "n", "port": 3001, "token": "hush-t"})
+    assert added == (200, {"success": True})
+    assert "hush" not in json.dumps(await operator.ask("GET", "/r/node/list"))
+    assert await operator.ask("POST", "/r/node/lock", data={"number": "2"}) == (200, {"success": True})
+    assert (await operator.ask("GET", "/r/node/list"))[1][1]["isLocked"] is True
+    assert await operator.ask("POST", "/r/node/unlock", json={"number": 2}) == (200, {"success": True})
+    assert await operator.ask("DELETE", "/r/node", json={"number": 2}) == (200, {"success": True})
+    assert await operator.ask("DELETE", "/r/node", json={"number": 2}) == (200, {"error": "Invalid node number"})
+    assert len((await operator.ask("GET", "/r/node/list"))[1]) == 1
+
+
+async def test_events_tell_of_tasks_nodes_and_places_in_the_queue(cluster: Rig) -> None:
+    await cluster.add_node(seconds=1.0)
+    api, operator = await start(cluster)
+    await cluster.ready()
+    seen: dict[str, list[Any]] = {}
+
+    async def watch() -> None:
+        async with operator.session.get(f"{operator.url}/api/v1/events") as answer:
+            assert answer.content_type == "text/event-stream"
+            kind = ""
+            async for line in answer.content:
+                name, _, value = line.decode().strip().partition(": ")
+                kind = value if name == "event" else kind
+                if name == "data":
+                    seen.setdefault(kind, []).append(json.loads(value))
+
+    watching = asyncio.create_task(watch())  # noqa: TID251 - canceled below
+    await eventually(lambda: "nodes" in seen)
+    uuids = [await api.create(1) for _ in range(2)]
+    await eventually(lambda: any(place["position"] == 1 for queue in seen.get("queue", []) for place in queue))
+    for uuid in uuids:
+        await api.ends(uuid)
+    await eventually(lambda: {"completed"} <= {task["outcome"] for task in seen["task"]})
+    await eventually(lambda: seen["status"][-1]["completed"] == 2)
+    assert any(node["used"] == 1 for node in seen["node"])
+    watching.cancel()
+
+
+async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) -> None:
+    _, operator = await start(cluster)
+    from clusterodm.admin.feed import Feed
+
+    feed = Feed(cluster.cluster.context)
+    async with feed.watching() as waiting:
+        for number in range(2000):
+            feed._tell(b"x%d" % number)
+        told = [waiting.get_nowait() for _ in range(waiting.qsize())]
+    assert len(told) <= 500
+    assert b"reload" in b"".join(told)
+    assert told[-1] == b"x1999"
+    assert (await operator.get("status"))["health"] == "trouble"
+
+
+async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:
+    await cluster.add_node(slots=3)
+    api, operator = await start(cluster)
+    await cluster.ready()
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    await api.init()
+    async with operator.session.get(f"{operator.url}/metrics") as answer:
+        families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
+
+    def value(name: str, **labels: str) -> float:
+        family = families[name.removesuffix("_total").removesuffix("_count")]
+        return next(s.value for s in family.samples if s.name == name and labels.items() <= s.labels.items())
+
+    assert value("clusterodm_tasks", phase="receiving") == 1
+    assert value("clusterodm_attempts_total", outcome="completed") == 1
+    assert value("clusterodm_received_bytes_total") == 14
+    assert value("clusterodm_sent_bytes_total") == 14
+    assert value("clusterodm_delivered_bytes_total") > 100
+    assert value("clusterodm_node_slots", state="free") == 3
+    assert value("clusterodm_nodes", origin="configured") == 1
+    assert value("clusterodm_request_seconds_count", route="/task/{uuid}/download/{asset}") == 1
+    assert value("clusterodm_wait_seconds_count") == 1
