@@ -30,6 +30,7 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	tools/setup-browser
+	tools/setup-tools
 	$(BIN)/python -m pytest
 
 faults: $(VENV)/.dev
@@ -54,7 +55,7 @@ docs: $(VENV)/.dev
 
 screenshots: $(VENV)/.dev
 	tools/setup-browser
-	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py -k "picture or uploaded"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results

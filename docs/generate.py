@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
+from prometheus_client import Metric
 from pydantic import SecretStr
 
+from clusterodm.admin.api import ROUTES
+from clusterodm.admin.feed import EVENTS
+from clusterodm.admin.metrics import GAUGES
+from clusterodm.admin.openapi import document
+from clusterodm.admin.shell import COMMANDS as SHELL
+from clusterodm.admin.shell import OTHERS
+from clusterodm.core import errors
+from clusterodm.observe import Metrics
 from clusterodm.settings import Settings, env_name, flag_name
 
 HERE = Path(__file__).parent
@@ -28,12 +39,138 @@ def settings_page() -> str:
     ]
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        shown = "" if isinstance(default, SecretStr) or default in ("", []) else f"`{default}`"
+        shown = "" if isinstance(default, SecretStr) or default in ("", [], None) else f"`{default}`"
         lines.append(f"| `--{flag_name(name)}` | `{env_name(name)}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"settings.md": settings_page}
+def shell_page() -> str:
+    """docs/shell.md."""
+    lines = [
+        _NOTE,
+        "# The admin shell",
+        "",
+        "    nc 127.0.0.1 8080",
+        "",
+        "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words of the original. With",
+        "`--admin-pass` the first line is `LOGIN <password>`; a wrong one costs a second and closes the session. Words",
+        "may be in any case, a task may be named by the beginning of its id, and every answer but a list is `OK`,",
+        "`FAIL: why` or `INVALID: why`. A node in a list reads",
+        "",
+        "    1) localhost:3001 [online] [0/2] <engine: odm 3.5.5> <API: 2.2.4> [L,D,A]",
+        "",
+        "with its slots that are used and that it has, and L for locked, D for draining, A for made by the autoscaler.",
+        "",
+        "| command | what it does |",
+        "|---|---|",
+    ]
+    rows = [(f"{name} {command.parameters}".strip(), command.meaning) for name, command in SHELL.items()]
+    lines += [f"| `{name}` | {meaning} |" for name, meaning in [*rows, *OTHERS]]
+    return "\n".join(lines) + "\n"
+
+
+def api_page() -> str:
+    """docs/api.md."""
+    lines = [
+        _NOTE,
+        "# The admin API",
+        "",
+        "On `--admin-web-port`, as JSON, described by an OpenAPI 3.1 document at `/api/v1/openapi.json`. With",
+        "`--admin-pass` it takes basic authentication as user `admin`. Times are seconds since the epoch, durations",
+        'seconds, sizes bytes. An error is `{"error": "why"}` with a status that says whose it is. Requests that',
+        "change something are refused when they come from a page of another origin; nodes' tokens are never sent out.",
+        "",
+        "| request | what it does | answer |",
+        "|---|---|---|",
+    ]
+    schemas = document()["components"]["schemas"]
+    for route in ROUTES:
+        query = "".join(f" `{name}`" for name in route.query_type.__struct_fields__)
+        body = f" Body: `{route.body_type.__name__}`." if route.body_type else ""
+        asked = f"{route.summary}{f' Query:{query}.' if query else ''}{body}"
+        lines.append(f"| `{route.method} {route.path}` | {asked} | {_kind(route.answer)} |")
+    lines += ["", "| status | when |", "|---|---|"]
+    responses = document()["paths"]["/api/v1/status"]["get"]["responses"]
+    lines += [f"| {code} | {said['description']} |" for code, said in responses.items() if code != "200"]
+    lines += [
+        "",
+        "Beside it: `GET /api/v1/tasks/{uuid}/download/{asset}` (results), `/metrics`, `/healthz` and `/readyz` (both",
+        "without a password), and the original's `/r/info`, `/r/node/list`, `/r/node/add`, `/r/node/lock`,",
+        "`/r/node/unlock` and `DELETE /r/node`.",
+        "",
+        "## Events",
+        "",
+        "`GET /api/v1/events` sends server-sent events for as long as it is open; the page lives on them.",
+        "",
+        "| event | data |",
+        "|---|---|",
+        *(f"| `{kind}` | {meaning} |" for kind, meaning in EVENTS.items()),
+        "",
+        "## Nodes that register themselves",
+        "",
+        "A node, or a script beside it, says so and repeats it before `ttl` seconds are over:",
+        "",
+        '    curl -s -H "Authorization: Bearer $LEASE_TOKEN" http://cluster:10000/api/v1/leases \\',
+        """         -d '{"host": "10.0.0.7", "port": 3000, "ttl": 60}'""",
+        "",
+        "`--lease-token` is good for this alone. With `ends_in` (a wall time) it gets nothing new in the last",
+        "`drain_before` seconds, and its results are brought here before it goes.",
+        "",
+        "## Records",
+        "",
+    ]
+    for name, schema in sorted(schemas.items()):
+        fields = ", ".join(f"`{field}`" for field in schema.get("properties", {}))
+        lines.append(f"- **{name}**: {fields}")
+    return "\n".join(lines) + "\n"
+
+
+def _kind(kind: Any) -> str:
+    name = re.sub(r"(clusterodm\.admin\.\w+\.)", "", str(kind)) if str(kind).startswith("list") else kind.__name__
+    return f"`{name}`"
+
+
+def metrics_page() -> str:
+    """docs/metrics.md."""
+    lines = [
+        _NOTE,
+        "# Metrics",
+        "",
+        "`/metrics` on `--admin-web-port`, in the text format of Prometheus; with `--admin-pass` it takes basic",
+        "authentication as user `admin`.",
+        "",
+        "| metric | type | labels | what it is |",
+        "|---|---|---|---|",
+    ]
+    rows = [_counted(metric) for metric in Metrics().registry.collect()]
+    rows += [(name, "gauge", labels, text) for name, (text, labels) in GAUGES.items()]
+    rows.append(("clusterodm_info", "info", ["version"], "This program."))
+    for name, kind, labels, text in sorted(rows):
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counted(metric: Metric) -> tuple[str, str, list[str], str]:
+    labels = {"request_seconds": ["route"], "attempts": ["outcome"], "webhooks": ["outcome"]}
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    return name, metric.type, labels.get(metric.name.removeprefix("clusterodm_"), []), metric.documentation
+
+
+def errors_page() -> str:
+    """docs/errors.md."""
+    lines = [_NOTE, "# Errors", "", "```", (errors.__doc__ or "").split("\n\n", 1)[1].strip(), "```", ""]
+    found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ClusterError)]
+    lines += [f"- **{kind.__name__}**: {(kind.__doc__ or '').strip()}" for kind in found]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "settings.md": settings_page,
+    "shell.md": shell_page,
+    "api.md": api_page,
+    "metrics.md": metrics_page,
+    "errors.md": errors_page,
+}
 
 
 def main() -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from clusterodm.observe import configure_logging
+from clusterodm.observe import configure_logging, logging_to
 from tests.support import Rig, rig
 
-configure_logging("error")
+#: Every secret that a test uses begins with this; none may be in any log of the whole run.
+SECRET = "hush-"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Everything is logged into one file; at the end it and the logs of all programs that tests started must hold no
+    secret."""
+    base = tmp_path_factory.getbasetemp()
+    configure_logging("debug")
+    with logging_to(base / "suite.jsonl"):
+        yield
+    found = [path for path in [*base.rglob("*.jsonl"), *base.rglob("log"), *base.rglob("*.log")] if path.is_file()]
+    assert found
+    leaks = [str(path) for path in found if SECRET in path.read_text(errors="replace")]
+    assert leaks == []
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:

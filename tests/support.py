@@ -26,6 +26,7 @@ FAST: dict[str, Any] = {
     "node_poll_interval": 0.05,
     "task_poll_interval": 0.05,
     "shutdown_grace": 0.2,
+    "log_file": "",
     "admin_cli_port": 0,
     "admin_web_port": 0,
 }

@@ -46,7 +46,7 @@ from clusterodm.core.nodes import NodeInfo, parse_address
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient
-from clusterodm.observe import Metrics
+from clusterodm.observe import Metrics, logging_to
 from clusterodm.proxy import make_app
 from clusterodm.results import Results
 from clusterodm.serving import open_admin_ports, open_ports, tls_context
@@ -95,6 +95,8 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
     """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_locked_folder(settings.data_dir))
+        if settings.log_file:
+            stack.enter_context(logging_to(folder / settings.log_file))
         # many uploads may wait for the disk at once, and none may keep the others from their turn
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
         tls = tls_context(settings)

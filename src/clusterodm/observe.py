@@ -5,20 +5,21 @@ anything is written."""
 
 from __future__ import annotations
 
-import atexit
 import logging
 import logging.handlers
 import queue
 import re
 import sys
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+
+from clusterodm.core.errors import DataFolderError
 
 _LEVELS: Final = {
     "silly": logging.DEBUG,
@@ -49,12 +50,19 @@ class _File:
     """A processor that also writes each event as a JSON line to a rotating file, in a thread."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rotating = logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_SIZE, backupCount=_FILES)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_SIZE, backupCount=_FILES)
+        except OSError as error:
+            raise DataFolderError(f"the log file {path} cannot be written: {error.strerror}") from None
         self._lines: queue.Queue[logging.LogRecord] = queue.Queue(_WAITING)
-        self._listener = logging.handlers.QueueListener(self._lines, rotating)
+        self._listener = logging.handlers.QueueListener(self._lines, self._file)
         self._listener.start()
-        atexit.register(self._listener.stop)
+
+    def stop(self) -> None:
+        """Write what waits and close the file."""
+        self._listener.stop()
+        self._file.close()
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         line = msgspec.json.encode(event, enc_hook=str).decode()
@@ -63,7 +71,7 @@ class _File:
         return event
 
 
-def configure_logging(level: str, *, debug: bool = False, file: Path | None = None) -> None:
+def configure_logging(level: str, *, debug: bool = False) -> None:
     """Set up structlog for the whole process; call once."""
     terminal = sys.stderr.isatty()
     processors: list[Any] = [
@@ -72,7 +80,6 @@ def configure_logging(level: str, *, debug: bool = False, file: Path | None = No
         structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
         structlog.processors.format_exc_info,
         _mask_event,
-        *([_File(file)] if file else []),
         structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
     ]
     structlog.configure(
@@ -81,6 +88,20 @@ def configure_logging(level: str, *, debug: bool = False, file: Path | None = No
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Write all log lines to a file too while the block runs. Raises DataFolderError."""
+    file = _File(path)
+    processors = list(structlog.get_config()["processors"])
+    structlog.configure(processors=[*processors[:-1], file, processors[-1]])
+    try:
+        yield
+    finally:
+        kept = [each for each in structlog.get_config()["processors"] if each is not file]
+        structlog.configure(processors=kept)
+        file.stop()
 
 
 class Metrics:

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from clusterodm.admin import guard
@@ -254,3 +255,13 @@ async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:
     assert value("clusterodm_nodes", origin="configured") == 1
     assert value("clusterodm_request_seconds_count", route="/task/{uuid}/download/{asset}") == 1
     assert value("clusterodm_wait_seconds_count") == 1
+
+
+async def test_the_access_log_tells_what_was_asked_and_no_secret(cluster: Rig) -> None:
+    with structlog.testing.capture_logs() as logged:  # before anything is masked
+        api, operator = await start(cluster, access_log=True, token="hush-client", admin_pass=PASSWORD)
+        assert "version" in await api.get("/info")
+        await operator.get("status")
+    requests = {(line["path"], line["status"]) for line in logged if line["event"] == "request"}
+    assert {("/info", 200), ("/api/v1/status", 200)} <= requests
+    assert "hush" not in str(logged)

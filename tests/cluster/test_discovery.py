@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.core.nodes import Origin
+from clusterodm.core.nodes import NodeAddress, Origin
 from tests.admin.support import Operator, start
 from tests.support import Rig, eventually
 
@@ -52,10 +52,10 @@ async def test_every_address_of_a_name_is_a_node_and_flickering_removes_none(clu
     await cluster.start(nodes_dns="localhost:3999")
     assert "127.0.0.1:3999" in names(cluster)
     discovery = cluster.cluster.discovery
-    monkeypatch.setattr(discovery, "_name", discovery._name.__class__(host="ip6-nothing.invalid", port=3999))
+    monkeypatch.setattr(discovery, "_name", NodeAddress(host="ip6-nothing.invalid", port=3999))
     await sweep(cluster)
     assert "127.0.0.1:3999" in names(cluster)
-    monkeypatch.setattr(discovery, "_name", discovery._name.__class__(host="127.0.0.2", port=3999))
+    monkeypatch.setattr(discovery, "_name", NodeAddress(host="127.0.0.2", port=3999))
     for _ in range(2):
         await sweep(cluster)
         assert {"127.0.0.1:3999", "127.0.0.2:3999"} <= set(names(cluster))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 from docs.generate import PAGES
 
 from clusterodm.__main__ import COMMANDS
@@ -32,6 +35,54 @@ def test_every_setting_has_an_entry(field: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_section(command: str) -> None:
     assert f"## `clusterodm {command}`" in (DOCS / "commands.md").read_text()
+
+
+def _subcommands() -> list[str]:
+    groups = {name: getattr(import_module(f"clusterodm.commands.{name}"), name) for name in COMMANDS}
+    return [
+        f"{name} {command.name or command.callback.__name__}"
+        for name, group in groups.items()
+        if isinstance(group, typer.Typer)
+        for command in group.registered_commands
+        if command.callback is not None
+    ]
+
+
+@pytest.mark.parametrize("command", _subcommands())
+def test_every_command_of_a_group_has_an_entry(command: str) -> None:
+    assert f"`clusterodm {command}" in (DOCS / "commands.md").read_text()
+
+
+#: Methods whose text goes into a timeline.
+_TELLING = {"add", "add_task", "advance", "finish", "change", "note", "_remove", "_now_running"}
+
+
+def _timeline_texts() -> set[str]:
+    """The longest fixed part of every text that is written into a timeline."""
+    found = set()
+    for folder in ("cluster", "admin"):
+        for path in (ROOT / "src/clusterodm" / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                texts: list[ast.expr] = []
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TELLING:
+                    texts = node.args
+                elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "text":
+                    texts = [node.value]
+                found |= {part for text in texts for part in _fixed(text)}
+    return found
+
+
+def _fixed(text: ast.expr) -> list[str]:
+    values = text.values if isinstance(text, ast.JoinedStr) else [text]
+    parts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+    return [max(parts, key=len).strip(" ;:(,")] if parts and " " in max(parts, key=len) else []
+
+
+def test_every_line_of_a_timeline_has_an_entry() -> None:
+    page = (DOCS / "timeline.md").read_text()
+    texts = _timeline_texts()
+    assert len(texts) > 15
+    assert {text for text in texts if text not in page} == set()
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -61,4 +112,5 @@ def test_flags_that_pages_name_exist(page: Path) -> None:
 def _other_flags() -> set[str]:
     sources = "".join(path.read_text() for path in (ROOT / "src/clusterodm/commands").glob("*.py"))
     names = set(re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE))
-    return {f"--{name.replace('_', '-')}" for name in names} | {"--help", "--config"}
+    given = set(re.findall(r'typer\.Option\(\s*"(--[a-z-]+)"', sources))
+    return {f"--{name.replace('_', '-')}" for name in names} | given | {"--help", "--config", "--install-completion"}

@@ -25,6 +25,17 @@ _WAITING: Final = 500
 #: Changed tasks in one tick; with more, watchers are told to begin anew.
 _MANY: Final = 200
 
+#: Every kind of event, and what its data is.
+EVENTS: Final = {
+    "status": "`Status`, when anything changed and every few seconds",
+    "nodes": "all of `NodeView`, at the beginning and when some came or went",
+    "node": "one `NodeView` that changed",
+    "task": "one `TaskView` that came into another phase",
+    "progress": "`uuid` and `progress` of a task on a node",
+    "queue": "`uuid`, `position`, `expected_wait` and `wait` of the first tasks of the queue",
+    "reload": "nothing: too much has changed, ask for everything again",
+}
+
 _encode = msgspec.json.Encoder().encode
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client import Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -13,7 +14,19 @@ from prometheus_client.registry import Collector
 
 from clusterodm import __version__
 from clusterodm.cluster.context import Context
+from clusterodm.cluster.registry import Node
 from clusterodm.core.tasks import ACTIVE
+
+#: Gauges that are looked up: their text and their labels.
+GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
+    "clusterodm_tasks": ("Tasks that are not over, by phase.", ["phase"]),
+    "clusterodm_held_bytes": ("Bytes of held files.", []),
+    "clusterodm_room_bytes": ("Bytes of uploads that may still come.", []),
+    "clusterodm_nodes": ("Nodes, by how they came to be known.", ["origin"]),
+    "clusterodm_node_online": ("Whether a node answered lately.", ["node"]),
+    "clusterodm_node_closed": ("Whether a node gets nothing new.", ["node"]),
+    "clusterodm_node_slots": ("Slots of a node: used, reserved, free.", ["node", "state"]),
+}
 
 
 class Looked(Collector):
@@ -28,39 +41,30 @@ class Looked(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All gauges."""
-        yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
-        yield self._tasks()
-        yield from self._nodes()
+        gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         cluster = self._cluster
-        yield GaugeMetricFamily("clusterodm_held_bytes", "Bytes of held files.", value=cluster.spool.held)
-        room = max(0, cluster.spool.room())
-        yield GaugeMetricFamily("clusterodm_room_bytes", "Bytes of uploads that may still come.", value=room)
-
-    def _tasks(self) -> Metric:
-        gauge = GaugeMetricFamily("clusterodm_tasks", "Tasks that are not over, by phase.", labels=["phase"])
-        counted = Counter(entry.task.phase for entry in self._cluster.tasks.active())
+        gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.held)
+        gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room()))
+        phases = Counter(entry.task.phase for entry in cluster.tasks.active())
         for phase in sorted(ACTIVE):
-            gauge.add_metric([str(phase)], counted[phase])
-        return gauge
-
-    def _nodes(self) -> Iterator[Metric]:
-        online = GaugeMetricFamily("clusterodm_node_online", "Whether a node answered lately.", labels=["node"])
-        slots = GaugeMetricFamily("clusterodm_node_slots", "Slots of a node, by state.", labels=["node", "state"])
-        closed = GaugeMetricFamily("clusterodm_node_closed", "Whether a node gets nothing new.", labels=["node"])
-        machines = GaugeMetricFamily("clusterodm_nodes", "Nodes, by how they came to be known.", labels=["origin"])
-        origins: Counter[str] = Counter()
-        for node in self._cluster.registry.nodes():
-            name, facts = str(node.address), node.facts()
-            used = min(facts.slots, facts.queue)
-            online.add_metric([name], float(node.online))
-            closed.add_metric([name], float(bool(facts.closed)))
-            slots.add_metric([name, "used"], used)
-            slots.add_metric([name, "reserved"], min(facts.reserved, facts.slots - used))
-            slots.add_metric([name, "free"], max(0, facts.free))
-            origins[str(node.record.origin)] += 1
+            gauges["clusterodm_tasks"].add_metric([str(phase)], phases[phase])
+        for node in cluster.registry.nodes():
+            _add_node(gauges, node)
+        origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin, count in sorted(origins.items()):
-            machines.add_metric([origin], count)
-        yield from (online, closed, slots, machines)
+            gauges["clusterodm_nodes"].add_metric([origin], count)
+        yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
+        yield from gauges.values()
+
+
+def _add_node(gauges: dict[str, GaugeMetricFamily], node: Node) -> None:
+    name, facts = str(node.address), node.facts()
+    used = min(facts.slots, facts.queue)
+    gauges["clusterodm_node_online"].add_metric([name], float(node.online))
+    gauges["clusterodm_node_closed"].add_metric([name], float(bool(facts.closed)))
+    slots = {"used": used, "reserved": min(facts.reserved, facts.slots - used), "free": max(0, facts.free)}
+    for state, count in slots.items():
+        gauges["clusterodm_node_slots"].add_metric([name, state], count)
 
 
 def exposition(cluster: Context) -> bytes:

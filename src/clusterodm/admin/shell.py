@@ -16,6 +16,7 @@ import structlog
 from clusterodm import __version__
 from clusterodm.admin import nodes, tasks
 from clusterodm.admin.guard import DELAY, same
+from clusterodm.admin.lines import Lines
 from clusterodm.admin.views import NodeView, TaskView
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import BadRequest, ClusterError
@@ -23,13 +24,8 @@ from clusterodm.store import TaskFilter
 
 _log = structlog.get_logger("shell")
 
-_MAX_LINE: Final = 4096
 _MAX_SESSIONS: Final = 50
-#: Seconds without a line after which a session is closed.
-_IDLE: Final = 3600.0
 _LINES: Final = 20
-#: Bytes of the telnet protocol: escape, begin and end of an option, first and last of the requests.
-_IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -243,13 +239,13 @@ COMMANDS: Final[dict[str, Command]] = {
     "QUEUE LIST": Command("", "Tasks that wait, next first, and why", queue_list),
     "ASR VIEWCMD": Command("<images>", "How a machine for so many images would be made", asr_viewcmd),
 }
-_OTHERS: Final = (("HELP", "This list"), ("!!", "The last command again"), ("QUIT", "Close the session"))
+OTHERS: Final = (("HELP", "This list"), ("!!", "The last command again"), ("QUIT", "Close the session"))
 
 
 def help_lines() -> list[str]:
     """One line for each command."""
     rows = [(f"{name} {command.parameters}", command.meaning) for name, command in COMMANDS.items()]
-    return [name.ljust(34) + meaning for name, meaning in [*rows, *_OTHERS]]
+    return [name.ljust(34) + meaning for name, meaning in [*rows, *OTHERS]]
 
 
 class Shell:
@@ -268,14 +264,14 @@ class Shell:
             return
         self._sessions += 1
         try:
-            await self._session(_Lines(reader), writer)
+            await self._session(Lines(reader), writer)
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass
         finally:
             self._sessions -= 1
             writer.close()
 
-    async def _session(self, lines: _Lines, writer: asyncio.StreamWriter) -> None:
+    async def _session(self, lines: Lines, writer: asyncio.StreamWriter) -> None:
         await _say(writer, [f"ClusterODM {__version__}", "HELP for help, QUIT to leave", ""])
         if self._password and not await self._login(lines, writer):
             return
@@ -290,7 +286,7 @@ class Shell:
             last = line
             await _say(writer, await self.answer(line))
 
-    async def _login(self, lines: _Lines, writer: asyncio.StreamWriter) -> bool:
+    async def _login(self, lines: Lines, writer: asyncio.StreamWriter) -> bool:
         while True:
             writer.write(b"$> ")
             await writer.drain()
@@ -342,69 +338,3 @@ async def _say(writer: asyncio.StreamWriter, lines: list[str]) -> None:
         for line in text.split("\n"):
             writer.write(line.encode(errors="replace") + b"\r\n")
     await writer.drain()
-
-
-class _Lines:
-    """Lines out of bytes that come as they like, without what telnet says to itself."""
-
-    def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
-        self._bytes = bytearray()
-        self._text = bytearray()
-
-    async def next(self) -> str | None:
-        """The next line without its end; None when there is none. Raises TimeoutError for a silent session."""
-        while True:
-            end = self._text.find(b"\n")
-            if end >= 0:
-                line = bytes(self._text[:end])
-                del self._text[: end + 1]
-                return _printable(line)
-            if len(self._text) > _MAX_LINE:
-                return None
-            async with asyncio.timeout(_IDLE):
-                chunk = await self._reader.read(_MAX_LINE)
-            if not chunk:
-                return None
-            self._bytes += chunk
-            self._take()
-
-    def _take(self) -> None:
-        """Move what is text; a telnet command that is not whole yet stays."""
-        position = 0
-        while position < len(self._bytes):
-            if self._bytes[position] != _IAC:
-                self._text.append(self._bytes[position])
-                position += 1
-                continue
-            length = _command_length(self._bytes, position)
-            if length is None:
-                break
-            if length == 2 and self._bytes[position + 1] == _IAC:
-                self._text.append(_IAC)
-            position += length
-        del self._bytes[:position]
-
-
-def _command_length(content: bytearray, start: int) -> int | None:
-    """Bytes of the telnet command at `start`; None while it is not whole."""
-    if len(content) < start + 2:
-        return None
-    kind = content[start + 1]
-    if _WILL <= kind <= _DONT:
-        return 3 if len(content) >= start + 3 else None
-    if kind == _SB:
-        end = content.find(bytes([_IAC, _SE]), start + 2)
-        return end + 2 - start if end >= 0 else (None if len(content) - start < _MAX_LINE else len(content) - start)
-    return 2
-
-
-def _printable(line: bytes) -> str:
-    text = line.decode(errors="replace").replace("\r", "").replace("\0", "")
-    erased: list[str] = []
-    for char in text:
-        if char in "\b\x7f":
-            del erased[-1:]
-        else:
-            erased.append(char)
-    return "".join(char for char in erased if char.isprintable()).strip()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final
@@ -25,6 +26,7 @@ from clusterodm.delivery import deliver
 
 _log = structlog.get_logger("admin")
 
+Middleware = Callable[..., Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_BODY: Final = 1 << 20
 #: Seconds between two signs of life to a watcher to whom nothing happened.
@@ -40,37 +42,57 @@ _KINDS: Final = {
 
 def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
     """The web application that operators talk to. Raises ConfigError for an unsafe combination of settings."""
-    guard = Guard(cluster.settings)
-
-    @web.middleware
-    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Check, carry out, turn errors into answers: one of the three edges."""
-        refused = await guard.refuse(request)
-        try:
-            return refused or await handler(request)
-        except web.HTTPException as error:
-            answer = _error(error.status, error.reason)
-            if "Allow" in error.headers:
-                answer.headers["Allow"] = error.headers["Allow"]
-            return answer
-        except ClusterError as error:
-            return _error(400, str(error))
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
-            _log.error("a request failed", method=request.method, path=request.path, exc_info=error)
-            return _error(500, "something went wrong here; the log says what")
-
-    async def harden(request: web.Request, response: web.StreamResponse) -> None:
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-
-    app = web.Application(middlewares=[enter], client_max_size=_MAX_BODY)
-    app.on_response_prepare.append(harden)
+    middlewares = [_guarding(Guard(cluster.settings))]
+    if cluster.settings.access_log:
+        middlewares.insert(0, _logging)
+    app = web.Application(middlewares=middlewares, client_max_size=_MAX_BODY)
+    app.on_response_prepare.append(_harden)
     for route in ROUTES:
         app.router.add_route(route.method, _pattern(route.path), _handler(cluster, route))
     _add_others(app, cluster, feed)
     return app
+
+
+async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+@web.middleware
+async def _logging(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The access log, without queries."""
+    begun = time.monotonic()
+    response = await handler(request)
+    seconds = round(time.monotonic() - begun, 4)
+    said = {"method": request.method, "path": request.path, "status": response.status}
+    _log.info("request", **said, seconds=seconds, remote=request.remote)
+    return response
+
+
+def _guarding(guard: Guard) -> Middleware:
+    @web.middleware
+    async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check, carry out, turn errors into answers: one of the three edges."""
+        try:
+            return await guard.refuse(request) or await handler(request)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one of the three edges: HTTP
+            return _answer_to(error, request)
+
+    return enter
+
+
+def _answer_to(error: Exception, request: web.Request) -> web.Response:
+    if isinstance(error, web.HTTPException):
+        answer = _error(error.status, error.reason)
+        if "Allow" in error.headers:
+            answer.headers["Allow"] = error.headers["Allow"]
+        return answer
+    if isinstance(error, ClusterError):
+        return _error(400, str(error))
+    _log.error("a request failed", method=request.method, path=request.path, exc_info=error)
+    return _error(500, "something went wrong here; the log says what")
 
 
 def _pattern(path: str) -> str:

@@ -37,8 +37,7 @@ async def _serve(settings: Settings) -> None:
 
 def _run(config: Path | None, **flags: Any) -> None:
     settings = load_settings(flags, config=config)
-    file = settings.data_dir / settings.log_file if settings.log_file else None
-    configure_logging(settings.log_level, debug=settings.debug, file=file)
+    configure_logging(settings.log_level, debug=settings.debug)
     run_until_done(_serve(settings))
 
 
@@ -55,7 +54,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
     """Text for most: the settings model checks values, so that flags, environment and file get the same messages."""
     if field.annotation is bool:
-        return (bool | None), {"is_flag": True}
+        return (bool | None), {}
     if get_origin(field.annotation) is list:
         return (list[str] | None), {"metavar": "TEXT"}
     if get_origin(field.annotation) is Literal:

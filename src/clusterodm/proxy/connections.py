@@ -12,18 +12,23 @@ import asyncio
 import time
 from typing import Final
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import Histogram
 
 from clusterodm.observe import Metrics
 
+_log = structlog.get_logger("access")
+
 
 class Connections:
     """Knows of each connection whether a request is being answered on it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, *, logged: bool = False) -> None:
         self._metrics = metrics
+        #: Whether every request is logged.
+        self.logged = logged
         self._timers: dict[str, Histogram] = {}
         #: Requests from the first header to the end of the answer.
         self.in_flight = 0
@@ -84,11 +89,29 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     connections, connection = request.app[CONNECTIONS], request.protocol
     connections.begun(connection)
     begun = time.monotonic()
+    status = 0
     try:
-        return await handler(request)
+        response = await handler(request)
+        status = response.status
+        return response
     finally:
         connections.ended(connection)
-        connections.observe(_route(request), time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        connections.observe(_route(request), seconds)
+        if connections.logged:
+            access(request, status, seconds)
+
+
+def access(request: web.Request, status: int, seconds: float) -> None:
+    """A line of the access log; without the query, which may hold a token. Status 0: the client left."""
+    _log.info(
+        "request",
+        method=request.method,
+        path=request.path,
+        status=status,
+        seconds=round(seconds, 4),
+        remote=request.remote,
+    )
 
 
 def _route(request: web.Request) -> str:

@@ -15,7 +15,7 @@ def make_app(cluster: Context) -> web.Application:
     """The web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
-    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics)
+    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, logged=cluster.settings.access_log)
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [

@@ -59,7 +59,7 @@ const KINDS = { running: "c-run bar-run", completed: "c-done", failed: "c-fail",
 function pack(bars) {
   const ends = [];
   const track = bars.map((bar) => {
-    let place = ends.findIndex((end) => end <= bar.started_at);
+    let place = ends.findIndex((end) => end <= bar.started_at + 3); // the end is seen a moment after the slot came free
     if (place < 0) place = ends.length;
     ends[place] = bar.ended_at || Infinity;
     return place;

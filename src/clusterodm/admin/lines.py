@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Lines out of bytes that come as they like over TCP, without what telnet says to itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+_MAX_LINE: Final = 4096
+#: Seconds without a line after which a session is closed.
+_IDLE: Final = 3600.0
+#: Bytes of the telnet protocol: escape, begin and end of an option, first and last of the requests.
+_IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
+
+
+class Lines:
+    """The lines of one session."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._bytes = bytearray()
+        self._text = bytearray()
+
+    async def next(self) -> str | None:
+        """The next line without its end; None when there is none. Raises TimeoutError for a silent session."""
+        while True:
+            end = self._text.find(b"\n")
+            if end >= 0:
+                line = bytes(self._text[:end])
+                del self._text[: end + 1]
+                return _printable(line)
+            if len(self._text) > _MAX_LINE:
+                return None
+            async with asyncio.timeout(_IDLE):
+                chunk = await self._reader.read(_MAX_LINE)
+            if not chunk:
+                return None
+            self._bytes += chunk
+            self._take()
+
+    def _take(self) -> None:
+        """Move what is text; a telnet command that is not whole yet stays."""
+        position = 0
+        while position < len(self._bytes):
+            if self._bytes[position] != _IAC:
+                self._text.append(self._bytes[position])
+                position += 1
+                continue
+            length = _command_length(self._bytes, position)
+            if length is None:
+                break
+            if length == 2 and self._bytes[position + 1] == _IAC:
+                self._text.append(_IAC)
+            position += length
+        del self._bytes[:position]
+
+
+def _command_length(content: bytearray, start: int) -> int | None:
+    """Bytes of the telnet command at `start`; None while it is not whole."""
+    if len(content) < start + 2:
+        return None
+    kind = content[start + 1]
+    if _WILL <= kind <= _DONT:
+        return 3 if len(content) >= start + 3 else None
+    if kind == _SB:
+        end = content.find(bytes([_IAC, _SE]), start + 2)
+        return end + 2 - start if end >= 0 else (None if len(content) - start < _MAX_LINE else len(content) - start)
+    return 2
+
+
+def _printable(line: bytes) -> str:
+    text = line.decode(errors="replace").replace("\r", "").replace("\0", "")
+    erased: list[str] = []
+    for char in text:
+        if char in "\b\x7f":
+            del erased[-1:]
+        else:
+            erased.append(char)
+    return "".join(char for char in erased if char.isprintable()).strip()
