@@ -23,7 +23,7 @@ from aiohttp import web
 from clusterodm import __version__
 from clusterodm.admin import Feed, Looked, Shell, make_admin_app
 from clusterodm.aio import Clock, every
-from clusterodm.auth import LocalAuthenticator
+from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
@@ -104,7 +104,8 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
-        parts = _build(settings, folder, store, session, clock or Clock())
+        jobs = JobTokens(await _own_key(store))
+        parts = _build(settings, folder, store, session, jobs, clock or Clock())
         for address in nodes:
             await parts.context.registry.add(address)
         await parts.prepare()
@@ -128,8 +129,11 @@ class _Parts:
     prepare: Callable[[], Any]
 
 
-def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, clock: Clock) -> _Parts:
+def _build(
+    settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, jobs: JobTokens, clock: Clock
+) -> _Parts:
     client, metrics = NodeClient(session), Metrics()
+    authenticator = make_authenticator(settings, session)
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max)),
         Consoles(folder / "console"),
@@ -166,6 +170,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         connections=settings.parallel_uploads,
         upload_speed=settings.upload_max_speed,
         webhook=f"{settings.public_address}/commit" if settings.public_address else "",
+        ageing=settings.priority_ageing * 60,
         clock=clock,
     )
     fetcher = Fetcher(
@@ -201,6 +206,7 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
             splitmerge=not settings.no_splitmerge,
             flood_limit=settings.flood_limit,
             max_files=settings.max_files,
+            job_token=lambda uuid: "" if authenticator.open else jobs.token(uuid),
             clock=clock,
         ),
         control=Control(tasks, registry, client, spool, consoles, results, clock=clock),
@@ -213,7 +219,8 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         spool=spool,
         results=results,
         client=client,
-        authenticator=LocalAuthenticator(settings.token.get_secret_value()),
+        authenticator=authenticator,
+        jobs=jobs,
         metrics=metrics,
         started_at=clock(),
     )
@@ -252,6 +259,15 @@ def _build(settings: Settings, folder: Path, store: Store, session: aiohttp.Clie
         "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
     }
     return _Parts(context, discovery, loops, prepare)
+
+
+async def _own_key(store: Store) -> str:
+    """The key of this cluster, made at its first start."""
+    key: str | None = await store.value("key")
+    if key is None:
+        key = JobTokens.new_key()
+        await store.keep_value("key", key)
+    return key
 
 
 def _shipped_description() -> Description:

@@ -69,8 +69,12 @@ class Settings(BaseModel):
     )
     access_log: bool = Field(False, description="Log every request of clients and operators.")
     debug: bool = Field(False, description="Log everything and show tracebacks.")
-    cloud_provider: Literal["local"] = Field(
-        "local", description="Who decides about tokens: local (open, or one --token)."
+    cloud_provider: str = Field(
+        "local", description="Who decides about tokens: local (open, or one --token) or tokens (--tokens-file)."
+    )
+    tokens_file: Path | None = Field(
+        None,
+        description="TOML file of owners: tokens, limits, priority, share; read again when it changes.",
     )
     token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
     asr: str = Field(
@@ -105,6 +109,9 @@ class Settings(BaseModel):
     node_poll_interval: float = Field(5.0, gt=0, description="Seconds between two looks at a node.")
     task_poll_interval: float = Field(
         2.0, gt=0, description="Seconds between two looks at a running task; longer with many."
+    )
+    priority_ageing: float = Field(
+        60.0, gt=0, description="Minutes of waiting that count as much as one step of priority; nobody waits for ever."
     )
     max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
     max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")

@@ -185,6 +185,12 @@ class Spool:
         """
         return await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
 
+    async def discard(self, uuid: str, name: str) -> None:
+        """Delete one held file."""
+        path = self.path(uuid, name)
+        self._held -= path.stat().st_size
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+
     async def listing(self, uuid: str) -> list[HeldFile]:
         """The held files of a task by name; none when there are none."""
         return await asyncio.to_thread(_list, self._files(uuid))

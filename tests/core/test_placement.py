@@ -166,3 +166,44 @@ def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_po
 @given(st.lists(waiting, max_size=30, unique_by=lambda t: t.uuid))
 def test_the_order_of_the_queue_does_not_depend_on_the_order_of_asking(tasks: list[Task]) -> None:
     assert queue_order(tasks) == queue_order(tasks[::-1])
+
+
+def test_owners_take_turns_by_their_shares() -> None:
+    hers = [task(number, owner="a", share=1.0) for number in range(1, 5)]
+    his = [task(number, owner="b", share=3.0) for number in range(11, 23)]
+    order = "".join(each.owner for each in queue_order([*hers, *his]))
+    assert [order[:count].count("a") for count in (4, 8, 12, 16)] == [1, 2, 3, 4]
+
+
+def test_a_task_over_its_owners_limit_waits_and_lets_others_pass() -> None:
+    running = task(1, Phase.RUNNING, owner="a", concurrency=1)
+    hers, his, none = task(2, owner="a", concurrency=1), task(3, owner="b"), task(4, owner="c", concurrency=0)
+    decided = plan([running, hers, his, none], [node(1, slots=9)], 0.0, max_sending=9)
+    assert [placement.task for placement in decided.placements] == [his.uuid]
+    assert decided.waiting[hers.uuid] == "its owner has 1 tasks on nodes, as many as the token allows"
+    assert "0 tasks" in decided.waiting[none.uuid]
+
+
+def test_submodels_take_turns_as_their_owner() -> None:
+    jobs = [task(number, owner=f"a#job{number}", committed_at=1.0) for number in range(1, 5)]
+    other = task(9, owner="b", committed_at=5.0)
+    assert queue_order([*jobs, other]).index(other) == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(-20, 20), st.sampled_from("abc"), st.floats(0.1, 10)), min_size=1, max_size=12),
+    st.integers(-20, 20),
+)
+def test_nobody_starves(rivals: list[tuple[int, str, float]], priority: int) -> None:
+    """One task waits while new ones of any priority keep coming and one is placed each hour: its turn comes."""
+    patient = task(1, owner="patient", priority=priority, committed_at=0.0)
+    waiting, number = [patient], 1
+    for hour in range(1, 400):
+        for rival, owner, share in rivals[: 1 + hour % 2]:
+            number += 1
+            waiting.append(task(number, owner=owner, priority=rival, share=share, committed_at=hour * 3600.0))
+        first = queue_order(waiting, hour * 3600.0)[0]
+        if first is patient:
+            return
+        waiting.remove(first)
+    raise AssertionError("it waits for ever")

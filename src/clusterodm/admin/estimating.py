@@ -39,7 +39,7 @@ class Guesses(msgspec.Struct, frozen=True):
         """Look at everything."""
         known, clock = await _pace(cluster), cluster.clock()
         entries = list(cluster.tasks.active())
-        order = queue_order(entry.task for entry in entries)
+        order = queue_order((entry.task for entry in entries), clock, ageing=cluster.settings.priority_ageing * 60)
         running = [
             Running(entry.task.image_count, max(0.0, clock - entry.attempt.started_at), entry.task.progress)
             for entry in entries

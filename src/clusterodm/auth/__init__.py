@@ -1,7 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who may use the cluster."""
+"""Who may use the cluster, and how much of it."""
 
-from clusterodm.auth.local import Authenticator, Grant, LocalAuthenticator
+from clusterodm.auth.base import SHARED_OWNER, Authenticator, AuthInfo, Grant
+from clusterodm.auth.choose import make_authenticator
+from clusterodm.auth.jobs import JobTokens, submodel_owner
 
-__all__ = ["Authenticator", "Grant", "LocalAuthenticator"]
+__all__ = ["SHARED_OWNER", "AuthInfo", "Authenticator", "Grant", "JobTokens", "make_authenticator", "submodel_owner"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clusterodm.aio import Clock
-from clusterodm.auth import Authenticator
+from clusterodm.auth import Authenticator, JobTokens
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
@@ -47,6 +47,7 @@ class Context:
     results: Results
     client: NodeClient
     authenticator: Authenticator
+    jobs: JobTokens
     metrics: Metrics
     #: Seconds since the epoch.
     started_at: float

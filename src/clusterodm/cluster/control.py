@@ -14,6 +14,7 @@ from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
+from clusterodm.core.limits import Limits, limited_options
 from clusterodm.core.options import Option, check_options, parse_options
 from clusterodm.core.tasks import BY_OWNER, QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.nodeodm import NodeClient
@@ -35,6 +36,7 @@ _FRESH: Final[dict[str, Any]] = {
     "more_memory_than": 0,
 }
 _TRIES: Final = 5
+_NO_LIMITS: Final = Limits()
 
 
 class Control:
@@ -87,12 +89,14 @@ class Control:
             return
         raise BadRequest("The task is changing, try again")
 
-    async def restart(self, entry: Entry, options: str | None) -> None:
-        """Begin a finished task again, with other options when given: on its node, which still has the files and
-        intermediate results, or else from the held files on any node."""
+    async def restart(self, entry: Entry, options: str | None, limits: Limits = _NO_LIMITS) -> None:
+        """Begin a finished task again, with other options (within the limits) when given: on its node, which still has
+        the files and intermediate results, or else from the held files on any node."""
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
-        chosen = None if options is None else check_options(parse_options(options), self._registry.options)
+        described = self._registry.options
+        chosen = None if options is None else check_options(parse_options(options), described)
+        chosen = None if chosen is None else limited_options(chosen, described, limits)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         try:
             if await self._restart_there(entry, chosen):

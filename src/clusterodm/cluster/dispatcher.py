@@ -49,6 +49,7 @@ class Dispatcher:
         connections: int,
         upload_speed: int,
         webhook: str,
+        ageing: float,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -62,6 +63,7 @@ class Dispatcher:
         self._connections = connections
         self._limit = RateLimit(upload_speed)
         self._webhook = webhook
+        self._ageing = ageing
         self._clock = clock
         self._chosen: dict[str, int] = {}
         #: Transfers that are under way, by task.
@@ -125,6 +127,7 @@ class Dispatcher:
             self._registry.facts(),
             self._clock(),
             max_sending=max(0, room) + sending,
+            ageing=self._ageing,
         )
         for uuid, why in decided.waiting.items():
             entries[uuid].wait = why

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from clusterodm.auth.local import SHARED_OWNER
+from clusterodm.auth import SHARED_OWNER
 from clusterodm.cluster.registry import Registry
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.ids import is_task_id

@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
+from clusterodm.auth import Grant
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
+from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
 from clusterodm.core.names import is_image, safe_name
 from clusterodm.core.options import Option, check_options, parse_options, with_split_cluster
 from clusterodm.core.tasks import Phase, Task, is_submodel
@@ -27,12 +30,17 @@ _UNKNOWN = "Invalid uuid (not found)"
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """What a client says of a new task, as it came in."""
 
-    owner: str
+    grant: Grant
     #: The `set-uuid` header; empty: we choose.
     set_uuid: str = ""
     fields: dict[str, str] = {}
     #: Where split-merge jobs reach us.
     cluster_url: str = ""
+
+    @property
+    def owner(self) -> str:
+        """Whom the task belongs to."""
+        return self.grant.owner
 
 
 class Intake:
@@ -47,9 +55,11 @@ class Intake:
         splitmerge: bool,
         flood_limit: int,
         max_files: int,
+        job_token: Callable[[str], str],
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
+        self._job_token = job_token
         self._spool = spool
         self._described = described
         self._splitmerge = splitmerge
@@ -61,6 +71,7 @@ class Intake:
     async def announce(self, said: Announcement) -> str:
         """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
         word counts."""
+        check_tasks_allowed(said.grant.limits)
         self._check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
         task = self._task(uuid, said)
@@ -81,6 +92,7 @@ class Intake:
     async def reserved(self, said: Announcement) -> AsyncIterator[str]:
         """The uuid under which `/task/new` gathers files before its fields are known; nobody else gets it meanwhile.
         Its files go when no task came of it."""
+        check_tasks_allowed(said.grant.limits)
         self._check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
         if uuid in self._arriving or await self._tasks.find(uuid) is not None:
@@ -104,15 +116,27 @@ class Intake:
         entry = await self._tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
         if entry is None:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        return await self.commit(uuid, said.owner)
+        return await self.commit(uuid, said.grant)
 
-    async def publish(self, uuid: str, owner: str, part: Part, name: str) -> None:
-        """Keep a whole file of a task that receives. Raises BadRequest when it no longer does."""
-        entry = self.receiving(uuid, owner)
+    async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
+        """Keep a whole file of a task that receives. Raises BadRequest when it no longer does, or has enough images."""
+        entry = self.receiving(uuid, grant.owner)
         async with entry.lock:
-            self.receiving(uuid, owner)
-            await self._spool.publish(uuid, part, name)
+            self.receiving(uuid, grant.owner)
+            kept = await self._spool.publish(uuid, part, name)
             entry.last_activity = self._clock()
+            await self._check_images(uuid, kept, grant.limits)
+
+    async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
+        """Let go of the file that is one too many; a file that came twice is one, so it never is."""
+        if limits.max_images is None or not is_image(kept):
+            return
+        count = sum(is_image(file.name) for file in await self._spool.listing(uuid))
+        try:
+            check_images(count, limits)
+        except BadRequest:
+            await self._spool.discard(uuid, kept)
+            raise
 
     def receiving(self, uuid: str, owner: str) -> Entry:
         """The task that an upload is for. Raises BadRequest as a node does."""
@@ -126,29 +150,34 @@ class Intake:
         if not self._splitmerge and safe_name(name).lower() == "seed.zip":
             raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
 
-    async def commit(self, uuid: str, owner: str) -> str:
+    async def commit(self, uuid: str, grant: Grant) -> str:
         """`/task/new/commit`: from the answer on, the task is ours. Repeated commits answer the same."""
         entry = await self._tasks.find(uuid)
-        if entry is None or entry.task.owner != owner or entry.task.phase is Phase.REMOVED:
+        if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
             raise BadRequest(_UNKNOWN)
         async with entry.lock:
             if entry.task.phase is Phase.RECEIVING:
-                await self._commit(entry)
+                await self._commit(entry, grant)
         return uuid
 
-    async def _commit(self, entry: Entry) -> None:
+    async def _commit(self, entry: Entry, grant: Grant) -> None:
         task, files = entry.task, await self._spool.listing(entry.task.uuid)
         if not files and not task.zipurl:
             raise BadRequest("Need at least 1 file.")
         if len(files) > self._max_files:
             raise BadRequest(f"Too many files: {len(files)} (at most {self._max_files})", no_retry=True)
+        check_images(sum(is_image(file.name) for file in files), grant.limits)
         now = self._clock()
+        allowed = grant.limits.max_concurrent_tasks
         counted: dict[str, Any] = {
             "committed_at": now,
             "date_created": task.date_created or int(now * 1000),
             "file_count": len(files),
             "image_count": sum(is_image(file.name) for file in files),
             "byte_count": sum(file.size for file in files),
+            "priority": grant.priority,
+            "share": grant.share,
+            "concurrency": -1 if allowed is None else allowed,
             "submodel": is_submodel(task.outputs, task.skip_post_processing, [file.name for file in files]),
         }
         try:
@@ -168,19 +197,26 @@ class Intake:
 
     def _task(self, uuid: str, said: Announcement) -> Task:
         fields = said.fields
-        options = check_options(parse_options(fields.get("options", "")), self._described())
+        described = self._described()
+        options = check_options(parse_options(fields.get("options", "")), described)
+        options = limited_options(options, described, said.grant.limits)
         return Task(
             uuid=uuid,
             owner=said.owner,
             phase=Phase.RECEIVING,
             name=fields.get("name", "")[:1000] or f"Task of {self._day()}",
-            options=with_split_cluster(options, said.cluster_url if self._splitmerge else None),
+            options=with_split_cluster(options, self._url_for(uuid, said) if self._splitmerge else None),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
             outputs=_outputs(fields.get("outputs", "")),
             webhook=fields.get("webhook", "")[:4000],
             date_created=_milliseconds(fields.get("dateCreated", "")),
             created_at=self._clock(),
         )
+
+    def _url_for(self, uuid: str, said: Announcement) -> str:
+        """Where ODM on a node sends the submodels of this task, with a token that is good for nothing else."""
+        token = self._job_token(uuid)
+        return f"{said.cluster_url}/?{urlencode({'token': token})}" if token else said.cluster_url
 
     def _day(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
@@ -29,33 +30,50 @@ class Plan(msgspec.Struct, frozen=True):
     waiting: dict[str, str]
 
 
-def queue_order(tasks: Iterable[Task]) -> list[Task]:
-    """Tasks in phase QUEUED, next first: by priority, then in turn between owners (who has fewer on nodes or
-    already placed comes first), then by time of commit. A task that was on a node before keeps its first commit time,
-    so it does not go to the back."""
+#: Seconds of waiting that count as much as one step of priority, unless a setting says otherwise.
+AGEING: Final = 3600.0
+
+
+def queue_order(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING) -> list[Task]:
+    """Tasks in phase QUEUED, next first: by priority, then in turn between owners (who has fewer on nodes or already
+    placed, against its share, comes first), then by time of commit.
+
+    A step of priority is added for each `ageing` seconds of waiting, up to the highest priority that waits, so that
+    nobody starves and nobody overtakes by age alone. Submodels count as their job's owner's. A task that was on a node
+    before keeps its first commit time, so it does not go to the back.
+    """
     tasks = list(tasks)
-    placed = Counter(task.owner for task in tasks if task.phase in ON_NODE)
-    waiting = sorted(
-        (task for task in tasks if task.phase is Phase.QUEUED), key=lambda task: (task.committed_at, task.uuid)
-    )
-    turns: list[tuple[int, int, float, str, Task]] = []
-    for task in waiting:
-        turns.append((-task.priority, placed[task.owner], task.committed_at, task.uuid, task))
-        placed[task.owner] += 1
+    placed = Counter(_who(task) for task in tasks if task.phase in ON_NODE)
+    waiting = [task for task in tasks if task.phase is Phase.QUEUED]
+    top = max((task.priority for task in waiting), default=0)
+    order = sorted(waiting, key=lambda task: (-task.priority, task.committed_at, task.uuid))
+    turns: list[tuple[int, float, float, str, Task]] = []
+    for task in order:
+        aged = min(top, task.priority + int(max(0.0, now - task.committed_at) // ageing))
+        turns.append((-aged, placed[_who(task)] / task.share, task.committed_at, task.uuid, task))
+        placed[_who(task)] += 1
     return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:-1])]
 
 
-def plan(tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_sending: int) -> Plan:
+def _who(task: Task) -> str:
+    return task.owner.partition("#")[0]
+
+
+def plan(
+    tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_sending: int, ageing: float = AGEING
+) -> Plan:
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time."""
     tasks = list(tasks)
     facts = {node.id: node for node in nodes}
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
     decided = Plan([], {})
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
-    for task in queue_order(tasks):
+    having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
+    for task in queue_order(tasks, now, ageing=ageing):
         needs = Needs.of(task)
         why = (
             _why_not_yet(task, now)
+            or _why_too_many(task, having[task.owner])
             or full.get(needs, "")
             or ("too many transfers at once" if sending >= max_sending else "")
         )
@@ -63,6 +81,7 @@ def plan(tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_s
             decided.placements.append(Placement(task.uuid, node.id))
             facts[node.id] = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=now)
             sending += 1
+            having[task.owner] += 1
             continue
         if not why:
             why = full[needs] = wait_reason(facts.values(), needs, now)
@@ -75,6 +94,12 @@ def _why_not_yet(task: Task, now: float) -> str:
         return "its images are being fetched"
     if now < task.not_before <= now + LONGEST_BACK_OFF:  # further ahead: the clock was set back
         return "waits a moment after a failed attempt"
+    return ""
+
+
+def _why_too_many(task: Task, having: int) -> str:
+    if 0 <= task.concurrency <= having:
+        return f"its owner has {having} tasks on nodes, as many as the token allows"
     return ""
 
 

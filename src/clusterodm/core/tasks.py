@@ -95,6 +95,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: A part of a split-merge job: its client must see it RUNNING while it waits.
     submodel: bool = False
     priority: int = 0
+    #: The part of the cluster that its owner has against others, and the tasks that its owner may have on nodes at a
+    #: time (-1: any number), both as the token said at the commit.
+    share: float = 1.0
+    concurrency: int = -1
     file_count: int = 0
     image_count: int = 0
     byte_count: int = 0

@@ -8,9 +8,10 @@ from typing import Final
 
 from aiohttp import web
 
-from clusterodm.auth import Grant
+from clusterodm.auth import Grant, submodel_owner
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
+from clusterodm.core.tasks import ON_NODE
 
 CONTEXT: Final = web.AppKey("context", Context)
 
@@ -26,7 +27,18 @@ async def caller(request: web.Request) -> Grant:
     if not token:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         token = value.strip() if scheme.lower() == "bearer" else ""
-    grant = await context(request).authenticator.grant(token)
+    cluster = context(request)
+    grant = _job_grant(cluster, token) or await cluster.authenticator.grant(token)
     if grant is None:
         raise Unauthorized("no valid token")
     return grant
+
+
+def _job_grant(cluster: Context, token: str) -> Grant | None:
+    """What a split-merge job may do: anything with its own submodels, until it is over."""
+    uuid = cluster.jobs.task(token) if token and not cluster.authenticator.open else None
+    entry = cluster.tasks.get(uuid) if uuid else None
+    if entry is None or entry.task.phase not in ON_NODE:
+        return None
+    task = entry.task
+    return Grant(owner=submodel_owner(task.owner, task.uuid), priority=task.priority, share=task.share)

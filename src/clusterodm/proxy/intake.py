@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from urllib.parse import urlencode
 
 from aiohttp import web
 
+from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
 from clusterodm.core.errors import BadRequest
@@ -55,7 +55,7 @@ async def init(request: web.Request) -> web.Response:
     grant = await caller(request)
     cluster = context(request)
     fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
-    uuid = await cluster.intake.announce(_announcement(request, grant.owner, fields))
+    uuid = await cluster.intake.announce(_announcement(request, grant, fields))
     return json_answer({"uuid": uuid})
 
 
@@ -66,7 +66,7 @@ async def upload(request: web.Request) -> web.Response:
     cluster.intake.receiving(uuid, grant.owner)
 
     async def publish(part: Part, name: str) -> None:
-        await cluster.intake.publish(uuid, grant.owner, part, name)
+        await cluster.intake.publish(uuid, grant, part, name)
 
     with _Parts(cluster, uuid, publish) as files:
         _, count = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
@@ -78,7 +78,7 @@ async def upload(request: web.Request) -> web.Response:
 async def commit(request: web.Request) -> web.Response:
     """POST /task/new/commit/{uuid}."""
     grant = await caller(request)
-    uuid = await context(request).intake.commit(request.match_info["uuid"].lower(), grant.owner)
+    uuid = await context(request).intake.commit(request.match_info["uuid"].lower(), grant)
     return json_answer({"uuid": uuid})
 
 
@@ -86,20 +86,20 @@ async def new(request: web.Request) -> web.Response:
     """POST /task/new: fields and files in any order."""
     grant = await caller(request)
     cluster = context(request)
-    async with cluster.intake.reserved(_announcement(request, grant.owner, {})) as uuid:
+    async with cluster.intake.reserved(_announcement(request, grant, {})) as uuid:
 
         async def publish(part: Part, name: str) -> None:
             await cluster.spool.publish(uuid, part, name)
 
         with _Parts(cluster, uuid, publish) as files:
             fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
-        await cluster.intake.new(uuid, _announcement(request, grant.owner, fields))
+        await cluster.intake.new(uuid, _announcement(request, grant, fields))
     return json_answer({"uuid": uuid})
 
 
-def _announcement(request: web.Request, owner: str, fields: dict[str, str]) -> Announcement:
+def _announcement(request: web.Request, grant: Grant, fields: dict[str, str]) -> Announcement:
     return Announcement(
-        owner=owner,
+        grant=grant,
         set_uuid=request.headers.get("set-uuid", ""),
         fields=fields,
         cluster_url=_cluster_url(request),
@@ -108,7 +108,4 @@ def _announcement(request: web.Request, owner: str, fields: dict[str, str]) -> A
 
 def _cluster_url(request: web.Request) -> str:
     """Where ODM on a node finds us: the public address, else the address that this client used."""
-    settings = context(request).settings
-    base = settings.public_address or f"{request.scheme}://{request.host}"
-    token = settings.token.get_secret_value()
-    return f"{base}/?{urlencode({'token': token})}" if token else base
+    return context(request).settings.public_address or f"{request.scheme}://{request.host}"

@@ -9,7 +9,10 @@ from typing import Final
 from aiohttp import web
 
 from clusterodm.core.errors import BadRequest
+from clusterodm.core.limits import shown_options
+from clusterodm.core.options import exact
 from clusterodm.proxy.context import caller, context
+from clusterodm.proxy.forms import read_form
 from clusterodm.proxy.render import json_answer, json_bytes
 
 #: Seconds for which a finished task is listed, as long as a node keeps it.
@@ -26,21 +29,30 @@ async def info(request: web.Request) -> web.Response:
 
 async def options(request: web.Request) -> web.Response:
     """GET /options."""
-    await caller(request)
-    return json_bytes(context(request).registry.options_json)
+    grant = await caller(request)
+    registry = context(request).registry
+    if not grant.limits.any:
+        return json_bytes(registry.options_json)
+    return json_answer(exact(shown_options(registry.options, grant.limits)))
 
 
 async def auth_info(request: web.Request) -> web.Response:
     """GET /auth/info; needs no token, so that clients can learn how to get one."""
-    if context(request).settings.token.get_secret_value():
-        message = "This cluster needs a token. Ask its operator for one."
-    else:
-        message = "Authentication not available on this node"
-    return json_answer({"message": message, "loginUrl": None, "registerUrl": None})
+    return json_answer(context(request).authenticator.info)
 
 
-async def no_login(request: web.Request) -> web.Response:
-    """POST /auth/login and /auth/register, which the local authenticator does not offer."""
+async def login(request: web.Request) -> web.Response:
+    """POST /auth/login, where the authenticator offers it."""
+    cluster = context(request)
+    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    token = await cluster.authenticator.login(fields)
+    if token is None:
+        raise BadRequest("Wrong user name or password")
+    return json_answer({"token": token})
+
+
+async def register(request: web.Request) -> web.Response:
+    """POST /auth/register, which no authenticator offers."""
     raise BadRequest("Not available")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.errors import BadRequest, ClusterError
@@ -19,21 +20,24 @@ from clusterodm.proxy.render import json_answer
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /task/cancel."""
-    return await _order(request, lambda cluster, entry, fields: cluster.control.cancel(entry))
+    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.cancel(entry))
 
 
 async def remove(request: web.Request) -> web.Response:
     """POST /task/remove."""
-    return await _order(request, lambda cluster, entry, fields: cluster.control.remove(entry))
+    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.remove(entry))
 
 
 async def restart(request: web.Request) -> web.Response:
     """POST /task/restart, with other options when given."""
-    return await _order(request, lambda cluster, entry, fields: cluster.control.restart(entry, fields.get("options")))
+    return await _order(
+        request,
+        lambda cluster, entry, grant, fields: cluster.control.restart(entry, fields.get("options"), grant.limits),
+    )
 
 
 async def _order(
-    request: web.Request, carry_out: Callable[[Context, Entry, dict[str, str]], Awaitable[None]]
+    request: web.Request, carry_out: Callable[[Context, Entry, Grant, dict[str, str]], Awaitable[None]]
 ) -> web.Response:
     grant = await caller(request)
     cluster = context(request)
@@ -42,7 +46,7 @@ async def _order(
     if not uuid:
         raise BadRequest("uuid param missing.")
     try:
-        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), fields)
+        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), grant, fields)
     except ClusterError as error:
         return json_answer({"success": False, "error": str(error)})
     return json_answer({"success": True})

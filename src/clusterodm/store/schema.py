@@ -64,6 +64,8 @@ tasks = Table(
     Column("date_created", BigInteger, nullable=False),
     Column("submodel", Boolean, nullable=False),
     Column("priority", Integer, nullable=False),
+    Column("share", Float, nullable=False, server_default="1"),
+    Column("concurrency", Integer, nullable=False, server_default="-1"),
     Column("file_count", Integer, nullable=False),
     Column("image_count", Integer, nullable=False),
     Column("byte_count", BigInteger, nullable=False),
