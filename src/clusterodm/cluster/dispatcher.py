@@ -20,7 +20,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement, plan
-from clusterodm.core.tasks import Attempt, Phase, Stage, node_uuid
+from clusterodm.core.tasks import Attempt, Phase, Stage, Task, node_uuid
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
@@ -119,20 +119,26 @@ class Dispatcher:
         """Decide for all waiting tasks and start what can go."""
         if not self._tasks.queued:
             return
-        entries = {entry.task.uuid: entry for entry in self._tasks.active() if entry.task.uuid not in self._chosen}
-        room = self._max_sending - len(self._chosen)
-        sending = sum(entry.task.phase is Phase.DISPATCHING for entry in entries.values())
+        entries = {entry.task.uuid: entry for entry in self._tasks.active()}
+        taken_up = sum(
+            entry.task.phase is Phase.DISPATCHING and uuid not in self._chosen for uuid, entry in entries.items()
+        )
         decided = plan(
-            (entry.task for entry in entries.values()),
+            (self._as_decided(entry.task) for entry in entries.values()),
             self._registry.facts(),
             self._clock(),
-            max_sending=max(0, room) + sending,
+            max_sending=self._max_sending + taken_up,
             ageing=self._ageing,
         )
         for uuid, why in decided.waiting.items():
             entries[uuid].wait = why
         for placement in decided.placements:
             self._start(placement)
+
+    def _as_decided(self, task: Task) -> Task:
+        """A task that was chosen counts as on its way, also before that is kept."""
+        chosen = task.uuid in self._chosen and task.phase is Phase.QUEUED
+        return msgspec.structs.replace(task, phase=Phase.DISPATCHING) if chosen else task
 
     def _start(self, placement: Placement) -> None:
         node = self._registry.get(placement.node)
