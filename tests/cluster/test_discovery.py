@@ -91,6 +91,17 @@ async def test_a_node_registers_itself_renews_and_is_shown_no_more_when_it_stops
     assert names(cluster) == []
 
 
+async def test_who_may_register_nodes_may_not_touch_those_of_others(cluster: Rig) -> None:
+    await cluster.add_node()
+    _, operator = await start(cluster)
+    [configured] = await operator.get("nodes")
+    said = {"host": "127.0.0.1", "port": cluster.ports[0], "token": "hush-other"}
+    status, answer = await operator.ask("POST", "/api/v1/leases", json=said)
+    assert (status, answer["error"]) == (409, f"127.0.0.1:{cluster.ports[0]} is here already, and not by a lease")
+    assert (await operator.ask("DELETE", f"/api/v1/leases/{configured['id']}"))[0] == 404
+    assert cluster.cluster.context.registry.nodes()[0].address.token == ""
+
+
 async def test_a_node_that_ends_soon_gets_nothing_new_and_its_results_come_here(cluster: Rig) -> None:
     await cluster.add_node(seconds=0.2)
     port = cluster.ports.pop()

@@ -9,7 +9,7 @@ from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
 from clusterodm.core.errors import BadRequest, NodeNotFound
 from clusterodm.core.membership import lease_terms
-from clusterodm.core.nodes import make_address
+from clusterodm.core.nodes import Origin, make_address
 from clusterodm.core.placement import Needs, best, wait_reason
 from clusterodm.core.tasks import ON_NODE
 
@@ -158,13 +158,21 @@ async def lease(
     drain_before: float = 0.0,
 ) -> Lease:
     """A node registers itself, or renews. It gets nothing new when `ttl` seconds go by without another call, nor in
-    the last `drain_before` of the `ends_in` seconds that it has left."""
+    the last `drain_before` of the `ends_in` seconds that it has left. A node that others configured keeps its terms:
+    who may register nodes may not change those. Raises BadRequest."""
+    address = make_address(host, port, token)
+    known = cluster.registry.find(address)
+    if known is not None and known.record.origin is not Origin.LEASE:
+        raise BadRequest(f"{address} is here already, and not by a lease")
     said = {"labels": labels or {}, "slots": slots, "ttl": ttl, "ends_in": ends_in, "drain_before": drain_before}
     terms = lease_terms(cluster.clock(), said)
-    node = await cluster.registry.add(make_address(host, port, token), **terms)
+    node = await cluster.registry.add(address, **terms)
     return Lease(node=view(cluster, node), ttl=ttl)
 
 
 async def end_lease(cluster: Context, node: Node) -> Done:
-    """A node says goodbye: its tasks finish there, its results are brought here."""
+    """A node says goodbye: its tasks finish there, its results are brought here. Raises NodeNotFound for a node that
+    is not here by a lease."""
+    if node.record.origin is not Origin.LEASE:
+        raise NodeNotFound(f"there is no lease with id {node.record.id}")
     return await remove(cluster, node)
