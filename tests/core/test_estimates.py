@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterodm.core.durations import span
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.estimates import Pace, Running, pace, remaining, waits
 from clusterodm.core.membership import Listed, changes, lease_terms, parse_nodes_file
@@ -102,3 +103,11 @@ def test_the_terms_of_a_lease() -> None:
     terms = lease_terms(100.0, said)
     assert (terms["lease_until"], terms["ends_at"], terms["origin"]) == (130.0, 0.0, Origin.LEASE)
     assert lease_terms(100.0, said | {"ends_in": 50.0})["ends_at"] == 150.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-"), (-1.0, "-"), (0.0, "0 s"), (89.4, "89 s"), (90.0, "2 min"), (5399.0, "90 min"), (5400.0, "1.5 h")],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert span(seconds) == text

@@ -83,18 +83,6 @@ def by_id(cluster: Context, node_id: int) -> Node:
     return node
 
 
-def by_name(cluster: Context, name: str) -> Node:
-    """A node by `host:port`, or by its number or `#id`. Raises NodeNotFound."""
-    if name.startswith("#") and name[1:].isdigit():
-        return by_id(cluster, int(name[1:]))
-    if name.isdigit():
-        return by_number(cluster, int(name))
-    found = [node for node in cluster.registry.nodes() if name in (str(node.address), node.address.url)]
-    if not found:
-        raise NodeNotFound(f"there is no node {name[:200]}")
-    return found[0]
-
-
 async def add(cluster: Context, host: str, port: int, token: str = "") -> NodeView:
     """Take a node in; one that is known by host and port gets the new token. Raises ConfigError."""
     node = await cluster.registry.add(make_address(host, port, token))

@@ -25,6 +25,7 @@ from clusterodm.admin.views import (
 )
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
+from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, TaskNotFound
 from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Task, shown_code
@@ -185,7 +186,7 @@ def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
             return "its client has not committed it yet"
         case Phase.QUEUED:
             position, expected = guesses.of(task.uuid)
-            guess = f", about {_span(expected)} to go" if expected else ""
+            guess = f", about {span(expected)} to go" if expected else ""
             place = f"position {position} of {len(guesses.order)}{guess}"
             return f"waits: {entry.wait or 'it was not looked at yet'} ({place})"
         case Phase.DISPATCHING:
@@ -203,7 +204,7 @@ def _why_running(cluster: Context, entry: Entry, node: str) -> str:
     if entry.unreachable_since:
         silent = cluster.clock.steady() - entry.unreachable_since
         lost = max(0.0, cluster.settings.node_lost_after - silent)
-        return f"{node} has not answered for {_span(silent)}; in {_span(lost)} the task goes elsewhere"
+        return f"{node} has not answered for {span(silent)}; in {span(lost)} the task goes elsewhere"
     there = "waits in the queue of" if entry.task.node_code == 10 else "runs on"
     return f"{there} {node}, {entry.task.progress:.0f} % done"
 
@@ -212,12 +213,6 @@ def _why_over(task: Task, node: str) -> str:
     if task.outcome is Outcome.FAILED:
         return f"failed on {node}: {task.error}"
     return "canceled" if task.outcome is Outcome.CANCELED else f"completed on {node}"
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 async def cancel(cluster: Context, entry: Entry) -> Done:

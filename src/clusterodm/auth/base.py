@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The contract of an authenticator: who a token belongs to, what it may do, and who wants to know of its tasks."""
+"""The contract of an authenticator: who a token belongs to, and what it may do."""
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -50,16 +50,7 @@ class Authenticator(Protocol):
     async def login(self, fields: dict[str, str]) -> str | None:
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
 
-    async def approve(self, token: str, images: int) -> None:
-        """Raise BadRequest when a task of so many images is not allowed; called once for each commit."""
-
 
 def token_needed(operator: str = "its operator") -> AuthInfo:
     """What most authenticators say."""
     return AuthInfo(f"This cluster needs a token. Ask {operator} for one.")
-
-
-def plain(value: msgspec.Struct) -> dict[str, Any]:
-    """A record as JSON has it."""
-    built: dict[str, Any] = msgspec.to_builtins(value)
-    return built

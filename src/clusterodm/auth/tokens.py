@@ -107,9 +107,6 @@ class TokensAuthenticator:
         """Not offered."""
         raise BadRequest("Not available")
 
-    async def approve(self, token: str, images: int) -> None:
-        """What the limits allow is allowed."""
-
     def _now(self) -> tuple[int, int]:
         found = self._file.stat()
         return found.st_mtime_ns, found.st_size

@@ -7,7 +7,8 @@ from __future__ import annotations
 from rich.markup import escape
 
 from clusterodm.admin.views import TaskView
-from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, print_json, print_table, run, span
+from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, print_json, print_table, run
+from clusterodm.core.durations import span
 
 
 def queue(url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusterodm.commands.ending import run_until_done
+from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
 
 T = TypeVar("T")
@@ -60,10 +61,6 @@ class Admin:
             {} if body is None else {"data": msgspec.json.encode(body), "headers": {"Content-Type": "application/json"}}
         )
         return msgspec.json.decode(await self._call(method, path, **how), type=kind)
-
-    async def raw(self, path: str, **query: Any) -> bytes:
-        """A GET as it came. Raises ClusterError."""
-        return await self._call("GET", path, params=query)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -135,15 +132,6 @@ def print_table(heads: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: s
     for row in made:
         table.add_row(*row)
     screen.print(table if made else empty)
-
-
-def span(seconds: float | None) -> str:
-    """A duration for people."""
-    if seconds is None or seconds < 0:
-        return "-"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def ago(at: float) -> str:

@@ -18,8 +18,8 @@ from clusterodm.commands.remote import (
     print_table,
     run,
     screen,
-    span,
 )
+from clusterodm.core.durations import span
 
 
 def status(url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:

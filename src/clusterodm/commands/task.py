@@ -25,8 +25,8 @@ from clusterodm.commands.remote import (
     print_table,
     run,
     screen,
-    span,
 )
+from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest
 
 task = typer.Typer(

@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Durations as people read them."""
+
+from __future__ import annotations
+
+
+def span(seconds: float | None) -> str:
+    """A duration in one unit; a dash when there is none."""
+    if seconds is None or seconds < 0:
+        return "-"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
