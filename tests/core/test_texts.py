@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.byte_range import parse_range
 from clusterodm.core.cluster import cluster_info
-from clusterodm.core.errors import BadRequest, ConfigError
+from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed
 from clusterodm.core.ids import is_task_id, parse_set_uuid
 from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, safe_name
 from clusterodm.core.nodes import NodeInfo, make_address, parse_address
@@ -139,7 +139,7 @@ def test_bad_node_addresses_are_refused(text: str) -> None:
         parse_address(text)
 
 
-@pytest.mark.parametrize(("host", "port"), [("", 1), ("a b", 1), ("n", 0), ("n", 70000)])
+@pytest.mark.parametrize(("host", "port"), [("", 1), ("a b", 1), ("n", 0), ("n", 70000), ("a:b", 1), ("1::2::3", 1)])
 def test_bad_parts_of_addresses_are_refused(host: str, port: int) -> None:
     with pytest.raises(ConfigError):
         make_address(host, port)
@@ -147,6 +147,7 @@ def test_bad_parts_of_addresses_are_refused(host: str, port: int) -> None:
 
 def test_a_host_may_be_a_url() -> None:
     assert make_address("https://n", 8443, "t").url == "https://n:8443"
+    assert make_address("fe80::1", 3000).url == "http://[fe80::1]:3000"
 
 
 def test_a_token_is_in_no_text_of_an_address() -> None:
@@ -206,6 +207,8 @@ def test_bad_option_values_are_told_in_a_nodes_own_form(name: str, value: Any, t
         ("negative integer", -1, True),
         ("0 < x", 0, False),
         ("float >= 2", 2, True),
+        ("positive integer", 0, True),
+        ("positive integer", -1, False),
         ("", 9, True),
     ],
 )
@@ -247,3 +250,8 @@ def test_the_cluster_says_the_sum_of_its_online_nodes() -> None:
     assert info["engine"] == "odx"
     assert cluster_info([*nodes, NodeInfo()], NodeInfo(), 0)["maxImages"] is None
     assert cluster_info([], NodeInfo(cpu_cores=3), 0)["cpuCores"] == 3
+
+
+def test_a_failed_fetch_says_whether_it_is_final() -> None:
+    assert FetchFailed("gone", final=True).final
+    assert str(FetchFailed("later", final=False)) == "later"
