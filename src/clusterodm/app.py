@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -169,7 +170,7 @@ def _build(
         max_sending=settings.max_sending,
         connections=settings.parallel_uploads,
         upload_speed=settings.upload_max_speed,
-        webhook=f"{settings.public_address}/commit" if settings.public_address else "",
+        webhook=lambda uuid: _callback(settings.public_address, jobs, uuid),
         ageing=settings.priority_ageing * 60,
         clock=clock,
     )
@@ -259,6 +260,12 @@ def _build(
         "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
     }
     return _Parts(context, discovery, loops, prepare)
+
+
+def _callback(public_address: str, jobs: JobTokens, uuid: str) -> str:
+    """The webhook of a task that nodes get; empty while nobody knows where they reach us."""
+    query = urlencode({"task": uuid, "key": jobs.callback_key(uuid)})
+    return f"{public_address}/commit?{query}" if public_address else ""
 
 
 async def _own_key(store: Store) -> str:

@@ -9,8 +9,10 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from clusterodm.admin import Shell
@@ -22,6 +24,10 @@ from clusterodm.settings import Settings
 _READ_BUFFER: Final = 256 << 10
 #: Seconds after which the kernel cuts an operator who does not take what we send.
 _STALLED: Final = 120.0
+#: Seconds between two looks whether the certificate was renewed.
+_RENEW: Final = 5.0
+
+_log = structlog.get_logger("serving")
 
 
 @asynccontextmanager
@@ -44,11 +50,13 @@ async def open_ports(app: web.Application, settings: Settings, tls: ssl.SSLConte
             server = runner.server
             assert server is not None, "set up"  # noqa: S101 - after setup()
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
+            renew = group.create_task(_renew(tls, settings))
             yield [address[1] for address in runner.addresses]
             for site in sites:
                 await site.stop()
             await connections.drained(settings.shutdown_grace)
             watch.cancel()
+            renew.cancel()
     finally:
         await runner.cleanup()
 
@@ -65,7 +73,39 @@ def listen(host: str, port: int, stalled: float) -> socket.socket:
     return listening
 
 
+async def _renew(tls: ssl.SSLContext | None, settings: Settings) -> None:
+    """For ever: take a renewed certificate for new connections; those that are open go on with the old one. A pair that
+    does not fit together (it may be half renewed) is tried again at the next look."""
+    used = _written(settings)
+    while tls is not None:
+        await asyncio.sleep(_RENEW)
+        now = _written(settings)
+        if now == used:
+            continue
+        try:
+            # a pair that does not fit must not spoil the one in use
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.ssl_cert, settings.ssl_key)
+            tls.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+        except (OSError, ssl.SSLError) as error:
+            _log.error("the renewed certificate cannot be used yet", error=str(error))
+        else:
+            used = now
+            _log.info("the certificate was renewed")
+
+
+def _written(settings: Settings) -> list[int]:
+    """When the certificate and its key were written; 0 for one that is not there."""
+    written = []
+    for path in (settings.ssl_cert, settings.ssl_key):
+        try:
+            written.append(Path(path).stat().st_mtime_ns)
+        except OSError:
+            written.append(0)
+    return written
+
+
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """The TLS side of `--secure-port`; None without one. Raises ConfigError."""
     if not settings.secure_port:
         return None
     if not settings.ssl_cert or not settings.ssl_key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import aiohttp
 import pytest
 import trustme
 
+from clusterodm import serving
 from clusterodm.core.errors import ConfigError
 from clusterodm.devnode import Knobs, running_devnode
 from tests.processes import free_port, program
@@ -72,3 +74,39 @@ async def test_a_node_may_use_https_and_its_certificate_is_verified(
     await eventually(lambda: "node is o" not in stranger.log.read_text())
     assert await stranger.api.code(refused) == 10
     assert node.commits == [uuid]
+
+
+async def test_a_renewed_certificate_is_taken_and_open_connections_go_on(
+    cluster: Rig, authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_RENEW", 0.02)
+    key, chain, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+
+    def issue(name: str) -> None:
+        issued = authority.issue_cert("127.0.0.1", common_name=name)
+        key.write_bytes(issued.private_key_pem.bytes())
+        chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+
+    issue("first")
+    await cluster.start(secure_port=port, ssl_key=str(key), ssl_cert=str(chain))
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+
+    async def connected() -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        subject = dict(pair for group in writer.get_extra_info("peercert")["subject"] for pair in group)
+        return str(subject["commonName"]), reader, writer
+
+    name, reader, writer = await connected()
+    assert name == "first"
+    chain.write_text("half written")
+    issue("second")
+
+    async def renewed() -> bool:
+        found, _, other = await connected()
+        other.close()
+        return found == "second"
+
+    await eventually(renewed)
+    writer.write(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    writer.close()

@@ -215,5 +215,14 @@ def test_job_tokens_are_good_for_one_task_and_one_key() -> None:
     token = jobs.token("a-task")
     assert jobs.task(token) == "a-task"
     assert JobTokens(JobTokens.new_key()).task(token) is None
-    for wrong in ("", "job.", "job.a-task", token.replace("a-task", "b-task"), token + "x", token.upper(), "a-task.x"):
+    for wrong in (
+        "",
+        "job.",
+        "job.a-task",
+        token.replace("a-task", "b-task"),
+        token + "x",
+        token.upper(),
+        "a-task.x",
+        "job.a.\u00e9",
+    ):
         assert jobs.task(wrong) is None

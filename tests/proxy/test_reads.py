@@ -6,10 +6,12 @@ import asyncio
 import json
 import socket
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from tests.support import Rig, eventually, images
+from tests.processes import free_port
+from tests.support import Api, Rig, eventually, images
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
@@ -137,8 +139,11 @@ async def test_the_small_endpoints(cluster: Rig) -> None:
     assert await api.post("/auth/login", json={"username": "a", "password": "b"}) == {"error": "Not available"}
     assert await api.post("/auth/register") == {"error": "Not available"}
     assert await api.get("/cache/clear") == {"ok": True}
-    assert await api.post("/commit", json={"uuid": UNKNOWN, "status": {"code": 40}}) == {"ok": True}
-    assert "error" in await api.post("/commit", b"{not json", headers={"Content-Type": "application/json"})
+    known = "/commit?" + urlencode({"task": UNKNOWN, "key": cluster.cluster.context.jobs.callback_key(UNKNOWN)})
+    assert await _post(api, known, b'{"uuid": "x"}') == {"ok": True}
+    assert "error" in await _post(api, known, b"{not json")
+    for wrong in ("/commit", f"/commit?task={UNKNOWN}&key=%C3%A9", known[:-1], known.replace("4000", "4001")):
+        assert (await api.raw("POST", wrong, data=b"{}"))[::2] == (401, b"")
 
 
 async def test_a_nodes_webhook_makes_us_look_but_is_not_believed(cluster: Rig) -> None:
@@ -149,11 +154,28 @@ async def test_a_nodes_webhook_makes_us_look_but_is_not_believed(cluster: Rig) -
     await eventually(lambda: cluster.nodes[0].tasks and cluster.nodes[0].tasks[uuid].code == 40)
     assert await api.code(uuid) == 20
 
+    key = cluster.cluster.context.jobs.callback_key(uuid)
+
     async def completed() -> bool:
-        await api.post("/commit", json={"uuid": uuid, "status": {"code": 30}})
+        await _post(api, f"/commit?task={uuid}&key={key}", b'{"status": {"code": 30}}')
         return await api.code(uuid) == 40
 
     await eventually(completed)
+
+
+async def _post(api: Api, path: str, body: bytes) -> Any:
+    async with api.session.post(api.url + path, data=body, headers={"Content-Type": "application/json"}) as answer:
+        return await answer.json()
+
+
+async def test_nodes_get_a_webhook_with_a_key_and_call_it(cluster: Rig) -> None:
+    node = await cluster.add_node(seconds=0.3)
+    port = free_port()
+    api = await cluster.start(port=port, public_address=f"http://127.0.0.1:{port}", task_poll_interval=60.0)
+    await cluster.ready()
+    uuid = await api.create()
+    await api.ends(uuid, seconds=10)
+    assert node.tasks[uuid].webhook.startswith(f"http://127.0.0.1:{port}/commit?task={uuid}&key=")
 
 
 async def test_without_a_node_the_page_says_so(cluster: Rig) -> None:

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Tokens for split-merge jobs: each is good for the submodels of one task, as long as that task is not over.
+"""What the cluster gives to nodes: tokens for split-merge jobs, each good for the submodels of one task as long as that
+task is not over, and keys with which a node says that something happened to a task.
 
 A token is the task's id and a keyed hash of it, so nothing needs to be stored, and the owner's own token never reaches
 a node.
@@ -36,12 +37,19 @@ class JobTokens:
     def task(self, token: str) -> str | None:
         """The task that a token is for; None when it is no such token, or not ours."""
         task, dot, signature = token.removeprefix(_PREFIX).rpartition(".")
-        if not token.startswith(_PREFIX) or not dot or not hmac.compare_digest(signature, self._sign(task)):
-            return None
-        return task
+        fits = hmac.compare_digest(signature.encode(), self._sign(task).encode())
+        return task if token.startswith(_PREFIX) and dot and fits else None
 
-    def _sign(self, task: str) -> str:
-        return hmac.new(self._key, task.encode(), hashlib.sha256).hexdigest()[:40]
+    def callback_key(self, task: str) -> str:
+        """What the node that has a task must show when it says that something happened to it."""
+        return self._sign(f"callback {task}")
+
+    def is_callback_key(self, task: str, key: str) -> bool:
+        """Whether `key` is that for `task`."""
+        return hmac.compare_digest(key.encode(), self.callback_key(task).encode())
+
+    def _sign(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:40]
 
 
 def submodel_owner(owner: str, task: str) -> str:

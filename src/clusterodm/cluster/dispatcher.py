@@ -48,7 +48,7 @@ class Dispatcher:
         max_sending: int,
         connections: int,
         upload_speed: int,
-        webhook: str,
+        webhook: Callable[[str], str],
         ageing: float,
         clock: Callable[[], float],
     ) -> None:
@@ -187,7 +187,8 @@ class Dispatcher:
             files = [
                 self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)
             ]
-            await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, self._webhook)
+            webhook = self._webhook(entry.task.uuid)
+            await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, webhook)
             transfer = Transfer(
                 node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=self._context(node)
             )

@@ -11,8 +11,7 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
-from clusterodm.core.errors import BadRequest, ClusterError
-from clusterodm.core.ids import is_task_id
+from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.proxy.context import caller, context
 from clusterodm.proxy.forms import read_form
 from clusterodm.proxy.render import json_answer
@@ -53,12 +52,14 @@ async def _order(
 
 
 async def node_says(request: web.Request) -> web.Response:
-    """POST /commit: a node's webhook. Nothing in it is believed; it only makes us look at that task now."""
+    """POST /commit: a node's webhook, with the key that we gave it. Nothing in it is believed; it only makes us look at
+    that task now."""
     cluster = context(request)
-    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
-    uuid = str(fields.get("uuid", "")).lower()
-    if is_task_id(uuid):
-        cluster.tracker.look(uuid)
+    task, key = request.query.get("task", ""), request.query.get("key", "")
+    if not cluster.jobs.is_callback_key(task, key):
+        raise Unauthorized("not the key of this task")
+    await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    cluster.tracker.look(task)
     return json_answer({"ok": True})
 
 
