@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What all loops of the cluster are made of: a keyed work queue, and a clock that jumps do not deceive."""
+"""What all loops of the cluster are made of: a keyed work queue, a clock that jumps do not deceive, and
+streams read piece by piece."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 import structlog
+from aiohttp import StreamReader
 
 from clusterodm.core.errors import ClusterError
 
@@ -160,6 +162,15 @@ class WorkQueue(Generic[K]):
             due = min(due or float("inf"), time.monotonic() + delay)
         if due is not None and due < self._due.get(key, float("inf")):
             self._schedule(key, due)
+
+
+async def next_piece(stream: StreamReader) -> bytes:
+    """What came of a stream, as it came and without a copy; empty at the end only. The end of an HTTP chunk comes as an
+    empty piece, which is skipped."""
+    piece = b""
+    while not piece and not stream.at_eof():
+        piece, _ = await stream.readchunk()
+    return piece
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[object]], name: str) -> None:

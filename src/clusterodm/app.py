@@ -22,7 +22,7 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
-from clusterodm.admin import Feed, Looked, Shell, make_admin_app
+from clusterodm.admin import TICK, Feed, Looked, Shell, make_admin_app
 from clusterodm.aio import Clock, every
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.attempts import Attempts
@@ -113,7 +113,7 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
         stack.push_async_callback(parts.context.tasks.flush)
         feed = Feed(parts.context)
         app, admin = make_app(parts.context), make_admin_app(parts.context, feed)
-        await stack.enter_async_context(_running(parts.loops | {"feed": feed.run}))
+        await stack.enter_async_context(_running(parts.loops | {"feed": lambda: every(TICK, feed.tick, "feed")}))
         shell_port, admin_port = await stack.enter_async_context(
             open_admin_ports(admin, Shell(parts.context), settings)
         )
@@ -236,7 +236,7 @@ def _build(
         await spool.measure()
         await registry.load()
         await Importer(store, registry, folder, clock).run()
-        await discovery.sweep()
+        await discovery.look_at_file()
         await tasks.load()
         tasks.watch(free_slot)
         await dispatcher.recover()

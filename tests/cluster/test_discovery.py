@@ -50,6 +50,7 @@ async def test_a_file_that_cannot_be_understood_changes_nothing(cluster: Rig, co
 
 async def test_every_address_of_a_name_is_a_node_and_flickering_removes_none(cluster: Rig, monkeypatch: Any) -> None:
     await cluster.start(nodes_dns="localhost:3999")
+    await sweep(cluster)
     assert "127.0.0.1:3999" in names(cluster)
     discovery = cluster.cluster.discovery
     monkeypatch.setattr(discovery, "_name", NodeAddress(host="ip6-nothing.invalid", port=3999))

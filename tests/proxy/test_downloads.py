@@ -75,8 +75,9 @@ async def test_a_download_goes_on_where_its_node_cut_it(cluster: Rig, ranges: bo
     assert bool(node.asked[1]) == ranges
 
 
-async def test_a_file_that_changed_meanwhile_is_never_mixed(cluster: Rig) -> None:
-    node = Stuttering([1_000_000], etag=str)
+@pytest.mark.parametrize("ranges", [False, True])
+async def test_a_file_that_changed_meanwhile_is_never_mixed(cluster: Rig, ranges: bool) -> None:
+    node = Stuttering([1_000_000], ranges=ranges, etag=str)
     api, uuid = await completed(cluster, node.serve)
     with pytest.raises(ClientPayloadError):
         await api.raw("GET", f"/task/{uuid}/download/all.zip")

@@ -17,7 +17,7 @@ from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 
 #: Seconds between two looks at what changed.
-_TICK: Final = 0.5
+TICK: Final = 0.5
 #: Seconds after which everything that goes by itself (waits, slots, room) is sent even though nothing happened.
 _REFRESH: Final = 5.0
 #: Events that wait for a slow watcher; then it is told to begin anew.
@@ -54,6 +54,7 @@ class Feed:
         self._shown: dict[str, bytes] = {}
         self._nodes_shown: dict[int, bytes] = {}
         self._nodes_changed = True
+        self._told_all_at = 0.0
         cluster.tasks.watch(self._task_changed)
         cluster.registry.watch(self._node_changed)
 
@@ -76,21 +77,18 @@ class Feed:
         finally:
             self._watchers.discard(waiting)
 
-    async def run(self) -> None:
-        """Tell for ever."""
-        last = 0.0
-        while True:
-            await asyncio.sleep(_TICK)
-            if not self._watchers:
-                self._shown.clear()
-                self._nodes_shown.clear()
-                self._changed.clear()
-                continue
-            now = self._cluster.clock.steady()
-            all_of_it = now - last > _REFRESH or self._nodes_changed
-            last = now if all_of_it else last
-            for told in await self._news(all_of_it=all_of_it):
-                self._tell(told)
+    async def tick(self) -> None:
+        """Tell what has changed since the last time."""
+        if not self._watchers:
+            self._shown.clear()
+            self._nodes_shown.clear()
+            self._changed.clear()
+            return
+        now = self._cluster.clock.steady()
+        all_of_it = now - self._told_all_at > _REFRESH or self._nodes_changed
+        self._told_all_at = now if all_of_it else self._told_all_at
+        for told in await self._news(all_of_it=all_of_it):
+            self._tell(told)
 
     async def _news(self, *, all_of_it: bool) -> list[bytes]:
         changed, self._changed = self._changed, {}
@@ -104,7 +102,7 @@ class Feed:
         if all_of_it or changed:
             told += self._nodes()
             told.append(event("queue", self._queue(guesses)))
-            told.append(event("status", await figures.status(self._cluster)))
+            told.append(event("status", await figures.status(self._cluster, guesses)))
         return told
 
     def _queue(self, guesses: Guesses) -> list[dict[str, Any]]:

@@ -23,11 +23,10 @@ _MAX_BARS: Final = 5000
 _MAX_ENDED: Final = 50_000
 _SPANS: Final = 24
 _SPAN: Final = 3600.0
-DAY: Final = 86400.0
 
 
-async def status(cluster: Context) -> Status:
-    """The cluster at a glance."""
+async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
+    """The cluster at a glance; `guesses` when they were just made."""
     phases = Counter(entry.task.phase for entry in cluster.tasks.active())
     ended = await cluster.store.count_ended()
     nodes = cluster.registry.nodes()
@@ -35,7 +34,7 @@ async def status(cluster: Context) -> Status:
     now = cluster.clock()
     since = [entry.task.committed_at for entry in cluster.tasks.active() if entry.task.phase is Phase.QUEUED]
     problems = _problems(cluster)
-    guesses = await Guesses.now(cluster)
+    guesses = guesses or await Guesses.now(cluster)
     return Status(
         version=__version__,
         health="trouble" if problems else "busy" if phases[Phase.QUEUED] else "well",

@@ -51,6 +51,6 @@ class Authenticator(Protocol):
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
 
 
-def token_needed(operator: str = "its operator") -> AuthInfo:
+def token_needed() -> AuthInfo:
     """What most authenticators say."""
-    return AuthInfo(f"This cluster needs a token. Ask {operator} for one.")
+    return AuthInfo("This cluster needs a token. Ask its operator for one.")

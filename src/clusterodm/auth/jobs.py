@@ -14,9 +14,9 @@ import hmac
 import secrets
 from typing import Final
 
+from clusterodm.core.tasks import OWNER_MARK
+
 _PREFIX: Final = "job."
-#: What separates the owner of a job from its id in the owner of submodels; owners have none.
-MARK: Final = "#"
 
 
 class JobTokens:
@@ -54,4 +54,4 @@ class JobTokens:
 
 def submodel_owner(owner: str, task: str) -> str:
     """Whom the submodels of a task belong to: its owner, but apart from all else that owner has."""
-    return f"{owner}{MARK}{task}"
+    return f"{owner}{OWNER_MARK}{task}"

@@ -25,9 +25,9 @@ import msgspec
 import structlog
 
 from clusterodm.auth.base import AuthInfo, Grant, token_needed
-from clusterodm.auth.jobs import MARK
 from clusterodm.core.errors import BadRequest, ConfigError
 from clusterodm.core.limits import Limits
+from clusterodm.core.tasks import OWNER_MARK
 from clusterodm.settings import Settings
 
 _log = structlog.get_logger("tokens")
@@ -56,8 +56,8 @@ def read_tokens(content: bytes) -> dict[str, Grant]:
         raise ConfigError(str(error)) from None
     found: dict[str, Grant] = {}
     for owner, entry in entries.items():
-        if MARK in owner:
-            raise ConfigError(f"an owner's name has no {MARK}: [{owner}]")
+        if OWNER_MARK in owner:
+            raise ConfigError(f"an owner's name has no {OWNER_MARK}: [{owner}]")
         if bool(entry.token) == bool(entry.token_sha256):
             raise ConfigError(f"[{owner}] needs either token or token_sha256")
         digest = entry.token_sha256.lower() or _digest(entry.token)

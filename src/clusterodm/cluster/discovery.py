@@ -39,28 +39,28 @@ class Discovery:
 
     async def sweep(self) -> None:
         """One look at everything."""
-        await self._look_at_file()
+        await self.look_at_file()
         if self._name is not None:
             await self._look_up(self._name)
         await self._end_leases()
 
-    async def _look_at_file(self) -> None:
-        """The file is read when it changed; one that cannot be read or understood changes nothing."""
+    async def look_at_file(self) -> None:
+        """Read the file when it changed; one that cannot be read or understood changes nothing, and is told of once."""
         if self._file is None:
             return
         try:
             found = self._file.stat()
-            state = (found.st_mtime_ns, found.st_size)
-            if state == self._read:
-                return
-            content = await asyncio.to_thread(_read, self._file)
-            listed = parse_nodes_file(content)
         except FileNotFoundError:
             return
+        state = (found.st_mtime_ns, found.st_size)
+        if state == self._read:
+            return
+        try:
+            listed = parse_nodes_file(await asyncio.to_thread(_read, self._file))
         except (OSError, ConfigError) as error:
             _log.warning("the nodes file cannot be used", file=str(self._file), error=str(error))
-            return
-        await self._keep(listed, Origin.FILE)
+        else:
+            await self._keep(listed, Origin.FILE)
         self._read = state
 
     async def _look_up(self, name: NodeAddress) -> None:

@@ -35,15 +35,19 @@ class Drainer:
         self.drained: frozenset[int] = frozenset()
 
     async def sweep(self) -> None:
-        """One round over all nodes that leave."""
-        leaving = [node for node in self._registry.all() if node.record.leaving(self._clock())]
-        left = {node.record.id: await self._empty(node) for node in leaving}
-        busy = {
+        """One round over all nodes that leave. A drained one is not looked through again: nothing new comes there."""
+        leaving = {node.record.id: node for node in self._registry.all() if node.record.leaving(self._clock())}
+        known = self.drained - self._busy()
+        left = {number: 0 if number in known else await self._empty(node) for number, node in leaving.items()}
+        self.drained = frozenset(number for number, count in left.items() if not count) - self._busy()
+
+    def _busy(self) -> set[int]:
+        """Nodes that have tasks."""
+        return {
             entry.attempt.node_id
             for entry in self._tasks.active()
             if entry.attempt is not None and entry.task.phase in ON_NODE
         }
-        self.drained = frozenset(number for number, count in left.items() if not count and number not in busy)
 
     async def _empty(self, node: Node) -> int:
         """Bring all results of a node here; how many could not be brought."""

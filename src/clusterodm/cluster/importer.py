@@ -16,6 +16,7 @@ from clusterodm.auth import SHARED_OWNER
 from clusterodm.cluster.registry import Registry
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.ids import is_task_id
+from clusterodm.core.membership import NodeEntry
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Attempt, Phase, Stage, Task
 from clusterodm.store import Store
@@ -26,19 +27,10 @@ _log = structlog.get_logger("import")
 _MS: Final = 1e11
 
 
-class OldNode(msgspec.Struct):
-    """An entry of nodes.json, or the node of a route."""
-
-    hostname: str
-    port: int
-    token: str | None = ""
-    locked: bool = False
-
-
 class OldRoute(msgspec.Struct):
     """An entry of routes.json."""
 
-    node: OldNode
+    node: NodeEntry
     token: str | None = ""
     accessed: float = 0
 
@@ -54,7 +46,7 @@ class Importer:
 
     async def run(self) -> None:
         """Import both files where they exist and are new to us. Raises ConfigError."""
-        await self._once("nodes.json", list[OldNode], self._nodes)
+        await self._once("nodes.json", list[NodeEntry], self._nodes)
         await self._once("routes.json", dict[str, OldRoute], self._routes)
 
     async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> None:
@@ -74,7 +66,7 @@ class Importer:
         await self._store.keep_value(f"imported {name}", mark)
         _log.info("imported", file=name, entries=count)
 
-    async def _nodes(self, found: list[OldNode]) -> int:
+    async def _nodes(self, found: list[NodeEntry]) -> int:
         for node in found:
             await self._registry.add(make_address(node.hostname, node.port, node.token or ""), locked=node.locked)
         return len(found)

@@ -58,8 +58,8 @@ class Tracker:
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
+        entry.unreachable_since, entry.misses = 0.0, 0
         if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING):
-            entry.unreachable_since, entry.misses = 0.0, 0
             self._polls.put(entry.task.uuid, self._interval / 4 if entry.task.phase is Phase.RUNNING else 0.0)
         else:
             self._polls.cancel(entry.task.uuid)

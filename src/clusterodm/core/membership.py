@@ -27,8 +27,8 @@ class Changes(msgspec.Struct, frozen=True):
     remove: list[NodeRecord]
 
 
-class _Entry(msgspec.Struct):
-    """An entry of a JSON list, as in the original's nodes.json."""
+class NodeEntry(msgspec.Struct):
+    """An entry of the original's nodes.json."""
 
     hostname: str
     port: int
@@ -40,7 +40,7 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
     """Nodes of a file: JSON as in nodes.json, or an address a line with `#` comments. Raises ConfigError."""
     if content.lstrip()[:1] == b"[":
         try:
-            entries = msgspec.json.decode(content, type=list[_Entry], strict=False)
+            entries = msgspec.json.decode(content, type=list[NodeEntry], strict=False)
         except msgspec.DecodeError as error:
             raise ConfigError(f"not a list of nodes: {error}") from None
         return [

@@ -13,7 +13,7 @@ import msgspec
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, wait_reason
 from clusterodm.core.retry import LONGEST_BACK_OFF
-from clusterodm.core.tasks import ON_NODE, Phase, Task
+from clusterodm.core.tasks import ON_NODE, OWNER_MARK, Phase, Task
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def queue_order(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEI
 
 
 def _who(task: Task) -> str:
-    return task.owner.partition("#")[0]
+    return task.owner.partition(OWNER_MARK)[0]
 
 
 def plan(

@@ -225,6 +225,10 @@ def task_info(task: Task) -> dict[str, Any]:
     }
 
 
+#: What separates the owner of a split-merge job from its id in the owner of its submodels; other owners have none.
+OWNER_MARK: Final = "#"
+
+
 def is_submodel(outputs: list[str], skip_post_processing: bool, file_names: list[str]) -> bool:
     """Whether a task comes from a split-merge job: it says which outputs it wants, or brings a seed."""
     return "seed.zip" in file_names or (bool(outputs) and skip_post_processing)

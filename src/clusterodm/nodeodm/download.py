@@ -16,6 +16,7 @@ from typing import Final
 import aiohttp
 from aiohttp import ClientResponse
 
+from clusterodm.aio import next_piece
 from clusterodm.core.errors import NodeError, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.client import NodeClient, describe
@@ -23,7 +24,7 @@ from clusterodm.nodeodm.client import NodeClient, describe
 #: Seconds before each try to go on; after the last one the download is given up.
 _DELAYS: Final = (0.5, 1.5, 4.0)
 #: What must be the same in a second answer, or else it is another file.
-_SAME: Final = ("Content-Length", "ETag", "Last-Modified")
+_SAME: Final = ("ETag", "Last-Modified")
 
 
 class Download:
@@ -71,10 +72,7 @@ class Download:
 
     async def _next(self) -> bytes:
         assert self._answer is not None, "entered"  # noqa: S101 - a context manager
-        content, block = self._answer.content, b""
-        while not block and not content.at_eof():  # the end of an HTTP chunk comes as an empty piece
-            block, _ = await content.readchunk()
-        return block
+        return await next_piece(self._answer.content)
 
     async def _go_on(self, why: str) -> None:
         for delay in _DELAYS:
@@ -97,12 +95,14 @@ class Download:
             self._answer = await self._open(self._asked | {"Range": f"bytes={self._received}-"})
         else:
             self._answer = await self._open(self._asked)
+        if any(self._answer.headers.get(name) != self.headers.get(name) for name in _SAME):
+            raise NodeUnreachable("the file has changed on the node")
         if self._answer.status == 206 and self.status == 200:
             expected = f"bytes {self._received}-"
             if not self._answer.headers.get("Content-Range", "").startswith(expected):
                 raise NodeUnreachable("the node answered with another part of the file")
             return
-        if any(self._answer.headers.get(name) != self.headers.get(name) for name in _SAME):
+        if self._answer.headers.get("Content-Length") != self.headers.get("Content-Length"):
             raise NodeUnreachable("the file has changed on the node")
         await self._skip(self._received)
 

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import aiohttp
 from aiohttp import web
 
+from clusterodm.aio import next_piece
 from clusterodm.core.errors import ClientGone
 
 #: Bytes of a block: a hop to a thread and back costs as much as copying some ten KB, and what is written soon after it
@@ -104,10 +105,8 @@ class _ParsedBody(_IdleTimer):
 
     async def __anext__(self) -> bytes:
         self.waiting()
-        chunk = b""
         try:
-            while not chunk and not self._content.at_eof():  # the end of an HTTP chunk comes as an empty piece
-                chunk, _ = await self._content.readchunk()
+            chunk = await next_piece(self._content)
         except (aiohttp.ClientPayloadError, aiohttp.http_exceptions.HttpProcessingError, ConnectionError) as error:
             raise ClientGone(f"The upload was cut off ({type(error).__name__})") from None
         self.served()
