@@ -6,13 +6,14 @@ INJECTIONS ?= 1000
 SEED ?= 1
 export UV_LINK_MODE := copy
 
-.PHONY: help demo test faults check format bench docs screenshots clean
+.PHONY: help demo test faults check audit format bench docs screenshots clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
 	@echo "make test         all tests, with all that they need"
 	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
 	@echo "make check        lint, types, import layers"
+	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
 	@echo "make bench        measure, and write docs/performance.md"
 	@echo "make docs         write the generated reference pages"
 	@echo "make screenshots  write docs/images from the running program"
@@ -41,6 +42,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r src
+
+audit: $(VENV)/.dev
+	$(BIN)/pip-audit --skip-editable
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ from pathlib import Path
 from bench.rig import Measured, answers, call, cluster, code, init, python, small_upload, started, until
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Outcome, Phase, Task
-from clusterodm.nodeodm import RateLimit, Transfer
+from clusterodm.nodeodm import RateLimit, Transfer, Trust
 from clusterodm.store import Store
 
 QUICK = "--quick" in sys.argv
@@ -168,7 +168,9 @@ def upload_all(port: int, uuid: str, files: list[Path]) -> None:
     async def send() -> None:
         with ThreadPoolExecutor(10) as threads:
             node = make_address("127.0.0.1", port)
-            await Transfer(node, uuid, limit=RateLimit(0), executor=threads).send(files, connections=10)
+            await Transfer(node, uuid, limit=RateLimit(0), executor=threads, tls=Trust().context(node)).send(
+                files, connections=10
+            )
 
     asyncio.run(send())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import Metric
 from pydantic import SecretStr
+from tests.proxy.test_abuse import ATTACKS
 
 from clusterodm.admin.api import ROUTES
 from clusterodm.admin.feed import EVENTS
@@ -164,12 +165,36 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def attacks_page() -> str:
+    """docs/attacks.md."""
+    lines = [
+        _NOTE,
+        "# Attacks and answers",
+        "",
+        "Each is sent on a raw socket to a running cluster (`tests/proxy/test_abuse.py`). After each the cluster",
+        "answers others as before, and nothing that was hidden in the attack was answered. *closed*: no answer, the",
+        "connection is closed.",
+        "",
+        "| attack | begins with | answer |",
+        "|---|---|---|",
+    ]
+    for name, attack in ATTACKS.items():
+        begin = (
+            re.sub(r"(.)\1{9,}", r"\1\1\1…", repr(attack.sent[:300])[2:-1]).replace("|", "\\|").replace("`", "'")[:110]
+        )
+        answer = " or ".join(str(status) if status else "closed" for status in attack.statuses)
+        said = f", with `{attack.within.decode()}` in it" if attack.within else ""
+        lines.append(f"| {name} | `{begin}` | {answer}{said} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "settings.md": settings_page,
     "shell.md": shell_page,
     "api.md": api_page,
     "metrics.md": metrics_page,
     "errors.md": errors_page,
+    "attacks.md": attacks_page,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -126,6 +127,15 @@ def images(files: dict[str, bytes], fields: dict[str, str] | None = None) -> aio
     return data
 
 
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip archive."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, value in files.items():
+            archive.writestr(name, value)
+    return content.getvalue()
+
+
 @dataclass
 class Rig:
     """A cluster with nodes, and a client of it."""
@@ -135,6 +145,7 @@ class Rig:
     nodes: list[DevNode] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     stops: list[AsyncExitStack] = field(default_factory=list)
+    _running: AsyncExitStack = field(default_factory=AsyncExitStack)
     _cluster: Cluster | None = None
     _api: Api | None = None
 
@@ -162,6 +173,10 @@ class Rig:
             await self.cluster.context.registry.add(make_address("127.0.0.1", opened))
         return node
 
+    async def stop(self) -> None:
+        """End the cluster; it may be started again on its folder."""
+        await self._running.aclose()
+
     async def stop_node(self, number: int) -> None:
         """End a node at once."""
         await self.stops[number].aclose()
@@ -171,7 +186,8 @@ class Rig:
         flags = (
             FAST | {"data_dir": self.folder / "data", "node": [f"127.0.0.1:{port}" for port in self.ports]} | settings
         )
-        self._cluster = await self.stack.enter_async_context(running_cluster(load_settings(flags, environ={})))
+        self._running = await self.stack.enter_async_context(AsyncExitStack())
+        self._cluster = await self._running.enter_async_context(running_cluster(load_settings(flags, environ={})))
         self._api = Api(self._cluster.url, settings.get("token", ""))
         self.stack.push_async_callback(self._api.session.close)
         return self._api

@@ -25,6 +25,7 @@ from clusterodm import __version__
 from clusterodm.admin import TICK, Feed, Looked, Shell, make_admin_app
 from clusterodm.aio import Clock, every
 from clusterodm.auth import JobTokens, make_authenticator
+from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
@@ -46,7 +47,7 @@ from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeInfo, parse_address
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.tasks import ON_NODE
-from clusterodm.nodeodm import NodeClient
+from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics, logging_to
 from clusterodm.proxy import make_app
 from clusterodm.results import Results
@@ -118,7 +119,14 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
             open_admin_ports(admin, Shell(parts.context), settings)
         )
         ports = await stack.enter_async_context(open_ports(app, settings, tls))
-        _log.info("ready", version=__version__, ports=ports, shell=shell_port, admin=admin_port, data_dir=str(folder))
+        _log.info(
+            "ready",
+            version=__version__,
+            ports=ports,
+            shell_port=shell_port,
+            admin_port=admin_port,
+            data_dir=str(folder),
+        )
         yield Cluster(parts.context, parts.discovery, app, ports, shell_port, admin_port)
 
 
@@ -133,7 +141,7 @@ class _Parts:
 def _build(
     settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, jobs: JobTokens, clock: Clock
 ) -> _Parts:
-    client, metrics = NodeClient(session), Metrics()
+    client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
     authenticator = make_authenticator(settings, session)
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max)),
@@ -141,7 +149,7 @@ def _build(
         Results(folder / "results"),
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
-    tasks = Tasks(store, clock)
+    tasks = Tasks(store, clock, billed=authenticator.accounts)
     attempts = Attempts(tasks, registry, consoles, spool, metrics, max_attempts=settings.max_attempts, clock=clock)
     collector = Collector(
         tasks, registry, client, spool, results, metrics, keep=settings.results == "keep", clock=clock
@@ -182,8 +190,9 @@ def _build(
         allow_private=settings.zipurl_allow_private,
         clock=clock,
     )
+    accounts = Accounts(store, tasks, authenticator, clock=clock)
     cleaner = Cleaner(store, tasks, registry, client, clock=clock)
-    notifier = Notifier(store, tasks, session, metrics)
+    notifier = Notifier(store, tasks, metrics, allow_private=settings.webhook_allow_private)
     janitor = Janitor(
         store,
         tasks,
@@ -207,6 +216,8 @@ def _build(
             splitmerge=not settings.no_splitmerge,
             flood_limit=settings.flood_limit,
             max_files=settings.max_files,
+            max_unpacked=settings.zipurl_max_size,
+            accounts=accounts,
             job_token=lambda uuid: "" if authenticator.open else jobs.token(uuid),
             clock=clock,
         ),
@@ -244,6 +255,7 @@ def _build(
         fetcher.recover()
         await cleaner.recover()
         await notifier.recover()
+        await accounts.recover()
 
     loops = {
         "registry": registry.run,
@@ -252,6 +264,7 @@ def _build(
         "fetcher": fetcher.run,
         "cleaner": cleaner.run,
         "notifier": notifier.run,
+        "accounts": accounts.run,
         "janitor": lambda: every(_SWEEP, janitor.sweep, "janitor"),
         "room": janitor.make_room,
         "drainer": lambda: every(_DRAIN, drainer.sweep, "drainer"),
@@ -312,7 +325,7 @@ async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
 def _locked_folder(folder: Path) -> Iterator[Path]:
     """The data folder, made when it is missing and held by this process alone. Raises DataFolderError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise DataFolderError(f"the data folder {folder} cannot be used: {error.strerror}") from None

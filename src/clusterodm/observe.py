@@ -20,6 +20,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 from clusterodm.core.errors import DataFolderError
+from clusterodm.core.names import printable
 
 _LEVELS: Final = {
     "silly": logging.DEBUG,
@@ -40,6 +41,12 @@ _WAITING: Final = 10_000
 def mask(text: str) -> str:
     """`text` with the values of tokens and passwords replaced."""
     return _SECRET.sub(r"\1***", text)
+
+
+def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Nothing that a stranger sent may move the cursor of an operator's terminal; JSON is safe by itself."""
+    shown = {key: printable(value) for key, value in event.items() if isinstance(value, str) and key != "exception"}
+    return {**event, **shown}
 
 
 def _mask_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -80,7 +87,7 @@ def configure_logging(level: str, *, debug: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=not terminal),
         structlog.processors.format_exc_info,
         _mask_event,
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+        *([_one_line, structlog.dev.ConsoleRenderer()] if terminal else [structlog.processors.JSONRenderer()]),
     ]
     structlog.configure(
         processors=processors,

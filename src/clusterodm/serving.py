@@ -111,6 +111,9 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     if not settings.ssl_cert or not settings.ssl_key:
         raise ConfigError("--secure-port needs --ssl-cert and --ssl-key")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
     try:
         context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
     except (OSError, ssl.SSLError) as error:

@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -70,7 +71,12 @@ class Settings(BaseModel):
     access_log: bool = Field(False, description="Log every request of clients and operators.")
     debug: bool = Field(False, description="Log everything and show tracebacks.")
     cloud_provider: str = Field(
-        "local", description="Who decides about tokens: local (open, or one --token) or tokens (--tokens-file)."
+        "local",
+        description="Who decides about tokens: local (open, or one --token), tokens (--tokens-file), lightning, "
+        "lightningdev, or one that was installed.",
+    )
+    lightning_url: str = Field(
+        "https://webodm.net/r", description="Where the service of lightning and lightningdev is."
     )
     tokens_file: Path | None = Field(
         None,
@@ -83,11 +89,19 @@ class Settings(BaseModel):
     public_address: str = Field(
         "", description="URL under which clients and nodes reach us, such as http://maps.example:3000."
     )
+    trusted_proxies: Words = Field(
+        default_factory=list,
+        description="Addresses or networks (10.0.0.0/8) of proxies in front of us, whose Forwarded and X-Forwarded-* "
+        "headers are believed; commas between them.",
+    )
     no_splitmerge: bool = Field(False, description="Do not offer ourselves to split-merge jobs; refuse seed.zip.")
     upload_max_speed: int = Field(0, ge=0, description="Bytes per second to nodes, over all transfers; 0: no limit.")
     downloads_from_s3: str = Field("", description="URL prefix that downloads are redirected to (PREFIX/uuid/asset).")
     flood_limit: int = Field(
-        0, ge=0, description="Uploads in progress that one caller may have at a time; 0: no limit."
+        0,
+        ge=0,
+        description="Uploads in progress that one caller may have at a time; one that rests for a quarter of an hour "
+        "does not count; 0: no limit.",
     )
     stale_uploads_timeout: int = Field(
         0, ge=0, description="Hours without activity after which an upload is given up; 0: 48 hours."
@@ -102,6 +116,9 @@ class Settings(BaseModel):
     )
     nodes_dns: str = Field(
         "", description="Name whose every address is a node, as host:port or URL; looked up every two seconds."
+    )
+    nodes_ca: Path | None = Field(
+        None, description="File of certificate authorities (PEM) for nodes with HTTPS, beside those of the system."
     )
     node_lost_after: float = Field(
         600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere."
@@ -123,10 +140,13 @@ class Settings(BaseModel):
         720.0, gt=0, description="Hours that a finished task, its console and its kept results stay."
     )
     zipurl_max_size: int = Field(
-        107_374_182_400, gt=0, description="Bytes that a zipurl may have, packed and unpacked."
+        107_374_182_400, gt=0, description="Bytes that a zipurl or a seed.zip may have, packed and unpacked."
     )
     zipurl_allow_private: bool = Field(
         False, description="Allow zipurl to lead to private, loopback and link-local addresses."
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Allow owners' webhooks to lead to private, loopback and link-local addresses."
     )
     upload_idle_timeout: float = Field(
         120.0, gt=0, description="Seconds without a byte after which an upload or a download is cut."
@@ -147,6 +167,20 @@ class Settings(BaseModel):
         if value and not re.fullmatch(r"https?://[^\s/?#]+/?", value):
             raise ValueError("must be a URL such as http://maps.example:3000")
         return value.rstrip("/")
+
+    @field_validator("lightning_url")
+    @classmethod
+    def _check_service(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[^\s?#@]+", value):
+            raise ValueError("must be a URL such as https://webodm.net/r")
+        return value.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: list[str]) -> list[str]:
+        for text in value:
+            ip_network(text, strict=False)
+        return value
 
     @field_validator("nodes_dns")
     @classmethod

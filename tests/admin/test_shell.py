@@ -87,7 +87,10 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
     assert listed[1].startswith(f"{running} [running]")
     assert listed[2] == "2 of 2"
     assert await session.say("TASK LIST 1") == [listed[0], "1 of 2"]
-    assert await session.say(f"TASK WHY {waiting[:8]}") == ["waits: all acceptable nodes are busy (position 1 of 1)"]
+    assert await session.say(f"TASK WHY {waiting[:8]}") == [
+        "waits: all acceptable nodes are busy "
+        "(position 1 of 1; priority 0; tasks of its owner that run or come first: 1)"
+    ]
     assert (await session.say(f"TASK WHY {running}"))[0].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}, ")
     assert await session.say("QUEUE LIST") == [f"1) {waiting} 2 images, priority 0: all acceptable nodes are busy"]
     assert await session.say(f"TASK PRIORITY {waiting} 7") == ["OK"]

@@ -15,7 +15,7 @@ from aiohttp import web
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Cleanup, Phase
-from tests.support import Rig, eventually, images
+from tests.support import Rig, eventually, images, zipped
 
 
 async def test_a_task_runs_to_its_end_and_its_results_come_back(cluster: Rig) -> None:
@@ -246,7 +246,7 @@ async def test_the_owners_webhook_is_called_once_with_the_tasks_info(cluster: Ri
     cluster.stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     await cluster.add_node()
-    api = await cluster.start()
+    api = await cluster.start(webhook_allow_private=True)
     uuid = await api.create(webhook=f"http://127.0.0.1:{runner.addresses[0][1]}/hook")
     await api.ends(uuid)
     await eventually(lambda: len(calls) == 3)
@@ -300,7 +300,7 @@ async def test_a_hung_node_delays_no_other(cluster: Rig) -> None:
 async def test_submodels_are_shown_running_while_they_wait(cluster: Rig) -> None:
     api = await cluster.start()
     seed = await api.init()
-    await api.upload(seed, seed__zip=b"PK", a__jpg=b"a")
+    await api.upload(seed, seed__zip=zipped({"a": b"a"}), a__jpg=b"a")
     await api.commit(seed)
     outputs = await api.create(outputs='["odm_orthophoto"]', skipPostProcessing="true")
     ordinary = await api.create(outputs='["odm_orthophoto"]')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import warnings
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +13,7 @@ import trustme
 
 from clusterodm import serving
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.nodes import parse_address
 from clusterodm.devnode import Knobs, running_devnode
 from tests.processes import free_port, program
 from tests.support import Rig, eventually, images
@@ -74,6 +76,58 @@ async def test_a_node_may_use_https_and_its_certificate_is_verified(
     await eventually(lambda: "node is o" not in stranger.log.read_text())
     assert await stranger.api.code(refused) == 10
     assert node.commits == [uuid]
+
+
+async def test_the_operators_own_authority_is_believed_and_any_certificate_where_an_operator_says_so(
+    cluster: Rig, authority: trustme.CA, tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    node, port = await cluster.stack.enter_async_context(running_devnode(Knobs(seconds=0), tls=context))
+    api = await cluster.start(node=f"https://127.0.0.1:{port}", nodes_ca=ca)
+    registry = cluster.cluster.context.registry
+    await eventually(lambda: "its certificate is not trusted (" in registry.nodes()[0].error)
+    uuid = await api.create(2)
+    assert await api.code(uuid) == 10, "its certificate is for another name"
+    await registry.add(parse_address(f"https://localhost:{port}"))
+    info = await api.ends(uuid)
+    assert info["imagesCount"] == 2
+    assert node.commits == [uuid]
+    await cluster.stop()
+
+    api = await cluster.start(node=f"https://127.0.0.1:{port}/?insecure=true")
+    registry = cluster.cluster.context.registry
+    insecure = registry.find(parse_address(f"https://127.0.0.1:{port}"))
+    assert insecure is not None
+    await eventually(lambda: insecure.online)
+    other = registry.find(parse_address(f"https://localhost:{port}"))
+    assert other is not None
+    await eventually(lambda: not other.online)
+    again = await api.create(3)
+    await api.ends(again)
+    assert node.commits == [uuid, again]
+
+
+async def test_a_file_of_authorities_that_is_none_is_refused(cluster: Rig, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    with pytest.raises(ConfigError, match=r"--nodes-ca .* cannot be used"):
+        await cluster.start(nodes_ca=tmp_path / "ca.pem")
+
+
+async def test_old_versions_of_tls_are_refused(cluster: Rig, authority: trustme.CA, tmp_path: Path) -> None:
+    issued = authority.issue_cert("127.0.0.1")
+    key, chain, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
+    issued.private_key_pem.write_to_path(key)
+    chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    await cluster.start(secure_port=port, ssl_key=str(key), ssl_cert=str(chain))
+    old = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    old.set_ciphers("DEFAULT@SECLEVEL=0")
+    with warnings.catch_warnings(action="ignore"):
+        old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await asyncio.open_connection("127.0.0.1", port, ssl=old)
 
 
 async def test_a_renewed_certificate_is_taken_and_open_connections_go_on(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, rank, refusal, wait_reason
-from clusterodm.core.scheduling import plan, queue_order
+from clusterodm.core.scheduling import Turn, plan, turns
 from clusterodm.core.tasks import Phase, Task
 
 
@@ -96,18 +96,22 @@ def test_every_wait_has_a_reason(nodes: list[NodeFacts], reason: str) -> None:
     assert wait_reason(nodes, NEEDS, 0.0) == reason
 
 
+def ordered(tasks: list[Task], now: float = 0.0) -> list[Task]:
+    return [turn.task for turn in turns(tasks, now)]
+
+
 def test_owners_take_turns() -> None:
     tasks = [task(1, owner="a"), task(2, owner="a"), task(3, owner="a"), task(4, owner="b")]
-    assert [t.committed_at for t in queue_order(tasks)] == [1.0, 4.0, 2.0, 3.0]
+    assert [t.committed_at for t in ordered(tasks)] == [1.0, 4.0, 2.0, 3.0]
 
 
 def test_an_owner_with_tasks_on_nodes_comes_after_one_without() -> None:
     tasks = [task(1, Phase.RUNNING, owner="a"), task(2, owner="a"), task(3, owner="b")]
-    assert [t.committed_at for t in queue_order(tasks)] == [3.0, 2.0]
+    assert [t.committed_at for t in ordered(tasks)] == [3.0, 2.0]
 
 
 def test_priority_comes_before_everything() -> None:
-    assert [t.committed_at for t in queue_order([task(1), task(2, priority=5)])] == [2.0, 1.0]
+    assert [t.committed_at for t in ordered([task(1), task(2, priority=5)])] == [2.0, 1.0]
 
 
 def test_what_is_fetched_or_backing_off_waits_with_its_reason() -> None:
@@ -165,13 +169,13 @@ def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_po
 
 @given(st.lists(waiting, max_size=30, unique_by=lambda t: t.uuid))
 def test_the_order_of_the_queue_does_not_depend_on_the_order_of_asking(tasks: list[Task]) -> None:
-    assert queue_order(tasks) == queue_order(tasks[::-1])
+    assert ordered(tasks) == ordered(tasks[::-1])
 
 
 def test_owners_take_turns_by_their_shares() -> None:
     hers = [task(number, owner="a", share=1.0) for number in range(1, 5)]
     his = [task(number, owner="b", share=3.0) for number in range(11, 23)]
-    order = "".join(each.owner for each in queue_order([*hers, *his]))
+    order = "".join(each.owner for each in ordered([*hers, *his]))
     assert [order[:count].count("a") for count in (4, 8, 12, 16)] == [1, 2, 3, 4]
 
 
@@ -184,10 +188,20 @@ def test_a_task_over_its_owners_limit_waits_and_lets_others_pass() -> None:
     assert "0 tasks" in decided.waiting[none.uuid]
 
 
+def test_a_place_in_the_queue_has_a_reason() -> None:
+    running = task(1, Phase.RUNNING, owner="a")
+    old, new = task(2, owner="a", share=2.0, committed_at=0.0), task(3, owner="b", priority=5, committed_at=9000.0)
+    assert [turn.why for turn in turns([running, old, new], 9000.0)] == [
+        "priority 5; tasks of its owner that run or come first: 0",
+        "priority 2 (2 of it by waiting); tasks of its owner that run or come first: 1 at a share of 2",
+    ]
+    assert turns([old], 9000.0) == [Turn(old, 0, 0)]  # nobody is more important
+
+
 def test_submodels_take_turns_as_their_owner() -> None:
     jobs = [task(number, owner=f"a#job{number}", committed_at=1.0) for number in range(1, 5)]
     other = task(9, owner="b", committed_at=5.0)
-    assert queue_order([*jobs, other]).index(other) == 1
+    assert ordered([*jobs, other]).index(other) == 1
 
 
 @given(
@@ -202,7 +216,7 @@ def test_nobody_starves(rivals: list[tuple[int, str, float]], priority: int) -> 
         for rival, owner, share in rivals[: 1 + hour % 2]:
             number += 1
             waiting.append(task(number, owner=owner, priority=rival, share=share, committed_at=hour * 3600.0))
-        first = queue_order(waiting, hour * 3600.0)[0]
+        first = ordered(waiting, hour * 3600.0)[0]
         if first is patient:
             return
         waiting.remove(first)

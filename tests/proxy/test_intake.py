@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import zipfile
 from typing import Any
 
 import aiohttp
@@ -14,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.core.tasks import Phase
-from tests.support import Api, Rig, eventually, form, images
+from tests.support import Api, Rig, eventually, form, images, zipped
 
 V7 = "01890a5d-ac96-774b-bcce-b302099a8057"
 
@@ -222,16 +221,8 @@ async def _zip_server(rig: Rig, content: bytes) -> str:
     return f"http://127.0.0.1:{runner.addresses[0][1]}"
 
 
-def _zip(entries: dict[str, bytes]) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return content.getvalue()
-
-
 async def test_a_zipurl_is_fetched_by_us_unpacked_and_sent_to_a_node(cluster: Rig) -> None:
-    url = await _zip_server(cluster, _zip({"folder/a.jpg": b"a", "../b.jpg": b"b", "__MACOSX/c.jpg": b"c"}))
+    url = await _zip_server(cluster, zipped({"folder/a.jpg": b"a", "../b.jpg": b"b", "__MACOSX/c.jpg": b"c"}))
     node = await cluster.add_node()
     api = await cluster.start(zipurl_allow_private=True)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/redirect"})))["uuid"]
@@ -241,12 +232,12 @@ async def test_a_zipurl_is_fetched_by_us_unpacked_and_sent_to_a_node(cluster: Ri
 
 
 async def test_a_zipurl_to_a_private_address_is_refused_unless_allowed(cluster: Rig) -> None:
-    url = await _zip_server(cluster, _zip({"a.jpg": b"a"}))
+    url = await _zip_server(cluster, zipped({"a.jpg": b"a"}))
     api = await cluster.start()
     for address in (url, url.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest", "http://[::1]:1/"):
         uuid = (await api.post("/task/new", form({"zipurl": f"{address}/a.zip"})))["uuid"]
         info = await api.ends(uuid, 30)
-        assert info["status"]["errorMessage"] == "zipurl: zipurl leads to a private address"
+        assert info["status"]["errorMessage"] == "zipurl: leads to a private address, which is not allowed here"
     answer = await api.post("/task/new", form({"zipurl": "file:///etc/passwd"}))
     assert answer == {"error": "zipurl must be an http or https URL"}
 
@@ -261,7 +252,7 @@ async def test_a_zipurl_that_is_no_archive_fails_the_task_with_the_reason(cluste
 
 
 async def test_a_zipurl_with_more_than_allowed_is_refused(cluster: Rig) -> None:
-    url = await _zip_server(cluster, _zip({"bomb.jpg": b"\0" * 5_000_000}))
+    url = await _zip_server(cluster, zipped({"bomb.jpg": b"\0" * 5_000_000}))
     api = await cluster.start(zipurl_allow_private=True, zipurl_max_size=1_000_000)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/a.zip"})))["uuid"]
     assert (await api.ends(uuid, 30))["status"]["errorMessage"] == "zipurl: holds too much"

@@ -10,7 +10,7 @@ import msgspec
 
 from clusterodm.cluster.context import Context
 from clusterodm.core.estimates import Pace, Running, pace, waits
-from clusterodm.core.scheduling import queue_order
+from clusterodm.core.scheduling import Turn, turns
 from clusterodm.core.tasks import ON_NODE, Outcome
 
 #: Past tasks that the pace is taken from, and how old they may be.
@@ -23,7 +23,7 @@ _FRESH: Final = 60.0
 class Guesses(msgspec.Struct, frozen=True):
     """The queue in its order, and for each task of it the seconds that it will wait (None: no guess)."""
 
-    order: list[str]
+    turns: list[Turn]
     expected: list[float | None]
     #: For a task that came now.
     next_one: float | None
@@ -39,7 +39,7 @@ class Guesses(msgspec.Struct, frozen=True):
         """Look at everything."""
         known, clock = await _pace(cluster), cluster.clock()
         entries = list(cluster.tasks.active())
-        order = queue_order((entry.task for entry in entries), clock, ageing=cluster.settings.priority_ageing * 60)
+        queue = turns((entry.task for entry in entries), clock, ageing=cluster.settings.priority_ageing * 60)
         running = [
             Running(entry.task.image_count, max(0.0, clock - entry.attempt.started_at), entry.task.progress)
             for entry in entries
@@ -47,9 +47,9 @@ class Guesses(msgspec.Struct, frozen=True):
         ]
         open_nodes = [node for node in cluster.registry.nodes() if node.online and not node.closed]
         slots = sum(node.slots for node in open_nodes)
-        expected = waits([task.image_count for task in order] + [1], running, slots, known)
-        uuids = [task.uuid for task in order]
-        return cls(uuids, expected[:-1], expected[-1], {uuid: place for place, uuid in enumerate(uuids)})
+        expected = waits([turn.task.image_count for turn in queue] + [1], running, slots, known)
+        index = {turn.task.uuid: place for place, turn in enumerate(queue)}
+        return cls(queue, expected[:-1], expected[-1], index)
 
 
 async def _pace(cluster: Context) -> Pace:

@@ -108,7 +108,7 @@ class Feed:
     def _queue(self, guesses: Guesses) -> list[dict[str, Any]]:
         """Where the first tasks of the queue stand: that changes when others go."""
         places = []
-        for uuid in guesses.order[:_MANY]:
+        for uuid in (turn.task.uuid for turn in guesses.turns[:_MANY]):
             position, expected = guesses.of(uuid)
             entry = self._cluster.tasks.get(uuid)
             wait = entry.wait if entry else ""

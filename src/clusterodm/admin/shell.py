@@ -20,6 +20,7 @@ from clusterodm.admin.lines import Lines
 from clusterodm.admin.views import NodeView, TaskView
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import BadRequest, ClusterError
+from clusterodm.core.names import printable
 from clusterodm.store import TaskFilter
 
 _log = structlog.get_logger("shell")
@@ -336,5 +337,5 @@ class Shell:
 async def _say(writer: asyncio.StreamWriter, lines: list[str]) -> None:
     for text in lines:
         for line in text.split("\n"):
-            writer.write(line.encode(errors="replace") + b"\r\n")
+            writer.write(printable(line).encode(errors="replace") + b"\r\n")
     await writer.drain()

@@ -109,7 +109,7 @@ async def page(cluster: Context, wanted: TaskFilter, *, limit: int = 50, offset:
 async def queue(cluster: Context) -> list[TaskView]:
     """Tasks that wait, next first."""
     guesses = await Guesses.now(cluster)
-    waiting = (cluster.tasks.get(uuid) for uuid in guesses.order)
+    waiting = (cluster.tasks.get(turn.task.uuid) for turn in guesses.turns)
     return [entry_view(entry, guesses) for entry in waiting if entry is not None]
 
 
@@ -187,8 +187,9 @@ def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
         case Phase.QUEUED:
             position, expected = guesses.of(task.uuid)
             guess = f", about {span(expected)} to go" if expected else ""
-            place = f"position {position} of {len(guesses.order)}{guess}"
-            return f"waits: {entry.wait or 'it was not looked at yet'} ({place})"
+            place = f"position {position} of {len(guesses.turns)}{guess}"
+            turn = f"; {guesses.turns[position - 1].why}" if position else ""
+            return f"waits: {entry.wait or 'it was not looked at yet'} ({place}{turn})"
         case Phase.DISPATCHING:
             transfer = cluster.dispatcher.sending.get(task.uuid)
             share = 100 * transfer.sent_bytes // max(1, task.byte_count) if transfer else 0

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+import hashlib
+from typing import Any, Final
 
 import msgspec
 
+from clusterodm.core.errors import BadRequest
 from clusterodm.core.limits import Limits
 
 #: Owner of all tasks while everybody shares one token, or none is needed.
@@ -33,24 +35,42 @@ class AuthInfo(msgspec.Struct, frozen=True, rename="camel"):
     register_url: str | None = None
 
 
-class Authenticator(Protocol):
-    """Decides about tokens. Methods may raise ClusterError when they cannot decide now."""
+class Authenticator:
+    """Decides about tokens. One that only knows which token is whose says `grant`; the rest has answers of its own.
+
+    `grant`, `login` and `approve` may raise ServiceDown when they cannot tell now.
+    """
+
+    #: Whether `approve` and `finished` do anything.
+    accounts: bool = False
 
     @property
     def open(self) -> bool:
         """Whether no token is needed at all."""
+        return False
 
     @property
     def info(self) -> AuthInfo:
         """What clients are told about how to get a token."""
+        return AuthInfo("This cluster needs a token. Ask its operator for one.")
 
     async def grant(self, token: str) -> Grant | None:
         """The grant of `token` (empty: none was sent); None when it is not valid."""
+        raise NotImplementedError
 
     async def login(self, fields: dict[str, str]) -> str | None:
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
+        raise BadRequest("Not available")
+
+    async def approve(self, owner: str, images: int) -> str:
+        """Why `owner` may not have a task of so many images, in words for the owner; empty: it may. Asked once for each
+        task, before it goes to a node."""
+        return ""
+
+    async def finished(self, owner: str, info: dict[str, Any]) -> None:
+        """A task of `owner` is over; `info` is the body of its `/task/<uuid>/info`. Called until it returns."""
 
 
-def token_needed() -> AuthInfo:
-    """What most authenticators say."""
-    return AuthInfo("This cluster needs a token. Ask its operator for one.")
+def digest_of(token: str) -> str:
+    """What is kept of a token where it is only compared."""
+    return hashlib.sha256(token.encode()).hexdigest()

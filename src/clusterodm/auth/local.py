@@ -8,12 +8,11 @@ import hmac
 
 import aiohttp
 
-from clusterodm.auth.base import SHARED_OWNER, AuthInfo, Grant, token_needed
-from clusterodm.core.errors import BadRequest
+from clusterodm.auth.base import SHARED_OWNER, Authenticator, AuthInfo, Grant
 from clusterodm.settings import Settings
 
 
-class LocalAuthenticator:
+class LocalAuthenticator(Authenticator):
     """Open when it has no token; any token sent is ignored then, because clients leak those of other nodes."""
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
@@ -28,14 +27,10 @@ class LocalAuthenticator:
     @property
     def info(self) -> AuthInfo:
         """As a node says it when it needs none."""
-        return AuthInfo("Authentication not available on this node") if self.open else token_needed()
+        return AuthInfo("Authentication not available on this node") if self.open else super().info
 
     async def grant(self, token: str) -> Grant | None:
         """Compare in constant time."""
         if self.open or hmac.compare_digest(self._token, token.encode()):
             return self._grant
         return None
-
-    async def login(self, fields: dict[str, str]) -> str | None:
-        """Not offered."""
-        raise BadRequest("Not available")

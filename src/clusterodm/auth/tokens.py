@@ -14,7 +14,6 @@ share = 2.0
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 import tomllib
 from pathlib import Path
@@ -24,8 +23,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.auth.base import AuthInfo, Grant, token_needed
-from clusterodm.core.errors import BadRequest, ConfigError
+from clusterodm.auth.base import Authenticator, Grant, digest_of
+from clusterodm.core.errors import ConfigError
 from clusterodm.core.limits import Limits
 from clusterodm.core.tasks import OWNER_MARK
 from clusterodm.settings import Settings
@@ -60,18 +59,14 @@ def read_tokens(content: bytes) -> dict[str, Grant]:
             raise ConfigError(f"an owner's name has no {OWNER_MARK}: [{owner}]")
         if bool(entry.token) == bool(entry.token_sha256):
             raise ConfigError(f"[{owner}] needs either token or token_sha256")
-        digest = entry.token_sha256.lower() or _digest(entry.token)
+        digest = entry.token_sha256.lower() or digest_of(entry.token)
         if digest in found:
             raise ConfigError(f"[{owner}] has the token of [{found[digest].owner}]")
         found[digest] = Grant(owner=owner, limits=entry.limits, priority=entry.priority, share=entry.share)
     return found
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-class TokensAuthenticator:
+class TokensAuthenticator(Authenticator):
     """Looks tokens up by their hash, so that a comparison tells nothing about them."""
 
     def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
@@ -88,24 +83,10 @@ class TokensAuthenticator:
             raise ConfigError(f"the tokens file {self._file}: {error}") from None
         self._state = self._now()
 
-    @property
-    def open(self) -> bool:
-        """A token is always needed."""
-        return False
-
-    @property
-    def info(self) -> AuthInfo:
-        """Ask the operator."""
-        return token_needed()
-
     async def grant(self, token: str) -> Grant | None:
         """The grant of a token of the file as it is now."""
         await self._look()
-        return self._grants.get(_digest(token)) if token else None
-
-    async def login(self, fields: dict[str, str]) -> str | None:
-        """Not offered."""
-        raise BadRequest("Not available")
+        return self._grants.get(digest_of(token)) if token else None
 
     def _now(self) -> tuple[int, int]:
         found = self._file.stat()

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,7 +67,6 @@ class Dispatcher:
         self._chosen: dict[str, int] = {}
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
-        self._tls: ssl.SSLContext | None = None
         self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
         self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending)
         self._wake = asyncio.Event()
@@ -189,9 +187,8 @@ class Dispatcher:
             ]
             webhook = self._webhook(entry.task.uuid)
             await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, webhook)
-            transfer = Transfer(
-                node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=self._context(node)
-            )
+            tls = self._client.trust.context(node.address)
+            transfer = Transfer(node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=tls)
             self.sending[entry.task.uuid] = transfer
             try:
                 await transfer.send(files, connections=self._connections)
@@ -247,8 +244,3 @@ class Dispatcher:
         await self._tasks.advance(
             entry, Phase.RUNNING, text, attempt=attempt, progress=0, processing_time=-1, node_code=0
         )
-
-    def _context(self, node: Node) -> ssl.SSLContext | None:
-        if node.address.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        return self._tls

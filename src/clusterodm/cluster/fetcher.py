@@ -5,22 +5,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from clusterodm.aio import WorkQueue
+from clusterodm.archives import open_archive
+from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, FetchFailed, StaleTask
+from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
 from clusterodm.core.names import is_image
 from clusterodm.core.tasks import Outcome, Phase
 from clusterodm.spool import Part, Spool
@@ -32,40 +30,8 @@ _BLOCK: Final = 1 << 20
 
 def check_zipurl(url: str) -> None:
     """Refuse what can never be fetched. Raises BadRequest."""
-    try:
-        split = urlsplit(url)
-    except ValueError:
-        split = None
-    if split is None or split.scheme not in ("http", "https") or not split.hostname:
+    if not is_web_url(url):
         raise BadRequest("zipurl must be an http or https URL")
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one that anybody could reach."""
-    ip = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses addresses that are not public: what is checked is what is connected to."""
-
-    def __init__(self) -> None:
-        self._resolver = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Public addresses of `host`."""
-        found = await self._resolver.resolve(host, port, family)
-        public = [entry for entry in found if is_public(entry["host"])]
-        if not public:
-            raise FetchFailed("zipurl leads to a private address", final=True)
-        return public
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
 
 class Fetcher:
@@ -85,7 +51,7 @@ class Fetcher:
         self._spool = spool
         self._max_size = max_size
         self._max_files = max_files
-        self._allow_private = allow_private
+        self._outward = Outward(allow_private=allow_private)
         self._clock = clock
         self._tries: dict[str, int] = {}
         self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, workers=4)
@@ -142,10 +108,9 @@ class Fetcher:
 
     async def _download(self, url: str, part: Part) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
-        connector = aiohttp.TCPConnector(resolver=None if self._allow_private else PublicResolver())
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        async with self._outward.session(timeout) as session:
             for _ in range(_MAX_REDIRECTS + 1):
-                self._check(url)
+                self._outward.check(url)
                 try:
                     async with session.get(url, allow_redirects=False) as response:
                         if response.status in (301, 302, 303, 307, 308):
@@ -154,20 +119,8 @@ class Fetcher:
                         await self._receive(response, part)
                         return
                 except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                    raise FetchFailed(f"cannot be fetched ({type(error).__name__})", final=False) from None
+                    raise failed(error) from None
             raise FetchFailed("too many redirects", final=True)
-
-    def _check(self, url: str) -> None:
-        try:
-            check_zipurl(url)
-        except BadRequest as error:
-            raise FetchFailed(str(error), final=True) from None
-        try:
-            literal = is_public(urlsplit(url).hostname or "")
-        except ValueError:
-            return  # a name: the resolver looks at its addresses
-        if not literal and not self._allow_private:
-            raise FetchFailed("zipurl leads to a private address", final=True)
 
     async def _receive(self, response: aiohttp.ClientResponse, part: Part) -> None:
         if response.status != 200:
@@ -182,15 +135,11 @@ class Fetcher:
 
     async def _unpack(self, uuid: str, path: Path) -> None:
         try:
-            archive = await asyncio.to_thread(zipfile.ZipFile, path)
-        except (zipfile.BadZipFile, ValueError):
-            raise FetchFailed("is not a zip archive", final=True) from None
+            archive = await asyncio.to_thread(open_archive, path, max_files=self._max_files, max_size=self._max_size)
+        except BadArchive as error:
+            raise FetchFailed(str(error), final=True) from None
         with archive:
-            entries = [entry for entry in archive.infolist() if _wanted(entry)]
-            size = sum(entry.file_size for entry in entries)
-            if len(entries) > self._max_files or size > self._max_size:
-                raise FetchFailed("holds too much", final=True)
-            for entry in entries:
+            for entry in filter(_wanted, archive.infolist()):
                 part = self._spool.new_part(uuid)
                 try:
                     await _extract(archive, entry, part)

@@ -4,27 +4,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid as uuid_module
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
 
+from clusterodm.archives import open_archive
 from clusterodm.auth import Grant
+from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, StaleTask
+from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
-from clusterodm.core.names import is_image, safe_name
+from clusterodm.core.names import is_image, printable, safe_name
 from clusterodm.core.options import Option, check_options, parse_options, with_split_cluster
 from clusterodm.core.tasks import Phase, Task, is_submodel
 from clusterodm.spool import Part, Spool
 
-_UNKNOWN = "Invalid uuid (not found)"
+#: Seconds without a file after which an upload no longer counts against `--flood-limit`, as in the original.
+_FORGIVEN: Final = 900.0
+_SEED: Final = "seed.zip"
+_UNKNOWN: Final = "Invalid uuid (not found)"
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,16 +61,20 @@ class Intake:
         splitmerge: bool,
         flood_limit: int,
         max_files: int,
+        max_unpacked: int,
         job_token: Callable[[str], str],
+        accounts: Accounts,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
         self._job_token = job_token
+        self._accounts = accounts
         self._spool = spool
         self._described = described
         self._splitmerge = splitmerge
         self._flood_limit = flood_limit
         self._max_files = max_files
+        self._max_unpacked = max_unpacked
         self._clock = clock
         self._arriving: set[str] = set()
 
@@ -147,7 +157,7 @@ class Intake:
 
     def check_name(self, name: str) -> None:
         """Refuse what we do not take at all."""
-        if not self._splitmerge and safe_name(name).lower() == "seed.zip":
+        if not self._splitmerge and safe_name(name).lower() == _SEED:
             raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
 
     async def commit(self, uuid: str, grant: Grant) -> str:
@@ -166,14 +176,18 @@ class Intake:
             raise BadRequest("Need at least 1 file.")
         if len(files) > self._max_files:
             raise BadRequest(f"Too many files: {len(files)} (at most {self._max_files})", no_retry=True)
-        check_images(sum(is_image(file.name) for file in files), grant.limits)
+        images = sum(is_image(file.name) for file in files)
+        check_images(images, grant.limits)
+        await self._check_seed(task.uuid, [file.name for file in files])
+        approved = await self._accounts.approved(task, images)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
         counted: dict[str, Any] = {
             "committed_at": now,
             "date_created": task.date_created or int(now * 1000),
             "file_count": len(files),
-            "image_count": sum(is_image(file.name) for file in files),
+            "image_count": images,
+            "approval_due": not approved,
             "byte_count": sum(file.size for file in files),
             "priority": grant.priority,
             "share": grant.share,
@@ -187,13 +201,30 @@ class Intake:
         except StaleTask:
             raise BadRequest(_UNKNOWN) from None
 
+    async def _check_seed(self, uuid: str, names: list[str]) -> None:
+        """A seed is unpacked by a node, which believes it; so it is looked at here."""
+        if _SEED not in names:
+            return
+        path = self._spool.path(uuid, _SEED)
+        try:
+            archive = await asyncio.to_thread(
+                open_archive, path, max_files=self._max_files, max_size=self._max_unpacked
+            )
+        except BadArchive as error:
+            raise BadRequest(f"{_SEED} {error}", no_retry=True) from None
+        archive.close()
+
     def _check_flood(self, owner: str) -> None:
         if self._flood_limit:
-            count = sum(
-                entry.task.phase is Phase.RECEIVING and entry.task.owner == owner for entry in self._tasks.active()
-            )
+            count = sum(entry.task.owner == owner and self._receives_now(entry) for entry in self._tasks.active())
             if count >= self._flood_limit:
                 raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
+
+    def _receives_now(self, entry: Entry) -> bool:
+        """Whether files come in for a task; one whose client went away is forgiven after a while."""
+        task = entry.task
+        last = max(task.created_at, entry.last_activity, self._spool.last_change(task.uuid))
+        return task.phase is Phase.RECEIVING and self._clock() - last < _FORGIVEN
 
     def _task(self, uuid: str, said: Announcement) -> Task:
         fields = said.fields
@@ -204,7 +235,7 @@ class Intake:
             uuid=uuid,
             owner=said.owner,
             phase=Phase.RECEIVING,
-            name=fields.get("name", "")[:1000] or f"Task of {self._day()}",
+            name=printable(fields.get("name", ""))[:1000] or f"Task of {self._day()}",
             options=with_split_cluster(options, self._url_for(uuid, said) if self._splitmerge else None),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
             outputs=_outputs(fields.get("outputs", "")),

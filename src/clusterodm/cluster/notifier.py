@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The owner's webhook: called once when a task is over, repeated until it was taken."""
+"""The owner's webhook: called once when a task is over, repeated until it was taken; never where only we may look."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import aiohttp
 import structlog
 
 from clusterodm.aio import WorkQueue
+from clusterodm.cluster.outward import Outward, failed
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import ClusterError, StaleTask
+from clusterodm.core.errors import FetchFailed, StaleTask
 from clusterodm.core.tasks import Phase, task_info
 from clusterodm.observe import Metrics
 from clusterodm.store import Store
@@ -27,10 +28,10 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 class Notifier:
     """Tells owners that their tasks are over."""
 
-    def __init__(self, store: Store, tasks: Tasks, session: aiohttp.ClientSession, metrics: Metrics) -> None:
+    def __init__(self, store: Store, tasks: Tasks, metrics: Metrics, *, allow_private: bool) -> None:
         self._store = store
         self._tasks = tasks
-        self._session = session
+        self._outward = Outward(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
         self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20)
@@ -58,9 +59,9 @@ class Notifier:
         try:
             await self._call(entry)
             self._metrics.webhooks.labels("taken").inc()
-        except ClusterError as error:
+        except FetchFailed as error:
             self._metrics.webhooks.labels("failed").inc()
-            if count < _TRIES:
+            if count < _TRIES and not error.final:
                 raise
             text = f"the owner's webhook was given up after {count} tries: {error}"
         self._tries.pop(uuid, None)
@@ -72,11 +73,14 @@ class Notifier:
     async def _call(self, entry: Entry) -> None:
         """POST the task's info as JSON, as a node does. Errors carry no URL: it may hold a secret."""
         body = json.dumps(task_info(entry.task))
+        self._outward.check(entry.task.webhook)
+        headers = {"Content-Type": "application/json"}
         try:
-            async with self._session.post(
-                entry.task.webhook, data=body, headers={"Content-Type": "application/json"}, timeout=_TIMEOUT
-            ) as response:
+            async with (
+                self._outward.session(_TIMEOUT) as session,
+                session.post(entry.task.webhook, data=body, headers=headers, allow_redirects=False) as response,
+            ):
                 if response.status >= 300:
-                    raise ClusterError(f"HTTP status {response.status}")
+                    raise FetchFailed(f"HTTP status {response.status}", final=False)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise ClusterError(type(error).__name__) from None
+            raise failed(error) from None

@@ -14,7 +14,7 @@ import structlog
 
 from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
-from clusterodm.core.tasks import ACTIVE, Attempt, Outcome, Phase, Task, task_info, visible
+from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, Outcome, Phase, Task, task_info, visible
 from clusterodm.store import PROGRESS, Store
 
 _log = structlog.get_logger("tasks")
@@ -54,8 +54,9 @@ class Entry:
 class Tasks:
     """Tasks by uuid. Active ones are always in memory, finished ones when somebody asks."""
 
-    def __init__(self, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float], *, billed: bool = False) -> None:
         self._store = store
+        self._billed = billed
         self._clock = clock
         self._active: dict[str, Entry] = {}
         self._finished: OrderedDict[str, Entry] = OrderedDict()
@@ -132,12 +133,20 @@ class Tasks:
             self._dirty.discard(entry.task.uuid)
             changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
         if to is Phase.FINISHED:
-            changes |= {"finished_at": self._clock(), "webhook_due": bool(entry.task.webhook)}
+            changes = self._due(entry.task) | changes
         await self._store.advance(entry.task, to, at=self._clock(), text=text, attempt=attempt, **changes)
         entry.task = msgspec.structs.replace(entry.task, phase=to, **changes)
         entry.attempt = attempt or entry.attempt
         _log.info(text, task=entry.task.uuid, phase=str(to))
         self._changed(entry)
+
+    def _due(self, task: Task) -> dict[str, Any]:
+        """Who is to be told that a task is over."""
+        return {
+            "finished_at": self._clock(),
+            "webhook_due": bool(task.webhook),
+            "billing_due": self._billed and OWNER_MARK not in task.owner,
+        }
 
     async def finish(
         self, entry: Entry, outcome: Outcome, text: str, *, attempt: Attempt | None = None, **changes: Any

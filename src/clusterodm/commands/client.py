@@ -85,8 +85,9 @@ class Remote:
         form.add_field("images", _blocks(path, on_bytes), filename=path.name, content_type="application/octet-stream")
         url = f"{self._address.url}/task/new/upload/{uuid}"
         query = {"token": self._address.token} if self._address.token else {}
+        tls = self._client.trust.context(self._address)
         try:
-            async with self._session.post(url, params=query, data=form, timeout=_UPLOAD_TIMEOUT) as response:
+            async with self._session.post(url, params=query, data=form, timeout=_UPLOAD_TIMEOUT, ssl=tls) as response:
                 status, content = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise NodeUnreachable(type(error).__name__) from None

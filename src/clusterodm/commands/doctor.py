@@ -23,7 +23,7 @@ from clusterodm.core.errors import ClusterError, ConfigError, NodeError
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
-from clusterodm.nodeodm import NodeClient
+from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.settings import Settings, load_settings
 
 #: Seconds that the clock of a node may differ from ours.
@@ -80,9 +80,14 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
         if port := getattr(settings, name):
             host = settings.admin_host if name.startswith("admin") else settings.host
             yield _port(name.replace("_", "-"), host, port, runs=runs)
+    trust = Trust()
+    try:
+        trust = Trust(settings.nodes_ca)
+    except ConfigError as error:
+        yield Finding("nodes-ca", "error", str(error))
     connector = aiohttp.TCPConnector(limit=20)
     async with aiohttp.ClientSession(connector=connector) as session:
-        for finding in await asyncio.gather(*(_node(session, address) for address in _addresses(settings))):
+        for finding in await asyncio.gather(*(_node(session, trust, address) for address in _addresses(settings))):
             yield finding
         if settings.public_address:
             yield await _public(session, settings.public_address, runs=runs)
@@ -146,11 +151,11 @@ def _addresses(settings: Settings) -> list[NodeAddress]:
     return list(dict.fromkeys(found))
 
 
-async def _node(session: aiohttp.ClientSession, address: NodeAddress) -> Finding:
+async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddress) -> Finding:
     """A node from here: whether it answers, its version, its clock."""
     what = f"node {address}"
     try:
-        info = await NodeClient(session).info(address, seconds=_TIMEOUT)
+        info = await NodeClient(session, trust).info(address, seconds=_TIMEOUT)
     except NodeError as error:
         return Finding(what, "error", str(error))
     try:

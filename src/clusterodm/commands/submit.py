@@ -29,6 +29,7 @@ from rich.progress import (
 from clusterodm.commands.client import Remote, unpack
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.errors import ClusterError, ConfigError
+from clusterodm.core.names import printable
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE
 from clusterodm.nodeodm import Snapshot
@@ -191,7 +192,7 @@ async def _follow(remote: Remote, work: Submission, screen: Console) -> Snapshot
 
 def _print_console(progress: Progress, snapshot: Snapshot) -> None:
     for text in snapshot.output:
-        progress.console.print(text.rstrip(), style="dim", markup=False, highlight=False)
+        progress.console.print(printable(text.rstrip()), style="dim", markup=False, highlight=False)
 
 
 async def _fetch(remote: Remote, work: Submission, folder: Path, screen: Console) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -28,6 +29,7 @@ from clusterodm.commands.remote import (
 )
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest
+from clusterodm.core.names import printable
 
 task = typer.Typer(
     help="Tasks: list, show, why, cancel, retry, remove, priority, logs, download.", no_args_is_help=True
@@ -187,7 +189,7 @@ async def _logs(uuid: str, follow: bool, lines: int, url: str, password: str) ->
 async def _print_lines(api: Admin, uuid: str, line: int) -> int:
     found = await api.get(f"tasks/{uuid}/output", list[str], line=line)
     for text in found:
-        typer.echo(text.rstrip("\n"))
+        typer.echo(printable(text.rstrip()) if sys.stdout.isatty() else text.rstrip("\n"))
     return len(found)
 
 

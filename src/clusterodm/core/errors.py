@@ -7,13 +7,15 @@ ClusterError
 │   ├── TaskNotFound
 │   └── NodeNotFound
 ├── Unauthorized          no valid token
+├── ServiceDown           a service that we ask about tokens does not answer
 ├── SpoolFull             no room for what the caller sends
 ├── ClientGone            the caller went away or stalled while sending or receiving
 ├── NodeError             a node's fault; retry elsewhere is a property of the type
 │   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
 │   ├── NodeRefused       the node answered with an error text
 │   └── NodeForgot        the node does not know the task
-├── FetchFailed           a zipurl that we cannot or may not fetch
+├── FetchFailed           an address that an owner gave, which we cannot or may not call
+├── BadArchive            a zip archive that is none, or holds more than allowed
 ├── StaleTask             the phase changed under us: somebody else acted first
 ├── ConfigError           settings that we refuse to start with
 └── DataFolderError       a data folder that we cannot or must not use
@@ -44,6 +46,10 @@ class Unauthorized(ClusterError):
     """The token is missing or wrong."""
 
 
+class ServiceDown(ClusterError):
+    """A service that decides about tokens gives no answer now."""
+
+
 class SpoolFull(ClusterError):
     """There is no room in the spool for what the caller sends."""
 
@@ -69,11 +75,15 @@ class NodeForgot(NodeError):
 
 
 class FetchFailed(ClusterError):
-    """A zipurl cannot be fetched. `final` when trying again cannot help."""
+    """An owner's zipurl or webhook cannot be called. `final` when trying again cannot help."""
 
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
         self.final = final
+
+
+class BadArchive(ClusterError):
+    """A zip archive that cannot be used; the text goes on from its name."""
 
 
 class StaleTask(ClusterError):

@@ -34,6 +34,8 @@ class NodeEntry(msgspec.Struct):
     port: int
     token: str | None = ""
     locked: bool = False
+    #: Ours: the certificate of this node is not verified.
+    insecure: bool = False
 
 
 def parse_nodes_file(content: bytes) -> list[Listed]:
@@ -44,7 +46,10 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
         except msgspec.DecodeError as error:
             raise ConfigError(f"not a list of nodes: {error}") from None
         return [
-            Listed(make_address(entry.hostname, entry.port, entry.token or ""), locked=entry.locked)
+            Listed(
+                make_address(entry.hostname, entry.port, entry.token or "", insecure=entry.insecure),
+                locked=entry.locked,
+            )
             for entry in entries
         ]
     try:

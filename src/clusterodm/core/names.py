@@ -14,6 +14,7 @@ _SPARE_BYTES: Final = 16
 
 _RESERVED: Final = {"body.json": "_body.json", ".": "_", "..": "__", "": "unnamed"}
 _CONTROL_SUFFIXES: Final = (".txt", ".zip", ".srt", ".json")
+_NOT_SHOWN: Final = frozenset({"Cc", "Cs", "Cf", "Zl", "Zp"})
 _ALIGN: Final = frozenset({"align.las", "align.laz", "align.tif"})
 
 
@@ -25,8 +26,14 @@ def safe_name(name: str) -> str:
     return _cut(_RESERVED.get(cleaned, cleaned))
 
 
+def printable(text: str) -> str:
+    """`text` for one line of a terminal: whatever could move its cursor, change its colours or begin another line is
+    replaced by a space."""
+    return "".join(" " if unicodedata.category(char) in _NOT_SHOWN else char for char in text)
+
+
 def _is_unsafe(char: str) -> bool:
-    return char in "/\\" or unicodedata.category(char) in ("Cc", "Cs", "Cf", "Zl", "Zp")
+    return char in "/\\" or unicodedata.category(char) in _NOT_SHOWN
 
 
 def _cut(name: str) -> str:

@@ -21,6 +21,8 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
     port: int
     token: str = ""
     tls: bool = False
+    #: Its certificate is not verified, because an operator said so.
+    insecure: bool = False
 
     @property
     def url(self) -> str:
@@ -36,7 +38,7 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_address(text: str) -> NodeAddress:
-    """Read `host:port` or `http(s)://host:port/?token=...`; port 443 means https. Raises ConfigError."""
+    """Read `host:port` or `http(s)://host:port/?token=...&insecure=true`; port 443 means https. Raises ConfigError."""
     split = urlsplit(text if "//" in text else f"//{text}")
     try:
         port = split.port
@@ -45,23 +47,27 @@ def parse_address(text: str) -> NodeAddress:
     if not split.hostname or split.scheme not in ("", "http", "https"):
         raise ConfigError("a node address reads host:port or http://host:port or https://host:port")
     tls = split.scheme == "https" or port == 443
-    token = parse_qs(split.query).get("token", [""])[0]
+    query = parse_qs(split.query)
+    token, insecure = query.get("token", [""])[0], query.get("insecure", [""])[0]
+    if insecure not in ("", "true", "false"):
+        raise ConfigError("insecure is true or false")
     default = {"https": 443, "http": 80}.get(split.scheme, 3000)
-    return make_address(split.hostname, port or default, token, tls=tls)
+    return make_address(split.hostname, port or default, token, tls=tls, insecure=insecure == "true")
 
 
-def make_address(host: str, port: int, token: str = "", *, tls: bool = False) -> NodeAddress:
+def make_address(host: str, port: int, token: str = "", *, tls: bool = False, insecure: bool = False) -> NodeAddress:
     """An address from its parts, checked; a host may be a whole URL, as users of the original have it."""
     if "//" in host:
         base = parse_address(host)
-        return NodeAddress(host=base.host, port=port, token=token, tls=base.tls or port == 443)
+        insecure = insecure or base.insecure
+        return NodeAddress(host=base.host, port=port, token=token, tls=base.tls or port == 443, insecure=insecure)
     if not host or not host.isprintable() or any(char in host for char in " /?#@"):
         raise ConfigError(f"bad host name for a node: {host!r}")
     if ":" in host and not _is_ipv6(host):
         raise ConfigError(f"bad address for a node: {host!r}")
     if not 0 < port < 65536:
         raise ConfigError(f"a port is between 1 and 65535, not {port}")
-    return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443)
+    return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443, insecure=insecure)
 
 
 def _is_ipv6(text: str) -> bool:

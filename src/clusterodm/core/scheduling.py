@@ -34,7 +34,25 @@ class Plan(msgspec.Struct, frozen=True):
 AGEING: Final = 3600.0
 
 
-def queue_order(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING) -> list[Task]:
+class Turn(msgspec.Struct, frozen=True):
+    """A waiting task, and what its place in the queue comes from."""
+
+    task: Task
+    #: Steps of priority that it has by waiting.
+    aged: int
+    #: Tasks of its owner that are on nodes or before it in the queue.
+    before: int
+
+    @property
+    def why(self) -> str:
+        """In words."""
+        aged = f" ({self.aged} of it by waiting)" if self.aged else ""
+        share = f" at a share of {self.task.share:g}" if self.task.share != 1.0 else ""
+        priority = f"priority {self.task.priority + self.aged}{aged}"
+        return f"{priority}; tasks of its owner that run or come first: {self.before}{share}"
+
+
+def turns(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING) -> list[Turn]:
     """Tasks in phase QUEUED, next first: by priority, then in turn between owners (who has fewer on nodes or already
     placed, against its share, comes first), then by time of commit.
 
@@ -46,13 +64,17 @@ def queue_order(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEI
     placed = Counter(_who(task) for task in tasks if task.phase in ON_NODE)
     waiting = [task for task in tasks if task.phase is Phase.QUEUED]
     top = max((task.priority for task in waiting), default=0)
-    order = sorted(waiting, key=lambda task: (-task.priority, task.committed_at, task.uuid))
-    turns: list[tuple[int, float, float, str, Task]] = []
-    for task in order:
-        aged = min(top, task.priority + int(max(0.0, now - task.committed_at) // ageing))
-        turns.append((-aged, placed[_who(task)] / task.share, task.committed_at, task.uuid, task))
+    found: list[Turn] = []
+    for task in sorted(waiting, key=lambda task: (-task.priority, task.committed_at, task.uuid)):
+        aged = min(top - task.priority, int(max(0.0, now - task.committed_at) // ageing))
+        found.append(Turn(task, aged, placed[_who(task)]))
         placed[_who(task)] += 1
-    return [turn[-1] for turn in sorted(turns, key=lambda turn: turn[:-1])]
+    return sorted(found, key=_place)
+
+
+def _place(turn: Turn) -> tuple[int, float, float, str]:
+    task = turn.task
+    return -task.priority - turn.aged, turn.before / task.share, task.committed_at, task.uuid
 
 
 def _who(task: Task) -> str:
@@ -69,7 +91,7 @@ def plan(
     decided = Plan([], {})
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
     having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
-    for task in queue_order(tasks, now, ageing=ageing):
+    for task in (turn.task for turn in turns(tasks, now, ageing=ageing)):
         needs = Needs.of(task)
         why = (
             _why_not_yet(task, now)
@@ -92,6 +114,8 @@ def plan(
 def _why_not_yet(task: Task, now: float) -> str:
     if task.zipurl:
         return "its images are being fetched"
+    if task.approval_due:
+        return "the service that knows its owner has not approved it yet"
     if now < task.not_before <= now + LONGEST_BACK_OFF:  # further ahead: the clock was set back
         return "waits a moment after a failed attempt"
     return ""

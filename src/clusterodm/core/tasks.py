@@ -123,6 +123,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     node_code: int = 0
     #: The owner's webhook still has to be called.
     webhook_due: bool = False
+    #: The service that knows its owner has still to approve it, or still to be told that it is over.
+    approval_due: bool = False
+    billing_due: bool = False
 
 
 class Stage(StrEnum):
@@ -195,7 +198,7 @@ _OUTCOME_CODES: Final = {
 def shown_code(task: Task) -> int:
     """The API status code that a client is shown (only for committed tasks). One that ran and waits again, because its
     node was lost, goes on being shown as running: that is our problem, not the client's."""
-    if task.phase is Phase.FINISHED and task.outcome is not None:
+    if task.phase in (Phase.FINISHED, Phase.REMOVED) and task.outcome is not None:
         return _OUTCOME_CODES[task.outcome]
     waits_here = task.phase is Phase.QUEUED and task.node_code != RUNNING_CODE
     waits_there = task.phase is Phase.RUNNING and task.node_code == QUEUED_CODE

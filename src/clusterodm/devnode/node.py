@@ -99,7 +99,7 @@ class DevNode:
         self.spool = Spool(folder / "files")
         self._results = folder / "results"
         self._results.mkdir(parents=True, exist_ok=True)
-        self.chance = random.Random(knobs.seed)
+        self.chance = random.Random(knobs.seed)  # nosec B311
         #: Announced, not committed.
         self.announced: dict[str, DevTask] = {}
         self.tasks: dict[str, DevTask] = {}

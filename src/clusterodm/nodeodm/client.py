@@ -16,6 +16,7 @@ import msgspec
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
+from clusterodm.nodeodm.trust import Trust
 
 T = TypeVar("T")
 
@@ -50,8 +51,9 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 class NodeClient:
     """Calls to any node over one connection pool."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, trust: Trust | None = None) -> None:
         self._session = session
+        self.trust = trust or Trust()
 
     async def info(self, node: NodeAddress, *, seconds: float = 15.0) -> NodeInfo:
         """`/info`; raises NodeUnreachable for anything that is no node's answer."""
@@ -122,6 +124,7 @@ class NodeClient:
                 params=_query(node, query or {}),
                 headers=headers,
                 timeout=timeout,
+                ssl=self.trust.context(node),
                 allow_redirects=False,
                 read_bufsize=1 << 20,
             ) as response:
@@ -156,7 +159,12 @@ class NodeClient:
             async with (
                 asyncio.timeout(seconds),
                 self._session.request(
-                    method, node.url + path, params=_query(node, query), allow_redirects=False, **how
+                    method,
+                    node.url + path,
+                    params=_query(node, query),
+                    ssl=self.trust.context(node),
+                    allow_redirects=False,
+                    **how,
                 ) as response,
             ):
                 content = await _read(response)
@@ -222,6 +230,9 @@ def describe(error: Exception) -> str:
     """What went wrong without the URL, which has the token in it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = getattr(error.certificate_error, "verify_message", "")
+        return f"its certificate is not trusted ({reason})"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection ({_reason(error.os_error)})"
     if isinstance(error, OSError) and error.strerror:

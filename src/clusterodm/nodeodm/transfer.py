@@ -59,7 +59,7 @@ class Transfer:
     """The files of one attempt on their way to one node."""
 
     def __init__(
-        self, node: NodeAddress, uuid: str, *, limit: RateLimit, executor: Executor, tls: ssl.SSLContext | None = None
+        self, node: NodeAddress, uuid: str, *, limit: RateLimit, executor: Executor, tls: ssl.SSLContext
     ) -> None:
         self._node = node
         self._target = f"/task/new/upload/{uuid}" + (f"?{urlencode({'token': node.token})}" if node.token else "")
@@ -129,8 +129,7 @@ class Transfer:
     def _new_connection(self) -> http.client.HTTPConnection:
         host, port = self._node.host, self._node.port
         if self._node.tls:
-            context = self._tls or ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT, context=context)
+            return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT, context=self._tls)
         return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
 
     def _send_one(self, connection: http.client.HTTPConnection, path: Path) -> None:

@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Histogram
 
 from clusterodm.observe import Metrics
+from clusterodm.proxy.forwarded import Proxies
 
 _log = structlog.get_logger("access")
 
@@ -25,8 +26,9 @@ _log = structlog.get_logger("access")
 class Connections:
     """Knows of each connection whether a request is being answered on it."""
 
-    def __init__(self, metrics: Metrics, *, logged: bool = False) -> None:
+    def __init__(self, metrics: Metrics, proxies: Proxies, *, logged: bool = False) -> None:
         self._metrics = metrics
+        self.proxies = proxies
         #: Whether every request is logged.
         self.logged = logged
         self._timers: dict[str, Histogram] = {}
@@ -99,10 +101,10 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
         seconds = time.monotonic() - begun
         connections.observe(_route(request), seconds)
         if connections.logged:
-            access(request, status, seconds)
+            access(request, status, seconds, remote=connections.proxies.client(request))
 
 
-def access(request: web.Request, status: int, seconds: float) -> None:
+def access(request: web.Request, status: int, seconds: float, *, remote: str | None) -> None:
     """A line of the access log; without the query, which may hold a token. Status 0: the client left."""
     _log.info(
         "request",
@@ -110,7 +112,7 @@ def access(request: web.Request, status: int, seconds: float) -> None:
         path=request.path,
         status=status,
         seconds=round(seconds, 4),
-        remote=request.remote,
+        remote=remote,
     )
 
 

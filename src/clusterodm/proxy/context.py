@@ -12,8 +12,10 @@ from clusterodm.auth import Grant, submodel_owner
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
 from clusterodm.core.tasks import ON_NODE
+from clusterodm.proxy.forwarded import Proxies
 
 CONTEXT: Final = web.AppKey("context", Context)
+PROXIES: Final = web.AppKey("proxies", Proxies)
 
 
 def context(request: web.Request) -> Context:

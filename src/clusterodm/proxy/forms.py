@@ -55,6 +55,8 @@ async def read_form(
 ) -> tuple[dict[str, str], int]:
     """The fields of a body and the number of files in it, whatever its form. `idle`: seconds without a byte after
     which the client counts as gone. Raises BadRequest, ClientGone, and what `files` raises."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise BadRequest("A body with a Content-Encoding is not taken", no_retry=True)
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
     with open_body(request, idle) as body:
         if kind == "multipart/form-data":

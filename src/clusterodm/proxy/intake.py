@@ -13,7 +13,7 @@ from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
 from clusterodm.core.errors import BadRequest
-from clusterodm.proxy.context import caller, context
+from clusterodm.proxy.context import PROXIES, caller, context
 from clusterodm.proxy.forms import FileHandler, FileSink, read_form
 from clusterodm.proxy.render import json_answer
 from clusterodm.spool import Part
@@ -108,4 +108,4 @@ def _announcement(request: web.Request, grant: Grant, fields: dict[str, str]) ->
 
 def _cluster_url(request: web.Request) -> str:
     """Where ODM on a node finds us: the public address, else the address that this client used."""
-    return context(request).settings.public_address or f"{request.scheme}://{request.host}"
+    return context(request).settings.public_address or request.app[PROXIES].origin(request)

@@ -16,6 +16,7 @@ from clusterodm.core.errors import (
     ClientGone,
     ClusterError,
     NodeError,
+    ServiceDown,
     Unauthorized,
 )
 from clusterodm.proxy.body import TAKEN_OVER
@@ -49,6 +50,8 @@ def render_error(error: Exception, path: str) -> web.Response:
             answer = json_answer({"error": str(error)}, status=408)
         case NodeError():
             answer = json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
+        case ServiceDown():
+            answer = json_answer({"error": f"{error}, try again later"})
         case ClusterError():
             answer = json_answer({"error": str(error)})
         case web.HTTPNotFound() | web.HTTPMethodNotAllowed():

@@ -8,14 +8,16 @@ from aiohttp import web
 
 from clusterodm.cluster.context import Context
 from clusterodm.proxy import connections, downloads, intake, page, reads, render, verbs
-from clusterodm.proxy.context import CONTEXT
+from clusterodm.proxy.context import CONTEXT, PROXIES
+from clusterodm.proxy.forwarded import Proxies
 
 
 def make_app(cluster: Context) -> web.Application:
     """The web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
-    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, logged=cluster.settings.access_log)
+    proxies = app[PROXIES] = Proxies(cluster.settings.trusted_proxies)
+    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, proxies, logged=cluster.settings.access_log)
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [

@@ -83,6 +83,8 @@ tasks = Table(
     Column("processing_time", BigInteger, nullable=False),
     Column("node_code", Integer, nullable=False),
     Column("webhook_due", Boolean, nullable=False),
+    Column("approval_due", Boolean, nullable=False, server_default=false()),
+    Column("billing_due", Boolean, nullable=False, server_default=false()),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),
     Index(None, "committed_at"),
@@ -91,6 +93,12 @@ tasks = Table(
         "webhook_due",
         sqlite_where=Column("webhook_due"),
         postgresql_where=Column("webhook_due"),
+    ),
+    Index(
+        "ix_tasks_billing_due",
+        "billing_due",
+        sqlite_where=Column("billing_due"),
+        postgresql_where=Column("billing_due"),
     ),
 )
 
@@ -130,6 +138,7 @@ nodes = Table(
     Column("port", Integer, nullable=False),
     Column("token", Text, nullable=False),
     Column("tls", Boolean, nullable=False),
+    Column("insecure", Boolean, nullable=False, server_default=false()),
     Column("locked", Boolean, nullable=False),
     Column("draining", Boolean, nullable=False, server_default=false()),
     Column("removed", Boolean, nullable=False, server_default=false()),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -105,16 +105,17 @@ class TaskVerbs(Database):
 
     async def webhooks_due(self) -> list[str]:
         """Uuids of tasks whose owner is still to be told that they ended."""
-        async with self._transaction() as connection:
-            query = select(schema.tasks.c.uuid).where(schema.tasks.c.webhook_due)
-            return list((await connection.execute(query)).scalars())
+        return await self._uuids(schema.tasks.c.webhook_due)
+
+    async def unreported(self) -> list[str]:
+        """Uuids of tasks that are over, or removed, and are still to be reported to the service that knows owners."""
+        return await self._uuids(schema.tasks.c.billing_due)
 
     async def removed(self, *, limit: int) -> list[str]:
-        """Uuids of removed tasks with nothing left to clean up on any node."""
+        """Uuids of removed tasks of which nothing is left to be done."""
         pending = select(schema.attempts.c.task).where(schema.attempts.c.cleanup != str(Cleanup.NONE))
         gone = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.not_in(pending)
-        async with self._transaction() as connection:
-            return list((await connection.execute(select(schema.tasks.c.uuid).where(gone).limit(limit))).scalars())
+        return await self._uuids(gone & ~schema.tasks.c.billing_due, limit=limit)
 
     async def forget(self, uuids: list[str]) -> None:
         """Delete removed tasks with their attempts and timelines."""
@@ -147,6 +148,11 @@ class TaskVerbs(Database):
             await self._put_attempt(connection, attempt)
 
     # Inside
+
+    async def _uuids(self, where: ColumnElement[bool], *, limit: int | None = None) -> list[str]:
+        query = select(schema.tasks.c.uuid).where(where).limit(limit)
+        async with self._transaction() as connection:
+            return list((await connection.execute(query)).scalars())
 
     async def _put_attempt(self, connection: AsyncConnection, attempt: Attempt) -> None:
         row = columns(attempt, schema.attempts)

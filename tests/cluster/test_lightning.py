@@ -1,0 +1,240 @@
+"""The service that knows owners, spoken to over a real socket: tokens, approvals, reports, and what happens when it is
+down."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from clusterodm.auth import lightning
+from clusterodm.core.errors import ConfigError
+from clusterodm.core.tasks import Phase
+from tests.support import Api, Rig, eventually
+
+TOKEN, OTHER = "hush-flash-1", "hush-flash-2"
+
+
+class Service:
+    """Speaks the protocol of the service; what it was asked is in `calls`."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, dict[str, Any]] = {TOKEN: {}}
+        self.calls: list[tuple[str, Any]] = []
+        #: Paths that fail now, and how often still.
+        self.down: dict[str, int] = {}
+        self.refusal = ""
+        self.url = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path.removeprefix("/r")
+        said = dict(await request.post()) if path == "/auth/getToken" else await request.json()
+        self.calls.append((path, said))
+        if self.down.get(path, 0):
+            self.down[path] -= 1
+            return web.Response(status=502, text="<html>bad gateway</html>")
+        match path:
+            case "/tokens/validate":
+                limits = self.tokens.get(str(said["token"]))
+                return web.json_response({"valid": limits is not None, "limits": limits})
+            case "/tasks/approve":
+                return web.json_response({"approved": not self.refusal, "error": self.refusal or None})
+            case "/auth/getToken":
+                known = said == {"username": "ann", "password": "hush-word"}
+                return web.json_response({"token": TOKEN} if known else {"error": "no"})
+        return web.json_response({"ok": True})
+
+    def count(self, path: str) -> int:
+        return sum(called == path for called, _ in self.calls)
+
+    def reports(self) -> list[Any]:
+        return [json.loads(said["taskInfo"]) for path, said in self.calls if path == "/tasks/finished"]
+
+
+@pytest.fixture
+async def service(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> Service:
+    monkeypatch.setattr(lightning, "_LAST_DELAY", 0.01)
+    service = Service()
+    app = web.Application()
+    app.router.add_post("/r/{path:.*}", service.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    cluster.stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    service.url = f"http://127.0.0.1:{runner.addresses[0][1]}/r"
+    return service
+
+
+async def start(cluster: Rig, service: Service, **settings: Any) -> Api:
+    return await cluster.start(
+        cloud_provider="lightningdev", lightning_url=service.url, **({"token": TOKEN} | settings)
+    )
+
+
+async def another(cluster: Rig, token: str) -> Api:
+    api = Api(cluster.api.url, token)
+    cluster.stack.push_async_callback(api.session.close)
+    return api
+
+
+async def test_a_token_is_asked_about_once_and_its_limits_hold(cluster: Rig, service: Service) -> None:
+    service.tokens[TOKEN] = {"maxImages": 1, "maxConcurrentTasks": None, "options": {"dsm": {"remove": True}}}
+    api = await start(cluster, service)
+    for _ in range(3):
+        assert "dsm" not in [option["name"] for option in await api.get("/options")]
+    assert service.calls == [("/tokens/validate", {"token": TOKEN})]
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a")
+    assert "at most 1" in (await api.upload(uuid, b__jpg=b"b"))["error"]
+
+
+async def test_an_unknown_token_is_refused_and_not_asked_about_at_every_request(cluster: Rig, service: Service) -> None:
+    await start(cluster, service)
+    stranger = await another(cluster, OTHER)
+    for _ in range(3):
+        assert (await stranger.raw("GET", "/info"))[::2] == (401, b"")
+    assert service.count("/tokens/validate") == 1
+
+
+async def test_clients_learn_where_tokens_are_had_and_can_log_in(cluster: Rig, service: Service) -> None:
+    api = await start(cluster, service)
+    assert (await api.get("/auth/info"))["loginUrl"] == f"{service.url}/auth/getToken"
+    assert await api.post("/auth/login", {"username": "ann", "password": "hush-word"}) == {"token": TOKEN}
+    assert "error" in await api.post("/auth/login", {"username": "ann", "password": "hush-other"})
+
+
+async def test_the_first_question_is_asked_again_until_it_is_answered(cluster: Rig, service: Service) -> None:
+    service.down["/tokens/validate"] = 9
+    api = await start(cluster, service)
+    assert "version" in await api.get("/info")
+    assert service.count("/tokens/validate") == 10
+    service.down["/tokens/validate"] = 10
+    stranger = await another(cluster, OTHER)
+    status, _, body = await stranger.raw("GET", "/info")
+    assert status == 200, "not a refusal: nobody knows whether the token is good"
+    assert "try again later" in json.loads(body)["error"]
+
+
+async def test_a_known_token_goes_on_while_the_service_is_down_also_after_a_restart(
+    cluster: Rig, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + now)
+    api = await start(cluster, service)
+    assert "version" in await api.get("/info")
+    service.down["/tokens/validate"] = 1000
+    now = 901.0
+    for _ in range(3):
+        assert "version" in await api.get("/info")
+    assert service.count("/tokens/validate") == 2, "once at first, once when the answer was old"
+    await cluster.stop()
+    again = await start(cluster, service)
+    assert "version" in await again.get("/info")
+
+
+async def test_a_token_that_was_taken_back_is_forgotten(
+    cluster: Rig, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(cluster, service)
+    assert "version" in await api.get("/info")
+    owners = list((cluster.folder / "data" / "owners").iterdir())
+    assert [path.stat().st_mode & 0o777 for path in owners] == [0o600]
+    service.tokens.clear()
+    monkeypatch.setattr(lightning, "_FRESH", 0.0)
+    assert (await api.raw("GET", "/info"))[0] == 401
+    assert not list((cluster.folder / "data" / "owners").iterdir())
+
+
+async def test_a_task_is_approved_and_reported_exactly_once(cluster: Rig, service: Service) -> None:
+    service.down["/tasks/finished"] = 2
+    await cluster.add_node()
+    api = await start(cluster, service)
+    uuid = await api.create(3)
+    await api.commit(uuid)
+    await api.ends(uuid)
+    await eventually(lambda: not cluster.entry(uuid).task.billing_due)
+    approvals = [said for path, said in service.calls if path == "/tasks/approve"]
+    assert approvals == [{"token": TOKEN, "imagesCount": 3}]
+    assert [(report["uuid"], report["status"]["code"]) for report in service.reports()] == [(uuid, 40)] * 3
+    assert service.count("/tasks/finished") == 3, "two that failed, one that was taken"
+
+
+async def test_a_refused_task_is_not_committed_and_can_be_once_it_may(cluster: Rig, service: Service) -> None:
+    service.refusal = "Not enough credits"
+    await cluster.add_node()
+    api = await start(cluster, service)
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a")
+    assert await api.commit(uuid) == {"error": "Not enough credits", "noRetry": True}
+    assert cluster.entry(uuid).task.phase is Phase.RECEIVING
+    service.refusal = ""
+    assert await api.commit(uuid) == {"uuid": uuid}
+    await api.ends(uuid)
+
+
+async def test_a_task_that_cannot_be_approved_now_is_accepted_and_waits(cluster: Rig, service: Service) -> None:
+    service.down["/tasks/approve"] = 1000
+    await cluster.add_node()
+    api = await start(cluster, service)
+    kept, refused = await api.create(1), await api.create(1)
+    await eventually(lambda: "has not approved it yet" in cluster.entry(kept).wait)
+    assert await api.code(kept) == 10
+    service.down.clear()
+    await api.ends(kept)
+    await api.ends(refused)
+
+
+async def test_a_task_that_is_refused_later_fails_with_the_reason_and_is_not_reported(
+    cluster: Rig, service: Service
+) -> None:
+    service.down["/tasks/approve"] = 1
+    service.refusal = "Not enough credits"
+    await cluster.add_node()
+    api = await start(cluster, service)
+    info = await api.ends(await api.create(1), 30)
+    assert info["status"]["errorMessage"] == "Not enough credits"
+    assert service.reports() == []
+
+
+async def test_a_task_that_its_owner_removed_after_its_end_is_reported_all_the_same(
+    cluster: Rig, service: Service
+) -> None:
+    service.down["/tasks/finished"] = 1
+    await cluster.add_node()
+    api = await start(cluster, service)
+    uuid = await api.create(1)
+    await api.ends(uuid)
+    assert await api.post("/task/remove", {"uuid": uuid}) == {"success": True}
+    await eventually(lambda: len(service.reports()) == 2)
+    assert service.reports()[-1]["status"] == {"code": 40}
+    store = cluster.cluster.context.store
+    assert await eventually(lambda: _forgotten(cluster, uuid))
+    assert await store.unreported() == []
+
+
+async def _forgotten(cluster: Rig, uuid: str) -> bool:
+    return uuid in await cluster.cluster.context.store.removed(limit=10)
+
+
+async def test_what_was_not_reported_before_a_restart_is_reported_after_it(cluster: Rig, service: Service) -> None:
+    service.down["/tasks/finished"] = 1000
+    await cluster.add_node()
+    api = await start(cluster, service)
+    uuid = await api.create(1)
+    await api.ends(uuid)
+    await eventually(service.reports)
+    await cluster.stop()
+    service.down.clear()
+    before = len(service.reports())
+    await start(cluster, service)
+    await eventually(lambda: len(service.reports()) == before + 1)
+    assert service.reports()[-1]["uuid"] == uuid
+
+
+async def test_the_service_to_develop_with_needs_an_address(cluster: Rig) -> None:
+    with pytest.raises(ConfigError, match="lightning-url"):
+        await cluster.start(cloud_provider="lightningdev")
