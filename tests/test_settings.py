@@ -27,7 +27,7 @@ def test_the_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     )
     assert (settings.upload_max_speed, settings.downloads_from_s3, settings.no_splitmerge) == (0, "", False)
     assert (settings.public_address, settings.flood_limit, settings.stale_uploads_timeout) == ("", 0, 0)
-    assert (settings.token.get_secret_value(), settings.debug, settings.ssl_key, settings.asr) == ("", False, "", "")
+    assert (settings.token.get_secret_value(), settings.debug, settings.ssl_key, settings.asr) == ("", False, "", None)
 
 
 def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
@@ -58,7 +58,6 @@ def test_every_setting_has_a_description_a_flag_and_a_variable(field: str) -> No
             "log-level (FILE): Input should be 'silly', 'debug', 'verbose', 'info', 'warn' or 'error'",
         ),
         ({}, {"public-address": "nonsense"}, "public-address (FILE): must be a URL such as http://maps.example:3000"),
-        ({"CLUSTERODM_ASR": "asr.json"}, {}, "asr (environment): this version has no autoscaler"),
     ],
 )
 def test_mistakes_are_named_with_their_place(

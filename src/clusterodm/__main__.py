@@ -14,7 +14,7 @@ from clusterodm import __version__
 from clusterodm.core.errors import ClusterError, ConfigError
 
 #: Each command is a function, or a group of commands, of the same name in a module of the same name.
-COMMANDS: Final = ("serve", "submit", "status", "queue", "node", "task", "doctor", "demo", "devnode")
+COMMANDS: Final = ("serve", "submit", "status", "queue", "node", "task", "machine", "doctor", "demo", "devnode")
 _ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
 

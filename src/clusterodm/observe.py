@@ -134,6 +134,9 @@ class Metrics:
         self.received = self._counter("clusterodm_received_bytes", "Bytes of files that clients uploaded.")
         self.sent = self._counter("clusterodm_sent_bytes", "Bytes of files sent to nodes.")
         self.delivered = self._counter("clusterodm_delivered_bytes", "Bytes of results that clients downloaded.")
+        self.provider_calls = self._counter(
+            "clusterodm_provider_calls", "Calls to providers of machines.", ["provider", "call", "outcome"]
+        )
         self.webhooks = self._counter("clusterodm_webhooks", "Calls of owners' webhooks, by outcome.", ["outcome"])
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:

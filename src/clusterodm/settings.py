@@ -83,8 +83,11 @@ class Settings(BaseModel):
         description="TOML file of owners: tokens, limits, priority, share; read again when it changes.",
     )
     token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
-    asr: str = Field(
-        "", description="Autoscaler configuration; this version has no autoscaler and refuses to start with one."
+    asr: Path | None = Field(
+        None, description="File of the autoscaler (JSON, as of the original): where machines are created on demand."
+    )
+    machine_poll_interval: float = Field(
+        5.0, gt=0, description="Seconds between two looks at machines that boot, end, or may be taken away."
     )
     public_address: str = Field(
         "", description="URL under which clients and nodes reach us, such as http://maps.example:3000."
@@ -196,12 +199,10 @@ class Settings(BaseModel):
         parse_quota(value)
         return value
 
-    @field_validator("asr")
+    @field_validator("asr", mode="before")
     @classmethod
-    def _refuse_autoscaler(cls, value: str) -> str:
-        if value:
-            raise ValueError("this version has no autoscaler; start without --asr and add nodes by hand")
-        return value
+    def _no_autoscaler(cls, value: Any) -> Any:
+        return value or None
 
 
 def flag_name(field: str) -> str:

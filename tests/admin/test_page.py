@@ -145,7 +145,7 @@ async def test_every_page_can_be_read_in_both_colours(cluster: Rig, scheme: Any)
     await api.init()
     await api.post("/task/cancel", {"uuid": await api.create(1)})
     async with opened(cluster, color_scheme=scheme) as page:
-        for path in ("", "tasks", f"task/{uuids[0]}", "nodes", "history", "settings"):
+        for path in ("", "tasks", f"task/{uuids[0]}", "nodes", "machines", "history", "settings"):
             await page.goto(f"{cluster.cluster.admin_url}/#/{path}")
             await expect(page.get_by_role("heading").first).to_be_attached()
             await accessible(page)

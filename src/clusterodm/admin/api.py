@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from clusterodm.admin import figures, nodes, tasks
+from clusterodm.admin import figures, machines, nodes, tasks
 from clusterodm.admin.views import (
     Charts,
+    CostView,
     Done,
     EventView,
     History,
     Lease,
+    MachinePlan,
+    MachineView,
     NodeView,
     SettingView,
     Status,
@@ -46,6 +49,20 @@ class NodeId(View):
     id: Number
 
 
+class MachineId(View):
+    """Parameters of a path: an id, or its end when that is unique."""
+
+    machine: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]{4,100}$")]
+
+
+class Month(View):
+    """Which costs."""
+
+    #: As 2026-11; empty: this month.
+    month: Annotated[str, msgspec.Meta(pattern=r"^([0-9]{4}-[0-9]{2})?$")] = ""
+    by: Literal["owner", "task", "machine"] = "owner"
+
+
 class TaskId(View):
     """Parameters of a path: a uuid, or its beginning when that is unique."""
 
@@ -59,6 +76,8 @@ class NewNode(View):
     host: Annotated[str, msgspec.Meta(pattern=_HOST, max_length=300)]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     token: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    #: Do not verify its certificate.
+    insecure: bool = False
 
 
 class NewLease(NewNode):
@@ -132,7 +151,7 @@ async def _nodes(cluster: Context, path: Nothing, query: Nothing, body: None) ->
 
 
 async def _add_node(cluster: Context, path: Nothing, query: Nothing, body: NewNode) -> NodeView:
-    return await nodes.add(cluster, body.host, body.port, body.token)
+    return await nodes.add(cluster, body.host, body.port, body.token, insecure=body.insecure)
 
 
 async def _node(cluster: Context, path: NodeId, query: Nothing, body: None) -> NodeView:
@@ -169,6 +188,34 @@ async def _lease(cluster: Context, path: Nothing, query: Nothing, body: NewLease
 
 async def _end_lease(cluster: Context, path: NodeId, query: Nothing, body: None) -> Done:
     return await nodes.end_lease(cluster, nodes.by_id(cluster, path.id))
+
+
+async def _machines(cluster: Context, path: Nothing, query: Nothing, body: None) -> list[MachineView]:
+    return machines.listing(cluster)
+
+
+async def _machines_gone(cluster: Context, path: Nothing, query: Nothing, body: None) -> list[MachineView]:
+    return await machines.gone(cluster)
+
+
+async def _machine_plan(cluster: Context, path: Nothing, query: Images, body: None) -> MachinePlan:
+    return machines.plan_for(cluster, query.images)
+
+
+async def _machine_costs(cluster: Context, path: Nothing, query: Month, body: None) -> list[CostView]:
+    return await machines.costs(cluster, query.month, query.by)
+
+
+async def _keep(cluster: Context, path: MachineId, query: Nothing, body: None) -> Done:
+    return await machines.keep(cluster, machines.find(cluster, path.machine))
+
+
+async def _release(cluster: Context, path: MachineId, query: Nothing, body: None) -> Done:
+    return await machines.release(cluster, machines.find(cluster, path.machine))
+
+
+async def _delete_machine(cluster: Context, path: MachineId, query: Nothing, body: None) -> Done:
+    return await machines.delete(cluster, machines.find(cluster, path.machine))
 
 
 async def _tasks(cluster: Context, path: Nothing, query: TaskQuery, body: None) -> TaskPage:
@@ -232,6 +279,8 @@ async def _settings(cluster: Context, path: Nothing, query: Nothing, body: None)
 def _route(method: str, path: str, summary: str, answer: Any, run: Any, **types: Any) -> Route:
     if "{id}" in path:
         types["path_type"] = NodeId
+    if "{machine}" in path:
+        types["path_type"] = MachineId
     if "{uuid}" in path:
         types["path_type"] = TaskId
     return Route(method=method, path=f"/api/v1{path}", summary=summary, answer=answer, run=run, **types)
@@ -250,6 +299,13 @@ ROUTES: Final = (
     _route("POST", "/nodes/{id}/drain", "Empty a node, so that it can be switched off.", NodeView, _drain),
     _route("POST", "/leases", "A node registers itself, or renews.", Lease, _lease, body_type=NewLease),
     _route("DELETE", "/leases/{id}", "A node says goodbye.", Done, _end_lease),
+    _route("GET", "/machines", "Machines that are not gone.", list[MachineView], _machines),
+    _route("GET", "/machines/gone", "The last machines that are gone.", list[MachineView], _machines_gone),
+    _route("GET", "/machines/plan", "What would be created for a task.", MachinePlan, _machine_plan, query_type=Images),
+    _route("GET", "/machines/costs", "What machines have cost.", list[CostView], _machine_costs, query_type=Month),
+    _route("POST", "/machines/{machine}/keep", "Have a machine stay though it is idle.", Done, _keep),
+    _route("POST", "/machines/{machine}/release", "Let a machine go again when it is idle.", Done, _release),
+    _route("DELETE", "/machines/{machine}", "Delete a machine now; its tasks go elsewhere.", Done, _delete_machine),
     _route("GET", "/tasks", "A page of tasks, latest commit first.", TaskPage, _tasks, query_type=TaskQuery),
     _route("GET", "/tasks/active", "Tasks that are received, sent, run or are collected.", list[TaskView], _active),
     _route("GET", "/queue", "Tasks that wait, next first.", list[TaskView], _queue),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from clusterodm.admin import figures, nodes, tasks
+from clusterodm.admin import figures, machines, nodes, tasks
 from clusterodm.admin.estimating import Guesses
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
@@ -30,6 +30,7 @@ EVENTS: Final = {
     "status": "`Status`, when anything changed and every few seconds",
     "nodes": "all of `NodeView`, at the beginning and when some came or went",
     "node": "one `NodeView` that changed",
+    "machines": "all of `MachineView`, at the beginning and when one changed",
     "task": "one `TaskView` that came into another phase",
     "progress": "`uuid` and `progress` of a task on a node",
     "queue": "`uuid`, `position`, `expected_wait` and `wait` of the first tasks of the queue",
@@ -53,10 +54,12 @@ class Feed:
         self._changed: dict[str, Entry] = {}
         self._shown: dict[str, bytes] = {}
         self._nodes_shown: dict[int, bytes] = {}
+        self._machines_shown = b""
         self._nodes_changed = True
         self._told_all_at = 0.0
         cluster.tasks.watch(self._task_changed)
         cluster.registry.watch(self._node_changed)
+        cluster.machines.watch(lambda machine: self._node_changed())
 
     def _task_changed(self, entry: Entry) -> None:
         if self._watchers:
@@ -71,6 +74,7 @@ class Feed:
         waiting: asyncio.Queue[bytes] = asyncio.Queue(_WAITING)
         waiting.put_nowait(event("status", await figures.status(self._cluster)))
         waiting.put_nowait(event("nodes", nodes.listing(self._cluster)))
+        waiting.put_nowait(event("machines", machines.listing(self._cluster)))
         self._watchers.add(waiting)
         try:
             yield waiting
@@ -101,6 +105,7 @@ class Feed:
         told += self._progress(changed)
         if all_of_it or changed:
             told += self._nodes()
+            told += self._machines()
             told.append(event("queue", self._queue(guesses)))
             told.append(event("status", await figures.status(self._cluster, guesses)))
         return told
@@ -124,6 +129,13 @@ class Feed:
         if now.keys() != before.keys():
             return [event("nodes", views)]
         return [event("node", view) for view in views if now[view.id] != before[view.id]]
+
+    def _machines(self) -> list[bytes]:
+        """All machines, when one is not what was told last; what they cost goes on by itself."""
+        views = machines.listing(self._cluster)
+        now = _encode([msgspec.structs.replace(view, cost=0.0) for view in views])
+        before, self._machines_shown = self._machines_shown, now
+        return [event("machines", views)] if now != before else []
 
     def _progress(self, changed: dict[str, Entry]) -> list[bytes]:
         """Tasks on nodes whose progress is not what was told last."""

@@ -45,6 +45,9 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         nodes_closed=sum(bool(node.closed) for node in nodes),
         slots=sum(node.slots for node in usable),
         slots_used=sum(min(node.slots, node.info.task_queue_count + len(node.reserved)) for node in usable),
+        providers=len(cluster.autoscaler.fleet.providers),
+        machines=len(cluster.machines.alive()),
+        month_cost=cluster.autoscaler.spent_this_month,
         receiving=phases[Phase.RECEIVING],
         queued=phases[Phase.QUEUED],
         dispatching=phases[Phase.DISPATCHING],
@@ -65,13 +68,18 @@ def _problems(cluster: Context) -> list[str]:
     nodes = cluster.registry.nodes()
     found: list[str] = []
     if not nodes:
-        found.append("no node is configured")
-    elif not any(node.online for node in nodes):
+        found += [] if cluster.autoscaler.fleet.providers else ["no node is configured"]
+    elif not any(node.online for node in nodes) and not cluster.machines.alive():
         found.append("no node is online")
     else:
         offline = [str(node.address) for node in nodes if not node.online]
         found += [f"{name} is offline" for name in offline[:3]]
         found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
+    found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
+    unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
+    found += [f"there are machines of {name}, which is not configured any more" for name in sorted(unknown)]
+    if orphans := cluster.reaper.orphans:
+        found.append(f"{len(orphans)} machines at a provider are nobody's; they will be deleted")
     silent = [entry for entry in cluster.tasks.active() if entry.unreachable_since]
     if silent:
         one = "a running task is on a node that does not answer"

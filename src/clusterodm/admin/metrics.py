@@ -23,6 +23,10 @@ GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
     "clusterodm_held_bytes": ("Bytes of held files.", []),
     "clusterodm_room_bytes": ("Bytes of uploads that may still come.", []),
     "clusterodm_nodes": ("Nodes, by how they came to be known.", ["origin"]),
+    "clusterodm_machines": ("Machines that are not gone, by provider and state.", ["provider", "state"]),
+    "clusterodm_machines_hourly_cost": ("What an hour of all machines costs, as configured.", []),
+    "clusterodm_machines_month_cost": ("What machines have cost this month.", []),
+    "clusterodm_orphans": ("Machines at providers that are nobody's.", []),
     "clusterodm_node_online": ("Whether a node answered lately.", ["node"]),
     "clusterodm_node_closed": ("Whether a node gets nothing new.", ["node"]),
     "clusterodm_node_slots": ("Slots of a node: used, reserved, free.", ["node", "state"]),
@@ -50,6 +54,13 @@ class Looked(Collector):
             gauges["clusterodm_tasks"].add_metric([str(phase)], phases[phase])
         for node in cluster.registry.nodes():
             _add_node(gauges, node)
+        states = Counter((machine.provider, str(machine.state)) for machine in cluster.machines.alive())
+        for labels, count in sorted(states.items()):
+            gauges["clusterodm_machines"].add_metric(labels, count)
+        hourly = sum(machine.price for machine in cluster.machines.alive())
+        gauges["clusterodm_machines_hourly_cost"].add_metric([], hourly)
+        gauges["clusterodm_machines_month_cost"].add_metric([], cluster.autoscaler.spent_this_month)
+        gauges["clusterodm_orphans"].add_metric([], len(cluster.reaper.orphans))
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin, count in sorted(origins.items()):
             gauges["clusterodm_nodes"].add_metric([origin], count)

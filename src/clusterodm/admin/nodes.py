@@ -83,9 +83,9 @@ def by_id(cluster: Context, node_id: int) -> Node:
     return node
 
 
-async def add(cluster: Context, host: str, port: int, token: str = "") -> NodeView:
+async def add(cluster: Context, host: str, port: int, token: str = "", *, insecure: bool = False) -> NodeView:
     """Take a node in; one that is known by host and port gets the new token. Raises ConfigError."""
-    node = await cluster.registry.add(make_address(host, port, token))
+    node = await cluster.registry.add(make_address(host, port, token, insecure=insecure))
     return view(cluster, node)
 
 
@@ -139,6 +139,7 @@ async def lease(
     host: str,
     port: int,
     token: str = "",
+    insecure: bool = False,
     labels: dict[str, str] | None = None,
     slots: int = 0,
     ttl: float = 60.0,
@@ -148,7 +149,7 @@ async def lease(
     """A node registers itself, or renews. It gets nothing new when `ttl` seconds go by without another call, nor in
     the last `drain_before` of the `ends_in` seconds that it has left. A node that others configured keeps its terms:
     who may register nodes may not change those. Raises BadRequest."""
-    address = make_address(host, port, token)
+    address = make_address(host, port, token, insecure=insecure)
     known = cluster.registry.find(address)
     if known is not None and known.record.origin is not Origin.LEASE:
         raise BadRequest(f"{address} is here already, and not by a lease")

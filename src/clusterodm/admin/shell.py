@@ -14,12 +14,13 @@ import msgspec
 import structlog
 
 from clusterodm import __version__
-from clusterodm.admin import nodes, tasks
+from clusterodm.admin import machines, nodes, tasks
 from clusterodm.admin.guard import DELAY, same
 from clusterodm.admin.lines import Lines
-from clusterodm.admin.views import NodeView, TaskView
+from clusterodm.admin.views import MachineView, NodeView, TaskView
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import BadRequest, ClusterError
+from clusterodm.core.machines import Machine
 from clusterodm.core.names import printable
 from clusterodm.store import TaskFilter
 
@@ -204,8 +205,46 @@ async def queue_list(cluster: Context, words: list[str]) -> list[str]:
     return lines or ["nothing waits"]
 
 
-async def asr_viewcmd(cluster: Context, words: list[str]) -> str:
-    raise BadRequest("there is no autoscaler (--asr)")
+# Machines
+
+
+async def asr_viewcmd(cluster: Context, words: list[str]) -> list[str]:
+    if len(words) != 1:
+        raise Invalid("ASR VIEWCMD <images>")
+    plan = machines.plan_for(cluster, _number(words[0], "the count of images"))
+    return [plan.why, *plan.user_data.splitlines()]
+
+
+async def machine_list(cluster: Context, words: list[str]) -> list[str]:
+    return [machine_line(machine) for machine in machines.listing(cluster)] or ["there is no machine"]
+
+
+def machine_line(machine: MachineView) -> str:
+    """A machine in one line."""
+    kept = " [kept]" if machine.kept else ""
+    busy = f"{len(machine.tasks)} tasks" if machine.tasks else "idle" if machine.idle_since else "no task"
+    where = f"{machine.size} in {machine.location} ({machine.provider})"
+    return f"{machine.id} [{machine.state}]{kept} {where} {busy} cost {machine.cost:.2f}: {machine.reason}"
+
+
+async def machine_keep(cluster: Context, words: list[str]) -> str:
+    await machines.keep(cluster, _machine(cluster, words))
+    return "OK"
+
+
+async def machine_release(cluster: Context, words: list[str]) -> str:
+    await machines.release(cluster, _machine(cluster, words))
+    return "OK"
+
+
+async def machine_delete(cluster: Context, words: list[str]) -> str:
+    return f"OK, {(await machines.delete(cluster, _machine(cluster, words))).text}"
+
+
+def _machine(cluster: Context, words: list[str]) -> Machine:
+    if len(words) != 1:
+        raise Invalid("a machine is named by its id, or the end of it")
+    return machines.find(cluster, words[0])
 
 
 def _pretty(value: Any) -> str:
@@ -238,6 +277,10 @@ COMMANDS: Final[dict[str, Command]] = {
     "TASK TIMELINE": Command("<task>", "What happened to a task", task_timeline),
     "TASK PRIORITY": Command("<task> <n>", "Higher goes first; 0 is usual", task_priority),
     "QUEUE LIST": Command("", "Tasks that wait, next first, and why", queue_list),
+    "MACHINE LIST": Command("", "Machines that were created on demand", machine_list),
+    "MACHINE KEEP": Command("<machine>", "Have a machine stay though it has nothing to do", machine_keep),
+    "MACHINE RELEASE": Command("<machine>", "Let a machine go again when it has nothing to do", machine_release),
+    "MACHINE DELETE": Command("<machine>", "Delete a machine now; its tasks go elsewhere", machine_delete),
     "ASR VIEWCMD": Command("<images>", "How a machine for so many images would be made", asr_viewcmd),
 }
 OTHERS: Final = (("HELP", "This list"), ("!!", "The last command again"), ("QUIT", "Close the session"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from clusterodm.core.machines import State
 from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import Outcome, Phase
 
@@ -53,6 +54,60 @@ class NodeView(View):
     ends_at: float
     #: Tasks of ours that are there.
     tasks: list[str]
+
+
+class MachineView(View):
+    """One machine."""
+
+    id: str
+    provider: str
+    state: State
+    size: str
+    location: str
+    spot: bool
+    max_images: int
+    slots: int
+    #: An hour's; 0: not known. And what it has cost so far.
+    price: float
+    cost: float
+    #: What its provider calls it.
+    provider_id: str
+    #: Its node, once it is known.
+    node: str
+    #: The task that it was ordered for, and those that are on it.
+    ordered_for: str
+    tasks: list[str]
+    ordered_at: float
+    ready_at: float
+    #: Since when it has had nothing to do; 0: it has.
+    idle_since: float
+    gone_at: float
+    #: An operator wants it to stay.
+    kept: bool
+    #: Why it is in this state.
+    reason: str
+
+
+class MachinePlan(View):
+    """What would be created for a task."""
+
+    provider: str
+    size: str
+    location: str
+    spot: bool
+    max_images: int
+    price: float
+    why: str
+    #: What it would be told to do; secrets are masked.
+    user_data: str
+
+
+class CostView(View):
+    """What machines have cost; `key`: an owner, a task or a machine, empty: while they had nothing to do."""
+
+    key: str
+    hours: float
+    amount: float
 
 
 class TaskView(View):
@@ -175,6 +230,11 @@ class Status(View):
     nodes_closed: int
     slots: int
     slots_used: int
+    #: Providers of machines, and machines that are not gone.
+    providers: int
+    machines: int
+    #: What machines have cost this month.
+    month_cost: float
     receiving: int
     queued: int
     dispatching: int

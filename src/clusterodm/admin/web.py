@@ -21,7 +21,7 @@ from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.cluster.context import Context
 from clusterodm.core.cluster import API_VERSION
-from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound
+from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, MachineNotFound, NodeNotFound, TaskNotFound
 from clusterodm.delivery import deliver
 
 _log = structlog.get_logger("admin")
@@ -116,7 +116,7 @@ def _handler(cluster: Context, route: Route) -> Handler:
         body = _decoded(await request.read(), route.body_type) if route.body_type else None
         try:
             return _json(await route.run(cluster, path, query, body))
-        except (NodeNotFound, TaskNotFound) as error:
+        except (MachineNotFound, NodeNotFound, TaskNotFound) as error:
             return _error(404, str(error))
         except ClusterError as error:  # the request was right, but it cannot be done
             return _error(409, str(error))

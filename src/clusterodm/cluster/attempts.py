@@ -31,6 +31,7 @@ class Attempts:
         metrics: Metrics,
         *,
         max_attempts: int,
+        larger_size: Callable[[Needs], bool],
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -39,6 +40,7 @@ class Attempts:
         self._spool = spool
         self._metrics = metrics
         self._max_attempts = max_attempts
+        self._larger_size = larger_size
         self._clock = clock
 
     async def failed(self, entry: Entry, failure: Failure, detail: str = "") -> None:
@@ -76,7 +78,7 @@ class Attempts:
     def _larger_exists(self, task: Task, small: NodeFacts) -> bool:
         needs = Needs(images=task.image_count, **_larger_than(small))
         able = (msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self._registry.facts())
-        return any(not refusal(node, needs, 0.0) for node in able)
+        return self._larger_size(needs) or any(not refusal(node, needs, 0.0) for node in able)
 
 
 def _larger_than(node: NodeFacts) -> dict[str, int]:

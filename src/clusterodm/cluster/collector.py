@@ -13,6 +13,7 @@ from clusterodm.aio import Clock
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadRequest
+from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Phase, Stage
 from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.observe import Metrics
@@ -48,7 +49,7 @@ class Collector:
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
         uuid = entry.task.uuid
-        if self._keep:
+        if self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
             await self._pull(uuid, attempt, node)
             text = "completed; results are kept here"
         else:

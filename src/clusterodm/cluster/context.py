@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from clusterodm.aio import Clock
 from clusterodm.auth import Authenticator, JobTokens
 from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.autoscaler import Autoscaler
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
 from clusterodm.cluster.intake import Intake
+from clusterodm.cluster.lifecycle import Lifecycle
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
@@ -45,6 +49,10 @@ class Context:
     consoles: Consoles
     spool: Spool
     results: Results
+    machines: Machines
+    lifecycle: Lifecycle
+    autoscaler: Autoscaler
+    reaper: Reaper
     client: NodeClient
     authenticator: Authenticator
     jobs: JobTokens

@@ -65,6 +65,9 @@ class Dispatcher:
         self._ageing = ageing
         self._clock = clock
         self._chosen: dict[str, int] = {}
+        #: Tasks that wait for nothing but a slot, next first; and what others have to say about such a wait.
+        self.wanting: list[str] = []
+        self.remark: Callable[[str], str] = lambda uuid: ""
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
         self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
@@ -116,6 +119,7 @@ class Dispatcher:
     def _look(self) -> None:
         """Decide for all waiting tasks and start what can go."""
         if not self._tasks.queued:
+            self.wanting = []
             return
         entries = {entry.task.uuid: entry for entry in self._tasks.active()}
         taken_up = sum(
@@ -128,8 +132,10 @@ class Dispatcher:
             max_sending=self._max_sending + taken_up,
             ageing=self._ageing,
         )
+        self.wanting = decided.wanting
         for uuid, why in decided.waiting.items():
-            entries[uuid].wait = why
+            remark = self.remark(uuid)
+            entries[uuid].wait = f"{why}; {remark}" if remark else why
         for placement in decided.placements:
             self._start(placement)
 

@@ -19,11 +19,13 @@ import msgspec
 import typer
 
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
-from clusterodm.core.errors import ClusterError, ConfigError, NodeError
+from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
 from clusterodm.nodeodm import NodeClient, Trust
+from clusterodm.observe import Metrics
+from clusterodm.providers import make_fleet
 from clusterodm.settings import Settings, load_settings
 
 #: Seconds that the clock of a node may differ from ours.
@@ -88,6 +90,8 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
     connector = aiohttp.TCPConnector(limit=20)
     async with aiohttp.ClientSession(connector=connector) as session:
         for finding in await asyncio.gather(*(_node(session, trust, address) for address in _addresses(settings))):
+            yield finding
+        async for finding in _providers(session, settings):
             yield finding
         if settings.public_address:
             yield await _public(session, settings.public_address, runs=runs)
@@ -169,6 +173,25 @@ async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddre
     if abs(skew) > _SKEW:
         return Finding(what, "warning", f"{text}; its clock differs from ours by {skew:.0f} s")
     return Finding(what, "ok", text)
+
+
+async def _providers(session: aiohttp.ClientSession, settings: Settings) -> AsyncIterator[Finding]:
+    """Providers of machines: whether keys, images and names are good."""
+    try:
+        fleet = make_fleet(settings.asr, session, Metrics())
+    except ConfigError as error:
+        yield Finding("asr", "error", str(error))
+        return
+    for provider in fleet.providers.values():
+        try:
+            await provider.check()
+        except ProviderError as error:
+            yield Finding(f"provider {provider.name}", "error", str(error))
+        else:
+            yield Finding(
+                f"provider {provider.name}", "ok", f"{len(provider.ladder)} rungs, first {provider.ladder[0]}"
+            )
+        await provider.close()
 
 
 async def _skew(session: aiohttp.ClientSession, address: NodeAddress) -> float:

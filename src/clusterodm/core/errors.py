@@ -5,7 +5,8 @@
 ClusterError
 ├── BadRequest            the caller's fault; its text is shown to the caller
 │   ├── TaskNotFound
-│   └── NodeNotFound
+│   ├── NodeNotFound
+│   └── MachineNotFound
 ├── Unauthorized          no valid token
 ├── ServiceDown           a service that we ask about tokens does not answer
 ├── SpoolFull             no room for what the caller sends
@@ -17,6 +18,11 @@ ClusterError
 ├── FetchFailed           an address that an owner gave, which we cannot or may not call
 ├── BadArchive            a zip archive that is none, or holds more than allowed
 ├── StaleTask             the phase changed under us: somebody else acted first
+├── StaleMachine          a machine is no longer in the state that was expected
+├── ProviderError         a provider of machines
+│   ├── OutOfCapacity     it has none of that kind now: another rung
+│   ├── Rejected          it does not want what we ask for; asking again does not help
+│   └── Unreachable       no answer, or one that says nothing: what was asked may have been done
 ├── ConfigError           settings that we refuse to start with
 └── DataFolderError       a data folder that we cannot or must not use
 """
@@ -40,6 +46,10 @@ class TaskNotFound(BadRequest):
 
 class NodeNotFound(BadRequest):
     """No such node."""
+
+
+class MachineNotFound(BadRequest):
+    """No such machine."""
 
 
 class Unauthorized(ClusterError):
@@ -88,6 +98,30 @@ class BadArchive(ClusterError):
 
 class StaleTask(ClusterError):
     """A compare-and-set found another phase than expected."""
+
+
+class StaleMachine(ClusterError):
+    """A compare-and-set found another state than expected."""
+
+
+class ProviderError(ClusterError):
+    """A provider of machines could not do what we asked."""
+
+
+class OutOfCapacity(ProviderError):
+    """None of that kind now, or a quota is used up."""
+
+
+class Rejected(ProviderError):
+    """The request is wrong; the text says what the provider did not like."""
+
+
+class Unreachable(ProviderError):
+    """No answer, or none that says anything. `retry_after`: seconds to wait, as the provider said; 0: it did not."""
+
+    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ConfigError(ClusterError):

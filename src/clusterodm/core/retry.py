@@ -24,6 +24,9 @@ class Failure(StrEnum):
     NO_RESULTS = "the node says completed, but its results cannot be fetched"
     CANCELED_THERE = "the task was canceled on the node, not by its owner"
     MOVED = "an operator moved it"
+    MACHINE = "its machine was taken away"
+    RUNTIME = "its machine reached the time that it may run"
+    UPLOAD = "its files took longer to send than its machine allows"
     MEMORY = "the node ran out of memory"
     HARDWARE = "the node cannot run the engine"
     PROCESSING = "processing failed"
@@ -50,6 +53,9 @@ RULES: Final[dict[Failure, Rule]] = {
     Failure.NO_RESULTS: Rule(again=True, charged=True, set_aside=60.0),
     Failure.CANCELED_THERE: Rule(again=True, charged=True, set_aside=10.0),
     Failure.MOVED: Rule(again=True, charged=False, set_aside=10.0),
+    Failure.MACHINE: Rule(again=True, charged=False),
+    Failure.RUNTIME: Rule(again=True, charged=True),
+    Failure.UPLOAD: Rule(again=True, charged=True),
     Failure.MEMORY: Rule(again=True, charged=True, larger=True),
     Failure.HARDWARE: Rule(again=True, charged=True, set_aside=LONGEST_SET_ASIDE),
     Failure.PROCESSING: Rule(again=False, charged=True),

@@ -28,6 +28,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     placements: list[Placement]
     waiting: dict[str, str]
+    #: Tasks of those that wait for nothing but a node or a slot, next first.
+    wanting: list[str]
 
 
 #: Seconds of waiting that count as much as one step of priority, unless a setting says otherwise.
@@ -88,7 +90,7 @@ def plan(
     tasks = list(tasks)
     facts = {node.id: node for node in nodes}
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
-    decided = Plan([], {})
+    decided = Plan([], {}, [])
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
     having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
     for task in (turn.task for turn in turns(tasks, now, ageing=ageing)):
@@ -108,6 +110,8 @@ def plan(
         if not why:
             why = full[needs] = wait_reason(facts.values(), needs, now)
         decided.waiting[task.uuid] = why
+        if why == full.get(needs):
+            decided.wanting.append(task.uuid)
     return decided
 
 

@@ -3,7 +3,8 @@
 """What must survive a restart, in SQL."""
 
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
+from clusterodm.store.machines import Cost
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
-__all__ = ["PROGRESS", "EndedTask", "PastAttempt", "Store", "TaskFilter"]
+__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Store", "TaskFilter"]

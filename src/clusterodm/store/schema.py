@@ -152,6 +152,45 @@ nodes = Table(
     sqlite_autoincrement=True,
 )
 
+machines = Table(
+    "machines",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("size", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("spot", Boolean, nullable=False),
+    Column("max_images", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("price", Float, nullable=False),
+    Column("task", String(36), nullable=False),
+    Column("provider_id", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("token", Text, nullable=False),
+    Column("node_id", Integer, nullable=False),
+    Column("volumes", Json, nullable=False),
+    Column("ordered_at", Float, nullable=False),
+    Column("booting_at", Float, nullable=False),
+    Column("ready_at", Float, nullable=False),
+    Column("idle_since", Float, nullable=False),
+    Column("gone_at", Float, nullable=False),
+    Column("kept", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+    Index(None, "state", "gone_at"),
+)
+
+costs = Table(
+    "costs",
+    metadata,
+    Column("month", String(7), primary_key=True),
+    Column("machine", String(100), primary_key=True),
+    Column("task", String(36), primary_key=True),
+    Column("owner", String(200), nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("amount", Float, nullable=False),
+)
+
 meta = Table(
     "meta",
     metadata,

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 from clusterodm.store.history import HistoryVerbs
+from clusterodm.store.machines import MachineVerbs
 from clusterodm.store.nodes import NodeVerbs
 from clusterodm.store.tasks import TaskVerbs
 
 
-class Store(TaskVerbs, NodeVerbs, HistoryVerbs):
-    """Tasks, attempts, timelines, nodes, a few single values, and what became of all that."""
+class Store(TaskVerbs, NodeVerbs, MachineVerbs, HistoryVerbs):
+    """Tasks, attempts, timelines, nodes, machines and their costs, a few single values, and what became of all that."""

@@ -1,5 +1,5 @@
 // What is known of the cluster, kept up to date by the server's events; and calls to its API.
-export const known = { status: null, nodes: [], tasks: new Map(), connected: false };
+export const known = { status: null, nodes: [], machines: [], tasks: new Map(), connected: false };
 const listeners = new Set();
 
 export function listen(listener) {
@@ -47,6 +47,7 @@ const take = {
     const place = known.nodes.findIndex((node) => node.id === value.id);
     if (place >= 0) known.nodes[place] = value; else known.nodes.push(value);
   },
+  machines(value) { known.machines = value; },
   task(value) {
     if (ACTIVE.has(value.phase)) known.tasks.set(value.uuid, value); else known.tasks.delete(value.uuid);
   },

@@ -4,11 +4,12 @@ import { overview } from "./overview.js";
 import { tasks } from "./tasks.js";
 import { task } from "./task.js";
 import { nodes } from "./nodes.js";
+import { machines } from "./machines.js";
 import { history } from "./history.js";
 import { settings } from "./settings.js";
 
-const PAGES = { "": overview, tasks, task, nodes, history, settings };
-const TITLES = { "": "Overview", tasks: "Tasks", task: "Task", nodes: "Nodes", history: "History", settings: "Settings" };
+const PAGES = { "": overview, tasks, task, nodes, machines, history, settings };
+const TITLES = { "": "Overview", tasks: "Tasks", task: "Task", nodes: "Nodes", machines: "Machines", history: "History", settings: "Settings" };
 const root = document.querySelector("#content");
 let page = null;
 let leave = () => {};
@@ -57,7 +58,7 @@ document.addEventListener("keydown", (event) => {
   if (event.target.matches("input, select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
   const search = document.querySelector("#search");
   if (event.key === "/" && search) { event.preventDefault(); search.focus(); }
-  const jump = { o: "#/", t: "#/tasks", n: "#/nodes", h: "#/history", s: "#/settings" }[event.key];
+  const jump = { o: "#/", t: "#/tasks", n: "#/nodes", m: "#/machines", h: "#/history", s: "#/settings" }[event.key];
   if (jump && !document.querySelector("#ask").open) location.hash = jump;
 });
 listen({ draw: health });

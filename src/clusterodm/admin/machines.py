@@ -1,0 +1,144 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What operators do with machines, each verb once."""
+
+from __future__ import annotations
+
+import time
+
+from clusterodm.admin.views import CostView, Done, MachinePlan, MachineView
+from clusterodm.cluster.context import Context
+from clusterodm.core.errors import BadRequest, MachineNotFound, StaleMachine
+from clusterodm.core.machines import Machine, State
+from clusterodm.core.scaling import Wish
+from clusterodm.providers import user_data
+
+#: Machines that are gone and still listed.
+_GONE = 100
+
+
+def listing(cluster: Context) -> list[MachineView]:
+    """Machines that are not gone, oldest order first."""
+    return [_view(cluster, machine) for machine in cluster.machines.alive()]
+
+
+async def gone(cluster: Context) -> list[MachineView]:
+    """Machines that are gone, last one first; the last hundred."""
+    return [_view(cluster, machine) for machine in await cluster.store.machines_gone(limit=_GONE)]
+
+
+def find(cluster: Context, name: str) -> Machine:
+    """A machine by its id, or the end of it when that is unique. Raises MachineNotFound."""
+    found = [machine for machine in cluster.machines.alive() if name and machine.id.endswith(name)]
+    if len(found) != 1:
+        raise MachineNotFound(f"there is no machine {name[:100]}" if not found else f"several machines end in {name}")
+    return found[0]
+
+
+def _view(cluster: Context, machine: Machine) -> MachineView:
+    node = cluster.machines.node(machine)
+    end = machine.gone_at or cluster.clock()
+    return MachineView(
+        id=machine.id,
+        provider=machine.provider,
+        state=machine.state,
+        size=machine.size,
+        location=machine.location,
+        spot=machine.spot,
+        max_images=machine.max_images,
+        slots=machine.slots,
+        price=machine.price,
+        cost=machine.price * max(0.0, end - machine.booting_at) / 3600 if machine.booting_at else 0.0,
+        provider_id=machine.provider_id,
+        node=str(node.address) if node is not None else "",
+        ordered_for=machine.task,
+        tasks=[entry.task.uuid for entry in cluster.machines.entries(machine)],
+        ordered_at=machine.ordered_at,
+        ready_at=machine.ready_at,
+        idle_since=machine.idle_since if not cluster.machines.busy(machine) else 0.0,
+        gone_at=machine.gone_at,
+        kept=machine.kept,
+        reason=machine.reason,
+    )
+
+
+def plan_for(cluster: Context, images: int) -> MachinePlan:
+    """What would be created for a task of so many images now, if no node had a slot for it. Raises BadRequest that says
+    why nothing would."""
+    if not cluster.autoscaler.fleet.providers:
+        raise BadRequest("there is no autoscaler (--asr)")
+    decided = cluster.autoscaler.decide([Wish(task="-", images=images)])
+    if "-" in decided.matched:
+        raise BadRequest(f"machine {decided.matched['-']} is there for it, so none would be created")
+    if "-" in decided.holds:
+        raise BadRequest(f"none would be created: {decided.holds['-']}")
+    order = next(order for order in decided.orders if order.task == "-")
+    config = cluster.autoscaler.fleet.providers[order.rung.provider].config
+    document = user_data(
+        config,
+        token="***",  # noqa: S106 - masked
+        max_images=order.rung.max_images,
+        slots=config.tasks_per_machine,
+    )
+    if config.docker_registry is not None:
+        document = document.replace(config.docker_registry.password, "***")
+    return MachinePlan(
+        provider=order.rung.provider,
+        size=order.rung.size,
+        location=order.rung.location,
+        spot=order.rung.spot,
+        max_images=order.rung.max_images,
+        price=order.rung.price,
+        why=order.why,
+        user_data=document,
+    )
+
+
+async def keep(cluster: Context, machine: Machine) -> Done:
+    """Have a machine stay though it has nothing to do, also one that is about to go."""
+    try:
+        if machine.state is State.LEAVING:
+            node = cluster.machines.node(machine)
+            machine = await cluster.machines.advance(
+                machine, State.READY, "kept by an operator", kept=True, idle_since=cluster.clock()
+            )
+            if node is not None:
+                await cluster.registry.change(node, draining=False)
+        elif machine.state is State.DELETING:
+            raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
+        else:
+            await cluster.machines.change(machine, kept=True)
+    except StaleMachine as stale:
+        raise BadRequest(str(stale)) from None
+    return Done(text=f"{machine.id} is kept")
+
+
+async def release(cluster: Context, machine: Machine) -> Done:
+    """Let a machine go again when it has had nothing to do for its time."""
+    try:
+        await cluster.machines.change(machine, kept=False)
+    except StaleMachine as stale:
+        raise BadRequest(str(stale)) from None
+    return Done(text=f"{machine.id} may go")
+
+
+async def delete(cluster: Context, machine: Machine) -> Done:
+    """Delete a machine now. Tasks that are on it go on elsewhere."""
+    if machine.state is State.DELETING:
+        return Done(text=f"{machine.id} is being deleted")
+    count = len(cluster.machines.entries(machine))
+    try:
+        await cluster.lifecycle.delete(machine, "deleted by an operator")
+    except StaleMachine as stale:
+        raise BadRequest(str(stale)) from None
+    rest = f"; {count} of its tasks go elsewhere" if count else ""
+    return Done(text=f"{machine.id} is deleted{rest}")
+
+
+async def costs(cluster: Context, month: str, by: str) -> list[CostView]:
+    """What machines have cost in a month (as "2026-11"; empty: this one), most expensive first."""
+    await cluster.autoscaler.keep_costs()
+    wanted = month or time.strftime("%Y-%m", time.gmtime(cluster.clock()))
+    return [
+        CostView(key=key, hours=hours, amount=amount) for key, hours, amount in await cluster.store.costs(wanted, by)
+    ]

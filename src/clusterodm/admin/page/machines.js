@@ -1,0 +1,54 @@
+// Machines that were created on demand: what they are, why they are there, what they cost.
+import { h, put } from "./dom.js";
+import { ago, count, plural, span, now } from "./format.js";
+import { get, known } from "./live.js";
+import { ask, order, pill } from "./parts.js";
+
+const KINDS = { ordered: "busy", booting: "busy", ready: "online", leaving: "closed", deleting: "closed", gone: "offline" };
+const money = (value) => value.toFixed(2);
+
+export function machines(root) {
+  const here = h("div", {});
+  const past = h("div", {});
+  const costs = h("div", {});
+  root.replaceChildren(h("h1", {}, "Machines"), here, h("h2", {}, "What they cost this month"), costs, h("h2", {}, "Gone"), past);
+
+  function draw() {
+    put(here, known.machines.length ? table(known.machines, true) : h("p", { class: "empty" }, known.status?.providers ? "There is none now; tasks that find no slot get one." : "No provider is configured (--asr)."));
+  }
+  async function later() {
+    const [owners, gone] = await Promise.all([get("machines/costs?by=owner"), get("machines/gone")]);
+    put(costs, owners.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["Owner", "Time", "Cost"].map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, owners.map((each) => h("tr", {}, h("td", {}, each.key || "with nothing to do"), h("td", {}, span(each.hours * 3600)), h("td", {}, money(each.amount))))))) : h("p", { class: "empty" }, "Nothing yet."));
+    put(past, gone.length ? table(gone, false) : h("p", { class: "empty" }, "None was deleted yet."));
+  }
+  const each = (kind) => { if (kind === "machines") later().catch(() => {}); };
+  draw();
+  later().catch(() => {});
+  return { draw, each };
+}
+
+function table(list, alive) {
+  const heads = ["Machine", "State", "Size", "Age", "Cost", alive ? "Tasks" : "Lived", ...(alive ? [""] : [])];
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text || h("span", { class: "hidden" }, "Orders"))))),
+    h("tbody", {}, list.map((machine) => row(machine, alive)))));
+}
+
+function row(machine, alive) {
+  const tasks = machine.tasks.map((uuid) => h("a", { href: `#/task/${uuid}`, class: "mono" }, (known.tasks.get(uuid)?.name || uuid).slice(0, 24)));
+  return h("tr", { "data-key": machine.id },
+    h("td", {}, h("span", { class: "mono" }, machine.id), h("br", {}), h("span", { class: "small soft" }, machine.reason)),
+    h("td", {}, pill(machine.state, KINDS[machine.state]), machine.kept && h("span", { class: "tag" }, "kept")),
+    h("td", {}, `${machine.size} in ${machine.location}`, h("br", {}), h("span", { class: "small soft" }, `${machine.provider}${machine.spot ? ", spot" : ""} · up to ${count(machine.max_images)} images`)),
+    h("td", {}, ago(machine.ordered_at)),
+    h("td", {}, money(machine.cost), machine.price > 0 && h("span", { class: "small soft" }, ` (${machine.price} an hour)`)),
+    h("td", {}, alive ? (tasks.length ? tasks : machine.idle_since > 0 ? h("span", { class: "small soft" }, `idle for ${span(now() - machine.idle_since)}`) : "–") : span(machine.gone_at - machine.ordered_at)),
+    alive && h("td", {}, h("div", { class: "buttons" },
+      h("button", { "data-fresh": 1, onclick: () => order("POST", `machines/${machine.id}/${machine.kept ? "release" : "keep"}`) }, machine.kept ? "May go" : "Keep"),
+      h("button", { class: "harm", "data-fresh": 1, onclick: () => remove(machine) }, "Delete"))));
+}
+
+async function remove(machine) {
+  const tasks = machine.tasks.length ? ` ${plural(machine.tasks.length, "task")} will begin again elsewhere.` : "";
+  if (await ask({ title: `Delete ${machine.id}?`, text: `Its provider is told to delete it until it is gone.${tasks}`, yes: "Delete it", harm: true })) await order("DELETE", `machines/${machine.id}`);
+}

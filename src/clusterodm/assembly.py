@@ -1,0 +1,265 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How the parts of a cluster are put together: who knows whom, which loops there are, what happens before the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+
+from clusterodm.admin import Looked
+from clusterodm.aio import Clock, every
+from clusterodm.auth import JobTokens, make_authenticator
+from clusterodm.cluster.accounts import Accounts
+from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.autoscaler import Autoscaler
+from clusterodm.cluster.cleaner import Cleaner
+from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.context import Context
+from clusterodm.cluster.control import Control
+from clusterodm.cluster.discovery import Discovery
+from clusterodm.cluster.dispatcher import Dispatcher
+from clusterodm.cluster.drainer import Drainer
+from clusterodm.cluster.fetcher import Fetcher
+from clusterodm.cluster.importer import Importer
+from clusterodm.cluster.intake import Intake
+from clusterodm.cluster.janitor import Janitor
+from clusterodm.cluster.lifecycle import Lifecycle
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.notifier import Notifier
+from clusterodm.cluster.reaper import Reaper
+from clusterodm.cluster.registry import Description, Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tracker import Tracker
+from clusterodm.console import Consoles
+from clusterodm.core.nodes import NodeInfo
+from clusterodm.core.quota import parse_quota
+from clusterodm.core.scaling import Wish
+from clusterodm.core.tasks import ON_NODE
+from clusterodm.nodeodm import NodeClient, Trust
+from clusterodm.observe import Metrics
+from clusterodm.providers import make_fleet
+from clusterodm.results import Results
+from clusterodm.settings import Settings
+from clusterodm.spool import Spool
+from clusterodm.store import Store
+
+#: Seconds between two times that progress reaches the store, between two rounds of the janitor, between two looks at
+#: nodes that leave and at lists of nodes, at what machines are needed, and between two searches for orphans.
+_FLUSH = 5.0
+_SWEEP = 60.0
+_DRAIN = 5.0
+_DISCOVER = 2.0
+_SCALE = 1.0
+_REAP = 120.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    context: Context
+    discovery: Discovery
+    loops: dict[str, Callable[[], Any]]
+    prepare: Callable[[], Any]
+    close: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is this cluster's alone, made at its first start."""
+
+    jobs: JobTokens
+    #: What its machines are tagged with.
+    cluster: str
+
+
+def build(
+    settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, own: Own, clock: Clock
+) -> Parts:
+    client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
+    authenticator = make_authenticator(settings, session)
+    fleet = make_fleet(settings.asr, session, metrics)
+    spool, consoles, results = (
+        Spool(folder / "spool", parse_quota(settings.spool_max)),
+        Consoles(folder / "console"),
+        Results(folder / "results"),
+    )
+    registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
+    tasks = Tasks(store, clock, billed=authenticator.accounts)
+    attempts = Attempts(
+        tasks,
+        registry,
+        consoles,
+        spool,
+        metrics,
+        max_attempts=settings.max_attempts,
+        larger_size=lambda needs: fleet.takes(Wish(task="", images=needs.images, larger_than=needs.larger_than)),
+        clock=clock,
+    )
+    collector = Collector(
+        tasks, registry, client, spool, results, metrics, keep=settings.results == "keep", clock=clock
+    )
+    drainer = Drainer(store, tasks, registry, collector, results, clock=clock)
+    discovery = Discovery(registry, file=settings.nodes_file, name=settings.nodes_dns, clock=clock)
+    tracker = Tracker(
+        tasks,
+        registry,
+        attempts,
+        collector,
+        consoles,
+        client,
+        interval=settings.task_poll_interval,
+        lost_after=settings.node_lost_after,
+        clock=clock,
+    )
+    dispatcher = Dispatcher(
+        tasks,
+        registry,
+        attempts,
+        spool,
+        consoles,
+        client,
+        metrics,
+        max_sending=settings.max_sending,
+        connections=settings.parallel_uploads,
+        upload_speed=settings.upload_max_speed,
+        webhook=lambda uuid: _callback(settings.public_address, own.jobs, uuid),
+        ageing=settings.priority_ageing * 60,
+        clock=clock,
+    )
+    fetcher = Fetcher(
+        tasks,
+        spool,
+        max_size=settings.zipurl_max_size,
+        max_files=settings.max_files,
+        allow_private=settings.zipurl_allow_private,
+        clock=clock,
+    )
+    machines = Machines(store, tasks, registry, clock)
+    lifecycle = Lifecycle(
+        fleet,
+        machines,
+        registry,
+        attempts,
+        cluster=own.cluster,
+        interval=settings.machine_poll_interval,
+        clock=clock,
+    )
+    autoscaler = Autoscaler(fleet, machines, lifecycle, tasks, dispatcher, store, cluster=own.cluster, clock=clock)
+    reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
+    accounts = Accounts(store, tasks, authenticator, clock=clock)
+    cleaner = Cleaner(store, tasks, registry, client, clock=clock)
+    notifier = Notifier(store, tasks, metrics, allow_private=settings.webhook_allow_private)
+    janitor = Janitor(
+        store,
+        tasks,
+        spool,
+        consoles,
+        results,
+        stale_uploads_hours=settings.stale_uploads_timeout,
+        keep_finished_hours=settings.keep_finished,
+        clock=clock,
+    )
+    context = Context(
+        settings=settings,
+        clock=clock,
+        store=store,
+        tasks=tasks,
+        registry=registry,
+        intake=Intake(
+            tasks,
+            spool,
+            lambda: registry.options,
+            splitmerge=not settings.no_splitmerge,
+            flood_limit=settings.flood_limit,
+            max_files=settings.max_files,
+            max_unpacked=settings.zipurl_max_size,
+            accounts=accounts,
+            job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
+            clock=clock,
+        ),
+        control=Control(tasks, registry, client, spool, consoles, results, clock=clock),
+        attempts=attempts,
+        dispatcher=dispatcher,
+        collector=collector,
+        drainer=drainer,
+        tracker=tracker,
+        consoles=consoles,
+        spool=spool,
+        results=results,
+        machines=machines,
+        lifecycle=lifecycle,
+        autoscaler=autoscaler,
+        reaper=reaper,
+        client=client,
+        authenticator=authenticator,
+        jobs=own.jobs,
+        metrics=metrics,
+        started_at=clock(),
+    )
+    metrics.registry.register(Looked(context))
+
+    def free_slot(entry: Entry) -> None:
+        if entry.attempt and entry.task.phase not in ON_NODE:
+            registry.release(entry.attempt.node_id, entry.task.uuid)
+
+    async def prepare() -> None:
+        await spool.drop_parts()
+        await spool.measure()
+        await registry.load()
+        await Importer(store, registry, folder, clock).run()
+        await discovery.look_at_file()
+        await tasks.load()
+        await machines.load()
+        tasks.watch(free_slot)
+        await dispatcher.recover()
+        tracker.recover()
+        fetcher.recover()
+        await cleaner.recover()
+        await notifier.recover()
+        await accounts.recover()
+        lifecycle.recover()
+
+    loops = {
+        "registry": registry.run,
+        "dispatcher": dispatcher.run,
+        "tracker": tracker.run,
+        "fetcher": fetcher.run,
+        "cleaner": cleaner.run,
+        "notifier": notifier.run,
+        "accounts": accounts.run,
+        "lifecycle": lifecycle.run,
+        "providers": autoscaler.check,
+        "autoscaler": lambda: every(_SCALE, autoscaler.sweep, "autoscaler"),
+        "reaper": lambda: every(_REAP, reaper.sweep, "reaper"),
+        "janitor": lambda: every(_SWEEP, janitor.sweep, "janitor"),
+        "room": janitor.make_room,
+        "drainer": lambda: every(_DRAIN, drainer.sweep, "drainer"),
+        "discovery": lambda: every(_DISCOVER, discovery.sweep, "discovery"),
+        "nodes": lambda: every(_SWEEP, registry.forget_removed, "registry"),
+        "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
+    }
+
+    async def close() -> None:
+        for provider in fleet.providers.values():
+            await provider.close()
+
+    return Parts(context, discovery, loops, prepare, close)
+
+
+def _callback(public_address: str, jobs: JobTokens, uuid: str) -> str:
+    """The webhook of a task that nodes get; empty while nobody knows where they reach us."""
+    query = urlencode({"task": uuid, "key": jobs.callback_key(uuid)})
+    return f"{public_address}/commit?{query}" if public_address else ""
+
+
+def _shipped_description() -> Description:
+    """The options of a NodeODM that we ship, for as long as no node was ever seen."""
+    content = files("clusterodm").joinpath("nodeodm-options.json").read_bytes()
+    return Description(NodeInfo(engine="odm"), msgspec.json.decode(content))

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Machines on demand: looks at the queue, the nodes and the machines, has `core.scaling` decide, and carries it out.
+
+What is decided is kept before it is done; the rest of a machine's life is in lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.dispatcher import Dispatcher
+from clusterodm.cluster.lifecycle import Lifecycle
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.tasks import Tasks
+from clusterodm.core.errors import ProviderError, StaleMachine
+from clusterodm.core.machines import COMING, Machine, State
+from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Wish, plan
+from clusterodm.providers import Fleet, Guarded
+from clusterodm.store import Cost, Store
+
+_log = structlog.get_logger("autoscaler")
+
+#: Seconds between two times that costs are kept.
+_KEEP_COSTS: Final = 60.0
+#: Tasks of the queue that are looked at in one round.
+_MANY: Final = 1000
+
+
+class Autoscaler:
+    """Orders machines for tasks that wait, and lets idle ones go."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        machines: Machines,
+        lifecycle: Lifecycle,
+        tasks: Tasks,
+        dispatcher: Dispatcher,
+        store: Store,
+        *,
+        cluster: str,
+        clock: Clock,
+    ) -> None:
+        self.fleet = fleet
+        self._machines = machines
+        self._lifecycle = lifecycle
+        self._tasks = tasks
+        self._dispatcher = dispatcher
+        self._store = store
+        self._cluster = cluster
+        self._clock = clock
+        #: What was wrong with providers at the start, by name.
+        self.troubles: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
+        self._costs: dict[tuple[str, str, str], Cost] = {}
+        self._counted_at = clock.steady()
+        self._kept_at = clock.steady()
+        self._spent: tuple[str, float] = ("", 0.0)
+        dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
+
+    async def check(self) -> None:
+        """Once: whether every provider can be used; what is wrong with one is for operators."""
+        for provider in self.fleet.providers.values():
+            try:
+                await provider.check()
+            except ProviderError as error:
+                _log.error("a provider cannot be used", provider=provider.name, error=str(error))
+                self.troubles[provider.name] = str(error)
+            if provider.config.s3 is not None:
+                _log.info("results are brought here, the s3 block is not used", provider=provider.name)
+
+    async def sweep(self) -> None:
+        """One round: observe, decide, act."""
+        await self._count_costs()
+        if not self.fleet.providers:
+            return
+        self._note_idle()
+        decided = self.decide([self._wish(uuid) for uuid in self._dispatcher.wanting[:_MANY]])
+        self._remark(decided)
+        for order in decided.orders:
+            await self._order(order)
+        for machine_id, why in decided.leave.items():
+            await self._leave(machine_id, why)
+
+    def decide(self, wishes: list[Wish]) -> Decided:
+        """What would be done for these tasks now."""
+        steady, wall = self._clock.steady(), self._clock()
+        blocked = {rung: wall + until - steady for rung, until in self._lifecycle.blocked.items() if until > steady}
+        budget = Budget(
+            hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
+        )
+        seen = [Observed(machine=machine, busy=self._machines.busy(machine)) for machine in self._machines.alive()]
+        rules = [_rules(provider) for provider in self.fleet.providers.values()]
+        return plan(wishes, seen, rules, budget, blocked, wall)
+
+    def _wish(self, uuid: str) -> Wish:
+        entry = self._tasks.get(uuid)
+        task = entry.task if entry else None
+        return Wish(task=uuid, images=task.image_count if task else 0, larger_than=task.larger_than if task else 0)
+
+    def _remark(self, decided: Decided) -> None:
+        """What operators and owners are told of each wait."""
+        remarks = dict(decided.holds)
+        remarks |= {order.task: f"a machine is ordered: {order.rung}" for order in decided.orders}
+        for uuid, machine_id in decided.matched.items():
+            machine = self._machines.get(machine_id)
+            if machine is not None and machine.state in COMING:
+                remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({machine.size} in {machine.location})"
+        self._remarks = remarks
+
+    async def _order(self, order: Order) -> None:
+        rung = order.rung
+        provider = self.fleet.providers[rung.provider]
+        machine = Machine(
+            id=f"clusterodm-{self._cluster}-{secrets.token_hex(4)}",
+            provider=rung.provider,
+            state=State.ORDERED,
+            size=rung.size,
+            location=rung.location,
+            spot=rung.spot,
+            max_images=rung.max_images,
+            slots=provider.config.tasks_per_machine,
+            price=rung.price,
+            task=order.task,
+            token=secrets.token_hex(24),
+            ordered_at=self._clock(),
+            reason=order.why,
+        )
+        await self._machines.add(machine)
+        entry = self._tasks.get(order.task)
+        if entry is not None:
+            await self._tasks.note(entry, f"machine {machine.id} ordered: {order.why}")
+
+    async def _leave(self, machine_id: str, why: str) -> None:
+        machine = self._machines.get(machine_id)
+        if machine is None or machine.state is not State.READY or self._machines.busy(machine):
+            return
+        try:
+            await self._machines.advance(machine, State.LEAVING, why)
+        except StaleMachine:
+            return
+
+    def _note_idle(self) -> None:
+        """Since when each machine has had nothing to do."""
+        for machine in self._machines.alive():
+            if machine.state is State.READY and self._machines.busy(machine):
+                self._machines.touch(machine, self._clock())
+
+    # Costs
+
+    @property
+    def spent_this_month(self) -> float:
+        """What machines have cost this month so far."""
+        month, kept = self._spent
+        return kept + sum(cost.amount for cost in self._costs.values() if cost.month == month)
+
+    async def _count_costs(self) -> None:
+        now, month = self._clock.steady(), time.strftime("%Y-%m", time.gmtime(self._clock()))
+        seconds, self._counted_at = now - self._counted_at, now
+        if self._spent[0] != month:
+            self._spent = (month, await self._store.spent(month))
+        for machine in self._machines.alive():
+            if machine.state is not State.ORDERED:
+                self._charge(machine, month, seconds)
+        if now - self._kept_at >= _KEEP_COSTS:
+            self._kept_at = now
+            await self.keep_costs()
+
+    def _charge(self, machine: Machine, month: str, seconds: float) -> None:
+        """Time on a machine belongs to the tasks that are on it, in equal parts."""
+        owners = {entry.task.uuid: entry.task.owner for entry in self._machines.entries(machine)} or {"": ""}
+        part = seconds / len(owners)
+        for uuid, owner in owners.items():
+            key = (month, machine.id, uuid)
+            had = self._costs.get(key) or Cost(
+                month=month, machine=machine.id, task=uuid, owner=owner, seconds=0.0, amount=0.0
+            )
+            self._costs[key] = msgspec.structs.replace(
+                had, seconds=had.seconds + part, amount=had.amount + part * machine.price / 3600
+            )
+
+    async def keep_costs(self) -> None:
+        """Have the costs so far in the store."""
+        costs, self._costs = self._costs, {}
+        if costs:
+            await self._store.charge(costs.values())
+            month, kept = self._spent
+            self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
+
+
+def _rules(provider: Guarded) -> Rules:
+    config = provider.config
+    here = time.localtime()
+    windows = config.windows
+    minute = here.tm_hour * 60 + here.tm_min
+    ready = config.min_ready if not windows or any(each.has(here.tm_wday, minute) for each in windows) else 0
+    return Rules(
+        name=provider.name,
+        ladder=provider.ladder,
+        min_images=config.min_images,
+        max_machines=config.machines_limit,
+        slots=config.tasks_per_machine,
+        idle_timeout=config.idle_timeout,
+        paid_hours=config.paid_hours,
+        ready=ready,
+    )

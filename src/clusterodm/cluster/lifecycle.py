@@ -1,0 +1,314 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Each machine on its way from the order to its end: created, waited for, watched, emptied, deleted until it is gone.
+
+Whatever is done can be done again after a crash: the state is stored before, `create` is idempotent on the machine's
+name, and what was created without our hearing of it is found by that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import Clock, WorkQueue
+from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.registry import Registry
+from clusterodm.core.durations import span
+from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, StaleMachine, StaleTask, Unreachable
+from clusterodm.core.machines import ALIVE, Machine, State
+from clusterodm.core.nodes import Origin, make_address
+from clusterodm.core.retry import Failure
+from clusterodm.core.scaling import Rung
+from clusterodm.core.tasks import Phase
+from clusterodm.providers import Fleet, Guarded, ProviderMachine, Spec, Status, user_data
+
+_log = structlog.get_logger("machines")
+
+#: Seconds for which a rung is passed over after it had no room; and after it refused what is configured.
+STOCK_OUT: Final = 600.0
+REFUSED: Final = 1800.0
+#: Seconds after the creation in which a provider may not know its own machine yet.
+_SETTLE: Final = 60.0
+#: Looks in a row at which a provider must say that a machine is not there before we believe it.
+_PROOFS: Final = 2
+#: Seconds without an answer after which a node without tasks is given up with its machine.
+_BROKEN: Final = 600.0
+
+
+class Lifecycle:
+    """Takes machines from state to state."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        machines: Machines,
+        registry: Registry,
+        attempts: Attempts,
+        *,
+        cluster: str,
+        interval: float,
+        clock: Clock,
+    ) -> None:
+        self._fleet = fleet
+        self._machines = machines
+        self._registry = registry
+        self._attempts = attempts
+        self._cluster = cluster
+        self._interval = interval
+        self._clock = clock
+        #: Rungs that are not to be tried before a time (by a clock that nobody sets).
+        self.blocked: dict[Rung, float] = {}
+        #: What each provider listed last, and when.
+        self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
+        self._listing: dict[str, asyncio.Lock] = {}
+        self._tries: dict[str, int] = {}
+        self._missing: dict[str, int] = {}
+        self._silent_since: dict[str, float] = {}
+        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, workers=50)
+        machines.watch(self._changed)
+        registry.watch(self._nodes_changed)
+
+    def recover(self) -> None:
+        """After a restart: go on with every machine that is not gone."""
+        for machine in self._machines.alive():
+            self._queue.put(machine.id)
+
+    async def run(self) -> None:
+        """Work for ever."""
+        await self._queue.run()
+
+    async def delete(self, machine: Machine, why: str) -> None:
+        """Begin to delete a machine. What is on it goes elsewhere. Raises StaleMachine."""
+        changed = await self._machines.advance(machine, State.DELETING, why)
+        await self._free(changed, Failure.MACHINE, why)
+
+    def _changed(self, machine: Machine) -> None:
+        if machine.state in ALIVE:
+            self._queue.put(machine.id)
+        else:
+            for memory in (self._tries, self._missing, self._silent_since):
+                memory.pop(machine.id, None)
+
+    def _nodes_changed(self) -> None:
+        for machine in self._machines.alive():
+            node = self._machines.node(machine)
+            if node is not None and node.online is (machine.state is State.BOOTING):
+                self._queue.put(machine.id)
+
+    async def _step(self, machine_id: str) -> float | None:
+        machine = self._machines.get(machine_id)
+        if machine is None:
+            return None
+        provider = self._fleet.providers.get(machine.provider)
+        if provider is None:
+            _log.error("its provider is no longer configured", machine=machine.id, provider=machine.provider)
+            return 60.0
+        steps: dict[State, Callable[[Machine, Guarded], Awaitable[float | None]]] = {
+            State.ORDERED: self._create,
+            State.BOOTING: self._boot,
+            State.READY: self._watch,
+            State.LEAVING: self._empty,
+            State.DELETING: self._delete,
+        }
+        try:
+            return await steps[machine.state](machine, provider)
+        except StaleMachine as stale:
+            _log.info("step is moot", machine=machine.id, why=str(stale))
+            return self._interval
+
+    # ORDERED
+
+    async def _create(self, machine: Machine, provider: Guarded) -> float | None:
+        rung = _rung(machine)
+        document = user_data(provider.config, token=machine.token, max_images=machine.max_images, slots=machine.slots)
+        spec = Spec(name=machine.id, cluster=self._cluster, rung=rung, user_data=document)
+        try:
+            made = await provider.create(spec)
+        except OutOfCapacity as error:
+            self.blocked[rung] = self._clock.steady() + STOCK_OUT
+            await self._machines.advance(machine, State.GONE, f"not created: no room ({error})")
+        except Rejected as error:
+            self.blocked[rung] = self._clock.steady() + REFUSED
+            await self._machines.advance(machine, State.DELETING, f"refused: {error}")
+        except Unreachable as error:
+            tries = self._tries[machine.id] = self._tries.get(machine.id, 0) + 1
+            if tries <= provider.config.create_retries + 1:
+                raise
+            self.blocked[rung] = self._clock.steady() + STOCK_OUT
+            await self._machines.advance(machine, State.DELETING, f"it is not known whether it was created: {error}")
+        else:
+            await self._machines.advance(
+                machine,
+                State.BOOTING,
+                f"created as {made.id}",
+                provider_id=made.id,
+                volumes=made.volumes,
+                booting_at=self._clock(),
+            )
+        return None
+
+    # BOOTING
+
+    async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
+        age = self._clock.age(machine.booting_at)
+        found = await self._look(machine, provider)
+        if found is None or found.status is Status.ENDING:
+            if found is None and age < _SETTLE:
+                return self._interval
+            self.blocked[_rung(machine)] = self._clock.steady() + STOCK_OUT
+            await self.delete(machine, "it vanished while it booted")
+            return None
+        if found.address and not machine.node_id:
+            machine = await self._introduce(machine, found, provider)
+        node = self._machines.node(machine)
+        if node is not None and node.online:
+            now = self._clock()
+            why = f"its node answers after {span(age)}"
+            await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
+            return None
+        if age > provider.config.boot_timeout:
+            self.blocked[_rung(machine)] = self._clock.steady() + STOCK_OUT
+            await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
+            return None
+        return self._interval
+
+    async def _introduce(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> Machine:
+        address = make_address(found.address, provider.config.node_port, machine.token)
+        node = await self._registry.add(
+            address, origin=Origin.AUTOSCALER, slots=machine.slots, labels={"machine": machine.id}
+        )
+        await self._registry.change(node, locked=False, draining=False)  # an address may have been another machine's
+        return await self._machines.change(
+            machine, node_id=node.record.id, address=found.address, volumes=found.volumes or machine.volumes
+        )
+
+    # READY and LEAVING
+
+    async def _watch(self, machine: Machine, provider: Guarded) -> float | None:
+        if await self._lost(machine, provider) or await self._overdue(machine, provider):
+            return None
+        node = self._machines.node(machine)
+        if node is None or node.online or self._machines.busy(machine):
+            self._silent_since.pop(machine.id, None)
+        else:
+            since = self._silent_since.setdefault(machine.id, self._clock.steady())
+            if self._clock.steady() - since > _BROKEN:
+                await self.delete(machine, f"its node has not answered for {span(_BROKEN)}, and no task is on it")
+                return None
+        return self._interval * 3
+
+    async def _empty(self, machine: Machine, provider: Guarded) -> float | None:
+        """A machine that is to go is deleted once nothing is on it, by two looks: ours and its node's own word."""
+        node = self._machines.node(machine)
+        if node is not None and not node.record.draining:
+            await self._registry.change(node, draining=True)
+            self._registry.look(node)
+            return self._interval
+        if self._machines.busy(machine):
+            return self._interval if not await self._lost(machine, provider) else None
+        await self._machines.advance(machine, State.DELETING, machine.reason)
+        return None
+
+    async def _lost(self, machine: Machine, provider: Guarded) -> bool:
+        """Whether the provider says, again and again, that the machine is no longer; then it is given up."""
+        found = await self._look(machine, provider)
+        if found is not None and found.status in (Status.RUNNING, Status.STARTING):
+            self._missing.pop(machine.id, None)
+            return False
+        count = self._missing[machine.id] = self._missing.get(machine.id, 0) + 1
+        if count < _PROOFS:
+            return False
+        gone = "is not there any more" if found is None else f"is {found.status}"
+        await self.delete(machine, f"its provider says that it {gone}")
+        return True
+
+    async def _overdue(self, machine: Machine, provider: Guarded) -> bool:
+        """Whether a task is on it for longer than configured; then the machine goes, and the task goes on elsewhere."""
+        config = provider.config
+        for entry in self._machines.entries(machine):
+            assert entry.attempt is not None, "it is on a node"  # noqa: S101 - an invariant of the phases
+            age = self._clock.age(entry.attempt.started_at)
+            sending = entry.task.phase is Phase.DISPATCHING
+            limit = config.max_upload_time if sending else config.max_runtime
+            if 0 < limit < age:
+                failure = Failure.UPLOAD if sending else Failure.RUNTIME
+                changed = await self._machines.advance(machine, State.DELETING, str(failure))
+                await self._free(changed, failure, f"{span(limit)}")
+                return True
+        return False
+
+    async def _look(self, machine: Machine, provider: Guarded) -> ProviderMachine | None:
+        """The machine as its provider has it: from a list of all, which is as good for all of them, and asked for by
+        itself when it is not there."""
+        async with self._listing.setdefault(provider.name, asyncio.Lock()):
+            at, listed = self._listed.get(provider.name, (-self._interval, {}))
+            if self._clock.steady() - at >= self._interval or machine.provider_id not in listed:
+                at = self._clock.steady()
+                listed = {found.id: found for found in await provider.list_machines(self._cluster)}
+                self._listed[provider.name] = (at, listed)
+        return listed.get(machine.provider_id) or await provider.get(machine.provider_id, machine.location)
+
+    # DELETING
+
+    async def _delete(self, machine: Machine, provider: Guarded) -> float | None:
+        await self._free(machine, Failure.MACHINE, machine.reason)
+        node = self._machines.node(machine)
+        if node is not None and not node.record.removed:
+            await self._registry.remove(node)
+        if not machine.provider_id:
+            return await self._delete_unknown(machine, provider)
+        known = ProviderMachine(
+            id=machine.provider_id,
+            name=machine.id,
+            status=Status.ENDING,
+            location=machine.location,
+            volumes=machine.volumes,
+        )
+        await provider.delete(known)
+        if await provider.get(machine.provider_id, machine.location) is not None:
+            return self._interval
+        if machine.volumes:
+            await provider.delete(known)  # only now are its disks free to go
+        await self._machines.advance(machine, State.GONE, machine.reason)
+        return None
+
+    async def _delete_unknown(self, machine: Machine, provider: Guarded) -> float | None:
+        """It may have been created without our hearing of it, and may take a while to be listed."""
+        named = [found for found in await provider.list_machines(self._cluster) if found.name == machine.id]
+        for found in named:
+            await provider.delete(found)
+        if named:
+            self._missing.pop(machine.id, None)
+            volumes = [volume for found in named for volume in found.volumes]
+            only = {"provider_id": named[0].id} if len(named) == 1 else {}
+            await self._machines.change(machine, volumes=volumes, **only)
+            return self._interval
+        count = self._missing[machine.id] = self._missing.get(machine.id, 0) + 1
+        if count <= _PROOFS:
+            return max(self._interval, _SETTLE / _PROOFS)
+        await self._machines.advance(machine, State.GONE, machine.reason)
+        return None
+
+    async def _free(self, machine: Machine, failure: Failure, why: str) -> None:
+        """Take all tasks from a machine that goes; they go on elsewhere."""
+        for entry in self._machines.entries(machine):
+            try:
+                await self._attempts.failed(entry, failure, why)
+            except (StaleTask, ProviderError) as error:
+                _log.info("its task has changed", machine=machine.id, task=entry.task.uuid, why=str(error))
+
+
+def _rung(machine: Machine) -> Rung:
+    return Rung(
+        provider=machine.provider,
+        size=machine.size,
+        location=machine.location,
+        spot=machine.spot,
+        max_images=machine.max_images,
+        price=machine.price,
+    )

@@ -1,0 +1,116 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""All machines in memory: a cache of the store, and the only place that changes either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.machines import Machine, State
+from clusterodm.core.tasks import ON_NODE
+from clusterodm.store import Store
+
+_log = structlog.get_logger("machines")
+
+
+class Machines:
+    """Machines that are not gone, by id."""
+
+    def __init__(self, store: Store, tasks: Tasks, registry: Registry, clock: Clock) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._registry = registry
+        self._clock = clock
+        self._alive: dict[str, Machine] = {}
+        self._watchers: list[Callable[[Machine], None]] = []
+
+    async def load(self) -> None:
+        """Read all that are not gone from the store."""
+        now = self._clock()
+        for machine in await self._store.machines_alive():
+            # nobody knows what it did while we were away, so its idle time begins anew
+            self._alive[machine.id] = msgspec.structs.replace(machine, idle_since=now if machine.ready_at else 0.0)
+
+    def watch(self, watcher: Callable[[Machine], None]) -> None:
+        """Have `watcher(machine)` called after each change of a state."""
+        self._watchers.append(watcher)
+
+    def alive(self) -> list[Machine]:
+        """All that are not gone, oldest order first."""
+        return list(self._alive.values())
+
+    def get(self, machine_id: str) -> Machine | None:
+        """One that is not gone."""
+        return self._alive.get(machine_id)
+
+    def of_node(self, node_id: int) -> Machine | None:
+        """The machine that a node runs on."""
+        return next((machine for machine in self._alive.values() if node_id and machine.node_id == node_id), None)
+
+    async def add(self, machine: Machine) -> None:
+        """Keep the intent to have a machine; only then may it be created."""
+        await self._store.add_machine(machine)
+        self._alive[machine.id] = machine
+        self._tell(machine)
+
+    async def advance(self, machine: Machine, to: State, why: str, **changes: Any) -> Machine:
+        """Take a machine to another state, in the store and then in memory. Raises StaleMachine."""
+        changes["reason"] = why
+        if to is State.GONE:
+            changes["gone_at"] = self._clock()
+        await self._store.change_machine(machine, to, **changes)
+        changed = msgspec.structs.replace(machine, state=to, **changes)
+        if to is State.GONE:
+            self._alive.pop(machine.id, None)
+        else:
+            self._alive[machine.id] = changed
+        self._tell(changed)
+        return changed
+
+    async def change(self, machine: Machine, **changes: Any) -> Machine:
+        """Change other columns than the state. Raises StaleMachine."""
+        await self._store.change_machine(machine, **changes)
+        changed = self._alive[machine.id] = msgspec.structs.replace(machine, **changes)
+        return changed
+
+    def touch(self, machine: Machine, at: float) -> None:
+        """Take note that a machine has something to do at `at`; only in memory."""
+        if machine.id in self._alive:
+            self._alive[machine.id] = msgspec.structs.replace(machine, idle_since=at)
+
+    def _tell(self, machine: Machine) -> None:
+        _log.info(machine.reason, machine=machine.id, state=str(machine.state))
+        for watcher in self._watchers:
+            watcher(machine)
+
+    # What is on them
+
+    def node(self, machine: Machine) -> Node | None:
+        """Its node, once it is known."""
+        return self._registry.get(machine.node_id) if machine.node_id else None
+
+    def entries(self, machine: Machine) -> list[Entry]:
+        """Tasks that are on it or on their way there."""
+        return [
+            entry
+            for entry in self._tasks.active()
+            if machine.node_id
+            and entry.attempt is not None
+            and entry.attempt.node_id == machine.node_id
+            and entry.task.phase in ON_NODE
+        ]
+
+    def busy(self, machine: Machine) -> int:
+        """Tasks on it, as far as we know or as its node says, whichever is more."""
+        node = self.node(machine)
+        if node is None:
+            return 0
+        ours = {entry.task.uuid for entry in self.entries(machine)} | set(node.reserved)
+        return max(len(ours), node.info.task_queue_count if node.online else 0)

@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which machines to order and which to let go, decided from one look at everything.
+
+A task that waits for a slot is first matched with machines that are coming or idle, each machine with one task at most
+for each of its slots; what is left gets a machine of the smallest size that takes it, within all limits, from the first
+rung of the ladder that is not known to be out of stock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from clusterodm.core.durations import span
+from clusterodm.core.machines import ALIVE, COMING, Machine, State
+
+#: Seconds of a paid hour that must be left for a machine to be deleted in time, and not before they begin.
+_BEFORE_THE_HOUR: Final = 180.0
+HOUR: Final = 3600.0
+
+
+class Rung(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that can be ordered."""
+
+    provider: str
+    size: str
+    location: str
+    spot: bool = False
+    max_images: int
+    #: An hour's; 0: not known.
+    price: float = 0.0
+
+    def __str__(self) -> str:
+        market = ", spot" if self.spot else ""
+        return f"{self.size} in {self.location} ({self.provider}{market})"
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What is configured for one provider. -1: no limit."""
+
+    name: str
+    #: Smallest size first, each in the order in which it is to be tried.
+    ladder: list[Rung]
+    #: Tasks of fewer images wait for other nodes.
+    min_images: int = 0
+    max_machines: int = -1
+    slots: int = 1
+    #: Seconds without work after which a machine goes; with paid hours it goes towards the end of one.
+    idle_timeout: float = 300.0
+    paid_hours: bool = False
+    #: Idle machines that there are to be now.
+    ready: int = 0
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of cost over all providers; None: none."""
+
+    hourly: float | None = None
+    monthly: float | None = None
+    #: Spent this month so far.
+    spent: float = 0.0
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that waits because no slot is free for it."""
+
+    task: str
+    images: int
+    #: A node that takes so many images was too small for it.
+    larger_than: int = 0
+
+    def fits(self, max_images: int) -> bool:
+        """Whether something that takes so many images takes the task."""
+        return max_images >= self.images and max_images > self.larger_than
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine, and what its node does."""
+
+    machine: Machine
+    #: Tasks that are on it, as far as we know, or as its node says: whichever is more.
+    busy: int = 0
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine to be ordered, for a task or (empty) to be ready."""
+
+    rung: Rung
+    task: str
+    why: str
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from one look. `holds`: why a task gets no machine, by task; `leave`: why a machine goes, by id."""
+
+    orders: list[Order] = []
+    leave: dict[str, str] = {}
+    holds: dict[str, str] = {}
+    #: Machines that a waiting task is to get, by task.
+    matched: dict[str, str] = {}
+
+
+def plan(
+    wishes: Iterable[Wish],
+    machines: Iterable[Observed],
+    rules: Iterable[Rules],
+    budget: Budget,
+    blocked: Mapping[Rung, float],
+    now: float,
+) -> Decided:
+    """Decide. `wishes` in the order of the queue; `blocked`: rungs that are not to be tried before a time."""
+    alive = [seen for seen in machines if seen.machine.state in ALIVE]
+    ledger = _Ledger(alive, list(rules), budget, blocked, now)
+    decided = Decided()
+    room = {seen.machine.id: _room(seen) for seen in alive}
+    for wish in wishes:
+        machine = _match(wish, alive, room)
+        if machine is not None:
+            room[machine.id] -= 1
+            decided.matched[wish.task] = machine.id
+            continue
+        rung, why = ledger.choose(wish)
+        if rung is None:
+            decided.holds[wish.task] = why
+        else:
+            decided.orders.append(Order(rung=rung, task=wish.task, why=why))
+    wanted = set(decided.matched.values())
+    for rule in ledger.rules:
+        _keep_ready(rule, alive, room, wanted, ledger, decided)
+    return decided
+
+
+def _room(seen: Observed) -> int:
+    """Tasks that a machine could take now or soon."""
+    usable = seen.machine.state in COMING or seen.machine.state is State.READY
+    return max(0, seen.machine.slots - seen.busy) if usable else 0
+
+
+def _match(wish: Wish, alive: list[Observed], room: dict[str, int]) -> Machine | None:
+    """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
+    able = [seen.machine for seen in alive if room[seen.machine.id] > 0 and wish.fits(seen.machine.max_images)]
+    return min(
+        able,
+        key=lambda machine: (machine.task != wish.task, machine.max_images, machine.state in COMING, machine.id),
+        default=None,
+    )
+
+
+class _Ledger:
+    """Counts what is there and what is ordered within one plan."""
+
+    def __init__(
+        self, alive: list[Observed], rules: list[Rules], budget: Budget, blocked: Mapping[Rung, float], now: float
+    ) -> None:
+        self.rules = rules
+        self.now = now
+        self._budget = budget
+        self._blocked = blocked
+        self._count = {rule.name: 0 for rule in rules}
+        self._hourly = 0.0
+        for seen in alive:
+            self._hourly += seen.machine.price
+            if seen.machine.provider in self._count:
+                self._count[seen.machine.provider] += 1
+
+    def choose(self, wish: Wish) -> tuple[Rung | None, str]:
+        """The rung for a task and why, or why there is none. It counts as ordered."""
+        reasons: list[str] = []
+        for rule in self.rules:
+            why = self._refusal(rule, wish)
+            rung = None if why else self._first(rule, wish, reasons)
+            if rung is not None:
+                self._take(rung)
+                size = f"the smallest size for its {wish.images} images"
+                return rung, f"no slot is free; {size}: {rung}{_cost(rung.price)}"
+            if why:
+                reasons.append(why)
+        return None, "; ".join(dict.fromkeys(reasons))
+
+    def warm(self, rule: Rules) -> Rung | None:
+        """The smallest rung that may be ordered to be ready."""
+        if self._full(rule):
+            return None
+        rung = next((rung for rung in rule.ladder if not self._why_not(rung)), None)
+        if rung is not None:
+            self._take(rung)
+        return rung
+
+    def _take(self, rung: Rung) -> None:
+        self._count[rung.provider] += 1
+        self._hourly += rung.price
+
+    def _refusal(self, rule: Rules, wish: Wish) -> str:
+        if wish.images < rule.min_images:
+            return f"{rule.name} is for tasks of at least {rule.min_images} images"
+        if not any(wish.fits(rung.max_images) for rung in rule.ladder):
+            return f"{rule.name} has no size for it"
+        return self._full(rule)
+
+    def _full(self, rule: Rules) -> str:
+        if 0 <= rule.max_machines <= self._count[rule.name]:
+            return f"{rule.name} has {self._count[rule.name]} machines, as many as it may"
+        return ""
+
+    def _first(self, rule: Rules, wish: Wish, reasons: list[str]) -> Rung | None:
+        for rung in rule.ladder:
+            if wish.fits(rung.max_images):
+                why = self._why_not(rung)
+                if not why:
+                    return rung
+                reasons.append(why)
+        return None
+
+    def _why_not(self, rung: Rung) -> str:
+        until = self._blocked.get(rung, 0.0)
+        if self.now < until:
+            return f"{rung.provider} had no {rung.size} of late, tried again in {span(until - self.now)}"
+        budget = self._budget
+        if budget.hourly is not None and self._hourly + rung.price > budget.hourly + 1e-9:
+            return f"all machines may cost {budget.hourly:g} an hour, those there are cost {self._hourly:g}"
+        if budget.monthly is not None and budget.spent >= budget.monthly:
+            return f"machines may cost {budget.monthly:g} a month, {budget.spent:.2f} are spent"
+        return ""
+
+
+def _cost(price: float) -> str:
+    return f" at {price:g} an hour" if price else ""
+
+
+def _keep_ready(
+    rule: Rules,
+    alive: list[Observed],
+    room: dict[str, int],
+    wanted: set[str],
+    ledger: _Ledger,
+    decided: Decided,
+) -> None:
+    """Have as many idle machines as configured, and let go of those that have been idle for too long."""
+    mine = [seen for seen in alive if seen.machine.provider == rule.name and seen.machine.id not in wanted]
+    spare = [seen for seen in mine if room[seen.machine.id] > 0 and not seen.busy]
+    missing = rule.ready - len(spare)
+    for _ in range(missing):
+        rung = ledger.warm(rule)
+        if rung is None:
+            break
+        decided.orders.append(Order(rung=rung, task="", why=f"{rule.ready} are to be ready: {rung}{_cost(rung.price)}"))
+    idle = [seen.machine for seen in spare if seen.machine.state is State.READY and not seen.machine.kept]
+    idle.sort(key=lambda machine: (-machine.price, machine.idle_since))
+    may_go = max(0, -missing)
+    for machine in idle:
+        if may_go and (why := _why_leave(machine, rule, ledger.now)):
+            decided.leave[machine.id] = why
+            may_go -= 1
+
+
+def _why_leave(machine: Machine, rule: Rules, now: float) -> str:
+    idle = now - machine.idle_since
+    if rule.paid_hours:
+        left = HOUR - (now - machine.ordered_at) % HOUR
+        return f"idle for {span(idle)}, and its paid hour ends" if idle > 60 and left < _BEFORE_THE_HOUR else ""
+    return f"idle for {span(idle)}" if idle >= rule.idle_timeout else ""

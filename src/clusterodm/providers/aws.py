@@ -1,0 +1,298 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Amazon EC2: instances, on demand and on the spot market, through botocore in threads.
+
+Needs `pip install clusterodm[aws]`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+import aiohttp
+
+from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
+from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Common, Size, read_entry, words
+
+T = TypeVar("T")
+
+_STATUS: Final = {
+    "pending": Status.STARTING,
+    "running": Status.RUNNING,
+    "shutting-down": Status.ENDING,
+    "stopping": Status.STOPPED,
+    "stopped": Status.STOPPED,
+}
+_NO_ROOM: Final = frozenset(
+    {
+        "InsufficientInstanceCapacity",
+        "InsufficientHostCapacity",
+        "InsufficientReservedInstanceCapacity",
+        "InsufficientFreeAddressesInSubnet",
+        "InstanceLimitExceeded",
+        "VcpuLimitExceeded",
+        "MaxSpotInstanceCountExceeded",
+        "SpotMaxPriceTooLow",
+        "VolumeLimitExceeded",
+        "Unsupported",
+    }
+)
+_BUSY: Final = frozenset(
+    {
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "InternalError",
+        "InternalFailure",
+        "ServiceUnavailable",
+        "Unavailable",
+        "RequestTimeout",
+        "IdempotentInstanceTerminated",
+    }
+)
+#: GB of a disk when nothing is configured.
+_STORAGE: Final = 60
+
+
+class AwsConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Keys of this provider."""
+
+    access_key: str
+    secret_key: str
+    region: str | list[str]
+    #: Letters of availability zones.
+    zone: str | list[str] = ""
+    ami: str
+    #: Names.
+    security_group: str
+    vpc: str = ""
+    subnet: str = ""
+    use_private_address: bool = False
+    assign_private_address_only: bool = False
+    monitoring: bool = False
+    spot: bool = False
+    #: "key,value"
+    tags: tuple[str, ...] = ()
+    iamrole: str = ""
+
+
+class Aws(Provider):
+    """Instances."""
+
+    config: AwsConfig
+
+    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+        config = read_entry(AwsConfig, entry)
+        super().__init__(config)
+        for tag in config.tags:
+            if not tag.partition(",")[2]:
+                raise ConfigError('provider aws: tags are written "key,value"')
+        try:
+            import botocore.session
+            from botocore.config import Config
+        except ImportError:
+            raise ConfigError("provider aws needs more to be installed: pip install clusterodm[aws]") from None
+        self._session = botocore.session.Session()
+        self._settings = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})
+        self._clients: dict[str, Any] = {}
+
+    def locations(self) -> Iterable[str]:
+        """Availability zones, or regions where any zone will do."""
+        letters = words(self.config.zone) or [""]
+        return [f"{region}{letter}" for region in words(self.config.region) for letter in letters]
+
+    def markets(self, size: Size) -> Iterable[bool]:
+        """Spot first, then on demand."""
+        return (True, False) if self.config.spot else (False,)
+
+    def price(self, size: Size, *, spot: bool) -> float:
+        """On the spot market what we would pay at most."""
+        return size.spot_price if spot and size.spot_price else size.price
+
+    async def check(self) -> None:
+        """Whether the keys are good, and image and security group are there."""
+        for region in words(self.config.region):
+            await self._root_device(region)
+            await self._groups(region)
+
+    async def create(self, spec: Spec) -> ProviderMachine:
+        """One instance; its name is the client token, so a second call gets the first one's instance."""
+        region = self._region(spec.rung.location)
+        asked = self._asked(spec, await self._root_device(region))
+        asked["NetworkInterfaces"][0]["Groups"] = await self._groups(region)
+        for machine in await self._list(region, spec.cluster):
+            if machine.name == spec.name:
+                return machine
+        answer = await self._call(region, lambda client: client.run_instances(**asked))
+        return _machine(answer["Instances"][0], spec.rung.location, self._private)
+
+    async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
+        """One instance; a terminated one is shown for an hour, and is none."""
+        try:
+            region = self._region(location)
+            answer = await self._call(region, lambda client: client.describe_instances(InstanceIds=[machine_id]))
+        except _NotFound:
+            return None
+        found = [instance for group in answer["Reservations"] for instance in group["Instances"]]
+        alive = [instance for instance in found if instance["State"]["Name"] in _STATUS]
+        return _machine(alive[0], location, self._private) if alive else None
+
+    async def list_machines(self, cluster: str) -> list[ProviderMachine]:
+        """Instances with our tag in all regions."""
+        return [machine for region in words(self.config.region) for machine in await self._list(region, cluster)]
+
+    async def delete(self, machine: ProviderMachine) -> None:
+        """Its disk goes with it (DeleteOnTermination)."""
+        region = self._region(machine.location)
+        try:
+            await self._call(region, lambda client: client.terminate_instances(InstanceIds=[machine.id]))
+        except _NotFound:
+            return
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        for client in self._clients.values():
+            client.close()
+
+    @property
+    def _private(self) -> bool:
+        return self.config.use_private_address or self.config.assign_private_address_only
+
+    def _asked(self, spec: Spec, root_device: str) -> dict[str, Any]:
+        config, size = self.config, self.config.size(spec.rung.size)
+        own = dict(tag.split(",", 1) for tag in config.tags)
+        tags = [{"Key": key, "Value": value} for key, value in ({"Name": spec.name, TAG: spec.cluster} | own).items()]
+        kinds = ["instance", "volume", *(["spot-instances-request"] if spec.rung.spot else [])]
+        network: dict[str, Any] = {
+            "DeviceIndex": 0,
+            "AssociatePublicIpAddress": not config.assign_private_address_only,
+            "DeleteOnTermination": True,
+        }
+        if config.subnet:
+            network["SubnetId"] = config.subnet
+        asked: dict[str, Any] = {
+            "ImageId": config.ami,
+            "InstanceType": spec.rung.size,
+            "MinCount": 1,
+            "MaxCount": 1,
+            "UserData": spec.user_data,
+            "ClientToken": spec.name,
+            "NetworkInterfaces": [network],
+            "BlockDeviceMappings": [
+                {
+                    "DeviceName": root_device,
+                    "Ebs": {
+                        "VolumeSize": size.storage or _STORAGE,
+                        "VolumeType": "gp3",
+                        "DeleteOnTermination": True,
+                    },
+                }
+            ],
+            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in kinds],
+            "InstanceInitiatedShutdownBehavior": "terminate",
+            "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
+            "Monitoring": {"Enabled": config.monitoring},
+        }
+        if spec.rung.location not in words(config.region) and not config.subnet:
+            asked["Placement"] = {"AvailabilityZone": spec.rung.location}
+        if config.iamrole:
+            asked["IamInstanceProfile"] = {"Name": config.iamrole}
+        if spec.rung.spot:
+            options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
+            if size.spot_price:
+                options["MaxPrice"] = f"{size.spot_price:g}"
+            asked["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
+        return asked
+
+    async def _list(self, region: str, cluster: str) -> list[ProviderMachine]:
+        filters = [
+            {"Name": f"tag:{TAG}", "Values": [cluster]},
+            {"Name": "instance-state-name", "Values": list(_STATUS)},
+        ]
+
+        def pages(client: Any) -> list[Any]:
+            return list(client.get_paginator("describe_instances").paginate(Filters=filters))
+
+        found = [
+            instance
+            for page in await self._call(region, pages)
+            for group in page["Reservations"]
+            for instance in group["Instances"]
+        ]
+        return [_machine(each, each["Placement"]["AvailabilityZone"], self._private) for each in found]
+
+    async def _root_device(self, region: str) -> str:
+        answer = await self._call(region, lambda client: client.describe_images(ImageIds=[self.config.ami]))
+        if not answer["Images"]:
+            raise Rejected(f"there is no image {self.config.ami} in {region}")
+        return str(answer["Images"][0]["RootDeviceName"])
+
+    async def _groups(self, region: str) -> list[str]:
+        """Ids of the security group, which is configured by name."""
+        filters = [{"Name": "group-name", "Values": [self.config.security_group]}]
+        filters += [{"Name": "vpc-id", "Values": [self.config.vpc]}] if self.config.vpc else []
+        answer = await self._call(region, lambda client: client.describe_security_groups(Filters=filters))
+        if not answer["SecurityGroups"]:
+            raise Rejected(f"there is no security group {self.config.security_group} in {region}")
+        return [str(answer["SecurityGroups"][0]["GroupId"])]
+
+    def _region(self, location: str) -> str:
+        """The region of a zone."""
+        regions = words(self.config.region)
+        fitting = [region for region in regions if location.startswith(region)]
+        return max(fitting, key=len, default=regions[0])
+
+    async def _call(self, region: str, work: Callable[[Any], T]) -> T:
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        def call() -> T:
+            return work(self._client(region))
+
+        try:
+            return await asyncio.to_thread(call)
+        except ClientError as error:
+            raise _translated(error.response.get("Error", {})) from None
+        except (BotoCoreError, ResponseParserError) as error:
+            raise Unreachable(f"no answer ({type(error).__name__})") from None
+
+    def _client(self, region: str) -> Any:
+        if region not in self._clients:
+            self._clients[region] = self._session.create_client(
+                "ec2",
+                region_name=region,
+                endpoint_url=self.config.api_url or None,
+                aws_access_key_id=self.config.access_key,
+                aws_secret_access_key=self.config.secret_key,
+                config=self._settings,
+            )
+        return self._clients[region]
+
+
+class _NotFound(Rejected):
+    """There is no such thing."""
+
+
+def _translated(error: dict[str, Any]) -> ProviderError:
+    code, said = str(error.get("Code", "")), str(error.get("Message", ""))[:200]
+    if code.endswith((".NotFound", ".Malformed")):
+        return _NotFound(f"{code}: {said}")
+    if code in _NO_ROOM:
+        return OutOfCapacity(f"{code}: {said}")
+    if code in _BUSY:
+        return Unreachable(f"{code}: {said}")
+    return Rejected(f"{code}: {said}")
+
+
+def _machine(instance: dict[str, Any], location: str, private: bool) -> ProviderMachine:
+    tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
+    return ProviderMachine(
+        id=instance["InstanceId"],
+        name=tags.get("Name", ""),
+        status=_STATUS.get(instance["State"]["Name"], Status.ENDING),
+        location=location,
+        address=instance.get("PrivateIpAddress" if private else "PublicIpAddress") or "",
+    )

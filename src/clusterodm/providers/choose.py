@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Which providers: read from the autoscaler's file, found by entry point, so that others can bring their own."""
+
+from __future__ import annotations
+
+import difflib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from clusterodm.core.errors import ConfigError
+from clusterodm.core.scaling import Wish
+from clusterodm.observe import Metrics
+from clusterodm.providers.base import Provider
+from clusterodm.providers.config import read_file
+from clusterodm.providers.guarded import Guarded
+
+#: Entry points of this group are called with an entry of the file and the client session.
+GROUP: Final = "clusterodm.providers"
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """All providers in the order in which they are tried, and the limits over them."""
+
+    providers: dict[str, Guarded] = {}
+    max_hourly_cost: float | None = None
+    max_monthly_cost: float | None = None
+
+    def takes(self, wish: Wish) -> bool:
+        """Whether there is a size that takes a task."""
+        return any(wish.fits(rung.max_images) for provider in self.providers.values() for rung in provider.ladder)
+
+
+def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metrics) -> Fleet:
+    """The providers of a file; none without one. Raises ConfigError."""
+    if path is None:
+        return Fleet()
+    file = read_file(path)
+    kinds = {point.name: point for point in entry_points(group=GROUP)}
+    providers: dict[str, Guarded] = {}
+    for entry in file.entries:
+        kind = entry.get("provider")
+        if not isinstance(kind, str) or kind not in kinds:
+            near = difflib.get_close_matches(str(kind), kinds, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(kinds))}"
+            raise ConfigError(f"{path}: unknown provider {str(kind)[:50]}{hint}")
+        made: Provider = kinds[kind].load()(entry, session)
+        if made.config.label in providers:
+            raise ConfigError(f"{path}: two providers are called {made.config.label}; give them a name each")
+        providers[made.config.label] = Guarded(made, metrics)
+    return Fleet(providers=providers, max_hourly_cost=file.max_hourly_cost, max_monthly_cost=file.max_monthly_cost)

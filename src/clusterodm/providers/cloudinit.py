@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a new machine does when it starts: cloud-init user-data that installs an engine and runs a node.
+
+Values of the configuration reach the shell only as quoted words, secrets only as files that root alone can read. JSON
+is YAML, so the document is written as JSON: nothing in it can be read as anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Any, Final
+
+from clusterodm.providers.config import Common
+
+_FOLDER: Final = "/etc/clusterodm"
+#: Where the node's configuration is inside its container.
+_INSIDE: Final = "/etc/nodeodm.json"
+_METADATA: Final = "169.254.169.254"
+
+
+def user_data(config: Common, *, token: str, max_images: int, slots: int) -> str:
+    """The document for one machine, with the token that its node wants to see."""
+    node = {
+        "port": 3000,
+        "token": token,
+        "maxImages": max_images,
+        "parallelQueueProcessing": slots,
+    }
+    files = [
+        _file("node.json", json.dumps(node)),
+        _file("boot.sh", _script(config), mode="0700"),
+    ]
+    if config.node_setup_cmd:
+        files.append(_file("setup.sh", config.node_setup_cmd + "\n", mode="0700"))
+    if config.docker_registry is not None:
+        files.append(_file("registry", config.docker_registry.password))
+    document = {"write_files": files, "runcmd": [[f"{_FOLDER}/boot.sh"]]}
+    return "#cloud-config\n" + json.dumps(document, indent=1) + "\n"
+
+
+def _file(name: str, content: str, *, mode: str = "0600") -> dict[str, Any]:
+    return {"path": f"{_FOLDER}/{name}", "permissions": mode, "owner": "root:root", "content": content}
+
+
+def _script(config: Common) -> str:
+    lines = [
+        "#!/bin/sh",
+        "set -eu",
+        "exec >/var/log/clusterodm-boot.log 2>&1",
+    ]
+    if config.max_runtime > 0:
+        # frees what is paid by the hour even if we are not there to delete it
+        lines.append(f"shutdown -P +{config.max_runtime // 60 + 30} || true")
+    if config.add_swap > 0:
+        lines += [
+            f"kilobytes=$(awk '/^MemTotal:/ {{printf \"%d\", $2 * {config.add_swap:g}}}' /proc/meminfo)",
+            'fallocate -l "${kilobytes}K" /swapfile && chmod 600 /swapfile || true',
+            "mkswap /swapfile && swapon /swapfile || true",
+        ]
+    if config.node_setup_cmd:
+        lines.append(f"sh {_FOLDER}/setup.sh")
+    url = shlex.quote(config.engine_install_url)
+    lines.append(f"command -v docker >/dev/null || {{ curl -fsSL --retry 5 {url} | sh; }}")
+    if config.docker_registry is not None:
+        registry = config.docker_registry
+        words = ["docker", "login", "--username", registry.username, "--password-stdin", *filter(None, [registry.url])]
+        lines.append(f"{shlex.join(words)} <{_FOLDER}/registry")
+        lines.append(f"rm -f {_FOLDER}/registry")
+    # what runs in the container has no business with the machine's own credentials
+    lines.append(f"iptables -I FORWARD -d {_METADATA} -j DROP || true")
+    lines.append(shlex.join(_run(config)))
+    return "\n".join(lines) + "\n"
+
+
+def _run(config: Common) -> list[str]:
+    gpus = ["--gpus", "all"] if config.docker_gpu else []
+    data = ["--volume", f"{config.data_dir_mount_path}:/var/www/data"] if config.data_dir_mount_path else []
+    return [
+        *("docker", "run", "--detach", "--name", "nodeodm", "--restart", "unless-stopped"),
+        *("--publish", f"{config.node_port}:3000", *gpus, *data),
+        *("--volume", f"{_FOLDER}/node.json:{_INSIDE}:ro"),
+        *(config.docker_image, "--config", _INSIDE),
+    ]

@@ -1,0 +1,125 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""DigitalOcean: droplets over its REST API, version 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import aiohttp
+
+from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected
+from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Common, read_entry, words
+from clusterodm.providers.rest import Answer, Rest, field
+
+_URL: Final = "https://api.digitalocean.com"
+_STATUS: Final = {
+    "new": Status.STARTING,
+    "active": Status.RUNNING,
+    "off": Status.STOPPED,
+    "archive": Status.STOPPED,
+}
+#: What is said when there is no room: of the account's limit, or of the region.
+_NO_ROOM: Final = ("limit", "not available", "unavailable", "capacity", "no available")
+
+
+class DigitalOceanConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Keys of this provider."""
+
+    access_token: str
+    region: str | list[str]
+    image: str
+    #: The image is a snapshot of that name.
+    snapshot: bool = False
+    tags: tuple[str, ...] = ()
+    monitoring: bool = False
+
+
+class DigitalOcean(Provider):
+    """Droplets."""
+
+    config: DigitalOceanConfig
+
+    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+        config = read_entry(DigitalOceanConfig, entry)
+        super().__init__(config)
+        headers = {"Authorization": f"Bearer {config.access_token}"}
+        self._rest = Rest(session, config.api_url or _URL, headers, _refusal)
+
+    def locations(self) -> Iterable[str]:
+        """Regions."""
+        return words(self.config.region)
+
+    async def check(self) -> None:
+        """Whether the token is good and the image is there."""
+        await self._rest.call("GET", "/v2/droplets", query={"per_page": "1"})
+        await self._image(next(iter(self.locations())))
+
+    async def create(self, spec: Spec) -> ProviderMachine:
+        """One droplet. There is no key that makes it idempotent, so it is looked for first."""
+        for machine in await self.list_machines(spec.cluster):
+            if machine.name == spec.name:
+                return machine
+        config = self.config
+        body = {
+            "name": spec.name,
+            "region": spec.rung.location,
+            "size": spec.rung.size,
+            "image": await self._image(spec.rung.location),
+            "user_data": spec.user_data,
+            "tags": [_tag(spec.cluster), *config.tags],
+            "monitoring": config.monitoring,
+            "ssh_keys": [config.ssh_key.fingerprint] if config.ssh_key else [],
+        }
+        return _machine(field(await self._rest.call("POST", "/v2/droplets", json=body), "droplet", dict))
+
+    async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
+        """One droplet."""
+        answer = await self._rest.call("GET", f"/v2/droplets/{machine_id}")
+        return None if answer.status == 404 else _machine(field(answer, "droplet", dict))
+
+    async def list_machines(self, cluster: str) -> list[ProviderMachine]:
+        """Droplets with our tag."""
+        query = {"tag_name": _tag(cluster), "per_page": "200"}
+        return [_machine(item) async for item in self._rest.pages("/v2/droplets", query, "droplets")]
+
+    async def delete(self, machine: ProviderMachine) -> None:
+        """Its disk goes with it."""
+        await self._rest.call("DELETE", f"/v2/droplets/{machine.id}")
+
+    async def _image(self, region: str) -> str | int:
+        """The slug of a public image, or the number of our snapshot of that name."""
+        if not self.config.snapshot:
+            return self.config.image
+        query = {"private": "true", "per_page": "200"}
+        async for image in self._rest.pages("/v2/images", query, "images"):
+            if self.config.image in (image.get("name"), str(image.get("id"))):
+                if region not in image.get("regions", []):
+                    raise Rejected(f"the snapshot {self.config.image} is not in {region}")
+                return int(image["id"])
+        raise Rejected(f"there is no snapshot {self.config.image}")
+
+
+def _tag(cluster: str) -> str:
+    return f"{TAG}:{cluster}"
+
+
+def _machine(droplet: dict[str, Any]) -> ProviderMachine:
+    addresses = droplet.get("networks", {}).get("v4", [])
+    public = [address["ip_address"] for address in addresses if address.get("type") == "public"]
+    return ProviderMachine(
+        id=str(droplet["id"]),
+        name=droplet["name"],
+        status=_STATUS.get(droplet.get("status", ""), Status.STARTING),
+        location=droplet.get("region", {}).get("slug", ""),
+        address=public[0] if public else "",
+    )
+
+
+def _refusal(answer: Answer) -> ProviderError:
+    said = str(answer.body.get("message", "")) if isinstance(answer.body, dict) else ""
+    if answer.status in (403, 422) and any(words in said.lower() for words in _NO_ROOM):
+        return OutOfCapacity(said[:200])
+    return Rejected(said[:200] or f"HTTP status {answer.status}")

@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is wrapped around any provider: a bound for time, few calls at a time, patience where repeating is harmless."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from clusterodm.core.errors import ProviderError, Unreachable
+from clusterodm.core.scaling import Rung
+from clusterodm.observe import Metrics
+from clusterodm.providers.base import Provider, ProviderMachine, Spec
+from clusterodm.providers.config import Common
+
+T = TypeVar("T")
+
+_TIMEOUT: Final = 90.0
+_AT_A_TIME: Final = 8
+#: Tries of calls that change nothing, and seconds before the second; doubles. A provider may ask for more.
+_TRIES: Final = 3
+_DELAY: Final = 1.0
+_LONGEST: Final = 60.0
+
+
+class Guarded:
+    """A provider that answers in time or raises."""
+
+    def __init__(self, provider: Provider, metrics: Metrics) -> None:
+        self._provider = provider
+        self._metrics = metrics
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
+        self.config: Common = provider.config
+        #: The rungs are the same for as long as the program runs.
+        self.ladder: list[Rung] = provider.ladder()
+
+    @property
+    def name(self) -> str:
+        """How the entry is called."""
+        return self.config.label
+
+    async def check(self) -> None:
+        """Whether it can be used. Raises a ProviderError."""
+        await self._call("check", self._provider.check, tries=_TRIES)
+
+    async def create(self, spec: Spec) -> ProviderMachine:
+        """Create once: whether to try again is for those who know what was stored."""
+        return await self._call("create", lambda: self._provider.create(spec))
+
+    async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
+        """One machine; None when there is none."""
+        return await self._call("get", lambda: self._provider.get(machine_id, location), tries=_TRIES)
+
+    async def list_machines(self, cluster: str) -> list[ProviderMachine]:
+        """All machines of this cluster."""
+        return await self._call("list", lambda: self._provider.list_machines(cluster), tries=_TRIES)
+
+    async def delete(self, machine: ProviderMachine) -> None:
+        """Delete; gone already is fine."""
+        await self._call("delete", lambda: self._provider.delete(machine))
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        await self._provider.close()
+
+    async def _call(self, name: str, work: Callable[[], Awaitable[T]], *, tries: int = 1) -> T:
+        delay = _DELAY
+        for _ in range(tries - 1):
+            try:
+                return await self._once(name, work)
+            except Unreachable as error:
+                await asyncio.sleep(min(_LONGEST, max(delay, error.retry_after)))
+                delay *= 2
+        return await self._once(name, work)
+
+    async def _once(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        outcome = "failed"
+        try:
+            async with self._turns, asyncio.timeout(_TIMEOUT):
+                made = await work()
+            outcome = "ok"
+        except TimeoutError:
+            raise Unreachable("no answer in time") from None
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise Unreachable(f"an answer that says nothing ({type(error).__name__})") from None
+        except ProviderError as error:
+            outcome = type(error).__name__.lower()
+            raise
+        finally:
+            self._metrics.provider_calls.labels(self.name, name, outcome).inc()
+        return made

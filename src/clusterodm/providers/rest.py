@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Calls to a provider's REST API: one small client, every failure one of the contract's errors, no key in any text."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from clusterodm.core.errors import ProviderError, Rejected, Unreachable
+
+_MAX_ANSWER: Final = 16 << 20
+#: Pages of a list; more means that something is wrong.
+_MAX_PAGES: Final = 200
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Status and decoded body of an answer; None where there is none."""
+
+    status: int
+    body: Any
+
+
+class Rest:
+    """A provider's API. `refusal` makes an error of an answer with status 400 to 499 that is none of the usual ones."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: Mapping[str, str],
+        refusal: Callable[[Answer], ProviderError],
+    ) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._headers = headers
+        self._refusal = refusal
+
+    async def call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any) -> Answer:
+        """One request. 404 is an answer; everything else above 299 is an error."""
+        headers = {**self._headers, **body.pop("headers", {})}
+        try:
+            async with self._session.request(
+                method, self._url + path, params=query or {}, headers=headers, allow_redirects=False, **body
+            ) as response:
+                content = await response.content.read(_MAX_ANSWER)
+                while not response.content.at_eof() and len(content) < _MAX_ANSWER:
+                    content += await response.content.read(_MAX_ANSWER - len(content))
+                answer = Answer(response.status, _decoded(content))
+                retry_after = response.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"no answer ({type(error).__name__})") from None
+        if answer.status < 300 or answer.status == 404:
+            return answer
+        if answer.status == 429 or answer.status >= 500:
+            wait = float(retry_after) if retry_after.isdigit() else 0.0
+            raise Unreachable(f"HTTP status {answer.status}", retry_after=wait)
+        if answer.status == 401:
+            raise Rejected("the key is not valid")
+        raise self._refusal(answer)
+
+    async def pages(self, path: str, query: Mapping[str, str], key: str) -> AsyncIterator[Any]:
+        """Items of a list over all its pages, numbered from 1, each as long as the query's `per_page` but the last."""
+        size = int(query["per_page"])
+        for page in range(1, _MAX_PAGES + 1):
+            answer = await self.call("GET", path, query={**query, "page": str(page)})
+            items = field(answer, key, list)
+            for item in items:
+                yield item
+            if len(items) < size:
+                return
+
+
+def _decoded(content: bytes) -> Any:
+    try:
+        return msgspec.json.decode(content) if content else None
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def field(answer: Answer, key: str, kind: type) -> Any:
+    """A field of an answer. Raises Unreachable for an answer that has none of that kind."""
+    found = answer.body.get(key) if isinstance(answer.body, dict) else None
+    if not isinstance(found, kind):
+        raise Unreachable(f"an answer without {key} (HTTP status {answer.status})")
+    return found

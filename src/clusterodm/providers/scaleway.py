@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Scaleway: instances over its REST API.
+
+A server is created stopped, then gets its user-data, then is switched on: each step may be the last one before a crash,
+so `create` begins by looking how far an earlier try has come. Terminating a server leaves its block volumes behind, so
+they are deleted by name of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import aiohttp
+
+from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
+from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Common, read_entry, words
+from clusterodm.providers.rest import Answer, Rest, field
+
+_URL: Final = "https://api.scaleway.com"
+_STATUS: Final = {
+    "running": Status.RUNNING,
+    "starting": Status.STARTING,
+    "stopping": Status.ENDING,
+    "stopped": Status.STOPPED,
+    "stopped in place": Status.STOPPED,
+    "locked": Status.STOPPED,
+}
+#: Names of zones that are no longer.
+_ZONES: Final = {"par1": "fr-par-1", "ams1": "nl-ams-1"}
+_RETIRED: Final = ("ubuntu-16-04", "ubuntu_xenial", "ubuntu-xenial", "ubuntu_bionic", "ubuntu-18-04")
+_NO_ROOM: Final = ("out_of_stock", "quotas_exceeded", "resource_exhausted")
+_BUSY: Final = ("transient_state", "precondition_failed", "resource_not_ready", "conflict")
+
+
+class ScalewayConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Keys of this provider."""
+
+    secret_token: str
+    #: The project.
+    organization: str
+    region: str | list[str]
+    image: str
+
+
+class Scaleway(Provider):
+    """Instances."""
+
+    config: ScalewayConfig
+
+    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+        config = read_entry(ScalewayConfig, {("region" if key == "zone" else key): entry[key] for key in entry})
+        super().__init__(config)
+        if config.image.lower() in _RETIRED:
+            raise ConfigError(f"provider scaleway: image {config.image} is retired; use ubuntu_jammy or a later one")
+        self._rest = Rest(session, config.api_url or _URL, {"X-Auth-Token": config.secret_token}, _refusal)
+
+    def locations(self) -> Iterable[str]:
+        """Zones."""
+        return list(dict.fromkeys(_ZONES.get(zone, zone) for zone in words(self.config.region)))
+
+    async def check(self) -> None:
+        """Whether the key is good and the image is there."""
+        await self._image(next(iter(self.locations())), self.config.image_size_mapping[0].slug)
+
+    async def create(self, spec: Spec) -> ProviderMachine:
+        """Server, user-data, power: each step unless it is done already."""
+        zone = spec.rung.location
+        server = await self._named(spec.name, spec.cluster, zone)
+        if server is None:
+            body = {
+                "name": spec.name,
+                "commercial_type": spec.rung.size,
+                "image": await self._image(zone, spec.rung.size),
+                "project": self.config.organization,
+                "dynamic_ip_required": True,
+                "tags": [_tag(spec.cluster)],
+            }
+            storage = self.config.size(spec.rung.size).storage
+            if storage is not None:
+                body["volumes"] = {"0": {"size": storage * 10**9, "volume_type": "sbs_volume", "boot": True}}
+            server = field(await self._rest.call("POST", _servers(zone), json=body), "server", dict)
+        if server["state"] == "stopped":
+            where = f"{_servers(zone)}/{server['id']}"
+            plain = {"Content-Type": "text/plain"}
+            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.user_data.encode(), headers=plain)
+            await self._rest.call("POST", f"{where}/action", json={"action": "poweron"})
+        return _machine(server, zone)
+
+    async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
+        """One server."""
+        answer = await self._rest.call("GET", f"{_servers(location)}/{machine_id}")
+        return None if answer.status == 404 else _machine(field(answer, "server", dict), location)
+
+    async def list_machines(self, cluster: str) -> list[ProviderMachine]:
+        """Servers with our tag in all zones, those that were never switched on too."""
+        return [
+            _machine(server, zone)
+            for zone in dict.fromkeys(self.locations())
+            for server in await self._all(cluster, zone)
+        ]
+
+    async def delete(self, machine: ProviderMachine) -> None:
+        """The server first; its volumes when it is gone."""
+        where = f"{_servers(machine.location)}/{machine.id}"
+        found = await self.get(machine.id, machine.location)
+        if found is None:
+            for volume in machine.volumes:
+                await self._delete_volume(machine.location, volume)
+        elif found.status is Status.STOPPED:
+            await self._rest.call("DELETE", where)
+        elif found.status is not Status.ENDING:
+            await self._rest.call("POST", f"{where}/action", json={"action": "terminate"})
+
+    async def _delete_volume(self, zone: str, volume: str) -> None:
+        answer = await self._rest.call("DELETE", f"/block/v1alpha1/zones/{zone}/volumes/{volume}")
+        if answer.status == 404:
+            await self._rest.call("DELETE", f"/instance/v1/zones/{zone}/volumes/{volume}")
+
+    async def _all(self, cluster: str, zone: str) -> list[dict[str, Any]]:
+        query = {"tags": _tag(cluster), "per_page": "100"}
+        return [server async for server in self._rest.pages(_servers(zone), query, "servers")]
+
+    async def _named(self, name: str, cluster: str, zone: str) -> dict[str, Any] | None:
+        return next((server for server in await self._all(cluster, zone) if server["name"] == name), None)
+
+    async def _image(self, zone: str, size: str) -> str:
+        """The number of an image that is given by its label."""
+        if len(self.config.image) == 36 and self.config.image.count("-") == 4:
+            return self.config.image
+        query = {"image_label": self.config.image.replace("-", "_"), "zone": zone, "type": "instance_sbs"}
+        found = field(await self._rest.call("GET", "/marketplace/v2/local-images", query=query), "local_images", list)
+        fitting = [image for image in found if size in image.get("compatible_commercial_types", [size])]
+        if not fitting:
+            raise Rejected(f"there is no image {self.config.image} for {size} in {zone}")
+        return str(fitting[0]["id"])
+
+
+def _tag(cluster: str) -> str:
+    return f"{TAG}={cluster}"
+
+
+def _servers(zone: str) -> str:
+    return f"/instance/v1/zones/{zone}/servers"
+
+
+def _machine(server: dict[str, Any], zone: str) -> ProviderMachine:
+    addresses = [address["address"] for address in server.get("public_ips") or [] if address.get("family") != "inet6"]
+    old = (server.get("public_ip") or {}).get("address")
+    return ProviderMachine(
+        id=str(server["id"]),
+        name=server["name"],
+        status=_STATUS.get(server.get("state", ""), Status.STARTING),
+        location=zone,
+        address=next(iter(addresses), old or ""),
+        volumes=[str(volume["id"]) for volume in (server.get("volumes") or {}).values() if volume.get("id")],
+    )
+
+
+def _refusal(answer: Answer) -> ProviderError:
+    body = answer.body if isinstance(answer.body, dict) else {}
+    kind, said = str(body.get("type", "")), str(body.get("message", ""))[:200]
+    if kind in _NO_ROOM:
+        return OutOfCapacity(said or kind)
+    if kind in _BUSY or answer.status == 409:
+        return Unreachable(f"{kind}: {said}")
+    return Rejected(said or f"HTTP status {answer.status}")

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The store's verbs for machines and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from sqlalchemy import delete, func, insert, select, update
+
+from clusterodm.core.errors import StaleMachine
+from clusterodm.core.machines import Machine, State, require_transition
+from clusterodm.store import schema
+from clusterodm.store.database import Database, as_record, columns, plain
+
+
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a machine cost in a month while a task was on it; task and owner are empty while it had nothing to do."""
+
+    month: str
+    machine: str
+    task: str
+    owner: str
+    seconds: float
+    amount: float
+
+
+class MachineVerbs(Database):
+    """Machines and costs."""
+
+    async def add_machine(self, machine: Machine) -> None:
+        """Keep the intent to have a machine."""
+        async with self._transaction() as connection:
+            await connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
+
+    async def change_machine(self, machine: Machine, to: State | None = None, **changes: Any) -> None:
+        """Change columns of a machine, and its state when `to` is given. Raises StaleMachine when the stored state is
+        no longer that of `machine`."""
+        if to is not None:
+            require_transition(machine.state, to)
+            changes["state"] = to
+        row = {key: plain(value) for key, value in changes.items()}
+        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
+        async with self._transaction() as connection:
+            result = await connection.execute(update(schema.machines).where(here).values(row))
+            if result.rowcount != 1:
+                raise StaleMachine(f"machine {machine.id} is no longer {machine.state}")
+
+    async def machines_alive(self) -> list[Machine]:
+        """All machines that are not gone, oldest order first."""
+        table = schema.machines
+        query = select(table).where(table.c.state != str(State.GONE)).order_by(table.c.ordered_at, table.c.id)
+        async with self._transaction() as connection:
+            return [as_record(row, Machine) for row in (await connection.execute(query)).mappings()]
+
+    async def machines_gone(self, *, limit: int) -> list[Machine]:
+        """Machines that are gone, last one first."""
+        table = schema.machines
+        query = select(table).where(table.c.state == str(State.GONE)).order_by(table.c.gone_at.desc()).limit(limit)
+        async with self._transaction() as connection:
+            return [as_record(row, Machine) for row in (await connection.execute(query)).mappings()]
+
+    async def forget_machines(self, before: float) -> None:
+        """Delete machines that went before a time."""
+        table = schema.machines
+        async with self._transaction() as connection:
+            gone = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
+            await connection.execute(delete(table).where(gone))
+
+    async def charge(self, costs: Iterable[Cost]) -> None:
+        """Add to what machines have cost."""
+        table = schema.costs
+        async with self._transaction() as connection:
+            for cost in costs:
+                statement = self._insert(table).values(msgspec.structs.asdict(cost))
+                more = {"seconds": table.c.seconds + cost.seconds, "amount": table.c.amount + cost.amount}
+                key = ["month", "machine", "task"]
+                await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=more))
+
+    async def spent(self, month: str) -> float:
+        """What all machines have cost in a month (as "2026-11")."""
+        table = schema.costs.c
+        async with self._transaction() as connection:
+            query = select(func.coalesce(func.sum(table.amount), 0.0)).where(table.month == month)
+            return float((await connection.execute(query)).scalar_one())
+
+    async def costs(self, month: str, by: str) -> list[tuple[str, float, float]]:
+        """(key, hours, amount) of a month by "owner", "task" or "machine", most expensive first; at most 1000."""
+        table = schema.costs.c
+        key = {"owner": table.owner, "task": table.task, "machine": table.machine}[by]
+        amount = func.sum(table.amount)
+        query = select(key, func.sum(table.seconds), amount).where(table.month == month).group_by(key)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query.order_by(amount.desc(), key).limit(1000))).all()
+        return [(str(row[0]), float(row[1]) / 3600, float(row[2])) for row in rows]

@@ -1,0 +1,13 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""For tests, and for those who write a provider: pretended clouds whose machines really run development nodes.
+
+Production imports nothing from here.
+"""
+
+from clusterodm.testing.digitalocean import DigitalOceanApi
+from clusterodm.testing.hetzner import HetznerApi
+from clusterodm.testing.scaleway import ScalewayApi
+from clusterodm.testing.world import FakeMachine, World
+
+__all__ = ["DigitalOceanApi", "FakeMachine", "HetznerApi", "ScalewayApi", "World"]

@@ -1,0 +1,332 @@
+"""Machines on demand: from nothing to results and back to nothing, and everything that may go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterodm import assembly
+from clusterodm.cluster import lifecycle, reaper
+from clusterodm.core.machines import Machine, State
+from clusterodm.core.tasks import Phase
+from clusterodm.testing.world import LOSE, REFUSE
+from tests.providers.support import CLOUDS, Cloud, running_cloud
+from tests.support import Api, Rig, eventually
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assembly, "_SCALE", 0.02)
+    monkeypatch.setattr(assembly, "_REAP", 0.05)
+    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    async with running_cloud("hetzner") as made:
+        yield made
+
+
+async def start(rig: Rig, *clouds: Cloud, settings: dict[str, Any] | None = None, **keys: Any) -> Api:
+    """The cluster with an autoscaler over these clouds; `keys` are added to each entry, `settings` to the flags."""
+    costs = {key: keys.pop(key) for key in ("maxHourlyCost", "maxMonthlyCost") if key in keys}
+    entries = [{"idleTimeout": 0.2, **cloud.entry, **keys} for cloud in clouds]
+    path = rig.folder / "asr.json"
+    path.write_text(json.dumps({"providers": entries, **costs}))
+    return await rig.start(asr=path, machine_poll_interval=0.05, **(settings or {}))
+
+
+def machines(rig: Rig) -> list[Machine]:
+    return rig.cluster.context.machines.alive()
+
+
+async def no_machines(rig: Rig, cloud: Cloud) -> None:
+    """Nothing is left, here or there."""
+    await eventually(lambda: not machines(rig) and not cloud.names())
+    if cloud.world is not None:
+        await eventually(lambda: cloud.world and not cloud.world.volumes)
+    await eventually(lambda: not rig.cluster.context.registry.nodes())
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: str) -> None:
+    async with running_cloud(name) as cloud:
+        api = await start(cluster, cloud)
+        uuid = await api.create(3)
+        info = await api.ends(uuid)
+        assert info["imagesCount"] == 3
+        await no_machines(cluster, cloud)
+        _, _, archive = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+        assert archive.startswith(b"PK"), "its results were brought here before its machine went"
+        lines = await cluster.timeline(uuid)
+        assert any(
+            line.startswith("machine clusterodm-") and "smallest size for its 3 images" in line for line in lines
+        )
+        gone = await cluster.cluster.context.store.machines_gone(limit=10)
+        assert [machine.state for machine in gone] == [State.GONE]
+
+
+async def test_each_task_gets_the_size_that_it_needs_and_no_more_machines_than_tasks(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    api = await start(cluster, cloud)
+    small, large = await api.create(2), await api.create(11)
+    await api.ends(small)
+    await api.ends(large)
+    assert cloud.world is not None
+    assert sorted(machine.size for machine in cloud.world.created) == ["large", "small"]
+    await no_machines(cluster, cloud)
+
+
+async def test_an_idle_machine_takes_the_next_task(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, idleTimeout=60)
+    for _ in range(3):
+        await api.ends(await api.create(2))
+    assert cloud.world is not None
+    assert len(cloud.world.created) == 1
+    assert [machine.state for machine in machines(cluster)] == [State.READY]
+
+
+async def test_free_nodes_are_used_before_machines_are_ordered_and_locked_ones_are_not(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    await cluster.add_node()
+    api = await start(cluster, cloud)
+    await cluster.ready()
+    await api.ends(await api.create(2))
+    assert cloud.world is not None
+    assert cloud.world.created == []
+    node = cluster.cluster.context.registry.nodes()[0]
+    await cluster.cluster.context.registry.change(node, locked=True)
+    await api.ends(await api.create(2))
+    assert len(cloud.world.created) == 1
+
+
+async def test_out_of_stock_means_the_next_rung_and_the_owner_sees_nothing_of_it(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.out_of_stock = {"small"}
+    api = await start(cluster, cloud)
+    await api.ends(await api.create(2))
+    assert [machine.size for machine in cloud.world.created] == ["large"]
+
+
+async def test_when_a_cloud_has_nothing_the_next_one_is_asked(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.quota = 0
+    async with running_cloud("digitalocean") as second:
+        api = await start(cluster, cloud, second)
+        await api.ends(await api.create(2))
+        assert second.world is not None
+        assert len(second.world.created) == 1
+        await no_machines(cluster, second)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"machinesLimit": 0}, "hetzner has 0 machines, as many as it may"),
+        ({"minImages": 5}, "hetzner is for tasks of at least 5 images"),
+        ({"maxHourlyCost": 0.05}, "all machines may cost 0.05 an hour, those there are cost 0"),
+        ({"maxMonthlyCost": 0}, "machines may cost 0 a month, 0.00 are spent"),
+    ],
+)
+async def test_a_limit_holds_a_task_in_the_queue_with_the_reason(
+    cluster: Rig, cloud: Cloud, keys: dict[str, Any], why: str
+) -> None:
+    api = await start(cluster, cloud, **keys)
+    uuid = await api.create(2)
+    await eventually(lambda: why in cluster.entry(uuid).wait)
+    assert await api.code(uuid) == 10
+    assert cloud.names() == []
+
+
+async def test_a_task_that_waits_for_its_machine_says_so(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.dead_on_arrival = True
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: "is booting for it (small in fsn1)" in cluster.entry(uuid).wait)
+
+
+async def test_a_machine_whose_node_never_answers_is_deleted_and_another_size_is_tried(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    assert cloud.world is not None
+    cloud.world.dead_on_arrival = True
+    api = await start(cluster, cloud, bootTimeout=0.3)
+    uuid = await api.create(2)
+    await eventually(lambda: cloud.world and len(cloud.world.created) == 2)
+    cloud.world.dead_on_arrival = False
+    world = cloud.world
+    await eventually(lambda: [machine.name for machine in world.machines.values()])
+    assert [machine.size for machine in world.created][:2] == ["small", "large"]
+    assert await api.code(uuid) in (10, 20, 40)
+
+
+async def test_a_machine_that_is_taken_away_loses_no_task(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["seconds"] = 60
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    cloud.world.knobs["seconds"] = 0.0
+    cloud.take(cloud.names()[0])
+    await api.ends(uuid)
+    assert cluster.entry(uuid).task.charged == 0, "that was not the task's fault"
+    assert any("its machine was taken away" in line for line in await cluster.timeline(uuid))
+    await no_machines(cluster, cloud)
+
+
+async def test_a_busy_machine_whose_node_is_silent_is_not_deleted(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["seconds"] = 60
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    node = cloud.world.created[0].node
+    assert node is not None
+    node.knobs.hang = 1.0
+    cloud.world.misbehave = lambda request: REFUSE
+    calls = cloud.world.calls["GET"]
+    await eventually(lambda: cloud.world and cloud.world.calls["GET"] > calls + 6)
+    assert [machine.state for machine in machines(cluster)] == [State.READY]
+    assert cloud.names()
+    cloud.world.misbehave = lambda request: ""
+
+
+async def test_out_of_memory_means_the_next_size(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["fail"] = "memory"
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.larger_than == 10)
+    cloud.world.knobs["fail"] = ""
+    await api.ends(uuid)
+    assert [machine.size for machine in cloud.world.created] == ["small", "large"]
+
+
+async def test_a_task_that_runs_longer_than_its_machine_may_goes_on_elsewhere(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["seconds"] = 60
+    api = await start(cluster, cloud, maxRuntime=1)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    cloud.world.knobs["seconds"] = 0.0
+    await api.ends(uuid)
+    assert any("the time that it may run" in line for line in await cluster.timeline(uuid))
+
+
+async def test_machines_are_kept_ready_and_the_spare_ones_go(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, minReady=2)
+    await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY] * 2)
+    await api.ends(await api.create(2))
+    await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY] * 2)
+    assert len(cloud.names()) == 2
+
+
+async def test_what_is_spent_is_known_by_owner_task_and_machine(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["seconds"] = 0.3
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    await no_machines(cluster, cloud)
+    scaler, store = cluster.cluster.context.autoscaler, cluster.cluster.context.store
+    spent = scaler.spent_this_month
+    assert spent > 0
+    await scaler.keep_costs()
+    assert scaler.spent_this_month == pytest.approx(spent)
+    name = time.strftime("%Y-%m", time.gmtime((await store.machines_gone(limit=1))[0].gone_at))
+    by_task = {key: hours for key, hours, _ in await store.costs(name, "task")}
+    assert by_task[uuid] * 3600 > 0.2
+    assert {key for key, _, _ in await store.costs(name, "owner")} == {"local", ""}
+    assert len(await store.costs(name, "machine")) == 1
+
+
+# Crashes and lies
+
+
+@pytest.mark.parametrize("name", ["digitalocean", "hetzner", "scaleway"])
+async def test_a_creation_without_an_answer_leaves_one_machine(cluster: Rig, name: str) -> None:
+    async with running_cloud(name) as cloud:
+        assert cloud.world is not None
+        left = [LOSE] * 2
+        cloud.world.misbehave = lambda request: left.pop() if left and request.method == "POST" else ""
+        api = await start(cluster, cloud)
+        await api.ends(await api.create(2))
+        assert len(cloud.world.created) == 1
+        await no_machines(cluster, cloud)
+
+
+async def test_a_creation_that_never_gets_an_answer_is_given_up_and_leaves_nothing(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    small = {"small"}
+    cloud.world.misbehave = lambda request: LOSE if request.method == "POST" and small else ""
+    api = await start(cluster, cloud, createRetries=0)
+    uuid = await api.create(2)
+    await eventually(lambda: any(machine.state is State.DELETING for machine in machines(cluster)))
+    small.clear()
+    await api.ends(uuid)
+    await no_machines(cluster, cloud)
+
+
+async def test_what_is_refused_is_not_asked_for_again_and_again(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, image="nothing", snapshot=True)
+    uuid = await api.create(2)
+    await eventually(lambda: "hetzner had no small of late" in cluster.entry(uuid).wait)
+    assert cloud.world is not None
+    assert cloud.world.created == []
+    await eventually(lambda: not machines(cluster))
+
+
+async def test_an_orphan_is_deleted_after_a_while_and_others_machines_never(
+    cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cloud.world is not None
+    await start(cluster, cloud)
+    own = await cluster.cluster.context.store.value("cluster")
+    cloud.world.dead_on_arrival = True
+    for name, label in (("clusterodm-x-1", own), ("somebody-elses", "other")):
+        cloud.world.start(cloud.world.create(name, "small", "fsn1", labels={"clusterodm": label}))
+    await eventually(lambda: cluster.cluster.context.reaper.orphans)
+    assert len(cloud.names()) == 2, "not at once"
+    monkeypatch.setattr(reaper, "GRACE", 0.0)
+    await eventually(lambda: cloud.names() == ["somebody-elses"])
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+async def test_a_restart_takes_up_machines_and_tasks_where_they_are(cluster: Rig, name: str) -> None:
+    async with running_cloud(name, seconds=60) as cloud:
+        api = await start(cluster, cloud)
+        uuid = await api.create(2)
+        await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+        before = cloud.names()
+        await cluster.stop()
+        api = await start(cluster, cloud)
+        await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY])
+        assert cluster.entry(uuid).task.phase is Phase.RUNNING
+        assert cloud.names() == before
+        await api.post("/task/cancel", {"uuid": uuid})
+        await no_machines(cluster, cloud)
+
+
+async def test_a_machine_of_an_entry_that_is_gone_from_the_file_is_left_alone(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, idleTimeout=60)
+    await api.ends(await api.create(2))
+    await cluster.stop()
+    await start(cluster, cloud, name="renamed", minImages=50)
+    assert [machine.provider for machine in machines(cluster)] == ["hetzner"]
+    assert len(cloud.names()) == 1
+
+
+async def test_no_secret_of_a_cloud_or_a_machine_is_shown(cluster: Rig, cloud: Cloud, tmp_path: Path) -> None:
+    api = await start(cluster, cloud, idleTimeout=60)
+    await api.ends(await api.create(2))
+    assert machines(cluster)[0].token not in repr(machines(cluster))
+    assert cloud.world is not None
+    assert "hush" not in cloud.world.created[0].user_data

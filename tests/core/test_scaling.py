@@ -1,0 +1,223 @@
+"""Which machines are ordered and which go: tables, and properties over anything that may be seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clusterodm.core.errors import StaleMachine
+from clusterodm.core.machines import TRANSITIONS, Machine, State, require_transition
+from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Rung, Wish, plan
+
+SMALL = Rung(provider="do", size="small", location="nyc", max_images=50, price=0.5)
+LARGE = Rung(provider="do", size="large", location="nyc", max_images=500, price=2.0)
+DO = Rules(name="do", ladder=[SMALL, LARGE])
+
+
+def machine(number: int = 1, state: State = State.READY, **given: Any) -> Machine:
+    known: dict[str, Any] = {"provider": "do", "size": "small", "location": "nyc", "max_images": 50, "price": 0.5}
+    return Machine(id=f"m{number}", state=state, **(known | given))
+
+
+def decide(
+    wishes: list[Wish],
+    machines: list[Observed] | None = None,
+    *rules: Rules,
+    budget: Budget | None = None,
+    blocked: dict[Rung, float] | None = None,
+    now: float = 1000.0,
+) -> Decided:
+    return plan(wishes, machines or [], rules or (DO,), budget or Budget(), blocked or {}, now)
+
+
+def wish(number: int, images: int = 10, larger_than: int = 0) -> Wish:
+    return Wish(task=f"t{number}", images=images, larger_than=larger_than)
+
+
+def test_a_waiting_task_gets_the_smallest_machine_that_takes_it() -> None:
+    decided = decide([wish(1), wish(2, 51)])
+    assert [(order.rung, order.task) for order in decided.orders] == [(SMALL, "t1"), (LARGE, "t2")]
+    assert decided.orders[0].why == (
+        "no slot is free; the smallest size for its 10 images: small in nyc (do) at 0.5 an hour"
+    )
+
+
+def test_one_that_ran_out_of_memory_gets_a_larger_one() -> None:
+    assert decide([wish(1, 10, larger_than=50)]).orders[0].rung is LARGE
+    assert decide([wish(1, 10, larger_than=500)]).holds == {"t1": "do has no size for it"}
+
+
+@pytest.mark.parametrize("state", [State.ORDERED, State.BOOTING, State.READY])
+def test_a_machine_that_is_coming_or_idle_is_enough(state: State) -> None:
+    decided = decide([wish(1), wish(2)], [Observed(machine=machine(1, state, task="t2"))])
+    assert decided.matched == {"t1": "m1"}, "whoever is first in the queue"
+    assert [order.task for order in decided.orders] == ["t2"]
+
+
+@pytest.mark.parametrize("state", [State.LEAVING, State.DELETING, State.GONE])
+def test_a_machine_that_goes_is_not(state: State) -> None:
+    assert decide([wish(1)], [Observed(machine=machine(1, state))]).orders
+
+
+def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
+    seen = Observed(machine=machine(1, slots=2), busy=1)
+    assert [order.task for order in decide([wish(1), wish(2)], [seen]).orders] == ["t2"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "budget", "why"),
+    [
+        ({"max_machines": 1}, {}, "do has 1 machines, as many as it may"),
+        ({"min_images": 20}, {}, "do is for tasks of at least 20 images"),
+        ({}, {"hourly": 0.9}, "all machines may cost 0.9 an hour, those there are cost 0.5"),
+        ({}, {"monthly": 10.0, "spent": 10.0}, "machines may cost 10 a month, 10.00 are spent"),
+    ],
+)
+def test_a_limit_holds_a_task_with_the_reason(rules: dict[str, Any], budget: dict[str, Any], why: str) -> None:
+    busy = Observed(machine=machine(1), busy=1)
+    decided = decide([wish(1)], [busy], msgspec.structs.replace(DO, **rules), budget=Budget(**budget))
+    assert decided.holds == {"t1": why}
+    assert decided.orders == []
+
+
+def test_a_rung_that_was_out_of_stock_is_passed_over_for_a_while() -> None:
+    blocked = {SMALL: 1600.0}
+    assert decide([wish(1)], blocked=blocked).orders[0].rung is LARGE
+    assert decide([wish(1)], blocked=blocked, now=1600.0).orders[0].rung is SMALL
+    held = decide([wish(1)], blocked=blocked | {LARGE: 1060.0}).holds["t1"]
+    assert held == "do had no small of late, tried again in 10 min; do had no large of late, tried again in 60 s"
+
+
+def test_the_next_provider_takes_what_the_first_may_not() -> None:
+    other = Rung(provider="hz", size="cx", location="fsn", spot=True, max_images=50)
+    decided = decide(
+        [wish(1), wish(2)], [], msgspec.structs.replace(DO, max_machines=1), Rules(name="hz", ladder=[other])
+    )
+    assert [order.rung for order in decided.orders] == [SMALL, other]
+    assert decided.orders[1].why.endswith("cx in fsn (hz, spot)")
+
+
+def test_an_idle_machine_goes_after_its_time_unless_kept_or_wanted() -> None:
+    idle = machine(1, idle_since=700.0)
+    assert decide([], [Observed(machine=idle)]).leave == {"m1": "idle for 5 min"}
+    assert decide([], [Observed(machine=idle)], now=999.0).leave == {}
+    assert decide([], [Observed(machine=msgspec.structs.replace(idle, kept=True))]).leave == {}
+    assert decide([], [Observed(machine=idle, busy=1)]).leave == {}
+    assert decide([wish(1)], [Observed(machine=idle)]).leave == {}
+
+
+def test_where_hours_are_paid_a_machine_goes_towards_the_end_of_one() -> None:
+    rules = msgspec.structs.replace(DO, paid_hours=True)
+    idle = Observed(machine=machine(1, ordered_at=0.0, idle_since=100.0))
+    assert decide([], [idle], rules, now=3000.0).leave == {}
+    assert decide([], [idle], rules, now=3500.0).leave == {"m1": "idle for 57 min, and its paid hour ends"}
+    assert decide([], [idle], rules, now=3700.0).leave == {}
+
+
+def test_some_machines_are_kept_ready() -> None:
+    rules = msgspec.structs.replace(DO, ready=2)
+    decided = decide([], [Observed(machine=machine(1, idle_since=1.0))], rules)
+    assert decided.orders == [Order(rung=SMALL, task="", why="2 are to be ready: small in nyc (do) at 0.5 an hour")]
+    assert decided.leave == {}
+    three = [Observed(machine=machine(number, idle_since=float(number))) for number in (1, 2, 3)]
+    assert list(decide([], three, rules).leave) == ["m1"]
+    full = msgspec.structs.replace(rules, max_machines=1)
+    assert decide([], [Observed(machine=machine(1))], full).orders == []
+    assert decide([], [], rules, blocked={SMALL: 9e9, LARGE: 9e9}).orders == []
+
+
+def test_a_machine_of_a_provider_that_is_no_longer_configured_counts_only_as_cost() -> None:
+    stranger = Observed(machine=machine(1, provider="old", idle_since=1.0), busy=1)
+    assert decide([wish(1)], [stranger], budget=Budget(hourly=0.6)).orders == []
+
+
+def test_every_state_leads_to_gone_and_nothing_back_from_deleting() -> None:
+    for state in State:
+        reached, todo = {state}, [state]
+        while todo:
+            todo += TRANSITIONS[todo.pop()] - reached
+            reached |= set(todo)
+        assert State.GONE in reached
+    assert TRANSITIONS[State.DELETING] == {State.GONE}
+    require_transition(State.ORDERED, State.BOOTING)
+    with pytest.raises(StaleMachine, match="from deleting to ready"):
+        require_transition(State.DELETING, State.READY)
+    assert "hush" not in repr(machine(token="hush-token"))
+
+
+seen = st.builds(
+    lambda number, state, images, busy, slots, idle, kept, provider, task: Observed(
+        machine=machine(
+            number, state, max_images=images, slots=slots, idle_since=idle, kept=kept, provider=provider, task=task
+        ),
+        busy=busy,
+    ),
+    st.integers(1, 10**6),
+    st.sampled_from(list(State)),
+    st.sampled_from([50, 500]),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.floats(0, 1000),
+    st.booleans(),
+    st.sampled_from(["do", "hz", "old"]),
+    st.sampled_from(["", "t1", "t2"]),
+)
+wishes = st.builds(wish, st.integers(1, 10**6), st.integers(1, 600), st.sampled_from([0, 50]))
+ladders = st.sampled_from([[SMALL, LARGE], [LARGE]])
+providers = st.builds(
+    lambda name, ladder, limit, least, ready, paid: Rules(
+        name=name,
+        ladder=[msgspec.structs.replace(rung, provider=name) for rung in ladder],
+        max_machines=limit,
+        min_images=least,
+        ready=ready,
+        paid_hours=paid,
+    ),
+    st.sampled_from(["do", "hz"]),
+    ladders,
+    st.integers(-1, 5),
+    st.sampled_from([0, 20]),
+    st.integers(0, 3),
+    st.booleans(),
+)
+
+
+@given(
+    st.lists(
+        wishes,
+        max_size=12,
+        unique_by=lambda w: w.task,
+    ),
+    st.lists(seen, max_size=10, unique_by=lambda s: s.machine.id),
+    st.lists(providers, max_size=2, unique_by=lambda r: r.name),
+    st.none() | st.floats(0, 20),
+)
+def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
+    wishes: list[Wish], machines: list[Observed], rules: list[Rules], hourly: float | None
+) -> None:
+    decided = plan(wishes, machines, rules, Budget(hourly=hourly), {}, 1000.0)
+    alive = [s for s in machines if s.machine.state is not State.GONE]
+    by_id = {s.machine.id: s for s in machines}
+    named = [order.task for order in decided.orders if order.task]
+    assert len(set(named)) == len(named), "never two machines for one task"
+    assert not set(named) & set(decided.matched)
+    assert set(named) | set(decided.matched) | set(decided.holds) == {w.task for w in wishes}
+    assert all(decided.holds.values()) or not rules, "who gets none knows why"
+    for rule in rules:
+        count = sum(s.machine.provider == rule.name for s in alive)
+        ordered = sum(order.rung.provider == rule.name for order in decided.orders)
+        assert rule.max_machines < 0 or not ordered or count + ordered <= rule.max_machines
+    cost = sum(s.machine.price for s in alive) + sum(order.rung.price for order in decided.orders)
+    assert hourly is None or not decided.orders or cost <= hourly + 1e-6
+    for name in decided.leave:
+        gone = by_id[name]
+        assert gone.busy == 0
+        assert gone.machine.state is State.READY
+        assert not gone.machine.kept
+        assert name not in decided.matched.values()
+    for task, name in decided.matched.items():
+        assert next(w for w in wishes if w.task == task).fits(by_id[name].machine.max_images)

@@ -1,0 +1,241 @@
+"""What every provider of machines must do, against pretended clouds and a pretended EC2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from clusterodm.core.errors import OutOfCapacity, Rejected, Unreachable
+from clusterodm.core.scaling import Rung
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, user_data
+from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
+from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
+from tests.support import eventually
+
+
+@pytest.fixture(params=CLOUDS)
+async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[Cloud]:
+    async with running_cloud(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[Guarded]:
+    async with provider_of(tmp_path, cloud.entry) as made:
+        yield made
+
+
+def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", rung: Rung | None = None) -> Spec:
+    document = user_data(provider.config, token="hush-node", max_images=10, slots=1)
+    return Spec(name=name, cluster=cluster, rung=rung or provider.ladder[0], user_data=document)
+
+
+async def gone(provider: Guarded, machine: ProviderMachine) -> bool:
+    await provider.delete(machine)
+    return await provider.get(machine.id, machine.location) is None
+
+
+async def test_a_machine_is_created_found_and_deleted_until_it_is_gone(cloud: Cloud, provider: Guarded) -> None:
+    await provider.check()
+    made = await provider.create(spec(provider))
+    assert made.name == "clusterodm-c1-m1"
+
+    async def running() -> ProviderMachine | None:
+        found = await provider.get(made.id, made.location)
+        return found if found is not None and found.status is Status.RUNNING and found.address else None
+
+    found = await eventually(running)
+    assert found.address.startswith("127.")
+    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+    await eventually(lambda: gone(provider, found))
+    assert await provider.list_machines("c1") == []
+    await provider.delete(found)
+    assert cloud.names() == []
+    if cloud.world is not None:
+        assert cloud.world.volumes == set()
+
+
+async def test_creating_one_again_gives_the_same_one(cloud: Cloud, provider: Guarded) -> None:
+    first, second = await provider.create(spec(provider)), await provider.create(spec(provider))
+    assert first.id == second.id
+    assert cloud.names() == ["clusterodm-c1-m1"]
+    other = await provider.create(spec(provider, "clusterodm-c1-m2"))
+    assert other.id != first.id
+
+
+async def test_only_machines_of_the_own_cluster_are_listed(provider: Guarded) -> None:
+    await provider.create(spec(provider))
+    await provider.create(spec(provider, "clusterodm-c2-m1", "c2"))
+    assert [each.name for each in await provider.list_machines("c2")] == ["clusterodm-c2-m1"]
+
+
+async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: Guarded) -> None:
+    if cloud.world is None:
+        pytest.skip("moto has its own pages")
+    cloud.world.dead_on_arrival = True
+    for number in range(60):
+        await provider.create(spec(provider, f"m{number}"))
+    assert len(await provider.list_machines("c1")) == 60
+
+
+async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: Guarded) -> None:
+    await provider.create(spec(provider))
+    if cloud.world is not None:
+        assert cloud.world.created[0].user_data == spec(provider).user_data
+
+
+async def test_what_is_not_there_is_none_and_can_be_deleted(provider: Guarded) -> None:
+    location = provider.ladder[0].location
+    nothing = ProviderMachine(id="i-00000000000000000", name="x", status=Status.RUNNING, location=location)
+    assert await provider.get(nothing.id, location) is None
+    await provider.delete(nothing)
+
+
+async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, provider: Guarded) -> None:
+    sizes = [rung.max_images for rung in provider.ladder]
+    assert sizes == sorted(sizes)
+    places = {
+        "digitalocean": ["nyc1", "ams3"],
+        "hetzner": ["fsn1"],
+        "scaleway": ["fr-par-1"],
+        "aws": ["us-east-1a", "us-east-1b"],
+    }[cloud.name]
+    assert [rung.location for rung in provider.ladder][: len(places)] == places
+    if cloud.name == "aws":
+        assert [(rung.spot, rung.price) for rung in provider.ladder][1:3] == [(True, 0.05), (False, 0.1)]
+
+
+async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: Guarded) -> None:
+    if cloud.world is None:
+        pytest.skip("moto has room for everybody")
+    cloud.world.out_of_stock = {"small"}
+    with pytest.raises(OutOfCapacity):
+        await provider.create(spec(provider))
+    await provider.create(spec(provider, rung=provider.ladder[-1]))
+    cloud.world.quota = 1
+    with pytest.raises(OutOfCapacity):
+        await provider.create(spec(provider, "other", rung=provider.ladder[-1]))
+
+
+async def test_a_wrong_key_is_said_without_saying_it(cloud: Cloud, tmp_path: Path) -> None:
+    if cloud.world is None:
+        pytest.skip("moto takes every key")
+    wrong = {key: "hush-wrong" if value == "hush-cloud-key" else value for key, value in cloud.entry.items()}
+    async with provider_of(tmp_path, wrong) as provider:
+        with pytest.raises(Rejected) as said:
+            await provider.check()
+    assert "hush" not in str(said.value)
+
+
+async def test_an_image_that_is_not_there_is_known_at_the_start(cloud: Cloud, tmp_path: Path) -> None:
+    wrong = cloud.entry | ({"ami": "ami-0000"} if cloud.name == "aws" else {"image": "nothing"})
+    wrong |= {"snapshot": True} if cloud.name in ("digitalocean", "hetzner") else {}
+    async with provider_of(tmp_path, wrong) as provider:
+        with pytest.raises(Rejected):
+            await provider.check()
+
+
+async def test_a_snapshot_is_found_by_its_name(cloud: Cloud, tmp_path: Path) -> None:
+    if cloud.name not in ("digitalocean", "hetzner"):
+        pytest.skip("it has no snapshots by name")
+    async with provider_of(tmp_path, cloud.entry | {"image": "odm", "snapshot": True}) as provider:
+        await provider.check()
+        await provider.create(spec(provider))
+        if cloud.name == "digitalocean":
+            with pytest.raises(Rejected, match="not in ams3"):
+                await provider.create(spec(provider, "m2", rung=provider.ladder[1]))
+
+
+@pytest.mark.parametrize("fate", [REFUSE, THROTTLE])
+async def test_a_provider_that_fails_for_a_moment_is_asked_again(
+    cloud: Cloud, provider: Guarded, fate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cloud.world is None:
+        pytest.skip("moto does not fail")
+    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    left = [fate, fate]
+    cloud.world.misbehave = lambda request: left.pop() if left else ""
+    assert await provider.list_machines("c1") == []
+    cloud.world.misbehave = lambda request: fate
+    with pytest.raises(Unreachable):
+        await provider.list_machines("c1")
+    with pytest.raises(Unreachable):
+        await provider.create(spec(provider))
+    assert cloud.names() == []
+
+
+async def test_when_the_answer_is_lost_the_machine_is_found_by_its_name(cloud: Cloud, provider: Guarded) -> None:
+    if cloud.world is None:
+        pytest.skip("moto does not fail")
+    cloud.world.misbehave = lambda request: LOSE if request.method == "POST" else ""
+    with pytest.raises(Unreachable):
+        await provider.create(spec(provider))
+    assert len(cloud.names()) == 1
+    cloud.world.misbehave = lambda request: ""
+    made = await provider.create(spec(provider))
+    assert len(cloud.names()) == 1
+    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"droplets": 5}', b'{"servers": [{}]}', b"{"])
+async def test_an_answer_that_says_nothing_is_no_answer(
+    cloud: Cloud, tmp_path: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(body=body, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        async with provider_of(
+            tmp_path, cloud.entry | {"apiUrl": f"http://127.0.0.1:{runner.addresses[0][1]}"}
+        ) as made:
+            with pytest.raises((Unreachable, Rejected)):
+                await made.list_machines("c1")
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_cloud_that_nobody_reaches_is_unreachable(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    async with provider_of(tmp_path, cloud.entry | {"apiUrl": "http://127.0.0.1:1"}) as provider:
+        with pytest.raises(Unreachable):
+            await provider.list_machines("c1")
+
+
+async def test_a_server_that_was_never_switched_on_is_listed_finished_and_deleted(tmp_path: Path) -> None:
+    async with running_cloud("scaleway") as cloud, provider_of(tmp_path, cloud.entry) as provider:
+        assert cloud.world is not None
+        failing = ""
+        cloud.world.misbehave = lambda request: REFUSE if failing in f"{request.method}{request.path}" else ""
+        for step in ("PATCH", "action"):
+            failing = step
+            with pytest.raises(Unreachable):
+                await provider.create(spec(provider))
+        listed = await provider.list_machines("c1")
+        assert [machine.status for machine in listed] == [Status.STOPPED]
+        cloud.world.misbehave = lambda request: ""
+        made = await provider.create(spec(provider))
+        assert cloud.world.machines[made.id].state == "running"
+        never = cloud.world.create("never", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
+        found = await provider.get(never.id, "fr-par-1")
+        assert found is not None
+        await eventually(lambda: gone(provider, found))
+        await provider.delete(found)
+        assert cloud.world.volumes == set(cloud.world.machines[made.id].volumes)
+
+
+def test_no_secret_shows_in_what_is_printed() -> None:
+    rung = Rung(provider="x", size="s", location="l", max_images=1)
+    assert "hush" not in repr(Spec(name="n", cluster="c", rung=rung, user_data=json.dumps({"token": "hush-node"})))
