@@ -32,6 +32,7 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	tools/setup-browser
 	tools/setup-tools
+	tools/setup-clouds
 	$(BIN)/python -m pytest
 
 faults: $(VENV)/.dev

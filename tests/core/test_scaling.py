@@ -110,6 +110,13 @@ def test_an_idle_machine_goes_after_its_time_unless_kept_or_wanted() -> None:
     assert decide([wish(1)], [Observed(machine=idle)]).leave == {}
 
 
+def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_ordered() -> None:
+    soon = Wish(task="t1", images=10, soon=True)
+    idle = Observed(machine=machine(1, idle_since=1.0))
+    assert decide([soon], [idle]) == Decided(matched={"t1": "m1"})
+    assert decide([soon]) == Decided()
+
+
 def test_where_hours_are_paid_a_machine_goes_towards_the_end_of_one() -> None:
     rules = msgspec.structs.replace(DO, paid_hours=True)
     idle = Observed(machine=machine(1, ordered_at=0.0, idle_since=100.0))

@@ -19,7 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from clusterodm import assembly
+from clusterodm.cluster import lifecycle
 from clusterodm.nodeodm import NodeClient, Transfer
+from clusterodm.providers import Guarded
+from clusterodm.providers.rest import Rest
 from clusterodm.spool import Spool
 from clusterodm.store import Store
 
@@ -36,6 +40,8 @@ def owners() -> dict[str, type]:
         "client": NodeClient,
         "transfer": Transfer,
         "notifier": Notifier,
+        "provider": Guarded,
+        "rest": Rest,
     }
 
 
@@ -119,6 +125,8 @@ def set_clock(file: Path) -> None:
 
 
 if __name__ == "__main__":
+    assembly._SCALE = 0.05
+    lifecycle._SETTLE = 0.5  # type: ignore[misc]
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))

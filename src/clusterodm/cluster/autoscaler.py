@@ -82,7 +82,9 @@ class Autoscaler:
         if not self.fleet.providers:
             return
         self._note_idle()
-        decided = self.decide([self._wish(uuid) for uuid in self._dispatcher.wanting[:_MANY]])
+        wishes = [self._wish(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
+        wishes += [self._wish(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
+        decided = self.decide(wishes)
         self._remark(decided)
         for order in decided.orders:
             await self._order(order)
@@ -100,10 +102,11 @@ class Autoscaler:
         rules = [_rules(provider) for provider in self.fleet.providers.values()]
         return plan(wishes, seen, rules, budget, blocked, wall)
 
-    def _wish(self, uuid: str) -> Wish:
+    def _wish(self, uuid: str, *, soon: bool = False) -> Wish:
         entry = self._tasks.get(uuid)
         task = entry.task if entry else None
-        return Wish(task=uuid, images=task.image_count if task else 0, larger_than=task.larger_than if task else 0)
+        images, larger_than = (task.image_count, task.larger_than) if task else (0, 0)
+        return Wish(task=uuid, images=images, larger_than=larger_than, soon=soon)
 
     def _remark(self, decided: Decided) -> None:
         """What operators and owners are told of each wait."""

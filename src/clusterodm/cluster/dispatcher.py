@@ -65,8 +65,10 @@ class Dispatcher:
         self._ageing = ageing
         self._clock = clock
         self._chosen: dict[str, int] = {}
-        #: Tasks that wait for nothing but a slot, next first; and what others have to say about such a wait.
+        #: Tasks that wait for nothing but a slot, next first, or will in a moment; and what others have to say about
+        #: such a wait.
         self.wanting: list[str] = []
+        self.soon: list[str] = []
         self.remark: Callable[[str], str] = lambda uuid: ""
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
@@ -119,7 +121,7 @@ class Dispatcher:
     def _look(self) -> None:
         """Decide for all waiting tasks and start what can go."""
         if not self._tasks.queued:
-            self.wanting = []
+            self.wanting, self.soon = [], []
             return
         entries = {entry.task.uuid: entry for entry in self._tasks.active()}
         taken_up = sum(
@@ -132,7 +134,7 @@ class Dispatcher:
             max_sending=self._max_sending + taken_up,
             ageing=self._ageing,
         )
-        self.wanting = decided.wanting
+        self.wanting, self.soon = decided.wanting, decided.soon
         for uuid, why in decided.waiting.items():
             remark = self.remark(uuid)
             entries[uuid].wait = f"{why}; {remark}" if remark else why

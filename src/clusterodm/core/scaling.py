@@ -71,6 +71,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     #: A node that takes so many images was too small for it.
     larger_than: int = 0
+    #: It waits a moment and will want a slot then: a machine stays for it, but none is ordered.
+    soon: bool = False
 
     def fits(self, max_images: int) -> bool:
         """Whether something that takes so many images takes the task."""
@@ -121,6 +123,8 @@ def plan(
         if machine is not None:
             room[machine.id] -= 1
             decided.matched[wish.task] = machine.id
+            continue
+        if wish.soon:
             continue
         rung, why = ledger.choose(wish)
         if rung is None:

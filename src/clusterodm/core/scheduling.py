@@ -30,8 +30,11 @@ class Plan(msgspec.Struct, frozen=True):
     waiting: dict[str, str]
     #: Tasks of those that wait for nothing but a node or a slot, next first.
     wanting: list[str]
+    #: Tasks that will want one in a moment, after a failed attempt.
+    soon: list[str]
 
 
+_A_MOMENT: Final = "waits a moment after a failed attempt"
 #: Seconds of waiting that count as much as one step of priority, unless a setting says otherwise.
 AGEING: Final = 3600.0
 
@@ -90,7 +93,7 @@ def plan(
     tasks = list(tasks)
     facts = {node.id: node for node in nodes}
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
-    decided = Plan([], {}, [])
+    decided = Plan([], {}, [], [])
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
     having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
     for task in (turn.task for turn in turns(tasks, now, ageing=ageing)):
@@ -110,8 +113,8 @@ def plan(
         if not why:
             why = full[needs] = wait_reason(facts.values(), needs, now)
         decided.waiting[task.uuid] = why
-        if why == full.get(needs):
-            decided.wanting.append(task.uuid)
+        if why in (full.get(needs), _A_MOMENT):
+            (decided.soon if why == _A_MOMENT else decided.wanting).append(task.uuid)
     return decided
 
 
@@ -121,7 +124,7 @@ def _why_not_yet(task: Task, now: float) -> str:
     if task.approval_due:
         return "the service that knows its owner has not approved it yet"
     if now < task.not_before <= now + LONGEST_BACK_OFF:  # further ahead: the clock was set back
-        return "waits a moment after a failed attempt"
+        return _A_MOMENT
     return ""
 
 
