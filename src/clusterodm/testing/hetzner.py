@@ -192,6 +192,13 @@ def _server(machine: FakeMachine) -> dict[str, Any]:
             "locations": [],
         },
         "location": location,
+        "datacenter": {
+            "id": 1,
+            "name": f"{machine.location}-dc1",
+            "description": "somewhere",
+            "location": location,
+            "server_types": {"supported": [], "available": [], "available_for_migration": []},
+        },
         "image": _image(1, "image"),
         "iso": None,
         "rescue_enabled": False,

@@ -1,0 +1,122 @@
+"""Requests and answers, ours and those of the pretended clouds, against the clouds' official descriptions.
+
+They are large and not ours: OPENAPI_FOLDER says where they are (hetzner.json, digitalocean.json); without it these tests
+are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from jsonschema import Draft202012Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from clusterodm.providers import Status
+from tests.providers.support import provider_of, running_cloud
+from tests.providers.test_contract import spec
+from tests.support import eventually
+
+FOLDER = os.environ.get("OPENAPI_FOLDER")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="OPENAPI_FOLDER does not say where the official descriptions are")
+
+
+def nullable(value: Any) -> Any:
+    """OpenAPI 3.0 says null in another way than JSON Schema."""
+    if isinstance(value, list):
+        return [nullable(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: nullable(item) for key, item in value.items() if key != "example"}
+    if changed.pop("nullable", False) is True:
+        if isinstance(changed.get("type"), str):
+            changed["type"] = [changed["type"], "null"]
+        if "enum" in changed:
+            changed["enum"] = [*changed["enum"], None]
+        if "type" not in changed:
+            return {"anyOf": [changed, {"type": "null"}]}
+    if isinstance(changed.get("exclusiveMinimum"), bool):
+        del changed["exclusiveMinimum"]
+    return changed
+
+
+class Description:
+    """One official description."""
+
+    def __init__(self, name: str, base: str) -> None:
+        assert FOLDER
+        self.document = nullable(json.loads((Path(FOLDER) / f"{name}.json").read_text()))
+        resource = DRAFT202012.create_resource(self.document)
+        self._registry: Any = Registry().with_resource("urn:description", resource)
+        self._base = base
+        self.checked: set[str] = set()
+
+    def watch(self, request: web.Request, body: bytes, response: web.Response) -> None:
+        """Check one request and its answer."""
+        path = request.path.removeprefix(self._base)
+        template = next(each for each in self.document["paths"] if re.fullmatch(re.sub(r"{\w+}", r"[^/]+", each), path))
+        said = self.resolve(self.document["paths"][template][request.method.lower()])
+        known = {self.resolve(each)["name"] for each in said.get("parameters", [])}
+        assert set(request.query) <= known, f"{template}: {set(request.query) - known} is no parameter"
+        if body:
+            self._check(said["requestBody"], json.loads(body))
+        answer = self.resolve(said["responses"].get(str(response.status)) or said["responses"]["4xx"])
+        if response.body:
+            self._check(answer, json.loads(bytes(response.body)))  # type: ignore[arg-type]
+        self.checked.add(f"{request.method} {template} {response.status}")
+
+    def _check(self, where: Any, value: Any) -> None:
+        schema = self.resolve(where)["content"]["application/json"]["schema"]
+        validator = Draft202012Validator(self._absolute(schema), registry=self._registry)
+        errors = [f"{list(error.absolute_path)}: {error.message[:300]}" for error in validator.iter_errors(value)]
+        assert not errors, errors[:5]
+
+    def resolve(self, value: Any) -> Any:
+        while isinstance(value, dict) and "$ref" in value:
+            found = self.document
+            for part in value["$ref"].removeprefix("#/").split("/"):
+                found = found[part.replace("~1", "/").replace("~0", "~")]
+            value = found
+        return value
+
+    def _absolute(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: f"urn:description{item}" if key == "$ref" else self._absolute(item) for key, item in value.items()
+            }
+        return [self._absolute(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(("name", "operations"), [("digitalocean", 6), ("hetzner", 7)])
+async def test_what_is_said_is_what_the_official_description_has(tmp_path: Path, name: str, operations: int) -> None:
+    description = Description(name, "")
+    async with running_cloud(name) as cloud, provider_of(tmp_path, cloud.entry) as provider:
+        assert cloud.world is not None
+        cloud.world.watch = description.watch
+        await provider.check()
+        made = await provider.create(spec(provider))
+
+        async def runs() -> bool:
+            found = await provider.get(made.id, made.location)
+            return found is not None and found.status is Status.RUNNING
+
+        await eventually(runs)
+        assert await provider.list_machines("c1")
+        await provider.delete(made)
+        assert await provider.get(made.id, made.location) is None
+        snapshots = cloud.entry | {"snapshot": True, "image": "odm"}
+        async with provider_of(tmp_path, snapshots) as other:
+            await other.check()
+    assert len(description.checked) >= operations, description.checked
+
+
+def test_the_checks_can_fail() -> None:
+    description = Description("hetzner", "")
+    with pytest.raises(AssertionError):
+        description._check(description.document["paths"]["/servers"]["post"]["requestBody"], {"name": 5})
