@@ -62,6 +62,10 @@ POINTS = [
 ]
 
 
+#: The points of a machine's way from the order to its end.
+MACHINE_POINTS = ["store.add_machine", "store.change_machine", "provider.create", "provider.delete", "rest.call"]
+
+
 def die() -> NoReturn:
     """End without a word."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -131,7 +135,7 @@ if __name__ == "__main__":
     if point == "--orders":
         orders = Path(sys.argv.pop(1))
         set_clock(orders.with_suffix(".clock"))
-        for each in POINTS:
+        for each in POINTS + MACHINE_POINTS:
             arm(each, *at_order(orders, each))
     else:
         name, moment, number = point.split(":")

@@ -1,7 +1,7 @@
 """Requests and answers, ours and those of the pretended clouds, against the clouds' official descriptions.
 
-They are large and not ours: OPENAPI_FOLDER says where they are (hetzner.json, digitalocean.json); without it these tests
-are skipped.
+They are large and not ours: OPENAPI_FOLDER says where they are (hetzner.json, digitalocean.json); without it these
+tests are skipped.
 """
 
 from __future__ import annotations
