@@ -151,7 +151,9 @@ def build(
         interval=settings.machine_poll_interval,
         clock=clock,
     )
-    autoscaler = Autoscaler(fleet, machines, lifecycle, tasks, dispatcher, store, cluster=own.cluster, clock=clock)
+    autoscaler = Autoscaler(
+        fleet, machines, lifecycle, tasks, dispatcher, registry, spool, store, cluster=own.cluster, clock=clock
+    )
     reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
     accounts = Accounts(store, tasks, authenticator, clock=clock)
     cleaner = Cleaner(store, tasks, registry, client, clock=clock)

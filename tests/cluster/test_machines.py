@@ -229,6 +229,34 @@ async def test_machines_are_kept_ready_and_the_spare_ones_go(cluster: Rig, cloud
     assert len(cloud.names()) == 2
 
 
+async def test_a_machine_boots_while_files_come_in_where_that_is_wanted(cluster: Rig, cloud: Cloud) -> None:
+    await cluster.add_node(max_images=2)
+    api = await start(cluster, cloud, prewarm=True)
+    await cluster.ready()
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a", b__jpg=b"b")
+    await eventually(lambda: cluster.entry(uuid).last_activity)
+    await api.upload(uuid, c__jpg=b"c")
+    await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY])
+    assert cluster.entry(uuid).task.phase is Phase.RECEIVING
+    await api.commit(uuid)
+    await api.ends(uuid)
+    assert cloud.world is not None
+    assert len(cloud.world.created) == 1
+    await eventually(lambda: not cloud.names())
+
+
+async def test_a_machine_that_was_ordered_for_an_upload_goes_when_the_upload_is_given_up(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    api = await start(cluster, cloud, prewarm=True)
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a")
+    await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY])
+    cluster.entry(uuid).last_activity -= 1000
+    await no_machines(cluster, cloud)
+
+
 async def test_what_is_spent_is_known_by_owner_task_and_machine(cluster: Rig, cloud: Cloud) -> None:
     assert cloud.world is not None
     cloud.world.knobs["seconds"] = 0.3

@@ -117,6 +117,17 @@ def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_or
     assert decide([soon]) == Decided()
 
 
+def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> None:
+    early = Wish(task="t1", images=10, early=True)
+    assert decide([early]).holds == {"t1": "do orders nothing ahead"}
+    ahead = msgspec.structs.replace(DO, prewarm=True)
+    assert decide([early], [], ahead).orders[0].why.startswith("its files come in; the smallest size for its 10 images")
+    mine = Observed(machine=machine(1, State.BOOTING, task="t1"))
+    assert decide([early], [mine], ahead).matched == {"t1": "m1"}
+    grown = Wish(task="t1", images=60, early=True)
+    assert decide([grown], [mine], ahead) == Decided(), "no second one before it is known how many there will be"
+
+
 def test_where_hours_are_paid_a_machine_goes_towards_the_end_of_one() -> None:
     rules = msgspec.structs.replace(DO, paid_hours=True)
     idle = Observed(machine=machine(1, ordered_at=0.0, idle_since=100.0))

@@ -18,11 +18,16 @@ from clusterodm.aio import Clock
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ProviderError, StaleMachine
 from clusterodm.core.machines import COMING, Machine, State
+from clusterodm.core.names import is_image
+from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Wish, plan
+from clusterodm.core.tasks import Phase
 from clusterodm.providers import Fleet, Guarded
+from clusterodm.spool import Spool
 from clusterodm.store import Cost, Store
 
 _log = structlog.get_logger("autoscaler")
@@ -31,6 +36,8 @@ _log = structlog.get_logger("autoscaler")
 _KEEP_COSTS: Final = 60.0
 #: Tasks of the queue that are looked at in one round.
 _MANY: Final = 1000
+#: Seconds without a file after which an upload gets no machine ahead any more.
+_RESTING: Final = 900.0
 
 
 class Autoscaler:
@@ -43,6 +50,8 @@ class Autoscaler:
         lifecycle: Lifecycle,
         tasks: Tasks,
         dispatcher: Dispatcher,
+        registry: Registry,
+        spool: Spool,
         store: Store,
         *,
         cluster: str,
@@ -53,6 +62,8 @@ class Autoscaler:
         self._lifecycle = lifecycle
         self._tasks = tasks
         self._dispatcher = dispatcher
+        self._registry = registry
+        self._spool = spool
         self._store = store
         self._cluster = cluster
         self._clock = clock
@@ -84,6 +95,7 @@ class Autoscaler:
         self._note_idle()
         wishes = [self._wish(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
         wishes += [self._wish(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
+        wishes += await self._early()
         decided = self.decide(wishes)
         self._remark(decided)
         for order in decided.orders:
@@ -101,6 +113,23 @@ class Autoscaler:
         seen = [Observed(machine=machine, busy=self._machines.busy(machine)) for machine in self._machines.alive()]
         rules = [_rules(provider) for provider in self.fleet.providers.values()]
         return plan(wishes, seen, rules, budget, blocked, wall)
+
+    async def _early(self) -> list[Wish]:
+        """Uploads that have grown past what free nodes take, where machines are ordered ahead."""
+        if not any(provider.config.prewarm for provider in self.fleet.providers.values()):
+            return []
+        found, now = [], self._clock()
+        for entry in list(self._tasks.active()):
+            uuid = entry.task.uuid
+            if entry.task.phase is not Phase.RECEIVING or now - entry.last_activity > _RESTING:
+                continue
+            images = sum(is_image(file.name) for file in await self._spool.listing(uuid))
+            needs = Needs(images=images)
+            free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
+            mine = any(machine.task == uuid for machine in self._machines.alive())
+            if images and (mine or next(free, None) is None):
+                found.append(Wish(task=uuid, images=images, early=True))
+        return found[:_MANY]
 
     def _wish(self, uuid: str, *, soon: bool = False) -> Wish:
         entry = self._tasks.get(uuid)
@@ -213,4 +242,5 @@ def _rules(provider: Guarded) -> Rules:
         idle_timeout=config.idle_timeout,
         paid_hours=config.paid_hours,
         ready=ready,
+        prewarm=config.prewarm,
     )

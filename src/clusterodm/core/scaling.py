@@ -53,6 +53,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     paid_hours: bool = False
     #: Idle machines that there are to be now.
     ready: int = 0
+    #: Machines are ordered while files still come in.
+    prewarm: bool = False
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     larger_than: int = 0
     #: It waits a moment and will want a slot then: a machine stays for it, but none is ordered.
     soon: bool = False
+    #: Its files still come in: only where machines are ordered ahead, and one at most, whatever becomes of it.
+    early: bool = False
 
     def fits(self, max_images: int) -> bool:
         """Whether something that takes so many images takes the task."""
@@ -124,7 +128,7 @@ def plan(
             room[machine.id] -= 1
             decided.matched[wish.task] = machine.id
             continue
-        if wish.soon:
+        if wish.soon or (wish.early and any(seen.machine.task == wish.task for seen in alive)):
             continue
         rung, why = ledger.choose(wish)
         if rung is None:
@@ -178,8 +182,9 @@ class _Ledger:
             rung = None if why else self._first(rule, wish, reasons)
             if rung is not None:
                 self._take(rung)
+                cause = "its files come in" if wish.early else "no slot is free"
                 size = f"the smallest size for its {wish.images} images"
-                return rung, f"no slot is free; {size}: {rung}{_cost(rung.price)}"
+                return rung, f"{cause}; {size}: {rung}{_cost(rung.price)}"
             if why:
                 reasons.append(why)
         return None, "; ".join(dict.fromkeys(reasons))
@@ -198,6 +203,8 @@ class _Ledger:
         self._hourly += rung.price
 
     def _refusal(self, rule: Rules, wish: Wish) -> str:
+        if wish.early and not rule.prewarm:
+            return f"{rule.name} orders nothing ahead"
         if wish.images < rule.min_images:
             return f"{rule.name} is for tasks of at least {rule.min_images} images"
         if not any(wish.fits(rung.max_images) for rung in rule.ladder):

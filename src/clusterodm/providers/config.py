@@ -98,6 +98,8 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     tasks_per_machine: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     boot_timeout: Annotated[float, msgspec.Meta(gt=0)] = 900.0
     min_ready: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
+    #: Order a machine while files still come in, once they are more than free nodes take.
+    prewarm: bool = False
     #: When that many are to be ready, as in "Mon-Fri 07:00-18:00" (local time); none: always.
     ready_windows: list[str] = []
     #: Port of the node on the machine.
