@@ -36,6 +36,7 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Description, Registry
+from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.console import Consoles
@@ -151,8 +152,9 @@ def build(
         interval=settings.machine_poll_interval,
         clock=clock,
     )
+    sizes = Sizes(store, tasks, machines, spool, clock=clock)
     autoscaler = Autoscaler(
-        fleet, machines, lifecycle, tasks, dispatcher, registry, spool, store, cluster=own.cluster, clock=clock
+        fleet, machines, lifecycle, tasks, dispatcher, registry, spool, sizes, store, cluster=own.cluster, clock=clock
     )
     reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
     accounts = Accounts(store, tasks, authenticator, clock=clock)
@@ -219,6 +221,7 @@ def build(
         await discovery.look_at_file()
         await tasks.load()
         await machines.load()
+        await sizes.load()
         tasks.watch(free_slot)
         await dispatcher.recover()
         tracker.recover()
@@ -237,6 +240,7 @@ def build(
         "notifier": notifier.run,
         "accounts": accounts.run,
         "lifecycle": lifecycle.run,
+        "sizes": sizes.run,
         "providers": autoscaler.check,
         "autoscaler": lambda: every(_SCALE, autoscaler.sweep, "autoscaler"),
         "reaper": lambda: every(_REAP, reaper.sweep, "reaper"),

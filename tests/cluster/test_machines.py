@@ -210,6 +210,29 @@ async def test_out_of_memory_means_the_next_size(cluster: Rig, cloud: Cloud) -> 
     assert [machine.size for machine in cloud.world.created] == ["small", "large"]
 
 
+async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs |= {"fail": "memory", "total_memory": 8 << 30}
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.larger_than == 10)
+    cloud.world.knobs |= {"fail": "", "total_memory": 64 << 30}
+    await api.ends(uuid)
+    await no_machines(cluster, cloud)
+    sizes = cluster.cluster.context.autoscaler.sizes
+    assert sizes.memory == {"hetzner/small": 8 << 30, "hetzner/large": 64 << 30}
+    await eventually(lambda: [(peak.images, peak.enough) for peak in sizes.peaks] == [(2, False), (2, True)])
+    await cluster.stop()
+
+    api = await start(cluster, cloud)
+    again = await api.create(2)
+    await api.ends(again)
+    assert [machine.size for machine in cloud.world.created] == ["small", "large", "large"]
+    lines = "\n".join(await cluster.timeline(again))
+    assert "GB of memory expected: a task of 2 images like it" in lines
+    assert "that tasks like it took: large in fsn1" in lines
+
+
 async def test_a_task_that_runs_longer_than_its_machine_may_goes_on_elsewhere(cluster: Rig, cloud: Cloud) -> None:
     assert cloud.world is not None
     cloud.world.knobs["seconds"] = 60

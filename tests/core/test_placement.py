@@ -188,6 +188,14 @@ def test_a_task_over_its_owners_limit_waits_and_lets_others_pass() -> None:
     assert "0 tasks" in decided.waiting[none.uuid]
 
 
+def test_a_machine_that_is_expected_to_be_too_small_is_left_alone_while_larger_ones_can_be_had() -> None:
+    needs = Needs(images=1, memory=9)
+    small = node(1, total_memory=8, can_be_larger=True)
+    assert refusal(small, needs, 0.0) == "expected to have too little memory for it"
+    for able in (node(1, total_memory=8), node(1, total_memory=9, can_be_larger=True), node(1, can_be_larger=True)):
+        assert refusal(able, needs, 0.0) == ""
+
+
 def test_a_place_in_the_queue_has_a_reason() -> None:
     running = task(1, Phase.RUNNING, owner="a")
     old, new = task(2, owner="a", share=2.0, committed_at=0.0), task(3, owner="b", priority=5, committed_at=9000.0)

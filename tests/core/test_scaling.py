@@ -117,6 +117,18 @@ def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_or
     assert decide([soon]) == Decided()
 
 
+def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -> None:
+    rules = msgspec.structs.replace(DO, memory={"small": 8 << 30})
+    needy = Wish(task="t1", images=10, memory=9 << 30)
+    order = decide([needy], [], rules).orders[0]
+    assert order.rung is LARGE, "nobody knows what it has"
+    assert "for its 10 images and the 9.7 GB that tasks like it took" in order.why
+    known = msgspec.structs.replace(DO, memory={"small": 8 << 30, "large": 8 << 30})
+    assert decide([needy], [], known).orders[0].rung is LARGE, "as good as it gets"
+    assert decide([needy], [Observed(machine=machine(1), memory=8 << 30)], rules).matched == {}
+    assert decide([needy], [Observed(machine=machine(1), memory=9 << 30)], rules).matched == {"t1": "m1"}
+
+
 def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> None:
     early = Wish(task="t1", images=10, early=True)
     assert decide([early]).holds == {"t1": "do orders nothing ahead"}

@@ -19,6 +19,7 @@ from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ProviderError, StaleMachine
 from clusterodm.core.machines import COMING, Machine, State
@@ -52,6 +53,7 @@ class Autoscaler:
         dispatcher: Dispatcher,
         registry: Registry,
         spool: Spool,
+        sizes: Sizes,
         store: Store,
         *,
         cluster: str,
@@ -64,6 +66,7 @@ class Autoscaler:
         self._dispatcher = dispatcher
         self._registry = registry
         self._spool = spool
+        self.sizes = sizes
         self._store = store
         self._cluster = cluster
         self._clock = clock
@@ -110,8 +113,15 @@ class Autoscaler:
         budget = Budget(
             hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
         )
-        seen = [Observed(machine=machine, busy=self._machines.busy(machine)) for machine in self._machines.alive()]
-        rules = [_rules(provider) for provider in self.fleet.providers.values()]
+        seen = [
+            Observed(
+                machine=machine,
+                busy=self._machines.busy(machine),
+                memory=self.sizes.of(machine.provider, machine.size),
+            )
+            for machine in self._machines.alive()
+        ]
+        rules = [_rules(provider, self.sizes) for provider in self.fleet.providers.values()]
         return plan(wishes, seen, rules, budget, blocked, wall)
 
     async def _early(self) -> list[Wish]:
@@ -134,8 +144,15 @@ class Autoscaler:
     def _wish(self, uuid: str, *, soon: bool = False) -> Wish:
         entry = self._tasks.get(uuid)
         task = entry.task if entry else None
-        images, larger_than = (task.image_count, task.larger_than) if task else (0, 0)
-        return Wish(task=uuid, images=images, larger_than=larger_than, soon=soon)
+        if task is None:
+            return Wish(task=uuid, images=0, soon=soon)
+        return Wish(
+            task=uuid,
+            images=task.image_count,
+            larger_than=task.larger_than,
+            memory=task.expected_memory,
+            soon=soon,
+        )
 
     def _remark(self, decided: Decided) -> None:
         """What operators and owners are told of each wait."""
@@ -227,7 +244,7 @@ class Autoscaler:
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
-def _rules(provider: Guarded) -> Rules:
+def _rules(provider: Guarded, sizes: Sizes) -> Rules:
     config = provider.config
     here = time.localtime()
     windows = config.windows
@@ -243,4 +260,5 @@ def _rules(provider: Guarded) -> Rules:
         paid_hours=config.paid_hours,
         ready=ready,
         prewarm=config.prewarm,
+        memory={size.slug: sizes.of(provider.name, size.slug) for size in config.image_size_mapping},
     )

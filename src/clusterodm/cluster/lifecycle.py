@@ -21,7 +21,7 @@ from clusterodm.cluster.registry import Registry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, StaleMachine, StaleTask, Unreachable
 from clusterodm.core.machines import ALIVE, Machine, State
-from clusterodm.core.nodes import Origin, make_address
+from clusterodm.core.nodes import LARGEST, Origin, make_address
 from clusterodm.core.retry import Failure
 from clusterodm.core.scaling import Rung
 from clusterodm.core.tasks import Phase
@@ -178,9 +178,11 @@ class Lifecycle:
         return self._interval
 
     async def _introduce(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> Machine:
+        most = max(rung.max_images for each in self._fleet.providers.values() for rung in each.ladder)
+        largest = {LARGEST: "true"} if machine.max_images >= most else {}
         address = make_address(found.address, provider.config.node_port, machine.token)
         node = await self._registry.add(
-            address, origin=Origin.AUTOSCALER, slots=machine.slots, labels={"machine": machine.id}
+            address, origin=Origin.AUTOSCALER, slots=machine.slots, labels={"machine": machine.id, **largest}
         )
         await self._registry.change(node, locked=False, draining=False)  # an address may have been another machine's
         return await self._machines.change(

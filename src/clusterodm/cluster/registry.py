@@ -14,7 +14,7 @@ import structlog
 from clusterodm.aio import WorkQueue
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
-from clusterodm.core.nodes import NodeAddress, NodeFacts, NodeInfo, NodeRecord
+from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
 from clusterodm.core.options import exact
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
@@ -45,6 +45,8 @@ class Node:
         self.failures = _MISSES
         self.error = "not asked yet"
         self.chosen_at = 0.0
+        #: The most memory in use since a task was last chosen for it.
+        self.most_used = 0
         self.set_aside_until = 0.0
         #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
         self.reserved: dict[str, float | None] = {}
@@ -87,6 +89,7 @@ class Node:
                 queue=self.info.task_queue_count,
                 reserved=len(self.reserved),
                 total_memory=self.info.total_memory,
+                can_be_larger=self.record.origin is Origin.AUTOSCALER and LARGEST not in self.record.labels,
                 chosen_at=self.chosen_at,
                 set_aside_until=self.set_aside_until,
             )
@@ -202,6 +205,7 @@ class Registry:
         """A slot of `node` is taken by `task`, which we begin to send."""
         node.reserved[task] = None
         node.chosen_at = self._clock()
+        node.most_used = 0
 
     def committed(self, node: Node, task: str) -> None:
         """The node has the task now; its own count will tell from its next answer on."""
@@ -234,6 +238,7 @@ class Registry:
             node.error = str(error)
         else:
             node.failures, node.error, node.seen_at = 0, "", self._clock()
+            node.most_used = max(node.most_used, node.info.total_memory - node.info.available_memory)
             self._forget_reservations(node, begun)
             await self._refresh_description(node)
         if node.online != before.online:

@@ -93,6 +93,10 @@ class Origin(StrEnum):
     AUTOSCALER = "autoscaler"
 
 
+#: Label of a node whose machine has the largest size that there is.
+LARGEST: Final = "largest"
+
+
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A node as the store keeps it. Times are seconds since the epoch, 0: never."""
 
@@ -167,6 +171,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     #: Tasks that we send there or have sent since the node was last asked.
     reserved: int = 0
     total_memory: int = 0
+    #: It runs on a machine of ours, and a larger one could be had.
+    can_be_larger: bool = False
     chosen_at: float = 0.0
     #: Not used before this time, because it failed lately.
     set_aside_until: float = 0.0

@@ -18,11 +18,18 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     images: int
     larger_than: int = 0
     more_memory_than: int = 0
+    #: What it will take, where there is a choice.
+    memory: int = 0
 
     @classmethod
     def of(cls, task: Task) -> Needs:
         """The needs of `task`, with what its failed attempts taught."""
-        return cls(images=task.image_count, larger_than=task.larger_than, more_memory_than=task.more_memory_than)
+        return cls(
+            images=task.image_count,
+            larger_than=task.larger_than,
+            more_memory_than=task.more_memory_than,
+            memory=task.expected_memory,
+        )
 
 
 def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
@@ -33,10 +40,18 @@ def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
         return node.closed
     if node.max_images is not None and node.max_images < needs.images:
         return f"takes at most {node.max_images} images"
-    if not _is_larger(node, needs):
-        return "no larger than the node that ran out of memory"
+    if why := _too_small(node, needs):
+        return why
     if now < node.set_aside_until <= now + LONGEST_SET_ASIDE:
         return "set aside after a failure"
+    return ""
+
+
+def _too_small(node: NodeFacts, needs: Needs) -> str:
+    if not _is_larger(node, needs):
+        return "no larger than the node that ran out of memory"
+    if node.can_be_larger and 0 < node.total_memory < needs.memory:
+        return "expected to have too little memory for it"
     return ""
 
 

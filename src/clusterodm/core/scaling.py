@@ -53,6 +53,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     paid_hours: bool = False
     #: Idle machines that there are to be now.
     ready: int = 0
+    #: Bytes of memory by size, as far as they are known.
+    memory: dict[str, int] = {}
     #: Machines are ordered while files still come in.
     prewarm: bool = False
 
@@ -75,6 +77,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     larger_than: int = 0
     #: It waits a moment and will want a slot then: a machine stays for it, but none is ordered.
     soon: bool = False
+    #: Bytes that tasks like it took; 0: not known.
+    memory: int = 0
     #: Its files still come in: only where machines are ordered ahead, and one at most, whatever becomes of it.
     early: bool = False
 
@@ -89,6 +93,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine
     #: Tasks that are on it, as far as we know, or as its node says: whichever is more.
     busy: int = 0
+    #: Bytes of memory; 0: not known.
+    memory: int = 0
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +155,11 @@ def _room(seen: Observed) -> int:
 
 def _match(wish: Wish, alive: list[Observed], room: dict[str, int]) -> Machine | None:
     """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
-    able = [seen.machine for seen in alive if room[seen.machine.id] > 0 and wish.fits(seen.machine.max_images)]
+    able = [
+        seen.machine
+        for seen in alive
+        if room[seen.machine.id] > 0 and wish.fits(seen.machine.max_images) and not 0 < seen.memory < wish.memory
+    ]
     return min(
         able,
         key=lambda machine: (machine.task != wish.task, machine.max_images, machine.state in COMING, machine.id),
@@ -183,7 +193,8 @@ class _Ledger:
             if rung is not None:
                 self._take(rung)
                 cause = "its files come in" if wish.early else "no slot is free"
-                size = f"the smallest size for its {wish.images} images"
+                memory = f" and the {wish.memory / 1e9:.1f} GB that tasks like it took" if wish.memory else ""
+                size = f"the smallest size for its {wish.images} images{memory}"
                 return rung, f"{cause}; {size}: {rung}{_cost(rung.price)}"
             if why:
                 reasons.append(why)
@@ -217,12 +228,13 @@ class _Ledger:
         return ""
 
     def _first(self, rule: Rules, wish: Wish, reasons: list[str]) -> Rung | None:
-        for rung in rule.ladder:
-            if wish.fits(rung.max_images):
-                why = self._why_not(rung)
-                if not why:
-                    return rung
-                reasons.append(why)
+        fitting = [rung for rung in rule.ladder if wish.fits(rung.max_images)]
+        enough = [rung for rung in fitting if not 0 < rule.memory.get(rung.size, 0) < wish.memory]
+        for rung in enough or fitting[-1:]:  # where none is known to be enough, the largest is as good as it gets
+            why = self._why_not(rung)
+            if not why:
+                return rung
+            reasons.append(why)
         return None
 
     def _why_not(self, rung: Rung) -> str:

@@ -126,6 +126,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: The service that knows its owner has still to approve it, or still to be told that it is over.
     approval_due: bool = False
     billing_due: bool = False
+    #: Bytes of memory that tasks like it took; 0: not known.
+    expected_memory: int = 0
 
 
 class Stage(StrEnum):

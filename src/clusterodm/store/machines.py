@@ -12,6 +12,7 @@ from sqlalchemy import delete, func, insert, select, update
 
 from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import Machine, State, require_transition
+from clusterodm.core.sizing import Peak
 from clusterodm.store import schema
 from clusterodm.store.database import Database, as_record, columns, plain
 
@@ -68,6 +69,22 @@ class MachineVerbs(Database):
         async with self._transaction() as connection:
             gone = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
             await connection.execute(delete(table).where(gone))
+
+    async def peaks(self, *, limit: int) -> list[Peak]:
+        """What tasks took of late, oldest first."""
+        table = schema.peaks
+        query = select(table).order_by(table.c.id.desc()).limit(limit)
+        async with self._transaction() as connection:
+            return [as_record(row, Peak) for row in (await connection.execute(query)).mappings()][::-1]
+
+    async def add_peaks(self, peaks: Iterable[Peak], *, keep: int) -> None:
+        """Keep what tasks took, the last `keep` of them."""
+        table = schema.peaks
+        async with self._transaction() as connection:
+            for peak in peaks:
+                await connection.execute(insert(table).values(msgspec.structs.asdict(peak)))
+            last = select(func.max(table.c.id)).scalar_subquery()
+            await connection.execute(delete(table).where(table.c.id <= last - keep))
 
     async def charge(self, costs: Iterable[Cost]) -> None:
         """Add to what machines have cost."""

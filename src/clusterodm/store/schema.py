@@ -85,6 +85,7 @@ tasks = Table(
     Column("webhook_due", Boolean, nullable=False),
     Column("approval_due", Boolean, nullable=False, server_default=false()),
     Column("billing_due", Boolean, nullable=False, server_default=false()),
+    Column("expected_memory", BigInteger, nullable=False, server_default="0"),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),
     Index(None, "committed_at"),
@@ -178,6 +179,18 @@ machines = Table(
     Column("kept", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
     Index(None, "state", "gone_at"),
+)
+
+peaks = Table(
+    "peaks",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", Float, nullable=False),
+    Column("images", Integer, nullable=False),
+    Column("megapixels", Float, nullable=False),
+    Column("options", Text, nullable=False),
+    Column("memory", BigInteger, nullable=False),
+    Column("enough", Boolean, nullable=False),
 )
 
 costs = Table(

@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Learning what sizes of machines tasks need: what they took is kept, and what is expected of a new one is written down
+before it waits for a slot."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import Clock, WorkQueue
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import StaleTask
+from clusterodm.core.machines import Machine, State
+from clusterodm.core.names import is_image
+from clusterodm.core.retry import Failure
+from clusterodm.core.sizing import Peak, forecast, options_key
+from clusterodm.core.tasks import COMPLETED, Phase, Stage
+from clusterodm.spool import Spool
+from clusterodm.store import Store
+
+_log = structlog.get_logger("sizes")
+
+#: Peaks that are kept.
+_PEAKS: Final = 2000
+_MEMORY_KEY: Final = "machine_memory"
+
+
+class Sizes:
+    """What tasks took, and what machines have."""
+
+    def __init__(self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, clock: Clock) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._machines = machines
+        self._spool = spool
+        self._clock = clock
+        self.peaks: list[Peak] = []
+        #: Those that are not kept yet.
+        self._fresh: list[Peak] = []
+        #: Bytes that sizes have, by "provider/size", as their nodes said.
+        self.memory: dict[str, int] = {}
+        self._megapixels: dict[str, float] = {}
+        self._queue: WorkQueue[str] = WorkQueue("sizes", self._work, workers=4)
+        tasks.watch(self._task_changed)
+        machines.watch(self._machine_changed)
+
+    async def load(self) -> None:
+        """What was learned before."""
+        self.peaks = await self._store.peaks(limit=_PEAKS)
+        self.memory = await self._store.value(_MEMORY_KEY) or {}
+
+    async def run(self) -> None:
+        """Learn for ever."""
+        await self._queue.run()
+
+    def of(self, provider: str, size: str) -> int:
+        """Bytes that a size has; 0: not known yet."""
+        return self.memory.get(f"{provider}/{size}", 0)
+
+    def _machine_changed(self, machine: Machine) -> None:
+        node = self._machines.node(machine)
+        if machine.state is State.READY and node is not None and node.info.total_memory:
+            known, self.memory = (
+                self.memory,
+                self.memory | {f"{machine.provider}/{machine.size}": node.info.total_memory},
+            )
+            if known != self.memory:
+                self._queue.put("")
+
+    def _task_changed(self, entry: Entry) -> None:
+        task, attempt = entry.task, entry.attempt
+        if task.phase is Phase.QUEUED and not task.attempts:
+            self._queue.put(task.uuid)
+        ended = attempt is not None and attempt.stage is Stage.ENDED
+        if ended and attempt is not None and attempt.reason in (COMPLETED, str(Failure.MEMORY)):
+            self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
+        if task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._megapixels.pop(task.uuid, None)
+
+    def _learn(self, entry: Entry, machine: Machine | None, *, enough: bool) -> None:
+        """Only of a machine that had one task can be told what the task took."""
+        node = self._machines.node(machine) if machine is not None else None
+        if machine is None or node is None or machine.slots != 1 or not node.info.total_memory:
+            return
+        took = node.most_used if enough else node.info.total_memory
+        if not took:
+            return
+        task = entry.task
+        peak = Peak(
+            at=self._clock(),
+            images=task.image_count,
+            megapixels=self._megapixels.get(task.uuid, 0.0),
+            options=options_key(task.options),
+            memory=took,
+            enough=enough,
+        )
+        self.peaks = [*self.peaks[-_PEAKS + 1 :], peak]
+        self._fresh.append(peak)
+        self._queue.put("")
+
+    async def _work(self, uuid: str) -> None:
+        if uuid:
+            await self._expect(uuid)
+        else:
+            fresh, self._fresh = self._fresh, []
+            await self._store.add_peaks(fresh, keep=_PEAKS)
+            await self._store.keep_value(_MEMORY_KEY, self.memory)
+
+    async def _expect(self, uuid: str) -> None:
+        """Write down what a task will take, when anything is known of tasks like it."""
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.task.phase is not Phase.QUEUED:
+            return
+        files = await self._spool.listing(uuid)
+        first = next((file.name for file in files if is_image(file.name)), None)
+        if first is not None:
+            self._megapixels[uuid] = await asyncio.to_thread(_megapixels, self._spool.path(uuid, first))
+        task = entry.task
+        found = forecast(task.image_count, self._megapixels.get(uuid, 0.0), options_key(task.options), self.peaks)
+        if found is not None:
+            try:
+                text = f"{found.memory / 1e9:.1f} GB of memory expected: {found.why}"
+                await self._tasks.change(entry, text, expected_memory=found.memory)
+            except StaleTask as stale:
+                _log.info("it went faster than we looked", task=uuid, why=str(stale))
+
+
+def _megapixels(path: Path) -> float:
+    """Of one image, from its header; 0 for what is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height / 1e6
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0.0
