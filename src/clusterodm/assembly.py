@@ -134,15 +134,17 @@ def build(
         ageing=settings.priority_ageing * 60,
         clock=clock,
     )
+    machines = Machines(store, tasks, registry, clock)
+    sizes = Sizes(store, tasks, machines, spool, clock=clock)
     fetcher = Fetcher(
         tasks,
         spool,
+        sizes=sizes,
         max_size=settings.zipurl_max_size,
         max_files=settings.max_files,
         allow_private=settings.zipurl_allow_private,
         clock=clock,
     )
-    machines = Machines(store, tasks, registry, clock)
     lifecycle = Lifecycle(
         fleet,
         machines,
@@ -152,7 +154,6 @@ def build(
         interval=settings.machine_poll_interval,
         clock=clock,
     )
-    sizes = Sizes(store, tasks, machines, spool, clock=clock)
     autoscaler = Autoscaler(
         fleet, machines, lifecycle, tasks, dispatcher, registry, spool, sizes, store, cluster=own.cluster, clock=clock
     )
@@ -185,6 +186,7 @@ def build(
             max_files=settings.max_files,
             max_unpacked=settings.zipurl_max_size,
             accounts=accounts,
+            sizes=sizes,
             job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
             clock=clock,
         ),

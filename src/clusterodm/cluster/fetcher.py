@@ -17,6 +17,7 @@ import aiohttp
 from clusterodm.aio import WorkQueue
 from clusterodm.archives import open_archive
 from clusterodm.cluster.outward import Outward, failed, is_web_url
+from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
 from clusterodm.core.names import is_image
@@ -42,6 +43,7 @@ class Fetcher:
         tasks: Tasks,
         spool: Spool,
         *,
+        sizes: Sizes,
         max_size: int,
         max_files: int,
         allow_private: bool,
@@ -49,6 +51,7 @@ class Fetcher:
     ) -> None:
         self._tasks = tasks
         self._spool = spool
+        self._sizes = sizes
         self._max_size = max_size
         self._max_files = max_files
         self._outward = Outward(allow_private=allow_private)
@@ -94,13 +97,16 @@ class Fetcher:
         files = await self._spool.listing(entry.task.uuid)
         if not files:
             raise FetchFailed("the archive holds no files", final=True)
+        images = sum(is_image(file.name) for file in files)
+        expected = await self._sizes.expect(entry.task.uuid, images, entry.task.options)
         try:
             await self._tasks.change(
                 entry,
                 f"{len(files)} files fetched from the zipurl",
                 zipurl="",
                 file_count=len(files),
-                image_count=sum(is_image(file.name) for file in files),
+                image_count=images,
+                expected_memory=expected.memory if expected else 0,
                 byte_count=sum(file.size for file in files),
             )
         except StaleTask:

@@ -18,6 +18,7 @@ from clusterodm.archives import open_archive
 from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.fetcher import check_zipurl
+from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
@@ -64,11 +65,13 @@ class Intake:
         max_unpacked: int,
         job_token: Callable[[str], str],
         accounts: Accounts,
+        sizes: Sizes,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
         self._job_token = job_token
         self._accounts = accounts
+        self._sizes = sizes
         self._spool = spool
         self._described = described
         self._splitmerge = splitmerge
@@ -180,6 +183,7 @@ class Intake:
         check_images(images, grant.limits)
         await self._check_seed(task.uuid, [file.name for file in files])
         approved = await self._accounts.approved(task, images)
+        expected = await self._sizes.expect(task.uuid, images, task.options)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
         counted: dict[str, Any] = {
@@ -188,16 +192,18 @@ class Intake:
             "file_count": len(files),
             "image_count": images,
             "approval_due": not approved,
+            "expected_memory": expected.memory if expected else 0,
             "byte_count": sum(file.size for file in files),
             "priority": grant.priority,
             "share": grant.share,
             "concurrency": -1 if allowed is None else allowed,
             "submodel": is_submodel(task.outputs, task.skip_post_processing, [file.name for file in files]),
         }
+        text = f"committed with {len(files)} files, {counted['byte_count']} bytes"
+        if expected is not None:
+            text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
-            await self._tasks.advance(
-                entry, Phase.QUEUED, f"committed with {len(files)} files, {counted['byte_count']} bytes", **counted
-            )
+            await self._tasks.advance(entry, Phase.QUEUED, text, **counted)
         except StaleTask:
             raise BadRequest(_UNKNOWN) from None
 

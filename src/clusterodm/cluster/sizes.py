@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Learning what sizes of machines tasks need: what they took is kept, and what is expected of a new one is written down
-before it waits for a slot."""
+"""Learning what sizes of machines tasks need: what they took is kept, and says what is expected of a new one."""
 
 from __future__ import annotations
 
@@ -9,21 +8,17 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from clusterodm.aio import Clock, WorkQueue
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import StaleTask
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.names import is_image
+from clusterodm.core.options import Option
 from clusterodm.core.retry import Failure
-from clusterodm.core.sizing import Peak, forecast, options_key
+from clusterodm.core.sizing import Forecast, Peak, forecast, options_key
 from clusterodm.core.tasks import COMPLETED, Phase, Stage
 from clusterodm.spool import Spool
 from clusterodm.store import Store
-
-_log = structlog.get_logger("sizes")
 
 #: Peaks that are kept.
 _PEAKS: Final = 2000
@@ -45,7 +40,7 @@ class Sizes:
         #: Bytes that sizes have, by "provider/size", as their nodes said.
         self.memory: dict[str, int] = {}
         self._megapixels: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("sizes", self._work, workers=4)
+        self._queue: WorkQueue[str] = WorkQueue("sizes", self._keep, workers=1)
         tasks.watch(self._task_changed)
         machines.watch(self._machine_changed)
 
@@ -74,8 +69,6 @@ class Sizes:
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
-        if task.phase is Phase.QUEUED and not task.attempts:
-            self._queue.put(task.uuid)
         ended = attempt is not None and attempt.stage is Stage.ENDED
         if ended and attempt is not None and attempt.reason in (COMPLETED, str(Failure.MEMORY)):
             self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
@@ -103,31 +96,20 @@ class Sizes:
         self._fresh.append(peak)
         self._queue.put("")
 
-    async def _work(self, uuid: str) -> None:
-        if uuid:
-            await self._expect(uuid)
-        else:
-            fresh, self._fresh = self._fresh, []
-            await self._store.add_peaks(fresh, keep=_PEAKS)
-            await self._store.keep_value(_MEMORY_KEY, self.memory)
-
-    async def _expect(self, uuid: str) -> None:
-        """Write down what a task will take, when anything is known of tasks like it."""
-        entry = self._tasks.get(uuid)
-        if entry is None or entry.task.phase is not Phase.QUEUED:
-            return
+    async def expect(self, uuid: str, images: int, options: list[Option]) -> Forecast | None:
+        """What a task with held files will take; None when nothing is known of tasks like it."""
         files = await self._spool.listing(uuid)
         first = next((file.name for file in files if is_image(file.name)), None)
-        if first is not None:
-            self._megapixels[uuid] = await asyncio.to_thread(_megapixels, self._spool.path(uuid, first))
-        task = entry.task
-        found = forecast(task.image_count, self._megapixels.get(uuid, 0.0), options_key(task.options), self.peaks)
-        if found is not None:
-            try:
-                text = f"{found.memory / 1e9:.1f} GB of memory expected: {found.why}"
-                await self._tasks.change(entry, text, expected_memory=found.memory)
-            except StaleTask as stale:
-                _log.info("it went faster than we looked", task=uuid, why=str(stale))
+        if first is None:
+            return None
+        megapixels = await asyncio.to_thread(_megapixels, self._spool.path(uuid, first))
+        self._megapixels[uuid] = megapixels
+        return forecast(images, megapixels, options_key(options), self.peaks)
+
+    async def _keep(self, _: str) -> None:
+        fresh, self._fresh = self._fresh, []
+        await self._store.add_peaks(fresh, keep=_PEAKS)
+        await self._store.keep_value(_MEMORY_KEY, self.memory)
 
 
 def _megapixels(path: Path) -> float:
