@@ -233,6 +233,32 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     assert "that tasks like it took: large in fsn1" in lines
 
 
+async def test_files_that_take_too_long_to_send_cost_the_machine_not_the_task(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, maxUploadTime=1, settings={"upload_max_speed": 40_000})
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a" * 900_000)
+    await api.commit(uuid)
+    await eventually(lambda: cluster.entry(uuid).task.charged == 1)
+    assert any("took longer to send than its machine allows (1 s)" in line for line in await cluster.timeline(uuid))
+    assert cluster.entry(uuid).task.phase in (Phase.QUEUED, Phase.DISPATCHING)
+
+
+async def test_a_rung_that_failed_is_tried_again_soon_at_first_and_then_less_often(
+    cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "FIRST_BLOCK", 0.1)
+    assert cloud.world is not None
+    cloud.world.quota = 0
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: len(cluster.cluster.context.lifecycle.blocked) == 2)
+    posts = cloud.world.calls["POST"]
+    await eventually(lambda: cloud.world and cloud.world.calls["POST"] > posts + 2)
+    assert max(cluster.cluster.context.lifecycle._blocked_for.values()) >= 0.2
+    cloud.world.quota = -1
+    await api.ends(uuid)
+
+
 async def test_a_task_that_runs_longer_than_its_machine_may_goes_on_elsewhere(cluster: Rig, cloud: Cloud) -> None:
     assert cloud.world is not None
     cloud.world.knobs["seconds"] = 60

@@ -131,6 +131,7 @@ def set_clock(file: Path) -> None:
 if __name__ == "__main__":
     assembly._SCALE = 0.05
     lifecycle._SETTLE = 0.5  # type: ignore[misc]
+    lifecycle.FIRST_BLOCK = lifecycle.STOCK_OUT = 1.0  # type: ignore[misc]
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))

@@ -29,7 +29,9 @@ from clusterodm.providers import Fleet, Guarded, ProviderMachine, Spec, Status, 
 
 _log = structlog.get_logger("machines")
 
-#: Seconds for which a rung is passed over after it had no room; and after it refused what is configured.
+#: Seconds for which a rung is passed over after it failed: the first time, and at most, twice as long each time; and at
+#: most after it refused what is configured.
+FIRST_BLOCK: Final = 30.0
 STOCK_OUT: Final = 600.0
 REFUSED: Final = 1800.0
 #: Seconds after the creation in which a provider may not know its own machine yet.
@@ -63,6 +65,7 @@ class Lifecycle:
         self._clock = clock
         #: Rungs that are not to be tried before a time (by a clock that nobody sets).
         self.blocked: dict[Rung, float] = {}
+        self._blocked_for: dict[Rung, float] = {}
         #: What each provider listed last, and when.
         self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
@@ -130,16 +133,16 @@ class Lifecycle:
         try:
             made = await provider.create(spec)
         except OutOfCapacity as error:
-            self.blocked[rung] = self._clock.steady() + STOCK_OUT
+            self._block(rung, STOCK_OUT)
             await self._machines.advance(machine, State.GONE, f"not created: no room ({error})")
         except Rejected as error:
-            self.blocked[rung] = self._clock.steady() + REFUSED
+            self._block(rung, REFUSED)
             await self._machines.advance(machine, State.DELETING, f"refused: {error}")
         except Unreachable as error:
             tries = self._tries[machine.id] = self._tries.get(machine.id, 0) + 1
             if tries <= provider.config.create_retries + 1:
                 raise
-            self.blocked[rung] = self._clock.steady() + STOCK_OUT
+            self._block(rung, STOCK_OUT)
             await self._machines.advance(machine, State.DELETING, f"it is not known whether it was created: {error}")
         else:
             await self._machines.advance(
@@ -152,6 +155,11 @@ class Lifecycle:
             )
         return None
 
+    def _block(self, rung: Rung, longest: float) -> None:
+        """Pass a rung over for a while, twice as long as the last time unless it worked in between."""
+        seconds = self._blocked_for[rung] = min(longest, 2 * self._blocked_for.get(rung, FIRST_BLOCK / 2))
+        self.blocked[rung] = self._clock.steady() + seconds
+
     # BOOTING
 
     async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
@@ -160,7 +168,7 @@ class Lifecycle:
         if found is None or found.status is Status.ENDING:
             if found is None and age < _SETTLE:
                 return self._interval
-            self.blocked[_rung(machine)] = self._clock.steady() + STOCK_OUT
+            self._block(_rung(machine), STOCK_OUT)
             await self.delete(machine, "it vanished while it booted")
             return None
         if found.address and not machine.node_id:
@@ -168,11 +176,12 @@ class Lifecycle:
         node = self._machines.node(machine)
         if node is not None and node.online:
             now = self._clock()
+            self._blocked_for.pop(_rung(machine), None)
             why = f"its node answers after {span(age)}"
             await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
             return None
         if age > provider.config.boot_timeout:
-            self.blocked[_rung(machine)] = self._clock.steady() + STOCK_OUT
+            self._block(_rung(machine), STOCK_OUT)
             await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
             return None
         return self._interval
