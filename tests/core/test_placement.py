@@ -196,6 +196,13 @@ def test_a_machine_that_is_expected_to_be_too_small_is_left_alone_while_larger_o
         assert refusal(able, needs, 0.0) == ""
 
 
+def test_a_task_that_is_not_approved_waits_and_one_in_back_off_will_want_a_slot_soon() -> None:
+    due, failed, ready = task(1, approval_due=True), task(2, not_before=9.0), task(3, image_count=99)
+    decided = plan([due, failed, ready], [node(1, max_images=1)], 5.0, max_sending=9)
+    assert decided.waiting[due.uuid] == "the service that knows its owner has not approved it yet"
+    assert (decided.wanting, decided.soon) == ([ready.uuid], [failed.uuid])
+
+
 def test_a_place_in_the_queue_has_a_reason() -> None:
     running = task(1, Phase.RUNNING, owner="a")
     old, new = task(2, owner="a", share=2.0, committed_at=0.0), task(3, owner="b", priority=5, committed_at=9000.0)

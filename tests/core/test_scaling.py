@@ -63,6 +63,13 @@ def test_a_machine_that_goes_is_not(state: State) -> None:
     assert decide([wish(1)], [Observed(machine=machine(1, state))]).orders
 
 
+def test_a_machine_whose_node_is_silent_or_locked_is_none_for_a_task_and_may_go() -> None:
+    away = Observed(machine=machine(1, idle_since=1.0), usable=False)
+    decided = decide([wish(1)], [away])
+    assert [order.task for order in decided.orders] == ["t1"]
+    assert list(decided.leave) == ["m1"]
+
+
 def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
     seen = Observed(machine=machine(1, slots=2), busy=1)
     assert [order.task for order in decide([wish(1), wish(2)], [seen]).orders] == ["t2"]

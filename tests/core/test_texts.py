@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from clusterodm.core.byte_range import parse_range
 from clusterodm.core.cluster import cluster_info
-from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed
+from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Unreachable
 from clusterodm.core.ids import is_task_id, parse_set_uuid
-from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, safe_name
+from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, printable, safe_name
 from clusterodm.core.nodes import NodeInfo, make_address, parse_address
 from clusterodm.core.options import check_options, exact, parse_options, with_split_cluster
 
@@ -148,6 +148,22 @@ def test_bad_parts_of_addresses_are_refused(host: str, port: int) -> None:
 def test_a_host_may_be_a_url() -> None:
     assert make_address("https://n", 8443, "t").url == "https://n:8443"
     assert make_address("fe80::1", 3000).url == "http://[fe80::1]:3000"
+
+
+def test_an_address_says_whether_its_certificate_is_verified() -> None:
+    assert parse_address("https://host:3000/?insecure=true&token=hush-x").insecure
+    assert not parse_address("https://host:3000/?insecure=false").insecure
+    assert make_address("https://host/?insecure=true", 3000).insecure
+    with pytest.raises(ConfigError, match="insecure is true or false"):
+        parse_address("https://host:3000/?insecure=yes")
+
+
+def test_what_is_printed_stays_on_its_line() -> None:
+    assert printable("a\x1b[2J\r\n\u202eb é") == "a [2J   b é"
+
+
+def test_a_provider_may_say_when_to_ask_again() -> None:
+    assert Unreachable("busy", retry_after=3.0).retry_after == 3.0
 
 
 def test_a_token_is_in_no_text_of_an_address() -> None:

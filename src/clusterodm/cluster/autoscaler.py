@@ -35,6 +35,8 @@ _log = structlog.get_logger("autoscaler")
 
 #: Seconds between two times that costs are kept.
 _KEEP_COSTS: Final = 60.0
+#: Seconds for which machines that are gone, and costs, are remembered.
+_KEEP: Final = 400 * 86400.0
 #: Tasks of the queue that are looked at in one round.
 _MANY: Final = 1000
 #: Seconds without a file after which an upload gets no machine ahead any more.
@@ -118,6 +120,7 @@ class Autoscaler:
                 machine=machine,
                 busy=self._machines.busy(machine),
                 memory=self.sizes.of(machine.provider, machine.size),
+                usable=self._machines.usable(machine),
             )
             for machine in self._machines.alive()
         ]
@@ -240,6 +243,8 @@ class Autoscaler:
         costs, self._costs = self._costs, {}
         if costs:
             await self._store.charge(costs.values())
+            oldest = time.strftime("%Y-%m", time.gmtime(self._clock() - _KEEP))
+            await self._store.forget_machines(self._clock() - _KEEP, month=oldest)
             month, kept = self._spent
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 

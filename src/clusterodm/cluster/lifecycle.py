@@ -285,6 +285,8 @@ class Lifecycle:
             return self._interval
         if machine.volumes:
             await provider.delete(known)  # only now are its disks free to go
+        if node is not None:
+            await self._registry.forget(node)
         await self._machines.advance(machine, State.GONE, machine.reason)
         return None
 

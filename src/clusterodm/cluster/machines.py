@@ -30,6 +30,12 @@ class Machines:
         self._clock = clock
         self._alive: dict[str, Machine] = {}
         self._watchers: list[Callable[[Machine], None]] = []
+        #: Tasks by the node that they are on; made anew after a task has changed.
+        self._by_node: dict[int, list[Entry]] | None = None
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, _: Entry) -> None:
+        self._by_node = None
 
     async def load(self) -> None:
         """Read all that are not gone from the store."""
@@ -98,14 +104,17 @@ class Machines:
 
     def entries(self, machine: Machine) -> list[Entry]:
         """Tasks that are on it or on their way there."""
-        return [
-            entry
-            for entry in self._tasks.active()
-            if machine.node_id
-            and entry.attempt is not None
-            and entry.attempt.node_id == machine.node_id
-            and entry.task.phase in ON_NODE
-        ]
+        if self._by_node is None:
+            self._by_node = {}
+            for entry in self._tasks.active():
+                if entry.attempt is not None and entry.task.phase in ON_NODE:
+                    self._by_node.setdefault(entry.attempt.node_id, []).append(entry)
+        return self._by_node.get(machine.node_id, []) if machine.node_id else []
+
+    def usable(self, machine: Machine) -> bool:
+        """Whether its node answers and may get something new; one that is not known yet will."""
+        node = self.node(machine)
+        return node is None or (node.online and not node.closed)
 
     def busy(self, machine: Machine) -> int:
         """Tasks on it, as far as we know or as its node says, whichever is more."""

@@ -152,6 +152,14 @@ class Registry:
         """Show a node no more. Tasks that are on it finish there, and their results stay reachable."""
         await self.change(node, removed=True)
 
+    async def forget(self, node: Node) -> None:
+        """Let go of a node whose machine is no longer: nothing will ever answer there."""
+        await self._store.delete_node(node.record.id)
+        self._nodes.pop(node.record.id, None)
+        self._polls.cancel(node.record.id)
+        self._info = (-1, b"")
+        self._tell()
+
     async def forget_removed(self) -> None:
         """Let go of removed nodes to which no task refers any more."""
         for node_id in await self._store.forget_nodes():

@@ -95,6 +95,8 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     busy: int = 0
     #: Bytes of memory; 0: not known.
     memory: int = 0
+    #: Its node answers and may get something new, as far as it is known.
+    usable: bool = True
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,8 +151,8 @@ def plan(
 
 def _room(seen: Observed) -> int:
     """Tasks that a machine could take now or soon."""
-    usable = seen.machine.state in COMING or seen.machine.state is State.READY
-    return max(0, seen.machine.slots - seen.busy) if usable else 0
+    ready = seen.machine.state is State.READY and seen.usable
+    return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in COMING else 0
 
 
 def _match(wish: Wish, alive: list[Observed], room: dict[str, int]) -> Machine | None:
@@ -270,12 +272,12 @@ def _keep_ready(
         if rung is None:
             break
         decided.orders.append(Order(rung=rung, task="", why=f"{rule.ready} are to be ready: {rung}{_cost(rung.price)}"))
-    idle = [seen.machine for seen in spare if seen.machine.state is State.READY and not seen.machine.kept]
-    idle.sort(key=lambda machine: (-machine.price, machine.idle_since))
-    may_go = max(0, -missing)
-    for machine in idle:
-        if may_go and (why := _why_leave(machine, rule, ledger.now)):
-            decided.leave[machine.id] = why
+    quiet = [seen for seen in mine if seen.machine.state is State.READY and not seen.busy and not seen.machine.kept]
+    quiet.sort(key=lambda seen: (seen.usable, -seen.machine.price, seen.machine.idle_since))
+    may_go = max(0, -missing) + sum(not seen.usable for seen in quiet)
+    for seen in quiet:
+        if may_go and (why := _why_leave(seen.machine, rule, ledger.now)):
+            decided.leave[seen.machine.id] = why
             may_go -= 1
 
 

@@ -63,12 +63,13 @@ class MachineVerbs(Database):
         async with self._transaction() as connection:
             return [as_record(row, Machine) for row in (await connection.execute(query)).mappings()]
 
-    async def forget_machines(self, before: float) -> None:
-        """Delete machines that went before a time."""
+    async def forget_machines(self, before: float, *, month: str) -> None:
+        """Delete machines that went before a time, and costs of months before one."""
         table = schema.machines
         async with self._transaction() as connection:
             gone = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
             await connection.execute(delete(table).where(gone))
+            await connection.execute(delete(schema.costs).where(schema.costs.c.month < month))
 
     async def peaks(self, *, limit: int) -> list[Peak]:
         """What tasks took of late, oldest first."""

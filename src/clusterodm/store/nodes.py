@@ -44,6 +44,11 @@ class NodeVerbs(Database):
         async with self._transaction() as connection:
             await connection.execute(update(schema.nodes).where(schema.nodes.c.id == node_id).values(row))
 
+    async def delete_node(self, node_id: int) -> None:
+        """Delete a node, whoever refers to it; its id is never used again."""
+        async with self._transaction() as connection:
+            await connection.execute(delete(schema.nodes).where(schema.nodes.c.id == node_id))
+
     async def forget_nodes(self) -> list[int]:
         """Delete removed nodes that no attempt refers to any more; their ids."""
         table = schema.nodes.c
