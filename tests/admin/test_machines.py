@@ -60,10 +60,10 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
     assert "is kept" in (await operator.order("POST", f"machines/{short}/keep"))["text"]
     assert (await operator.get("machines"))[0]["kept"] is True
     await operator.order("POST", f"machines/{short}/release")
-    assert (await operator.ask("DELETE", "/api/v1/machines/unknown"))[0] == 404
+    assert (await operator.ask("POST", "/api/v1/machines/unknown/delete"))[0] == 404
     uuid = machine["tasks"][0]
     cloud.world.knobs["seconds"] = 0.0  # type: ignore[union-attr]
-    assert "1 of its tasks go elsewhere" in (await operator.order("DELETE", f"machines/{short}"))["text"]
+    assert "1 of its tasks go elsewhere" in (await operator.order("POST", f"machines/{short}/delete"))["text"]
     await api.ends(uuid)
     gone = await eventually(lambda: operator.get("machines/gone"))
     assert [(each["id"], each["reason"]) for each in gone] == [(machine["id"], "deleted by an operator")]

@@ -296,7 +296,7 @@ async def an_operator_deletes_a_machine(storm: Storm, uuid: str, chance: Random)
     machines = await storm.operator("GET", "machines") or []
     for machine in machines[:1]:
         storm.doomed.add(machine["id"])
-        await storm.operator("DELETE", f"machines/{machine['id']}")
+        await storm.operator("POST", f"machines/{machine['id']}/delete")
     return 40
 
 

@@ -76,8 +76,8 @@ class NewNode(View):
     host: Annotated[str, msgspec.Meta(pattern=_HOST, max_length=300)]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     token: Annotated[str, msgspec.Meta(max_length=1000)] = ""
-    #: Do not verify its certificate.
-    insecure: bool = False
+    #: Which certificate it may show, where it speaks TLS.
+    certificate: Literal["verified", "any"] = "verified"
 
 
 class NewLease(NewNode):
@@ -151,7 +151,7 @@ async def _nodes(cluster: Context, path: Nothing, query: Nothing, body: None) ->
 
 
 async def _add_node(cluster: Context, path: Nothing, query: Nothing, body: NewNode) -> NodeView:
-    return await nodes.add(cluster, body.host, body.port, body.token, insecure=body.insecure)
+    return await nodes.add(cluster, body.host, body.port, body.token, insecure=body.certificate == "any")
 
 
 async def _node(cluster: Context, path: NodeId, query: Nothing, body: None) -> NodeView:
@@ -183,7 +183,8 @@ async def _best(cluster: Context, path: Nothing, query: Images, body: None) -> N
 
 
 async def _lease(cluster: Context, path: Nothing, query: Nothing, body: NewLease) -> Lease:
-    return await nodes.lease(cluster, **msgspec.structs.asdict(body))
+    terms = msgspec.structs.asdict(body)
+    return await nodes.lease(cluster, insecure=terms.pop("certificate") == "any", **terms)
 
 
 async def _end_lease(cluster: Context, path: NodeId, query: Nothing, body: None) -> Done:
@@ -305,7 +306,9 @@ ROUTES: Final = (
     _route("GET", "/machines/costs", "What machines have cost.", list[CostView], _machine_costs, query_type=Month),
     _route("POST", "/machines/{machine}/keep", "Have a machine stay though it is idle.", Done, _keep),
     _route("POST", "/machines/{machine}/release", "Let a machine go again when it is idle.", Done, _release),
-    _route("DELETE", "/machines/{machine}", "Delete a machine now; its tasks go elsewhere.", Done, _delete_machine),
+    _route(
+        "POST", "/machines/{machine}/delete", "Delete a machine now; its tasks go elsewhere.", Done, _delete_machine
+    ),
     _route("GET", "/tasks", "A page of tasks, latest commit first.", TaskPage, _tasks, query_type=TaskQuery),
     _route("GET", "/tasks/active", "Tasks that are received, sent, run or are collected.", list[TaskView], _active),
     _route("GET", "/queue", "Tasks that wait, next first.", list[TaskView], _queue),

@@ -107,7 +107,7 @@ async def _costs(month: str, by: str, url: str, password: str, json: bool) -> No
 
 def _order(verb: Literal["keep", "release"], text: str) -> Any:
     def command(name: Name, url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
-        run(_carry_out("POST", f"machines/{name}/{verb}", url, password, json))
+        run(_carry_out(f"machines/{name}/{verb}", url, password, json))
 
     command.__doc__ = text
     return command
@@ -120,10 +120,10 @@ machine.command("release")(_order("release", "Let a machine go again when it has
 @machine.command()
 def delete(name: Name, url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
     """Delete a machine now; its tasks go on elsewhere."""
-    run(_carry_out("DELETE", f"machines/{name}", url, password, json))
+    run(_carry_out(f"machines/{name}/delete", url, password, json))
 
 
-async def _carry_out(method: str, path: str, url: str, password: str, json: bool) -> None:
+async def _carry_out(path: str, url: str, password: str, json: bool) -> None:
     async with admin(url, password) as api:
-        done = await api.send(method, path, Done)
+        done = await api.send("POST", path, Done)
     print_json(done) if json else screen.print(done.text, highlight=False)

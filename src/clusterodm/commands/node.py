@@ -88,7 +88,7 @@ async def _add(address: str, token: str, url: str, password: str, json: bool) ->
         "host": f"https://{wanted.host}" if wanted.tls else wanted.host,
         "port": wanted.port,
         "token": token or wanted.token,
-        "insecure": wanted.insecure,
+        "certificate": "any" if wanted.insecure else "verified",
     }
     async with admin(url, password) as api:
         made = await api.send("POST", "nodes", NodeView, body)

@@ -50,5 +50,5 @@ function row(machine, alive) {
 
 async function remove(machine) {
   const tasks = machine.tasks.length ? ` ${plural(machine.tasks.length, "task")} will begin again elsewhere.` : "";
-  if (await ask({ title: `Delete ${machine.id}?`, text: `Its provider is told to delete it until it is gone.${tasks}`, yes: "Delete it", harm: true })) await order("DELETE", `machines/${machine.id}`);
+  if (await ask({ title: `Delete ${machine.id}?`, text: `Its provider is told to delete it until it is gone.${tasks}`, yes: "Delete it", harm: true })) await order("POST", `machines/${machine.id}/delete`);
 }
