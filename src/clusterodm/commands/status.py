@@ -56,6 +56,11 @@ def _print(found: Status) -> None:
         ),
         ("ended", f"{found.completed} completed, {found.failed} failed, {found.canceled} canceled"),
         ("wait", f"longest now {span(found.longest_wait)}, expected for a new task {span(found.expected_wait)}"),
+        *(
+            [("machines", f"{found.machines} of {found.providers} providers, {found.month_cost:.2f} this month")]
+            if found.providers
+            else []
+        ),
         ("disk", f"{found.held_bytes / 1e9:.1f} GB of held files, room for {found.room_bytes / 1e9:.1f} GB"),
     ]
     print_table(("", ""), rows, empty="")

@@ -11,7 +11,8 @@ export function machines(root) {
   const here = h("div", {});
   const past = h("div", {});
   const costs = h("div", {});
-  root.replaceChildren(h("h1", {}, "Machines"), here, h("h2", {}, "What they cost this month"), costs, h("h2", {}, "Gone"), past);
+  const card = (title, inside) => h("section", { class: "card" }, h("header", {}, h("h2", {}, title)), inside);
+  root.replaceChildren(h("h1", {}, "Machines"), h("div", { class: "cards" }, card("Now", here), card("What they cost this month", costs), card("Gone", past)));
 
   function draw() {
     put(here, known.machines.length ? table(known.machines, true) : h("p", { class: "empty" }, known.status?.providers ? "There is none now; tasks that find no slot get one." : "No provider is configured (--asr)."));
