@@ -199,6 +199,21 @@ async def test_a_busy_machine_whose_node_is_silent_is_not_deleted(cluster: Rig, 
     cloud.world.misbehave = lambda request: ""
 
 
+async def test_a_machine_whose_node_answers_is_there_whatever_its_provider_says(cluster: Rig, cloud: Cloud) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["seconds"] = 60
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    hidden = dict(cloud.world.machines)
+    cloud.world.machines.clear()
+    calls = cloud.world.calls["GET"]
+    await eventually(lambda: cloud.world and cloud.world.calls["GET"] > calls + 12)
+    assert [machine.state for machine in machines(cluster)] == [State.READY]
+    assert cluster.entry(uuid).task.attempts == 1
+    cloud.world.machines |= hidden
+
+
 async def test_out_of_memory_means_the_next_size(cluster: Rig, cloud: Cloud) -> None:
     assert cloud.world is not None
     cloud.world.knobs["fail"] = "memory"

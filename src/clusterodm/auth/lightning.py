@@ -37,6 +37,8 @@ _TRIES: Final = 10
 _FIRST_DELAY, _LAST_DELAY = 0.1, 3.0
 #: Seconds that one call may take.
 _TIMEOUT: Final = 10.0
+#: Tokens that are asked about at the same time; more wait.
+_AT_A_TIME: Final = 50
 _MAX_ANSWER: Final = 1 << 20
 #: Tokens that are kept in mind, good or bad, and seconds after which an owner who did not come back is forgotten.
 _MAX_TOKENS: Final = 10_000
@@ -83,6 +85,7 @@ class LightningAuthenticator(Authenticator):
         #: When (by a clock that nobody sets) the service may be asked again about a token.
         self._not_before: OrderedDict[str, float] = OrderedDict()
         self._asking: dict[str, asyncio.Lock] = {}
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
         self._forget_old()
 
     @property
@@ -127,7 +130,8 @@ class LightningAuthenticator(Authenticator):
         if time.monotonic() < self._not_before.get(owner, 0.0):
             return known
         try:
-            answer = await self._validate(token, tries=_TRIES if known is None else 1)
+            async with self._turns:
+                answer = await self._validate(token, tries=_TRIES if known is None else 1)
         except ServiceDown as error:
             if known is None:
                 raise

@@ -70,7 +70,10 @@ class Lifecycle:
         self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
         self._tries: dict[str, int] = {}
-        self._missing: dict[str, int] = {}
+        #: Looks in a row at which a provider did not have a machine, and when (by a clock that nobody sets) that began.
+        self._missing: dict[str, tuple[int, float]] = {}
+        #: Whether the node of a machine was online when we were last told.
+        self._online: dict[str, bool] = {}
         self._silent_since: dict[str, float] = {}
         self._queue: WorkQueue[str] = WorkQueue("machine", self._step, workers=50)
         machines.watch(self._changed)
@@ -94,13 +97,16 @@ class Lifecycle:
         if machine.state in ALIVE:
             self._queue.put(machine.id)
         else:
-            for memory in (self._tries, self._missing, self._silent_since):
-                memory.pop(machine.id, None)
+            self._tries.pop(machine.id, None)
+            self._missing.pop(machine.id, None)
+            self._silent_since.pop(machine.id, None)
+            self._online.pop(machine.id, None)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():
             node = self._machines.node(machine)
-            if node is not None and node.online is (machine.state is State.BOOTING):
+            if node is not None and node.online is not self._online.get(machine.id):
+                self._online[machine.id] = node.online
                 self._queue.put(machine.id)
 
     async def _step(self, machine_id: str) -> float | None:
@@ -226,17 +232,26 @@ class Lifecycle:
         return None
 
     async def _lost(self, machine: Machine, provider: Guarded) -> bool:
-        """Whether the provider says, again and again, that the machine is no longer; then it is given up."""
+        """Whether the provider says, again and again, that the machine is no longer; then it is given up. A machine
+        whose node answers is there, whatever its provider says, unless that is about to take it away."""
         found = await self._look(machine, provider)
-        if found is not None and found.status in (Status.RUNNING, Status.STARTING):
+        node = self._machines.node(machine)
+        answers = node is not None and node.online and (found is None or found.status is not Status.ENDING)
+        if answers or (found is not None and found.status in (Status.RUNNING, Status.STARTING)):
             self._missing.pop(machine.id, None)
             return False
-        count = self._missing[machine.id] = self._missing.get(machine.id, 0) + 1
-        if count < _PROOFS:
+        if not self._proved(machine, self._interval):
             return False
         gone = "is not there any more" if found is None else f"is {found.status}"
         await self.delete(machine, f"its provider says that it {gone}")
         return True
+
+    def _proved(self, machine: Machine, seconds: float) -> bool:
+        """Take note that a machine is missing; whether it has been at several looks, over so many seconds."""
+        now = self._clock.steady()
+        count, since = self._missing.get(machine.id, (0, now))
+        self._missing[machine.id] = (count + 1, since)
+        return count + 1 >= _PROOFS and now - since >= seconds
 
     async def _overdue(self, machine: Machine, provider: Guarded) -> bool:
         """Whether a task is on it for longer than configured; then the machine goes, and the task goes on elsewhere."""
@@ -301,8 +316,7 @@ class Lifecycle:
             only = {"provider_id": named[0].id} if len(named) == 1 else {}
             await self._machines.change(machine, volumes=volumes, **only)
             return self._interval
-        count = self._missing[machine.id] = self._missing.get(machine.id, 0) + 1
-        if count <= _PROOFS:
+        if not self._proved(machine, _SETTLE):
             return max(self._interval, _SETTLE / _PROOFS)
         await self._machines.advance(machine, State.GONE, machine.reason)
         return None

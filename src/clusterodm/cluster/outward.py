@@ -18,6 +18,8 @@ from aiohttp.resolver import ThreadedResolver
 
 from clusterodm.core.errors import FetchFailed
 
+#: IPv6 addresses with an IPv4 address at their end.
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NO_URL = "is not an http or https URL"
 _PRIVATE = "leads to a private address, which is not allowed here"
 
@@ -35,7 +37,8 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one that anybody could reach. Raises ValueError for what is no IP address."""
     ip = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
+        inside = ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or inside or ip
     return ip.is_global and not ip.is_multicast
 
 
