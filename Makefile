@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INJECTIONS ?= 1000
 SEED ?= 1
+JOBS ?= 2
 export UV_LINK_MODE := copy
 
 .PHONY: help demo test faults machine-faults check audit format bench docs screenshots clean
@@ -34,7 +35,7 @@ test: $(VENV)/.dev
 	tools/setup-browser
 	tools/setup-tools
 	tools/setup-clouds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.storm --injections $(INJECTIONS) --seed $(SEED)
