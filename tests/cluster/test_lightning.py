@@ -13,7 +13,8 @@ from aiohttp import web
 from clusterodm.auth import lightning
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.tasks import Phase
-from tests.support import Api, Rig, eventually
+from tests.proxy.test_intake import zip_server
+from tests.support import Api, Rig, eventually, form, zipped
 
 TOKEN, OTHER = "hush-flash-1", "hush-flash-2"
 
@@ -198,6 +199,31 @@ async def test_a_task_that_is_refused_later_fails_with_the_reason_and_is_not_rep
     info = await api.ends(await api.create(1), 30)
     assert info["status"]["errorMessage"] == "Not enough credits"
     assert service.reports() == []
+
+
+async def test_images_that_we_fetch_are_approved_once_they_are_here(cluster: Rig, service: Service) -> None:
+    url = await zip_server(cluster, zipped({"a.jpg": b"a", "b.jpg": b"b", "notes.txt": b"c"}))
+    await cluster.add_node()
+    api = await start(cluster, service, zipurl_allow_private=True)
+    uuid = (await api.post("/task/new", form({"zipurl": f"{url}/a.zip"})))["uuid"]
+    await api.ends(uuid)
+    approvals = [said["imagesCount"] for path, said in service.calls if path == "/tasks/approve"]
+    assert approvals == [2]
+
+
+async def test_the_parts_of_a_split_merge_job_are_neither_approved_nor_reported(cluster: Rig, service: Service) -> None:
+    await cluster.add_node(seconds=60, slots=2)
+    api = await start(cluster, service)
+    job = await api.create(2)
+    await eventually(lambda: cluster.entry(job).task.phase is Phase.RUNNING)
+    node = await another(cluster, cluster.cluster.context.jobs.token(job))
+    part = await node.create(1)
+    await eventually(lambda: cluster.entry(part).task.phase is Phase.RUNNING)
+    await node.post("/task/cancel", {"uuid": part})
+    await api.post("/task/cancel", {"uuid": job})
+    await eventually(service.reports)
+    assert [report["uuid"] for report in service.reports()] == [job]
+    assert service.count("/tasks/approve") == 1
 
 
 async def test_a_task_that_its_owner_removed_after_its_end_is_reported_all_the_same(

@@ -205,7 +205,7 @@ async def test_task_new_with_a_uuid_that_is_in_use_harms_nothing(cluster: Rig) -
     assert set(await held(cluster, V7)) == {"0.jpg"}
 
 
-async def _zip_server(rig: Rig, content: bytes) -> str:
+async def zip_server(rig: Rig, content: bytes) -> str:
     async def give(request: web.Request) -> web.Response:
         return web.Response(body=content)
 
@@ -222,7 +222,7 @@ async def _zip_server(rig: Rig, content: bytes) -> str:
 
 
 async def test_a_zipurl_is_fetched_by_us_unpacked_and_sent_to_a_node(cluster: Rig) -> None:
-    url = await _zip_server(cluster, zipped({"folder/a.jpg": b"a", "../b.jpg": b"b", "__MACOSX/c.jpg": b"c"}))
+    url = await zip_server(cluster, zipped({"folder/a.jpg": b"a", "../b.jpg": b"b", "__MACOSX/c.jpg": b"c"}))
     node = await cluster.add_node()
     api = await cluster.start(zipurl_allow_private=True)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/redirect"})))["uuid"]
@@ -232,7 +232,7 @@ async def test_a_zipurl_is_fetched_by_us_unpacked_and_sent_to_a_node(cluster: Ri
 
 
 async def test_a_zipurl_to_a_private_address_is_refused_unless_allowed(cluster: Rig) -> None:
-    url = await _zip_server(cluster, zipped({"a.jpg": b"a"}))
+    url = await zip_server(cluster, zipped({"a.jpg": b"a"}))
     api = await cluster.start()
     for address in (url, url.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest", "http://[::1]:1/"):
         uuid = (await api.post("/task/new", form({"zipurl": f"{address}/a.zip"})))["uuid"]
@@ -244,7 +244,7 @@ async def test_a_zipurl_to_a_private_address_is_refused_unless_allowed(cluster: 
 
 @pytest.mark.parametrize("content", [b"no zip", b"PK\x03\x04broken"])
 async def test_a_zipurl_that_is_no_archive_fails_the_task_with_the_reason(cluster: Rig, content: bytes) -> None:
-    url = await _zip_server(cluster, content)
+    url = await zip_server(cluster, content)
     api = await cluster.start(zipurl_allow_private=True)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/a.zip"})))["uuid"]
     info = await api.ends(uuid, 30)
@@ -252,7 +252,7 @@ async def test_a_zipurl_that_is_no_archive_fails_the_task_with_the_reason(cluste
 
 
 async def test_a_zipurl_with_more_than_allowed_is_refused(cluster: Rig) -> None:
-    url = await _zip_server(cluster, zipped({"bomb.jpg": b"\0" * 5_000_000}))
+    url = await zip_server(cluster, zipped({"bomb.jpg": b"\0" * 5_000_000}))
     api = await cluster.start(zipurl_allow_private=True, zipurl_max_size=1_000_000)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/a.zip"})))["uuid"]
     assert (await api.ends(uuid, 30))["status"]["errorMessage"] == "zipurl: holds too much"
