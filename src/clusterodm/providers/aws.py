@@ -222,7 +222,23 @@ class Aws(Provider):
             for group in page["Reservations"]
             for instance in group["Instances"]
         ]
-        return [_machine(each, each["Placement"]["AvailabilityZone"], self._private) for each in found]
+        ending = await self._marked(region, cluster) if any("SpotInstanceRequestId" in each for each in found) else ()
+        return [
+            _machine(each, each["Placement"]["AvailabilityZone"], self._private, ending=each["InstanceId"] in ending)
+            for each in found
+        ]
+
+    async def _marked(self, region: str, cluster: str) -> set[str]:
+        """Spot instances that are about to be taken away: two minutes before, their request says so."""
+        filters = [
+            {"Name": f"tag:{TAG}", "Values": [cluster]},
+            {"Name": "status-code", "Values": ["marked-for-termination", "marked-for-stop"]},
+        ]
+        try:
+            answer = await self._call(region, lambda client: client.describe_spot_instance_requests(Filters=filters))
+        except Rejected:
+            return set()  # who may not ask learns of it when it has happened
+        return {request["InstanceId"] for request in answer["SpotInstanceRequests"] if "InstanceId" in request}
 
     async def _root_device(self, region: str) -> str:
         answer = await self._call(region, lambda client: client.describe_images(ImageIds=[self.config.ami]))
@@ -287,12 +303,12 @@ def _translated(error: dict[str, Any]) -> ProviderError:
     return Rejected(f"{code}: {said}")
 
 
-def _machine(instance: dict[str, Any], location: str, private: bool) -> ProviderMachine:
+def _machine(instance: dict[str, Any], location: str, private: bool, *, ending: bool = False) -> ProviderMachine:
     tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])}
     return ProviderMachine(
         id=instance["InstanceId"],
         name=tags.get("Name", ""),
-        status=_STATUS.get(instance["State"]["Name"], Status.ENDING),
+        status=Status.ENDING if ending else _STATUS.get(instance["State"]["Name"], Status.ENDING),
         location=location,
         address=instance.get("PrivateIpAddress" if private else "PublicIpAddress") or "",
     )
