@@ -65,7 +65,7 @@ class Storm:
         for number, name in enumerate(_CLOUDS):
             world = World(port=free_port(), net=10 + number)
             world.knobs["seconds"] = 0.2
-            self._watch(world)
+            self.watch(world)
             self.clouds.append(await self.stack.enter_async_context(CLOUDS[name](world)))
         entries = [
             cloud.entry | {"idleTimeout": 0.05, "bootTimeout": 4, "machinesLimit": 6, "createRetries": 1}
@@ -90,7 +90,7 @@ class Storm:
         self.stack.push_async_callback(self._end)
         await self.program.start()
 
-    def _watch(self, world: World) -> None:
+    def watch(self, world: World) -> None:
         """Notice a machine that is deleted while a task runs on it."""
         delete = world.delete
 
