@@ -104,7 +104,7 @@ def build(
         clock=clock,
     )
     collector = Collector(
-        tasks, registry, client, spool, results, metrics, keep=settings.results == "keep", clock=clock
+        tasks, registry, client, spool, results, metrics, fleet, keep=settings.results == "keep", clock=clock
     )
     drainer = Drainer(store, tasks, registry, collector, results, clock=clock)
     discovery = Discovery(registry, file=settings.nodes_file, name=settings.nodes_dns, clock=clock)
@@ -167,6 +167,7 @@ def build(
         spool,
         consoles,
         results,
+        fleet,
         stale_uploads_hours=settings.stale_uploads_timeout,
         keep_finished_hours=settings.keep_finished,
         clock=clock,

@@ -15,7 +15,7 @@ from aiohttp import web
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.byte_range import parse_range
-from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused
+from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused, ProviderError
 from clusterodm.core.tasks import Outcome, Phase
 from clusterodm.nodeodm import Download
 from clusterodm.results import ARCHIVE, Asset
@@ -30,6 +30,8 @@ async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: s
     """Answer with `all.zip` or with one file out of it. Raises BadRequest when the task has none, and NodeError."""
     if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
         raise BadRequest("Asset not ready")
+    if entry.task.results_in and (sent := await _from_bucket(request, cluster, entry, asset)):
+        return sent
     if asset != ARCHIVE:
         return await _send_asset(request, cluster, entry, asset)
     if path := cluster.results.archive(entry.task.uuid):
@@ -44,6 +46,36 @@ def _attachment(entry: Entry, asset: str) -> dict[str, str]:
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(entry.task.uuid + '-' + name)}",
         "Content-Type": "application/zip" if asset == ARCHIVE else "application/octet-stream",
     }
+
+
+async def _from_bucket(request: web.Request, cluster: Context, entry: Entry, asset: str) -> web.StreamResponse | None:
+    """Answer with an object of a bucket; None when there is none of that name, and for what is here already."""
+    bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in)
+    if entry.attempt is None or bucket is None or cluster.results.archive(entry.task.uuid):
+        return None
+    key = f"{entry.attempt.node_uuid}/{asset}"
+    found = await bucket.find(key)
+    if found is None:
+        return None
+    if cluster.settings.results_from_s3 == "redirect":
+        raise web.HTTPFound(await bucket.sign(key))
+    headers = _attachment(entry, asset) | {"Accept-Ranges": "bytes"} | ({"ETag": found.etag} if found.etag else {})
+    try:
+        wanted = parse_range(request.headers.get("Range"), found.size)
+    except ValueError as outside:
+        return web.Response(status=416, headers={"Content-Range": str(outside)})
+    start, length = wanted or (0, found.size)
+    if wanted:
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{found.size}"
+    response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
+    response.content_length = length
+    blocks = bucket.read(key, start, length)
+
+    async def read() -> bytes:
+        return await anext(blocks, b"")
+
+    cluster.metrics.delivered.inc(await pipe(request, read, response))
+    return response
 
 
 async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.StreamResponse:
@@ -70,7 +102,7 @@ async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], respo
     while True:
         try:
             block = await read()
-        except (aiohttp.ClientError, TimeoutError, OSError, NodeError):
+        except (aiohttp.ClientError, TimeoutError, OSError, NodeError, ProviderError):
             _cut(request)  # an end in good order would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None
         try:

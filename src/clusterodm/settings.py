@@ -139,6 +139,11 @@ class Settings(BaseModel):
     results: Literal["stream", "keep"] = Field(
         "stream", description="stream: results stay on the node and pass through; keep: pull them into the data folder."
     )
+    results_from_s3: Literal["stream", "redirect"] = Field(
+        "stream",
+        description="How clients get results that nodes of the autoscaler have put into a bucket: stream: through us; "
+        "redirect: from there, by an address that is good for some hours.",
+    )
     keep_finished: float = Field(
         720.0, gt=0, description="Hours that a finished task, its console and its kept results stay."
     )

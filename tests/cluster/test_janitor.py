@@ -39,6 +39,7 @@ class Aged:
             parts.spool,
             parts.consoles,
             parts.results,
+            parts.autoscaler.fleet,
             stale_uploads_hours=stale,
             keep_finished_hours=720,
             clock=clock,

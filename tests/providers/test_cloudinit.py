@@ -67,6 +67,7 @@ async def test_values_that_are_meant_to_break_out_stay_values(tmp_path: Path) ->
         dockerRegistry={"username": EVIL, "password": f"hush-{EVIL}", "url": EVIL},
         engineInstallUrl=EVIL,
         nodeSetupCmd="echo 'it''s' \"here\" >/out/setup",
+        s3={"endpoint": "s3.example", "bucket": "b", "accessKey": "k", "secretKey": f"hush-{EVIL}", "acl": "none"},
         addSwap=1.5,
         maxRuntime=3600,
     )
@@ -83,6 +84,7 @@ async def test_values_that_are_meant_to_break_out_stay_values(tmp_path: Path) ->
     assert by_name["shutdown"] == ["shutdown", "-P", "+90"]
     assert by_name["swapon"] == ["swapon", "/swapfile"]
     assert json.loads((out / "node.json").read_text())["token"] == f"hush-{EVIL}"
+    assert json.loads((out / "node.json").read_text())["s3SecretKey"] == f"hush-{EVIL}"
     assert "hush" not in json.dumps(calls), "no secret in anybody's arguments"
     assert "hush" not in (out / "boot.log").read_text()
     assert "/etc/clusterodm/registry" not in (out / "modes").read_text(), "the password goes once it was used"

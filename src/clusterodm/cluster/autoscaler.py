@@ -89,8 +89,6 @@ class Autoscaler:
             except ProviderError as error:
                 _log.error("a provider cannot be used", provider=provider.name, error=str(error))
                 self.troubles[provider.name] = str(error)
-            if provider.config.s3 is not None:
-                _log.info("results are brought here, the s3 block is not used", provider=provider.name)
 
     async def sweep(self) -> None:
         """One round: observe, decide, act."""

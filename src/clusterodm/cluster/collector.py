@@ -8,17 +8,21 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from clusterodm.aio import Clock
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest
+from clusterodm.core.errors import BadRequest, ProviderError
 from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Phase, Stage
 from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.observe import Metrics
+from clusterodm.providers import Bucket, Fleet
 from clusterodm.results import ARCHIVE, Results
 from clusterodm.spool import Spool
+
+_log = structlog.get_logger("collector")
 
 
 class Collector:
@@ -32,6 +36,7 @@ class Collector:
         spool: Spool,
         results: Results,
         metrics: Metrics,
+        fleet: Fleet,
         *,
         keep: bool,
         clock: Clock,
@@ -42,6 +47,7 @@ class Collector:
         self._spool = spool
         self._results = results
         self._metrics = metrics
+        self._fleet = fleet
         self._keep = keep
         self._clock = clock
         self._pulls: dict[str, asyncio.Lock] = {}
@@ -49,16 +55,32 @@ class Collector:
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
         uuid = entry.task.uuid
-        if self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
+        provider = await self._bucket_with(attempt, node)
+        if provider:
+            text = f"completed; results are in the bucket of {provider}"
+        elif self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
             await self._pull(uuid, attempt, node)
             text = "completed; results are kept here"
         else:
             async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": "bytes=0-0"}):
                 text = f"completed; results stay on {attempt.node_name}"
         ended = msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=self._clock(), reason=COMPLETED)
-        await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0)
+        await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
         self._metrics.attempts.labels("completed").inc()
         await self._spool.drop(uuid)
+
+    async def _bucket_with(self, attempt: Attempt, node: Node) -> str:
+        """The provider in whose bucket a node has put its results; empty when it has not, or nobody can tell."""
+        provider = node.record.labels.get("provider", "")
+        bucket = self._fleet.bucket(provider) if node.record.origin is Origin.AUTOSCALER else None
+        if bucket is None:
+            return ""
+        try:
+            found = await bucket.find(f"{attempt.node_uuid}/{ARCHIVE}")
+        except ProviderError as error:
+            _log.warning("the bucket cannot be looked into, results are brought here", why=str(error))
+            return ""
+        return provider if found is not None and found.size else ""
 
     async def archive(self, entry: Entry) -> Path:
         """The whole archive of a completed task on our disk, pulled from its node when it is not here yet.
@@ -69,10 +91,34 @@ class Collector:
             raise BadRequest("Asset not ready")
         if path := self._results.archive(entry.task.uuid):
             return path
+        bucket = self._fleet.bucket(entry.task.results_in) if entry.task.results_in else None
+        if entry.attempt is not None and bucket is not None:
+            return await self._fetch(entry.task.uuid, f"{entry.attempt.node_uuid}/{ARCHIVE}", bucket)
         node = self._registry.get(entry.attempt.node_id) if entry.attempt else None
         if entry.attempt is None or node is None:
             raise BadRequest("Asset not ready")
         return await self._pull(entry.task.uuid, entry.attempt, node)
+
+    async def _fetch(self, uuid: str, key: str, bucket: Bucket) -> Path:
+        """Bring an archive here from a bucket, for one file out of it."""
+        async with self._pulls.setdefault(uuid, asyncio.Lock()):
+            try:
+                if path := self._results.archive(uuid):
+                    return path
+                found = await bucket.find(key)
+                if found is None:
+                    raise BadRequest("Asset not ready")
+                self._results.drop_part(uuid)
+                part = self._results.new_part(uuid)
+                try:
+                    async for block in bucket.read(key, 0, found.size):
+                        await part.write(block)
+                    await part.close()
+                    return self._results.publish(uuid, part)
+                finally:
+                    part.drop()
+            finally:
+                self._pulls.pop(uuid, None)
 
     async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
         async with self._pulls.setdefault(uuid, asyncio.Lock()):

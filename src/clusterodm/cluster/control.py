@@ -24,6 +24,7 @@ from clusterodm.spool import Spool
 #: Columns of a task that begins again.
 _FRESH: Final[dict[str, Any]] = {
     "outcome": None,
+    "results_in": "",
     "error": "",
     "finished_at": 0.0,
     "webhook_due": False,

@@ -13,8 +13,9 @@ import structlog
 from clusterodm.aio import Clock
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import StaleTask
+from clusterodm.core.errors import ProviderError, StaleTask
 from clusterodm.core.tasks import Cleanup, Outcome, Phase
+from clusterodm.providers import Fleet
 from clusterodm.results import Results
 from clusterodm.spool import Spool
 from clusterodm.store import Store
@@ -40,6 +41,7 @@ class Janitor:
         spool: Spool,
         consoles: Consoles,
         results: Results,
+        fleet: Fleet,
         *,
         stale_uploads_hours: int,
         keep_finished_hours: float,
@@ -50,6 +52,7 @@ class Janitor:
         self._spool = spool
         self._consoles = consoles
         self._results = results
+        self._fleet = fleet
         self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
         self._keep_finished = keep_finished_hours * HOUR
         self._clock = clock
@@ -123,9 +126,23 @@ class Janitor:
     def _idle(self, entry: Entry | None) -> bool:
         return entry is None or self._clock.age(entry.last_activity) > HOUR
 
+    async def _clear_bucket(self, uuid: str) -> bool:
+        """Delete what a removed task has in a bucket; False when it must be tried again."""
+        found = await self._store.find_task(uuid)
+        bucket = self._fleet.bucket(found[0].results_in) if found and found[0].results_in else None
+        if bucket is None:
+            return True
+        try:
+            for attempt in await self._store.attempts(uuid):
+                await bucket.clear(f"{attempt.node_uuid}/")
+        except ProviderError as error:
+            _log.warning("results in a bucket cannot be deleted", task=uuid, error=str(error))
+            return False
+        return True
+
     async def _drop_traces(self) -> None:
         """Removed tasks: their files, and their rows when nothing is left to do on a node."""
-        uuids = await self._store.removed(limit=_PAGE)
+        uuids = [uuid for uuid in await self._store.removed(limit=_PAGE) if await self._clear_bucket(uuid)]
         for uuid in uuids:
             await self._spool.drop(uuid)
             await self._consoles.drop(uuid)

@@ -197,7 +197,10 @@ class Lifecycle:
         largest = {LARGEST: "true"} if machine.max_images >= most else {}
         address = make_address(found.address, provider.config.node_port, machine.token)
         node = await self._registry.add(
-            address, origin=Origin.AUTOSCALER, slots=machine.slots, labels={"machine": machine.id, **largest}
+            address,
+            origin=Origin.AUTOSCALER,
+            slots=machine.slots,
+            labels={"machine": machine.id, "provider": machine.provider, **largest},
         )
         await self._registry.change(node, locked=False, draining=False)  # an address may have been another machine's
         return await self._machines.change(

@@ -128,6 +128,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     billing_due: bool = False
     #: Bytes of memory that tasks like it took; 0: not known.
     expected_memory: int = 0
+    #: The provider in whose bucket its results are; empty: they are here, or on its node.
+    results_in: str = ""
 
 
 class Stage(StrEnum):

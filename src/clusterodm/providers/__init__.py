@@ -3,8 +3,20 @@
 """Providers of machines: the contract, the clouds, and what new machines are told to do."""
 
 from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.providers.bucket import Bucket
 from clusterodm.providers.choose import Fleet, make_fleet
 from clusterodm.providers.cloudinit import user_data
 from clusterodm.providers.guarded import Guarded
 
-__all__ = ["TAG", "Fleet", "Guarded", "Provider", "ProviderMachine", "Spec", "Status", "make_fleet", "user_data"]
+__all__ = [
+    "TAG",
+    "Bucket",
+    "Fleet",
+    "Guarded",
+    "Provider",
+    "ProviderMachine",
+    "Spec",
+    "Status",
+    "make_fleet",
+    "user_data",
+]

@@ -16,6 +16,7 @@ from clusterodm.core.errors import ConfigError
 from clusterodm.core.scaling import Wish
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider
+from clusterodm.providers.bucket import Bucket
 from clusterodm.providers.config import read_file
 from clusterodm.providers.guarded import Guarded
 
@@ -29,6 +30,11 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     providers: dict[str, Guarded] = {}
     max_hourly_cost: float | None = None
     max_monthly_cost: float | None = None
+
+    def bucket(self, provider: str) -> Bucket | None:
+        """Where the nodes of a provider put their results."""
+        found = self.providers.get(provider)
+        return found.bucket if found is not None else None
 
     def takes(self, wish: Wish) -> bool:
         """Whether there is a size that takes a task."""

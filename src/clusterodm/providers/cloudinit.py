@@ -12,7 +12,7 @@ import json
 import shlex
 from typing import Any, Final
 
-from clusterodm.providers.config import Common
+from clusterodm.providers.config import S3, Common
 
 _FOLDER: Final = "/etc/clusterodm"
 #: Where the node's configuration is inside its container.
@@ -22,12 +22,14 @@ _METADATA: Final = "169.254.169.254"
 
 def user_data(config: Common, *, token: str, max_images: int, slots: int) -> str:
     """The document for one machine, with the token that its node wants to see."""
-    node = {
+    node: dict[str, Any] = {
         "port": 3000,
         "token": token,
         "maxImages": max_images,
         "parallelQueueProcessing": slots,
     }
+    if config.s3 is not None:
+        node |= _bucket(config.s3)
     files = [
         _file("node.json", json.dumps(node)),
         _file("boot.sh", _script(config), mode="0700"),
@@ -38,6 +40,20 @@ def user_data(config: Common, *, token: str, max_images: int, slots: int) -> str
         files.append(_file("registry", config.docker_registry.password))
     document = {"write_files": files, "runcmd": [[f"{_FOLDER}/boot.sh"]]}
     return "#cloud-config\n" + json.dumps(document, indent=1) + "\n"
+
+
+def _bucket(s3: S3) -> dict[str, Any]:
+    """Where the node puts its results by itself."""
+    acl = {"s3ACL": s3.acl} if s3.acl not in ("", "none") else {}
+    return {
+        "s3Endpoint": s3.endpoint,
+        "s3Bucket": s3.bucket,
+        "s3AccessKey": s3.access_key,
+        "s3SecretKey": s3.secret_key,
+        "s3ForcePathStyle": True,
+        "s3IgnoreSSL": s3.ignore_ssl,
+        **acl,
+    }
 
 
 def _file(name: str, content: str, *, mode: str = "0600") -> dict[str, Any]:

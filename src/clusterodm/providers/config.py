@@ -60,13 +60,15 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url: str = ""
 
 
-class S3(msgspec.Struct, frozen=True, kw_only=True, rename={"access_key": "accessKey", "secret_key": "secretKey"}):
-    """A block of the original. Results are brought to us, so it is not needed."""
+class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bucket into which nodes put their results. `acl`: of the objects; "none" and "": the bucket's own."""
 
-    endpoint: str
-    bucket: str
-    access_key: str = ""
-    secret_key: str = ""
+    endpoint: _Text
+    bucket: _Text
+    access_key: str = msgspec.field(default="", name="accessKey")
+    secret_key: str = msgspec.field(default="", name="secretKey")
+    acl: str = ""
+    ignore_ssl: bool = msgspec.field(default=False, name="ignoreSSL")
 
 
 class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):

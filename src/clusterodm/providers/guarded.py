@@ -12,6 +12,7 @@ from clusterodm.core.errors import ProviderError, Unreachable
 from clusterodm.core.scaling import Rung
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider, ProviderMachine, Spec
+from clusterodm.providers.bucket import Bucket
 from clusterodm.providers.config import Common
 
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class Guarded:
         self.config: Common = provider.config
         #: The rungs are the same for as long as the program runs.
         self.ladder: list[Rung] = provider.ladder()
+        #: Where its nodes put their results; None: results are brought here.
+        self.bucket = Bucket(self.config.s3) if self.config.s3 is not None else None
 
     @property
     def name(self) -> str:
@@ -43,6 +46,8 @@ class Guarded:
     async def check(self) -> None:
         """Whether it can be used. Raises a ProviderError."""
         await self._call("check", self._provider.check, tries=_TRIES)
+        if self.bucket is not None:
+            await self.bucket.check()
 
     async def create(self, spec: Spec) -> ProviderMachine:
         """Create once: whether to try again is for those who know what was stored."""

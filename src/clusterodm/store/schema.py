@@ -86,6 +86,7 @@ tasks = Table(
     Column("approval_due", Boolean, nullable=False, server_default=false()),
     Column("billing_due", Boolean, nullable=False, server_default=false()),
     Column("expected_memory", BigInteger, nullable=False, server_default="0"),
+    Column("results_in", String(200), nullable=False, server_default=""),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),
     Index(None, "committed_at"),

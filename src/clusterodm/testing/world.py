@@ -14,9 +14,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import obstore
 from aiohttp import web
+from obstore.store import S3Store
 
 from clusterodm.devnode import DevNode, Knobs, running_devnode
+from clusterodm.devnode.node import DevTask
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -61,6 +64,8 @@ class World:
         self.out_of_stock: set[str] = set()
         #: Machines that the account may have; -1: any number.
         self.quota = -1
+        #: Nodes that were told of a bucket put their results into it.
+        self.uploads = True
         #: Machines start, but their nodes never answer.
         self.dead_on_arrival = False
         #: How nodes behave, beside what the user-data says.
@@ -138,7 +143,28 @@ class World:
             token=said["token"], max_images=said["maxImages"], slots=said["parallelQueueProcessing"], **self.knobs
         )
         async with running_devnode(knobs, host=machine.address, port=self.port) as (machine.node, _):
+            if "s3Bucket" in said:
+                machine.node.done = self._putting(machine.node, said)
             await machine.gone.wait()
+
+    def _putting(self, node: DevNode, said: dict[str, Any]) -> Callable[[DevTask], Awaitable[None]]:
+        """Put results into a bucket, as a node does that was told of one."""
+        store = S3Store(
+            said["s3Bucket"],
+            endpoint=said["s3Endpoint"],
+            access_key_id=said["s3AccessKey"],
+            secret_access_key=said["s3SecretKey"],
+            region="us-east-1",
+            virtual_hosted_style_request=False,
+            client_options={"allow_http": True},
+        )
+
+        async def put(task: DevTask) -> None:
+            if self.uploads:
+                await obstore.put_async(store, f"{task.uuid}/all.zip", node.archive(task.uuid).read_bytes())
+                await obstore.put_async(store, f"{task.uuid}/orthophoto.tif", b"TIFF " * 1000)
+
+        return put
 
     @web.middleware
     async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A bucket into which nodes put results: looked into, read by ranges, signed for, cleared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import S3Store
+
+from clusterodm.core.errors import ProviderError, Rejected, Unreachable
+from clusterodm.providers.config import S3
+
+#: Bytes asked for in one go, and seconds for which a signed address is good.
+_BLOCK: Final = 8 << 20
+_GOOD: Final = 6 * 3600
+_CHECK: Final = "clusterodm-check"
+#: What obstore raises: some errors as those of the system.
+_ERRORS: Final = (BaseError, OSError, ValueError)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An object; size in bytes."""
+
+    size: int
+    etag: str
+
+
+class Bucket:
+    """One bucket. Every method raises Rejected or Unreachable and nothing else."""
+
+    def __init__(self, config: S3) -> None:
+        url = config.endpoint if "//" in config.endpoint else f"https://{config.endpoint}"
+        region = re.search(r"s3[.-]([a-z0-9-]+)\.amazonaws\.com", url)
+        self.name = config.bucket
+        self._store = S3Store(
+            config.bucket,
+            endpoint=url.rstrip("/"),
+            access_key_id=config.access_key,
+            secret_access_key=config.secret_key,
+            region=region.group(1) if region else "us-east-1",
+            virtual_hosted_style_request=False,
+            client_options={
+                "allow_http": True,
+                "allow_invalid_certificates": config.ignore_ssl,
+                "connect_timeout": "10s",
+                "timeout": "60s",
+            },
+            retry_config={"max_retries": 2},
+        )
+
+    async def check(self) -> None:
+        """Write, read and delete a small object, so that what is wrong is known at the start."""
+        try:
+            await obstore.put_async(self._store, _CHECK, b"ClusterODM looks whether it may write here")
+            await obstore.head_async(self._store, _CHECK)
+            await obstore.delete_async(self._store, _CHECK)
+        except _ERRORS as error:
+            raise _translated(error, self.name) from None
+
+    async def find(self, key: str) -> Stored | None:
+        """An object; None when there is none."""
+        try:
+            found = await obstore.head_async(self._store, key)
+        except FileNotFoundError:
+            return None
+        except _ERRORS as error:
+            raise _translated(error, self.name) from None
+        return Stored(found["size"], found["e_tag"] or "")
+
+    async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+        """A part of an object in blocks, each asked for by itself, so that none is longer under way than it takes."""
+        end = start + length
+        while start < end:
+            stop = min(end, start + _BLOCK)
+            try:
+                block = await obstore.get_range_async(self._store, key, start=start, end=stop)
+            except _ERRORS as error:
+                raise _translated(error, self.name) from None
+            yield bytes(block)
+            start = stop
+
+    async def sign(self, key: str) -> str:
+        """An address at which anybody may fetch an object for a while."""
+        try:
+            return await obstore.sign_async(self._store, "GET", key, timedelta(seconds=_GOOD))
+        except _ERRORS as error:
+            raise _translated(error, self.name) from None
+
+    async def clear(self, prefix: str) -> None:
+        """Delete all objects below a prefix."""
+        try:
+            async for page in obstore.list(self._store, prefix=prefix):
+                await obstore.delete_async(self._store, [item["path"] for item in page])
+        except _ERRORS as error:
+            raise _translated(error, self.name) from None
+
+
+def _translated(error: Exception, bucket: str) -> ProviderError:
+    """Without the text of the error: it may hold a signature."""
+    if isinstance(error, FileNotFoundError):
+        return Rejected(f"there is no bucket {bucket}")
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+        return Rejected(f"the keys may not use bucket {bucket}")
+    return Unreachable(f"bucket {bucket} does not answer ({type(error).__name__})")

@@ -1,0 +1,206 @@
+"""Results that nodes put into a bucket: of a pretended S3, and of a real Ceph object gateway where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.config
+import botocore.session
+import pytest
+from moto.server import ThreadedMotoServer
+
+from clusterodm import assembly
+from clusterodm.cluster import lifecycle
+from clusterodm.core.errors import Rejected, Unreachable
+from clusterodm.providers import Bucket
+from clusterodm.providers.config import S3
+from tests.processes import free_port
+from tests.providers.support import Cloud, running_cloud
+from tests.support import Api, Rig, eventually
+
+ACCESS, SECRET = "ODMACCESSKEY", "hush-bucket-key"
+RUN_CEPH = Path(__file__).parents[1] / "providers" / "run-ceph"
+HAS_CEPH = all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd"))
+
+
+@dataclass
+class Gateway:
+    """An S3 endpoint with a bucket."""
+
+    url: str
+    client: Any
+
+    def keys(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket="maps").get("Contents", [])
+        return sorted(item["Key"] for item in found)
+
+    def close(self) -> None:
+        for key in self.keys():
+            self.client.delete_object(Bucket="maps", Key=key)
+        self.client.close()
+
+    def config(self, **given: Any) -> S3:
+        known: dict[str, Any] = {
+            "endpoint": self.url,
+            "bucket": "maps",
+            "access_key": ACCESS,
+            "secret_key": SECRET,
+        }
+        return S3(**(known | given))
+
+    def entry(self) -> dict[str, Any]:
+        return {"endpoint": self.url, "bucket": "maps", "accessKey": ACCESS, "secretKey": SECRET, "acl": "none"}
+
+
+def _gateway(url: str) -> Gateway:
+    client = botocore.session.Session().create_client(
+        "s3",
+        region_name="us-east-1",
+        endpoint_url=url,
+        aws_access_key_id=ACCESS,
+        aws_secret_access_key=SECRET,
+        config=botocore.config.Config(s3={"addressing_style": "path"}),
+    )
+    client.create_bucket(Bucket="maps")
+    return Gateway(url, client)
+
+
+@asynccontextmanager
+async def _moto() -> AsyncIterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real gateway, for all tests of this file; what it says of itself is in its folder."""
+    if not HAS_CEPH:
+        pytest.skip("needs radosgw (tools/setup-clouds)")
+    folder, ports = tmp_path_factory.mktemp("ceph"), [str(free_port()) for _ in range(3)]
+    command = [str(RUN_CEPH), str(folder), *ports, ACCESS, SECRET]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().strip() == "up"
+        yield f"http://127.0.0.1:{ports[0]}"
+
+
+@pytest.fixture(params=["moto", "ceph"])
+async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
+    async with AsyncExitStack() as stack:
+        moto = request.param == "moto"
+        url = await stack.enter_async_context(_moto()) if moto else request.getfixturevalue("ceph")
+        made = await asyncio.to_thread(_gateway, url)
+        yield made
+        await asyncio.to_thread(made.close)
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    async with running_cloud("hetzner") as made:
+        yield made
+
+
+async def start(rig: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Api:
+    monkeypatch.setattr(assembly, "_SCALE", 0.02)
+    monkeypatch.setattr(assembly, "_SWEEP", 0.2)
+    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
+    path = rig.folder / "asr.json"
+    path.write_text(json.dumps({"idleTimeout": 0.1, **cloud.entry, "s3": gateway.entry()}))
+    return await rig.start(asr=path, machine_poll_interval=0.05, **settings)
+
+
+async def test_results_are_left_in_the_bucket_and_served_from_there(
+    cluster: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(cluster, cloud, gateway, monkeypatch)
+    uuid = await api.create(3)
+    await api.ends(uuid)
+    await eventually(lambda: not cloud.names())
+    assert await asyncio.to_thread(gateway.keys) == [f"{uuid}/all.zip", f"{uuid}/orthophoto.tif"]
+    assert cluster.cluster.context.results.archive(uuid) is None
+    assert any("results are in the bucket of hetzner" in line for line in await cluster.timeline(uuid))
+
+    status, headers, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    assert (status, whole[:2], headers["Accept-Ranges"]) == (200, b"PK", "bytes")
+    assert headers["Etag"]
+    status, headers, part = await api.raw("GET", f"/task/{uuid}/download/all.zip", headers={"Range": "bytes=5-14"})
+    assert (status, part, headers["Content-Range"]) == (206, whole[5:15], f"bytes 5-14/{len(whole)}")
+    status, _, _ = await api.raw("GET", f"/task/{uuid}/download/all.zip", headers={"Range": "bytes=99999999-"})
+    assert status == 416
+    _, _, photo = await api.raw("GET", f"/task/{uuid}/download/orthophoto.tif")
+    assert photo == b"TIFF " * 1000
+    _, _, report = await api.raw("GET", f"/task/{uuid}/download/report.html")
+    assert b"<html" in report, "out of the archive, which was fetched for it"
+    assert await api.get(f"/task/{uuid}/download/nothing.tif") == {"error": "Invalid asset"}
+
+    await api.post("/task/remove", {"uuid": uuid})
+    await eventually(lambda: gateway.keys() == [])
+
+
+async def test_clients_may_be_sent_to_a_private_bucket_by_a_signed_address(
+    cluster: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(cluster, cloud, gateway, monkeypatch, results_from_s3="redirect")
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    status, headers, _ = await api.raw("GET", f"/task/{uuid}/download/all.zip", allow_redirects=False)
+    assert status == 302
+    assert SECRET not in headers["Location"]
+    _, _, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    assert whole.startswith(b"PK")
+
+
+async def test_what_a_node_did_not_put_into_the_bucket_is_brought_here(
+    cluster: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cloud.world is not None
+    cloud.world.uploads = False
+    api = await start(cluster, cloud, gateway, monkeypatch)
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    assert cluster.cluster.context.results.archive(uuid) is not None
+    assert await asyncio.to_thread(gateway.keys) == []
+
+
+async def test_a_bucket_is_tried_at_the_start_and_what_is_wrong_is_said_clearly(gateway: Gateway) -> None:
+    await Bucket(gateway.config()).check()
+    assert await asyncio.to_thread(gateway.keys) == []
+    with pytest.raises(Rejected, match="there is no bucket other"):
+        await Bucket(gateway.config(bucket="other")).check()
+    with pytest.raises(Unreachable, match="bucket maps does not answer"):
+        await Bucket(gateway.config(endpoint="http://127.0.0.1:1")).check()
+
+
+async def test_a_real_gateway_checks_keys(gateway: Gateway, request: pytest.FixtureRequest) -> None:
+    if "moto" in request.node.name:
+        pytest.skip("moto believes every key")
+    with pytest.raises(Rejected, match="the keys may not use bucket maps"):
+        await Bucket(gateway.config(secret_key="hush-wrong")).check()
+
+
+async def test_an_object_of_many_blocks_is_read_whole_and_in_parts(gateway: Gateway) -> None:
+    content = bytes(range(256)) * 80_000  # 20 MB
+    await asyncio.to_thread(lambda: gateway.client.put_object(Bucket="maps", Key="k/all.zip", Body=content))
+    bucket = Bucket(gateway.config())
+    found = await bucket.find("k/all.zip")
+    assert found is not None
+    assert found.size == len(content)
+    assert b"".join([block async for block in bucket.read("k/all.zip", 0, found.size)]) == content
+    assert b"".join([block async for block in bucket.read("k/all.zip", 7, 9_000_000)]) == content[7 : 7 + 9_000_000]
+    await bucket.clear("k/")
+    assert await bucket.find("k/all.zip") is None
