@@ -6,12 +6,15 @@ import asyncio
 from typing import Any
 
 import hcloud
+import pydo
 import pytest
+import scaleway
 from hcloud.images import Image
 from hcloud.locations import Location
 from hcloud.server_types import ServerType
+from scaleway.instance.v1 import InstanceV1API, ServerAction
 
-from clusterodm.testing import HetznerApi, World
+from clusterodm.testing import DigitalOceanApi, HetznerApi, ScalewayApi, World
 from tests.processes import free_port
 
 
@@ -40,6 +43,66 @@ async def test_hetzners_own_client_creates_finds_and_deletes_a_server() -> None:
             client.servers.delete(made)
             with pytest.raises(hcloud.APIException, match="not found"):
                 client.servers.get_by_id(made.id)
+
+        await asyncio.to_thread(life)
+    assert world.machines == {}
+
+
+async def test_digitaloceans_own_client_creates_finds_and_deletes_a_droplet() -> None:
+    world = World(port=free_port())
+    world.dead_on_arrival = True
+    async with world.running(DigitalOceanApi(world, token="hush-key", snapshots={"odm": ["nyc1"]}).app()) as url:
+        client = pydo.Client(token="hush-key", endpoint=url)
+        plain: dict[str, Any] = {"enforce_https": False}
+
+        def life() -> None:
+            body = {
+                "name": "m1",
+                "region": "nyc1",
+                "size": "small",
+                "image": "ubuntu",
+                "tags": ["a:1"],
+                "user_data": "x",
+            }
+            made = client.droplets.create(body=body, **plain)["droplet"]
+            found = client.droplets.list(tag_name="a:1", **plain)["droplets"]
+            assert [(droplet["id"], droplet["status"]) for droplet in found] == [(made["id"], "active")]
+            assert client.droplets.list(tag_name="a:2", **plain)["droplets"] == []
+            networks = client.droplets.get(made["id"], **plain)["droplet"]["networks"]
+            assert networks["v4"][0]["ip_address"].startswith("127.")
+            assert [image["name"] for image in client.images.list(private=True, **plain)["images"]] == ["odm"]
+            client.droplets.destroy(made["id"], **plain)
+            assert client.droplets.get(made["id"], **plain)["id"] == "not_found"
+
+        await asyncio.to_thread(life)
+        await asyncio.to_thread(client.close)
+    assert world.machines == {}
+
+
+async def test_scaleways_own_client_lists_switches_on_and_deletes_a_server() -> None:
+    world = World(port=free_port())
+    world.dead_on_arrival = True
+    project = "00000000-0000-4000-8000-000000000000"
+    key = "11111111-0000-4000-8000-000000000000"
+    async with world.running(ScalewayApi(world, token=key, images=["ubuntu_noble"]).app()) as url:
+        client = scaleway.Client(
+            access_key="SCWXXXXXXXXXXXXXXXXX", secret_key=key, default_project_id=project, api_url=url
+        )
+        api = InstanceV1API(client)
+        made = world.create("m1", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
+        made.user_data = "#cloud-config\n{}"
+
+        def life() -> None:
+            found = api.list_servers(zone="fr-par-1", tags=["clusterodm=c1"]).servers
+            assert [(server.name, str(server.state)) for server in found] == [("m1", "stopped")]
+            api.server_action(server_id=made.id, zone="fr-par-1", action=ServerAction.POWERON)
+            server = api.get_server(server_id=made.id, zone="fr-par-1").server
+            assert server is not None
+            assert str(server.state) == "running"
+            assert server.public_ips[0].address.startswith("127.")
+            api.server_action(server_id=made.id, zone="fr-par-1", action=ServerAction.TERMINATE)
+            with pytest.raises(scaleway.ScalewayException):
+                api.get_server(server_id=made.id, zone="fr-par-1")
 
         await asyncio.to_thread(life)
     assert world.machines == {}
