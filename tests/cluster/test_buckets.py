@@ -19,6 +19,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from clusterodm import assembly
+from clusterodm.admin import tasks
 from clusterodm.cluster import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.providers import Bucket
@@ -115,12 +116,14 @@ async def cloud() -> AsyncIterator[Cloud]:
         yield made
 
 
-async def start(rig: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Api:
+async def start(
+    rig: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, *, idle: float = 0.1, **settings: Any
+) -> Api:
     monkeypatch.setattr(assembly, "_SCALE", 0.02)
     monkeypatch.setattr(assembly, "_SWEEP", 0.2)
     monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
     path = rig.folder / "asr.json"
-    path.write_text(json.dumps({"idleTimeout": 0.1, **cloud.entry, "s3": gateway.entry()}))
+    path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry()}))
     return await rig.start(asr=path, machine_poll_interval=0.05, **settings)
 
 
@@ -133,6 +136,8 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
     await eventually(lambda: not cloud.names())
     assert await asyncio.to_thread(gateway.keys) == [f"{uuid}/all.zip", f"{uuid}/orthophoto.tif"]
     assert cluster.cluster.context.results.archive(uuid) is None
+    detail = await tasks.show(cluster.cluster.context, cluster.entry(uuid))
+    assert detail.results_at == "bucket of hetzner"
     assert any("results are in the bucket of hetzner" in line for line in await cluster.timeline(uuid))
 
     status, headers, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
@@ -150,6 +155,19 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
 
     await api.post("/task/remove", {"uuid": uuid})
     await eventually(lambda: gateway.keys() == [])
+
+
+async def test_a_machine_that_leaves_does_not_bring_here_what_is_in_the_bucket(
+    cluster: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(cluster, cloud, gateway, monkeypatch, idle=60)
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    node = cluster.cluster.context.registry.nodes()[0]
+    await cluster.cluster.context.registry.change(node, draining=True)
+    await cluster.cluster.context.drainer.sweep()
+    assert cluster.cluster.context.results.archive(uuid) is None
+    assert node.record.id in cluster.cluster.context.drainer.drained
 
 
 async def test_clients_may_be_sent_to_a_private_bucket_by_a_signed_address(

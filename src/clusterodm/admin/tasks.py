@@ -136,9 +136,17 @@ async def show(cluster: Context, entry: Entry) -> TaskDetail:
         timeline=await timeline(cluster, entry),
         held_files=[FileView(name=file.name, size=file.size) for file in held[:_MAX_FILES]],
         results=await asyncio.to_thread(_inside, archive) if archive else [],
-        results_at="" if not completed else "here" if archive else entry.attempt.node_name if entry.attempt else "",
+        results_at=_results_at(entry, here=archive is not None) if completed else "",
         console_lines=await cluster.consoles.count(uuid),
     )
+
+
+def _results_at(entry: Entry, *, here: bool) -> str:
+    if here:
+        return "here"
+    if entry.task.results_in:
+        return f"bucket of {entry.task.results_in}"
+    return entry.attempt.node_name if entry.attempt else ""
 
 
 def _attempt(attempt: Attempt) -> AttemptView:

@@ -190,7 +190,7 @@ class TaskDetail(View):
     held_files: list[FileView]
     #: Files in kept results, at most 1,000 of them.
     results: list[FileView]
-    #: Where the results are: "here", the name of a node, or empty.
+    #: Where the results are: "here", a bucket, the name of a node, or empty.
     results_at: str
     console_lines: int
 

@@ -60,7 +60,7 @@ class Drainer:
 
     async def _bring(self, uuid: str, node: Node) -> bool:
         entry = await self._tasks.find(uuid)
-        if entry is None:
+        if entry is None or entry.task.results_in:
             return True
         try:
             await self._collector.archive(entry)
