@@ -214,6 +214,22 @@ async def test_a_cloud_that_nobody_reaches_is_unreachable(
             await provider.list_machines("c1")
 
 
+async def test_a_vpc_without_a_subnet_gets_one_of_its_own_in_the_zone(tmp_path: Path) -> None:
+    async with running_cloud("aws") as cloud:
+        entry = cloud.entry | {"subnet": "", "zone": ""}
+        async with provider_of(tmp_path, entry) as provider:
+            made = await provider.create(spec(provider))
+
+            async def addressed() -> ProviderMachine | None:
+                found = await provider.get(made.id, made.location)
+                return found if found is not None and found.address else None
+
+            assert (await eventually(addressed)).address.startswith("127.77.1.")
+        async with provider_of(tmp_path, entry | {"vpc": "vpc-0"}) as provider:
+            with pytest.raises(Rejected):
+                await provider.create(spec(provider, "m2"))
+
+
 async def test_a_server_that_was_never_switched_on_is_listed_finished_and_deleted(tmp_path: Path) -> None:
     async with running_cloud("scaleway") as cloud, provider_of(tmp_path, cloud.entry) as provider:
         assert cloud.world is not None

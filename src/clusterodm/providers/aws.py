@@ -122,7 +122,10 @@ class Aws(Provider):
         """One instance; its name is the client token, so a second call gets the first one's instance."""
         region = self._region(spec.rung.location)
         asked = self._asked(spec, await self._root_device(region))
-        asked["NetworkInterfaces"][0]["Groups"] = await self._groups(region)
+        network = asked["NetworkInterfaces"][0]
+        network["Groups"] = await self._groups(region)
+        if subnet := await self._subnet(region, spec.rung.location):
+            network["SubnetId"] = subnet
         for machine in await self._list(region, spec.cluster):
             if machine.name == spec.name:
                 return machine
@@ -171,8 +174,6 @@ class Aws(Provider):
             "AssociatePublicIpAddress": not config.assign_private_address_only,
             "DeleteOnTermination": True,
         }
-        if config.subnet:
-            network["SubnetId"] = config.subnet
         asked: dict[str, Any] = {
             "ImageId": config.ami,
             "InstanceType": spec.rung.size,
@@ -254,6 +255,18 @@ class Aws(Provider):
         if not answer["SecurityGroups"]:
             raise Rejected(f"there is no security group {self.config.security_group} in {region}")
         return [str(answer["SecurityGroups"][0]["GroupId"])]
+
+    async def _subnet(self, region: str, location: str) -> str:
+        """The configured subnet; one of the configured VPC in that zone; empty: the default one."""
+        if self.config.subnet or not self.config.vpc:
+            return self.config.subnet
+        filters = [{"Name": "vpc-id", "Values": [self.config.vpc]}]
+        if location != region:
+            filters.append({"Name": "availability-zone", "Values": [location]})
+        answer = await self._call(region, lambda client: client.describe_subnets(Filters=filters))
+        if not answer["Subnets"]:
+            raise Rejected(f"there is no subnet of {self.config.vpc} in {location}")
+        return str(max(answer["Subnets"], key=lambda each: int(each["AvailableIpAddressCount"]))["SubnetId"])
 
     def _region(self, location: str) -> str:
         """The region of a zone."""
