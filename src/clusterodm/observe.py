@@ -69,7 +69,8 @@ class _File:
     def stop(self) -> None:
         """Write what waits and close the file."""
         self._listener.stop()
-        self._file.close()
+        with suppress(OSError):  # a full disk is no reason to end badly
+            self._file.close()
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         line = msgspec.json.encode(event, enc_hook=str).decode()

@@ -64,6 +64,7 @@ async def stopped(client: Client) -> None:
         await client.storm.up.wait()
         with suppress(ProcessLookupError):
             client.storm.program.send(signal.SIGTERM)
+            client.storm.told_to_stop = True
 
     await _during(client, stop, 1.2)
 

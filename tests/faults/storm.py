@@ -88,6 +88,8 @@ class Storm:
         self.webhooks: defaultdict[str, list[float]] = defaultdict(list)
         #: When the program died, and whether it answers now; an error counts only while it should have answered.
         self.deaths: list[float] = []
+        #: It was told to stop: from then on it may refuse connections, until it is there again.
+        self.told_to_stop = False
         self.up = asyncio.Event()
         self.calm = asyncio.Lock()
         self.program: Program
@@ -156,17 +158,20 @@ class Storm:
             await self.program.wait()
             self.up.clear()
             self.deaths.append(time.monotonic())
+            self.told_to_stop = False
             await self.program.spawn()
             while not self.program.died() and not await self.program.answers():
                 await asyncio.sleep(0.01)
             failed = failed + 1 if self.program.died() else 0  # killed again while it started
             assert failed < 10, self.program.log.read_text()[-4000:]
             if not failed:
+                self.told_to_stop = False
                 self.up.set()
 
     def just_died(self, since: float) -> bool:
         """Whether the program was away at any time after `since`."""
-        return not self.up.is_set() or self.program.died() or any(death >= since - 0.5 for death in self.deaths)
+        away = self.told_to_stop or not self.up.is_set() or self.program.died()
+        return away or any(death >= since - 0.5 for death in self.deaths)
 
     # One injection
 
