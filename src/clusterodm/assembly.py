@@ -135,7 +135,7 @@ def build(
         clock=clock,
     )
     machines = Machines(store, tasks, registry, clock)
-    sizes = Sizes(store, tasks, machines, spool, clock=clock)
+    sizes = Sizes(store, tasks, machines, spool, wanted=bool(fleet.providers), clock=clock)
     fetcher = Fetcher(
         tasks,
         spool,

@@ -59,16 +59,11 @@ async def _from_bucket(request: web.Request, cluster: Context, entry: Entry, ass
         return None
     if cluster.settings.results_from_s3 == "redirect":
         raise web.HTTPFound(await bucket.sign(key))
-    headers = _attachment(entry, asset) | {"Accept-Ranges": "bytes"} | ({"ETag": found.etag} if found.etag else {})
+    headers = _attachment(entry, asset) | ({"ETag": found.etag} if found.etag else {})
     try:
-        wanted = parse_range(request.headers.get("Range"), found.size)
+        response, start, length = _part(request, found.size, headers)
     except ValueError as outside:
         return web.Response(status=416, headers={"Content-Range": str(outside)})
-    start, length = wanted or (0, found.size)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{found.size}"
-    response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
-    response.content_length = length
     blocks = bucket.read(key, start, length)
 
     async def read() -> bytes:
@@ -129,18 +124,24 @@ async def _send_asset(request: web.Request, cluster: Context, entry: Entry, name
         asset.close()
 
 
+def _part(request: web.Request, size: int, headers: dict[str, str]) -> tuple[web.StreamResponse, int, int]:
+    """The answer to a request for something of `size` bytes, with the first byte and the number of bytes that it wants.
+    Raises ValueError, with the text of Content-Range, for a range that is outside."""
+    wanted = parse_range(request.headers.get("Range"), size)
+    start, length = wanted or (0, size)
+    ranged = {"Content-Range": f"bytes {start}-{start + length - 1}/{size}"} if wanted else {}
+    response = web.StreamResponse(status=206 if wanted else 200, headers=headers | {"Accept-Ranges": "bytes"} | ranged)
+    response.content_length = length
+    return response, start, length
+
+
 async def _send_opened(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.StreamResponse:
-    headers["Accept-Ranges"] = "bytes"
     try:
-        wanted = parse_range(request.headers.get("Range"), asset.size)
+        response, start, length = _part(request, asset.size, headers)
     except ValueError as outside:
         return web.Response(status=416, headers={"Content-Range": str(outside)})
-    start, length = wanted or (0, asset.size)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{asset.size}"
+    if start:
         await asyncio.to_thread(asset.seek, start)
-    response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
-    response.content_length = length
     await response.prepare(request)
     while length and (content := await asyncio.to_thread(asset.read)):
         await response.write(content[:length])

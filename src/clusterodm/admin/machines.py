@@ -8,7 +8,7 @@ import time
 
 from clusterodm.admin.views import CostView, Done, MachinePlan, MachineView
 from clusterodm.cluster.context import Context
-from clusterodm.core.errors import BadRequest, MachineNotFound, StaleMachine
+from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.scaling import Wish
 from clusterodm.providers import user_data
@@ -96,29 +96,21 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
 
 async def keep(cluster: Context, machine: Machine) -> Done:
     """Have a machine stay though it has nothing to do, also one that is about to go."""
-    try:
-        if machine.state is State.LEAVING:
-            node = cluster.machines.node(machine)
-            machine = await cluster.machines.advance(
-                machine, State.READY, "kept by an operator", kept=True, idle_since=cluster.clock()
-            )
-            if node is not None:
-                await cluster.registry.change(node, draining=False)
-        elif machine.state is State.DELETING:
-            raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
-        else:
-            await cluster.machines.change(machine, kept=True)
-    except StaleMachine as stale:
-        raise BadRequest(str(stale)) from None
+    if machine.state is State.DELETING:
+        raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
+    if machine.state is not State.LEAVING:
+        await cluster.machines.change(machine, kept=True)
+        return Done(text=f"{machine.id} is kept")
+    node, now = cluster.machines.node(machine), cluster.clock()
+    await cluster.machines.advance(machine, State.READY, "kept by an operator", kept=True, idle_since=now)
+    if node is not None:
+        await cluster.registry.change(node, draining=False)
     return Done(text=f"{machine.id} is kept")
 
 
 async def release(cluster: Context, machine: Machine) -> Done:
     """Let a machine go again when it has had nothing to do for its time."""
-    try:
-        await cluster.machines.change(machine, kept=False)
-    except StaleMachine as stale:
-        raise BadRequest(str(stale)) from None
+    await cluster.machines.change(machine, kept=False)
     return Done(text=f"{machine.id} may go")
 
 
@@ -127,10 +119,7 @@ async def delete(cluster: Context, machine: Machine) -> Done:
     if machine.state is State.DELETING:
         return Done(text=f"{machine.id} is being deleted")
     count = len(cluster.machines.entries(machine))
-    try:
-        await cluster.lifecycle.delete(machine, "deleted by an operator")
-    except StaleMachine as stale:
-        raise BadRequest(str(stale)) from None
+    await cluster.lifecycle.delete(machine, "deleted by an operator")
     rest = f"; {count} of its tasks go elsewhere" if count else ""
     return Done(text=f"{machine.id} is deleted{rest}")
 

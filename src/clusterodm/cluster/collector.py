@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -91,50 +92,47 @@ class Collector:
             raise BadRequest("Asset not ready")
         if path := self._results.archive(entry.task.uuid):
             return path
+        attempt, uuid = entry.attempt, entry.task.uuid
         bucket = self._fleet.bucket(entry.task.results_in) if entry.task.results_in else None
-        if entry.attempt is not None and bucket is not None:
-            return await self._fetch(entry.task.uuid, f"{entry.attempt.node_uuid}/{ARCHIVE}", bucket)
-        node = self._registry.get(entry.attempt.node_id) if entry.attempt else None
-        if entry.attempt is None or node is None:
+        if attempt is not None and bucket is not None:
+            return await self._keep_once(uuid, _stored(bucket, f"{attempt.node_uuid}/{ARCHIVE}"))
+        node = self._registry.get(attempt.node_id) if attempt else None
+        if attempt is None or node is None:
             raise BadRequest("Asset not ready")
-        return await self._pull(entry.task.uuid, entry.attempt, node)
-
-    async def _fetch(self, uuid: str, key: str, bucket: Bucket) -> Path:
-        """Bring an archive here from a bucket, for one file out of it."""
-        async with self._pulls.setdefault(uuid, asyncio.Lock()):
-            try:
-                if path := self._results.archive(uuid):
-                    return path
-                found = await bucket.find(key)
-                if found is None:
-                    raise BadRequest("Asset not ready")
-                self._results.drop_part(uuid)
-                part = self._results.new_part(uuid)
-                try:
-                    async for block in bucket.read(key, 0, found.size):
-                        await part.write(block)
-                    await part.close()
-                    return self._results.publish(uuid, part)
-                finally:
-                    part.drop()
-            finally:
-                self._pulls.pop(uuid, None)
+        return await self._pull(uuid, attempt, node)
 
     async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
+        return await self._keep_once(uuid, _downloaded(self._client, node, attempt))
+
+    async def _keep_once(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
+        """Keep an archive that comes in blocks, unless it is here or comes already."""
         async with self._pulls.setdefault(uuid, asyncio.Lock()):
             try:
-                return self._results.archive(uuid) or await self._receive(uuid, attempt, node)
+                return self._results.archive(uuid) or await self._receive(uuid, blocks)
             finally:
                 self._pulls.pop(uuid, None)
 
-    async def _receive(self, uuid: str, attempt: Attempt, node: Node) -> Path:
+    async def _receive(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
         self._results.drop_part(uuid)
         part = self._results.new_part(uuid)
         try:
-            async with Download(self._client, node.address, attempt.node_uuid, ARCHIVE) as download:
-                while block := await download.read():
-                    await part.write(block)
+            async for block in blocks:
+                await part.write(block)
             await part.close()
             return self._results.publish(uuid, part)
         finally:
             part.drop()
+
+
+async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> AsyncIterator[bytes]:
+    async with Download(client, node.address, attempt.node_uuid, ARCHIVE) as download:
+        while block := await download.read():
+            yield block
+
+
+async def _stored(bucket: Bucket, key: str) -> AsyncIterator[bytes]:
+    found = await bucket.find(key)
+    if found is None:
+        raise BadRequest("Asset not ready")
+    async for block in bucket.read(key, 0, found.size):
+        yield block

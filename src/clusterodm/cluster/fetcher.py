@@ -98,7 +98,7 @@ class Fetcher:
         if not files:
             raise FetchFailed("the archive holds no files", final=True)
         images = sum(is_image(file.name) for file in files)
-        expected = await self._sizes.expect(entry.task.uuid, images, entry.task.options)
+        expected = await self._sizes.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
         try:
             await self._tasks.change(
                 entry,

@@ -183,7 +183,7 @@ class Intake:
         check_images(images, grant.limits)
         await self._check_seed(task.uuid, [file.name for file in files])
         approved = await self._accounts.approved(task, images)
-        expected = await self._sizes.expect(task.uuid, images, task.options)
+        expected = await self._sizes.expect(task.uuid, [file.name for file in files], task.options)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
         counted: dict[str, Any] = {

@@ -28,11 +28,15 @@ _MEMORY_KEY: Final = "machine_memory"
 class Sizes:
     """What tasks took, and what machines have."""
 
-    def __init__(self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, wanted: bool, clock: Clock
+    ) -> None:
         self._store = store
         self._tasks = tasks
         self._machines = machines
         self._spool = spool
+        #: Whether there are machines to choose from.
+        self._wanted = wanted
         self._clock = clock
         self.peaks: list[Peak] = []
         #: Those that are not kept yet.
@@ -60,11 +64,9 @@ class Sizes:
     def _machine_changed(self, machine: Machine) -> None:
         node = self._machines.node(machine)
         if machine.state is State.READY and node is not None and node.info.total_memory:
-            known, self.memory = (
-                self.memory,
-                self.memory | {f"{machine.provider}/{machine.size}": node.info.total_memory},
-            )
-            if known != self.memory:
+            key, has = f"{machine.provider}/{machine.size}", node.info.total_memory
+            if self.memory.get(key) != has:
+                self.memory = {**self.memory, key: has}
                 self._queue.put("")
 
     def _task_changed(self, entry: Entry) -> None:
@@ -96,15 +98,15 @@ class Sizes:
         self._fresh.append(peak)
         self._queue.put("")
 
-    async def expect(self, uuid: str, images: int, options: list[Option]) -> Forecast | None:
-        """What a task with held files will take; None when nothing is known of tasks like it."""
-        files = await self._spool.listing(uuid)
-        first = next((file.name for file in files if is_image(file.name)), None)
-        if first is None:
+    async def expect(self, uuid: str, files: list[str], options: list[Option]) -> Forecast | None:
+        """What a task with these held files will take; None when nothing is known of tasks like it, and where there
+        are no machines to choose from."""
+        images = [name for name in files if is_image(name)]
+        if not images or not self._wanted:
             return None
-        megapixels = await asyncio.to_thread(_megapixels, self._spool.path(uuid, first))
+        megapixels = await asyncio.to_thread(_megapixels, self._spool.path(uuid, images[0]))
         self._megapixels[uuid] = megapixels
-        return forecast(images, megapixels, options_key(options), self.peaks)
+        return forecast(len(images), megapixels, options_key(options), self.peaks)
 
     async def _keep(self, _: str) -> None:
         fresh, self._fresh = self._fresh, []
