@@ -9,6 +9,7 @@ import pytest
 import uvloop
 
 from clusterodm.observe import configure_logging, logging_to
+from tests.postgres import Server, binaries, running_postgres
 from tests.support import Rig, rig
 
 #: Every secret that a test uses begins with this; none may be in any log of the whole run.
@@ -39,3 +40,12 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Rig]:
     """A rig; add nodes, then start it."""
     async with rig(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A real PostgreSQL for all tests of this process; they are skipped where none is installed."""
+    if binaries() is None:
+        pytest.skip("PostgreSQL is not installed")
+    with running_postgres() as server:
+        yield server

@@ -29,7 +29,7 @@ def test_any_lines_are_read_back_from_any_line_before_and_after_a_restart(
         console.append(batch)
         lines += batch
     again = Console(path)
-    again.load()
+    again.refresh()
     expected = lines[start:] if start >= 0 or -start <= len(lines) else lines
     assert read(console, start) == read(again, start) == expected
     assert console.count == again.count == len(lines)
@@ -50,7 +50,7 @@ def test_a_half_written_line_is_cut_off_after_a_crash(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'"thr')
     again = Console(path)
-    again.load()
+    again.refresh()
     again.append(["four"])
     assert read(again, 0) == ["one", "two", "four"]
 

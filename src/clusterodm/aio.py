@@ -58,18 +58,29 @@ class Clock:
         return now - then - sum(jump for at, jump in self._jumps if then <= at)
 
 
+class Duty:
+    """What one replica at a time does for all. Work that belongs to a duty is done only while it is held."""
+
+    def __init__(self, *, held: bool = True) -> None:
+        self.held = held
+
+
 class WorkQueue(Generic[K]):
     """Works on one key at a time, on at most `workers` keys at once.
 
     `work(key)` returns the seconds after which it wants to be called again, or None when it is done with the key.
     When it raises, it is called again with growing delays. Putting a key that waits merges the two (the earlier time
-    wins); putting one that is being worked on has it worked on once more.
+    wins); putting one that is being worked on has it worked on once more. With a duty that is not held nothing is put;
+    who holds it next begins with everything.
     """
 
-    def __init__(self, name: str, work: Callable[[K], Awaitable[float | None]], *, workers: int) -> None:
+    def __init__(
+        self, name: str, work: Callable[[K], Awaitable[float | None]], *, workers: int, duty: Duty | None = None
+    ) -> None:
         self._name = name
         self._work = work
         self._workers = workers
+        self._duty = duty or Duty()
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._sequence = 0
@@ -84,6 +95,8 @@ class WorkQueue(Generic[K]):
 
     def put(self, key: K, delay: float = 0.0) -> None:
         """Have `key` worked on in `delay` seconds at the latest."""
+        if not self._duty.held:
+            return
         due = time.monotonic() + delay
         if key in self._running:
             self._again[key] = min(due, self._again.get(key, due))
@@ -101,15 +114,19 @@ class WorkQueue(Generic[K]):
 
     async def run(self) -> None:
         """Work until canceled."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._wake.clear()
-                delay = self._start_due(group)
-                try:
-                    async with asyncio.timeout(delay):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._wake.clear()
+                    delay = self._start_due(group)
+                    try:
+                        async with asyncio.timeout(delay):
+                            await self._wake.wait()
+                    except TimeoutError:
+                        pass
+        finally:
+            for kept in (self._due, self._again, self._failures, self._heap):
+                kept.clear()
 
     def _schedule(self, key: K, due: float) -> None:
         self._due[key] = due

@@ -8,12 +8,12 @@ import asyncio
 import fcntl
 import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import structlog
@@ -26,6 +26,7 @@ from clusterodm.assembly import Own, build
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
+from clusterodm.cluster.replicas import Loops
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import parse_address
 from clusterodm.observe import logging_to
@@ -68,14 +69,15 @@ class Cluster:
 async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Cluster]:
     """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(_locked_folder(settings.data_dir))
+        shared = settings.database_url.get_secret_value()
+        folder = stack.enter_context(_locked_folder(settings.data_dir, shared=bool(shared)))
         if settings.log_file:
-            stack.enter_context(logging_to(folder / settings.log_file))
+            stack.enter_context(logging_to(_log_file(folder / settings.log_file, settings, shared=bool(shared))))
         # many uploads may wait for the disk at once, and none may keep the others from their turn
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
         tls = tls_context(settings)
         nodes = [parse_address(text) for text in settings.node]
-        store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
+        store = await Store.open(shared or f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
         own = Own(JobTokens(await _kept(store, "key", JobTokens.new_key)), await _kept(store, "cluster", _new_id))
@@ -83,12 +85,15 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
         stack.push_async_callback(parts.close)
         for address in nodes:
             await parts.context.registry.add(address)
-        await parts.prepare()
+        stack.push_async_callback(parts.context.replicas.leave)
+        await parts.schedule.prepare()
         stack.push_async_callback(parts.context.tasks.flush)
         stack.push_async_callback(parts.context.autoscaler.keep_costs)
         feed = Feed(parts.context)
         app, admin = make_app(parts.context), make_admin_app(parts.context, feed)
-        await stack.enter_async_context(_running(parts.loops | {"feed": lambda: every(TICK, feed.tick, "feed")}))
+        await stack.enter_async_context(
+            _running({**parts.schedule.loops(), "feed": lambda: every(TICK, feed.tick, "feed")})
+        )
         shell_port, admin_port = await stack.enter_async_context(
             open_admin_ports(admin, Shell(parts.context), settings)
         )
@@ -107,10 +112,7 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
 async def _kept(store: Store, name: str, make: Callable[[], str]) -> str:
     """A value that is made once and kept."""
     value: str | None = await store.value(name)
-    if value is None:
-        value = make()
-        await store.keep_value(name, value)
-    return value
+    return value if value is not None else await store.first_value(name, make())
 
 
 def _new_id() -> str:
@@ -126,7 +128,7 @@ async def _client_session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
+async def _running(loops: Loops) -> AsyncIterator[None]:
     """Run all loops while the block runs; one that dies takes the block down with it."""
 
     async def run_all() -> None:
@@ -142,9 +144,15 @@ async def _running(loops: dict[str, Callable[[], Any]]) -> AsyncIterator[None]:
             work.cancel()
 
 
+def _log_file(path: Path, settings: Settings, *, shared: bool) -> Path:
+    """One file for each process: several must not rotate the same one."""
+    return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}") if shared else path
+
+
 @contextmanager
-def _locked_folder(folder: Path) -> Iterator[Path]:
-    """The data folder, made when it is missing and held by this process alone. Raises DataFolderError."""
+def _locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
+    """The data folder, made when it is missing and held by this process alone, or with others that share its database.
+    Raises DataFolderError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -152,7 +160,7 @@ def _locked_folder(folder: Path) -> Iterator[Path]:
         raise DataFolderError(f"the data folder {folder} cannot be used: {error.strerror}") from None
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(file, 20).decode(errors="replace").strip() or "?"
             raise DataFolderError(

@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from clusterodm.admin import Looked
-from clusterodm.aio import Clock, every
+from clusterodm.aio import Clock, Duty
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.attempts import Attempts
@@ -36,38 +36,29 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Description, Registry
+from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.scaling import Wish
-from clusterodm.core.tasks import ON_NODE
 from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.results import Results
+from clusterodm.schedule import Schedule, Workers
 from clusterodm.settings import Settings
 from clusterodm.spool import Spool
 from clusterodm.store import Store
-
-#: Seconds between two times that progress reaches the store, between two rounds of the janitor, between two looks at
-#: nodes that leave and at lists of nodes, at what machines are needed, and between two searches for orphans.
-_FLUSH = 5.0
-_SWEEP = 60.0
-_DRAIN = 5.0
-_DISCOVER = 2.0
-_SCALE = 1.0
-_REAP = 120.0
 
 
 @dataclass(frozen=True)
 class Parts:
     context: Context
     discovery: Discovery
-    loops: dict[str, Callable[[], Any]]
-    prepare: Callable[[], Any]
+    schedule: Schedule
     close: Callable[[], Any]
 
 
@@ -87,12 +78,15 @@ def build(
     authenticator = make_authenticator(settings, session)
     fleet = make_fleet(settings.asr, session, metrics)
     spool, consoles, results = (
-        Spool(folder / "spool", parse_quota(settings.spool_max)),
+        Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin),
         Consoles(folder / "console"),
-        Results(folder / "results"),
+        Results(folder / "results", owner=store.origin),
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
+    machines = Machines(store, tasks, registry, clock)
+    duty = Duty()
+    replicas = Replicas(store, duty, tasks, registry, machines)
     attempts = Attempts(
         tasks,
         registry,
@@ -115,6 +109,7 @@ def build(
         collector,
         consoles,
         client,
+        duty=duty,
         interval=settings.task_poll_interval,
         lost_after=settings.node_lost_after,
         clock=clock,
@@ -127,6 +122,8 @@ def build(
         consoles,
         client,
         metrics,
+        replicas,
+        duty=duty,
         max_sending=settings.max_sending,
         connections=settings.parallel_uploads,
         upload_speed=settings.upload_max_speed,
@@ -134,8 +131,7 @@ def build(
         ageing=settings.priority_ageing * 60,
         clock=clock,
     )
-    machines = Machines(store, tasks, registry, clock)
-    sizes = Sizes(store, tasks, machines, spool, wanted=bool(fleet.providers), clock=clock)
+    sizes = Sizes(store, tasks, machines, spool, wanted=bool(fleet.providers), duty=duty, clock=clock)
     fetcher = Fetcher(
         tasks,
         spool,
@@ -143,6 +139,7 @@ def build(
         max_size=settings.zipurl_max_size,
         max_files=settings.max_files,
         allow_private=settings.zipurl_allow_private,
+        duty=duty,
         clock=clock,
     )
     lifecycle = Lifecycle(
@@ -152,15 +149,14 @@ def build(
         attempts,
         cluster=own.cluster,
         interval=settings.machine_poll_interval,
+        duty=duty,
         clock=clock,
     )
     autoscaler = Autoscaler(
         fleet, machines, lifecycle, tasks, dispatcher, registry, spool, sizes, store, cluster=own.cluster, clock=clock
     )
     reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
-    accounts = Accounts(store, tasks, authenticator, clock=clock)
-    cleaner = Cleaner(store, tasks, registry, client, clock=clock)
-    notifier = Notifier(store, tasks, metrics, allow_private=settings.webhook_allow_private)
+    accounts = Accounts(store, tasks, authenticator, duty=duty, clock=clock)
     janitor = Janitor(
         store,
         tasks,
@@ -178,6 +174,7 @@ def build(
         store=store,
         tasks=tasks,
         registry=registry,
+        replicas=replicas,
         intake=Intake(
             tasks,
             spool,
@@ -201,6 +198,7 @@ def build(
         spool=spool,
         results=results,
         machines=machines,
+        sizes=sizes,
         lifecycle=lifecycle,
         autoscaler=autoscaler,
         reaper=reaper,
@@ -212,54 +210,22 @@ def build(
     )
     metrics.registry.register(Looked(context))
 
-    def free_slot(entry: Entry) -> None:
-        if entry.attempt and entry.task.phase not in ON_NODE:
-            registry.release(entry.attempt.node_id, entry.task.uuid)
-
-    async def prepare() -> None:
-        await spool.drop_parts()
-        await spool.measure()
-        await registry.load()
-        await Importer(store, registry, folder, clock).run()
-        await discovery.look_at_file()
-        await tasks.load()
-        await machines.load()
-        await sizes.load()
-        tasks.watch(free_slot)
-        await dispatcher.recover()
-        tracker.recover()
-        fetcher.recover()
-        await cleaner.recover()
-        await notifier.recover()
-        await accounts.recover()
-        lifecycle.recover()
-
-    loops = {
-        "registry": registry.run,
-        "dispatcher": dispatcher.run,
-        "tracker": tracker.run,
-        "fetcher": fetcher.run,
-        "cleaner": cleaner.run,
-        "notifier": notifier.run,
-        "accounts": accounts.run,
-        "lifecycle": lifecycle.run,
-        "sizes": sizes.run,
-        "providers": autoscaler.check,
-        "autoscaler": lambda: every(_SCALE, autoscaler.sweep, "autoscaler"),
-        "reaper": lambda: every(_REAP, reaper.sweep, "reaper"),
-        "janitor": lambda: every(_SWEEP, janitor.sweep, "janitor"),
-        "room": janitor.make_room,
-        "drainer": lambda: every(_DRAIN, drainer.sweep, "drainer"),
-        "discovery": lambda: every(_DISCOVER, discovery.sweep, "discovery"),
-        "nodes": lambda: every(_SWEEP, registry.forget_removed, "registry"),
-        "flush": lambda: every(_FLUSH, tasks.flush, "flush"),
-    }
+    replicas.looked = tracker.look
 
     async def close() -> None:
         for provider in fleet.providers.values():
             await provider.close()
 
-    return Parts(context, discovery, loops, prepare, close)
+    workers = Workers(
+        importer=Importer(store, registry, folder, clock),
+        discovery=discovery,
+        fetcher=fetcher,
+        cleaner=Cleaner(store, tasks, registry, client, duty=duty, clock=clock),
+        notifier=Notifier(store, tasks, metrics, duty=duty, allow_private=settings.webhook_allow_private),
+        accounts=accounts,
+        janitor=janitor,
+    )
+    return Parts(context, discovery, Schedule(context, workers), close)
 
 
 def _callback(public_address: str, jobs: JobTokens, uuid: str) -> str:

@@ -9,7 +9,7 @@ a tail as cheap as it is short.
 from __future__ import annotations
 
 import asyncio
-import os
+import threading
 from array import array
 from collections import OrderedDict
 from io import FileIO
@@ -33,18 +33,33 @@ class Console:
         #: Bytes up to the end of the last whole line, and bytes looked at.
         self._size = 0
         self._seen = 0
+        #: Readers and the writer work in threads.
+        self._lock = threading.Lock()
 
-    def load(self) -> None:
-        """Read the file once to know its lines; what a crash left of a half-written line is cut off."""
+    def refresh(self) -> int:
+        """Look at the file again; how many lines it has."""
+        with self._lock:
+            self._refresh()
+            return self.count
+
+    def _refresh(self) -> None:
+        """Take note of what the file has more than before: it may have been added by another process. A line that is
+        half written does not count."""
         try:
-            with self._path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    self._index(chunk)
-                end = file.tell()
+            size = self._path.stat().st_size
         except FileNotFoundError:
+            size = 0
+        if size == self._size:
             return
-        if end != self._size:
-            os.truncate(self._path, self._size)
+        if size < self._size:
+            self._marks, self.count, self._size = array("Q", [0]), 0, 0
+        self._seen = self._size
+        if not size:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._size)
+            while chunk := file.read(_CHUNK):
+                self._index(chunk)
 
     def _index(self, chunk: bytes) -> None:
         """Take note of the whole lines in `chunk`, which begins where the last whole line or chunk ended."""
@@ -58,27 +73,38 @@ class Console:
         self._seen = base + len(chunk)
 
     def append(self, lines: list[str]) -> None:
-        """Add lines at the end."""
+        """Add lines at the end, over what a crash or a full disk left of a half-written one."""
         encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        with self._lock:
+            self._refresh()
+            self._append(encoded)
+
+    def _append(self, encoded: bytes) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("r+b" if self._path.exists() else "wb", buffering=0) as file:
-            file.seek(self._size)  # over what a full disk left of an earlier try
+            file.seek(self._size)
             try:
                 _write_all(file, encoded)
+                whole = True
+            except OSError:
+                whole = False
+                raise
             finally:
-                if file.tell() != self._size + len(encoded):
-                    file.truncate(self._size)
+                file.truncate(file.tell() if whole else self._size)
         self._seen = self._size
         self._index(encoded)
 
     def read(self, start: int) -> bytes:
         """The lines from number `start` (negative: the last ones) as one JSON list."""
-        start = max(0, self.count + start) if start < 0 else start
-        if start >= self.count:
-            return b"[]"
+        with self._lock:
+            self._refresh()
+            start = max(0, self.count + start) if start < 0 else start
+            if start >= self.count:
+                return b"[]"
+            begin, end = self._marks[start // STRIDE], self._size
         with self._path.open("rb") as file:
-            file.seek(self._marks[start // STRIDE])
-            content = file.read(self._size - file.tell())
+            file.seek(begin)
+            content = file.read(end - begin)
         lines = content.split(b"\n", start % STRIDE)
         return b"[" + lines[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
 
@@ -96,22 +122,15 @@ class Consoles:
         self._root = root
         self._keep = keep
         self._known: OrderedDict[str, Console] = OrderedDict()
-        self._locks: dict[str, asyncio.Lock] = {}
 
     def _path(self, uuid: str) -> Path:
         return self._root / uuid[:2] / f"{uuid}.jsonl"
 
-    async def _console(self, uuid: str) -> Console:
-        if console := self._known.get(uuid):
-            self._known.move_to_end(uuid)
-            return console
-        async with self._locks.setdefault(uuid, asyncio.Lock()):
-            console = self._known.get(uuid)
-            if console is None:
-                console = Console(self._path(uuid))
-                await asyncio.to_thread(console.load)
-                self._known[uuid] = console
-        self._locks.pop(uuid, None)
+    def _console(self, uuid: str) -> Console:
+        console = self._known.get(uuid)
+        if console is None:
+            console = self._known[uuid] = Console(self._path(uuid))
+        self._known.move_to_end(uuid)
         while len(self._known) > self._keep:
             self._known.popitem(last=False)
         return console
@@ -119,16 +138,15 @@ class Consoles:
     async def append(self, uuid: str, lines: list[str]) -> None:
         """Add lines to a task's console. One caller at a time for one task."""
         if lines:
-            await asyncio.to_thread((await self._console(uuid)).append, lines)
+            await asyncio.to_thread(self._console(uuid).append, lines)
 
     async def count(self, uuid: str) -> int:
         """How many lines a task has."""
-        return (await self._console(uuid)).count
+        return await asyncio.to_thread(self._console(uuid).refresh)
 
     async def read(self, uuid: str, start: int) -> bytes:
         """A task's lines from `start` as one JSON list; see `Console.read`."""
-        console = await self._console(uuid)
-        return await asyncio.to_thread(console.read, start) if console.count else b"[]"
+        return await asyncio.to_thread(self._console(uuid).read, start)
 
     async def drop(self, uuid: str) -> None:
         """Delete a task's lines."""

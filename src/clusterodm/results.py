@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
@@ -43,8 +43,10 @@ class Asset:
 class Results:
     """All kept results under one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, owner: str = "") -> None:
         self._root = root
+        #: Who receives here; several processes may share the folder.
+        self._owner = owner
         root.mkdir(parents=True, exist_ok=True)
 
     def archive(self, uuid: str) -> Path | None:
@@ -54,11 +56,18 @@ class Results:
 
     def new_part(self, uuid: str) -> Part:
         """Begin to receive the archive of a task."""
-        return Part(self._root / uuid / f"{ARCHIVE}.part")
+        return Part(self._part(uuid))
 
     def drop_part(self, uuid: str) -> None:
-        """Delete what an earlier process was receiving."""
-        (self._root / uuid / f"{ARCHIVE}.part").unlink(missing_ok=True)
+        """Delete what came of an earlier try."""
+        self._part(uuid).unlink(missing_ok=True)
+
+    def _part(self, uuid: str) -> Path:
+        return self._root / uuid / f"{self._owner}-{ARCHIVE}.part"
+
+    async def drop_parts(self, alive: Callable[[str], bool]) -> None:
+        """Delete what processes that are no longer alive were receiving when they ended."""
+        await asyncio.to_thread(_drop_parts, self._root, alive)
 
     def publish(self, uuid: str, part: Part) -> Path:
         """Make a whole archive visible."""
@@ -77,6 +86,12 @@ class Results:
     async def drop(self, uuid: str) -> None:
         """Delete a task's results."""
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
+
+
+def _drop_parts(root: Path, alive: Callable[[str], bool]) -> None:
+    for part in root.glob(f"*/*-{ARCHIVE}.part"):
+        if not alive(part.name.partition("-")[0]):
+            part.unlink(missing_ok=True)
 
 
 def _open_asset(path: Path, name: str) -> Asset:

@@ -110,6 +110,11 @@ class Settings(BaseModel):
         0, ge=0, description="Hours without activity after which an upload is given up; 0: 48 hours."
     )
     data_dir: Path = Field(Path("data"), description="Folder for everything that is kept.")
+    database_url: SecretStr = Field(
+        SecretStr(""),
+        description="PostgreSQL that several replicas share (postgresql+asyncpg://user:password@host/name), together "
+        "with the data folder; empty: a database in the data folder, for one process.",
+    )
     node: Words = Field(
         default_factory=list,
         description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
@@ -168,6 +173,14 @@ class Settings(BaseModel):
         description="Room for uploads: a share of the disk, whoever fills it, or a size of held files such as 500GB.",
     )
     shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: SecretStr) -> SecretStr:
+        url = re.sub(r"^postgres(ql)?(\+asyncpg)?://", "postgresql+asyncpg://", value.get_secret_value())
+        if url and not re.fullmatch(r"postgresql\+asyncpg://[^\s]+", url):
+            raise ValueError("must be a URL such as postgresql+asyncpg://user:password@host/name")
+        return SecretStr(url)
 
     @field_validator("public_address")
     @classmethod

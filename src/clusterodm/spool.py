@@ -3,7 +3,7 @@
 """Held files: what clients upload, kept until the results are safe.
 
     spool/<uuid>/files/<name>   whole files, visible by an atomic link
-    spool/<uuid>/parts/<random> what is being received; worthless after a restart
+    spool/<uuid>/parts/<who>-<random> what a process is receiving; worthless once that is gone
 
 From the answer to an upload on, its file survives the death of this process. It survives a loss of power once the
 kernel has written it back.
@@ -123,8 +123,10 @@ class Part:
 class Spool:
     """All held files under one folder, within a quota."""
 
-    def __init__(self, root: Path, quota: Quota = _WHOLE_DISK) -> None:
+    def __init__(self, root: Path, quota: Quota = _WHOLE_DISK, *, owner: str = "") -> None:
         self._root = root
+        #: Who receives here; several processes may share the folder.
+        self._owner = owner
         self._quota = quota
         self._held = 0
         self._looked_at = 0.0
@@ -175,7 +177,7 @@ class Spool:
 
     def new_part(self, uuid: str) -> Part:
         """Begin to receive a file of a task."""
-        return Part(self._root / uuid / "parts" / secrets.token_hex(8), self._grow)
+        return Part(self._root / uuid / "parts" / f"{self._owner}-{secrets.token_hex(8)}", self._grow)
 
     async def publish(self, uuid: str, part: Part, name: str) -> str:
         """Make a whole part visible under a safe form of `name`; the name it got.
@@ -201,9 +203,9 @@ class Spool:
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
         self._looked_at = 0.0
 
-    async def drop_parts(self) -> None:
-        """Delete what an earlier process was receiving when it ended."""
-        await asyncio.to_thread(_drop_parts, self._root)
+    async def drop_parts(self, alive: Callable[[str], bool]) -> None:
+        """Delete what processes that are no longer alive were receiving when they ended."""
+        await asyncio.to_thread(_drop_parts, self._root, alive)
 
     async def tasks(self) -> list[str]:
         """Uuids of all tasks that have a folder here."""
@@ -265,6 +267,7 @@ def _list(folder: Path) -> list[HeldFile]:
         return []
 
 
-def _drop_parts(root: Path) -> None:
-    for parts in root.glob("*/parts"):
-        shutil.rmtree(parts, ignore_errors=True)
+def _drop_parts(root: Path, alive: Callable[[str], bool]) -> None:
+    for part in root.glob("*/parts/*"):
+        if not alive(part.name.partition("-")[0]):
+            part.unlink(missing_ok=True)

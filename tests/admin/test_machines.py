@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from clusterodm import assembly
+from clusterodm import schedule
 from clusterodm.core.machines import State
 from clusterodm.core.tasks import Phase
 from tests.admin.support import PASSWORD, Operator, start
@@ -23,7 +23,7 @@ from tests.support import Api, Rig, eventually
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "_SCALE", 0.02)
+    monkeypatch.setattr(schedule, "_SCALE", 0.02)
 
 
 @pytest.fixture

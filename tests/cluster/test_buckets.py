@@ -18,7 +18,7 @@ import botocore.session
 import pytest
 from moto.server import ThreadedMotoServer
 
-from clusterodm import assembly
+from clusterodm import schedule
 from clusterodm.admin import tasks
 from clusterodm.cluster import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
@@ -119,8 +119,8 @@ async def cloud() -> AsyncIterator[Cloud]:
 async def start(
     rig: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, *, idle: float = 0.1, **settings: Any
 ) -> Api:
-    monkeypatch.setattr(assembly, "_SCALE", 0.02)
-    monkeypatch.setattr(assembly, "_SWEEP", 0.2)
+    monkeypatch.setattr(schedule, "_SCALE", 0.02)
+    monkeypatch.setattr(schedule, "_SWEEP", 0.2)
     monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
     path = rig.folder / "asr.json"
     path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry()}))

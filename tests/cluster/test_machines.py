@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm import assembly
+from clusterodm import schedule
 from clusterodm.cluster import lifecycle, reaper
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.tasks import Phase
@@ -21,8 +21,8 @@ from tests.support import Api, Rig, eventually
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assembly, "_SCALE", 0.02)
-    monkeypatch.setattr(assembly, "_REAP", 0.05)
+    monkeypatch.setattr(schedule, "_SCALE", 0.02)
+    monkeypatch.setattr(schedule, "_REAP", 0.05)
     monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
 
 

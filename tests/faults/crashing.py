@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clusterodm import assembly
+from clusterodm import schedule
 from clusterodm.cluster import lifecycle
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.providers import Guarded
@@ -129,7 +129,7 @@ def set_clock(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    assembly._SCALE = 0.05
+    schedule._SCALE = 0.05
     lifecycle._SETTLE = 0.5  # type: ignore[misc]
     lifecycle.FIRST_BLOCK = lifecycle.STOCK_OUT = 1.0  # type: ignore[misc]
     point = sys.argv.pop(1)

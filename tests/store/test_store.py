@@ -14,20 +14,31 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
-from clusterodm.core.errors import DataFolderError, StaleTask
+from clusterodm.core.errors import DataFolderError, StaleTask, StoreDown
 from clusterodm.core.nodes import NodeRecord, Origin, make_address
 from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
-from clusterodm.store import Store, TaskFilter, migrate
+from clusterodm.store import Replica, Store, TaskFilter, database, migrate
 from clusterodm.store.schema import metadata
+from tests.postgres import Server
+from tests.support import eventually
 
 UUID = "32ffd3e3-5386-40b9-978f-0221804788c9"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+    server: Server = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(f"sqlite+aiosqlite:///{tmp_path / 'db'}")
+async def store(url: str) -> AsyncIterator[Store]:
+    opened = await Store.open(url)
     yield opened
     await opened.close()
 
@@ -66,7 +77,7 @@ async def test_advance_is_compare_and_set(store: Store) -> None:
         *(store.advance(task(), Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(), attempts=1) for _ in range(5)),
         return_exceptions=True,
     )
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType"] + ["StaleTask"] * 4
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["StaleTask"] * 4 + ["int"]
     assert [event.text for event in await store.timeline(UUID)] == ["announced", "go"]
 
 
@@ -81,11 +92,32 @@ async def test_a_refused_step_changes_nothing_at_all(store: Store) -> None:
 
 
 async def test_active_tasks_come_with_their_latest_attempt(store: Store) -> None:
-    await store.add_task(task(attempts=2), "announced")
-    for number in (1, 2):
-        await store.change_attempt(attempt(number, stage=Stage.RUNNING))
+    await store.add_task(task(attempts=1), "announced", attempt=attempt(1))
+    again = task(attempts=1)
+    await store.advance(again, Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(2), attempts=2)
     await store.add_task(task("a" * 36, Phase.FINISHED), "announced")
-    assert await store.active_tasks() == [(task(attempts=2), attempt(2, stage=Stage.RUNNING))]
+    assert await store.active_tasks() == [(task(phase=Phase.DISPATCHING, attempts=2, version=1), attempt(2))]
+
+
+async def test_an_attempt_is_changed_by_compare_and_set(store: Store) -> None:
+    await store.add_task(task(attempts=1), "announced", attempt=attempt())
+    mine = await store.change_attempt(attempt(), sender="me")
+    assert mine == attempt(sender="me")
+    with pytest.raises(StaleTask):
+        await store.change_attempt(attempt(), sender="you")
+    with pytest.raises(StaleTask):
+        await store.change_attempt(attempt(2), sender="you")
+    await store.change_attempt(mine, stage=Stage.COMMITTING)
+    with pytest.raises(StaleTask):
+        await store.change_attempt(mine, stage=Stage.COMMITTING)
+    [(found, last)] = await store.active_tasks()
+    assert (found.version, last) == (2, attempt(sender="me", stage=Stage.COMMITTING))
+
+
+async def test_a_step_of_an_attempt_that_is_over_is_refused(store: Store) -> None:
+    await store.add_task(task(phase=Phase.DISPATCHING, attempts=2), "announced", attempt=attempt(2))
+    with pytest.raises(StaleTask):
+        await store.advance(task(phase=Phase.DISPATCHING, attempts=1), Phase.RUNNING, at=2.0, text="a late answer")
 
 
 async def test_removed_tasks_stay_until_their_nodes_are_clean(store: Store) -> None:
@@ -93,7 +125,7 @@ async def test_removed_tasks_stay_until_their_nodes_are_clean(store: Store) -> N
     await store.advance(task(attempts=1), Phase.REMOVED, at=2.0, text="removed")
     assert await store.removed(limit=9) == []
     assert await store.attempts_to_clean() == [attempt(cleanup=Cleanup.REMOVE)]
-    await store.change_attempt(attempt())
+    await store.change_attempt(attempt(cleanup=Cleanup.REMOVE), cleanup=Cleanup.NONE)
     assert await store.removed(limit=9) == [UUID]
     await store.forget([UUID])
     assert await store.find_task(UUID) is None
@@ -182,11 +214,14 @@ async def test_tasks_are_found_by_phase_outcome_owner_name_and_beginning(store: 
 
 async def test_the_past_is_told_by_attempts_and_ended_tasks(store: Store) -> None:
     await store.add_task(task(image_count=7), "new", attempt=attempt(started_at=10.0, ended_at=20.0, reason="lost"))
-    await store.change_attempt(attempt(2, started_at=30.0))
+    await store.advance(
+        task(image_count=7), Phase.DISPATCHING, at=1.0, text="go", attempt=attempt(2, started_at=30.0), attempts=2
+    )
     assert [(past.number, past.ended_at) for past in await store.attempts_since(25.0, limit=9)] == [(2, 0.0)]
     assert [past.number for past in await store.attempts_since(15.0, limit=9)] == [2, 1]
     assert await store.ended_tasks(0.0, limit=9) == []
-    await store.advance(task(), Phase.FINISHED, at=1.0, text="x", outcome=Outcome.COMPLETED, finished_at=50.0)
+    going = task(phase=Phase.DISPATCHING, attempts=2)
+    await store.advance(going, Phase.FINISHED, at=1.0, text="x", outcome=Outcome.CANCELED, finished_at=50.0)
     assert await store.attempts_since(60.0, limit=9) == []
     [ended] = await store.ended_tasks(0.0, limit=9)
     assert (ended.first_started, ended.finished_at, ended.image_count) == (10.0, 50.0, 7)
@@ -197,10 +232,11 @@ async def test_single_values(store: Store) -> None:
     await store.keep_value("k", {"a": [1]})
     await store.keep_value("k", {"a": [2]})
     assert await store.value("k") == {"a": [2]}
+    assert await store.first_value("k", "late") == {"a": [2]}
+    assert await store.first_value("n", "first") == "first"
 
 
-async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+async def test_everything_is_there_after_reopening(url: str) -> None:
     first = await Store.open(url)
     await first.add_task(task(), "announced")
     await first.close()
@@ -209,11 +245,101 @@ async def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     await second.close()
 
 
-async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'db'}")
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-    engine.dispose()
+async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, url: str) -> None:
+    engine = create_async_engine(url)
+    async with engine.connect() as connection:
+        found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), metadata))
+    await engine.dispose()
+    assert found == []
+
+
+async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Store) -> None:
+    assert await store.take("lead", "a", 60)
+    assert not await store.take("lead", "b", 60)
+    assert await store.take("lead", "a", 60)
+    assert await store.holder("lead") == "a"
+    await store.release("lead", "b")
+    assert await store.holder("lead") == "a"
+    await store.release("lead", "a")
+    assert await store.holder("lead") == ""
+    assert await store.take("lead", "b", -1)
+    assert await store.holder("lead") == ""
+    assert await store.take("lead", "a", 60)
+
+
+async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
+    one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
+    holds, there = await store.beat(one, "lead", leads=True)
+    assert (holds, [each.id for each in there]) == (True, ["a"])
+    holds, there = await store.beat(two, "lead", leads=True)
+    assert (holds, [each.id for each in there]) == (False, ["a", "b"])
+    await store.take("upload", "b", 60)
+    await store.leave("a")
+    holds, there = await store.beat(two, "lead", leads=True)
+    assert (holds, [each.id for each in there]) == (True, ["b"])
+    await store.leave("b")
+    assert await store.holder("upload") == ""
+
+
+async def test_leases_of_those_who_are_gone_are_dropped(store: Store) -> None:
+    await store.beat(Replica(id="a", name="a", version="1"), "lead", leads=False)
+    await store.take("mine", "a", 60)
+    await store.take("theirs", "z", 60)
+    await store.drop_leases()
+    assert [await store.holder(name) for name in ("mine", "theirs")] == ["a", ""]
+
+
+async def test_others_hear_of_what_was_kept_and_of_nothing_else(postgres: Server) -> None:
+    url = postgres.new_database()
+    mine, other = await Store.open(url), await Store.open(url)
+    heard: list[tuple[str, str]] = []
+    begun = asyncio.Event()
+
+    async def everything() -> None:
+        begun.set()
+
+    listening = asyncio.get_running_loop().create_task(other.listen(lambda *said: heard.append(said), everything))
+    await begun.wait()
+    await mine.add_task(task(), "announced")
+    with pytest.raises(StaleTask):
+        await mine.advance(task(phase=Phase.RUNNING), Phase.QUEUED, at=2.0, text="no")
+    await other.add_task(task("b" * 36), "announced")
+    await mine.keep_value("k", 1)
+    await eventually(lambda: len(heard) == 2)
+    assert heard == [("task", UUID), ("value", "k")]
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    for each in (mine, other):
+        await each.close()
+
+
+async def test_a_server_that_starts_again_is_waited_for_and_heard_again(postgres: Server) -> None:
+    store = await Store.open(postgres.new_database())
+    began: list[int] = []
+
+    async def everything() -> None:
+        began.append(1)
+
+    listening = asyncio.get_running_loop().create_task(store.listen(lambda *said: None, everything))
+    await eventually(lambda: began)
+    await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
+    kept = asyncio.get_running_loop().create_task(store.keep_value("k", 1))
+    await asyncio.to_thread(postgres.start)
+    await kept
+    assert await store.value("k") == 1
+    await eventually(lambda: len(began) == 2)
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await store.close()
+
+
+async def test_a_database_that_does_not_answer_is_told_of_without_its_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(database, "_PATIENCE", 0.0)
+    with pytest.raises(StoreDown) as told:
+        await Store.open("postgresql+asyncpg://me:hush-password@127.0.0.1:1/db")
+    assert "hush-" not in str(told.value)
 
 
 def test_the_latest_migration_is_the_one_that_the_code_names() -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.auth import Authenticator
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
@@ -35,13 +35,13 @@ _LOOK: Final = 1.0
 class Accounts:
     """Approves and reports tasks."""
 
-    def __init__(self, store: Store, tasks: Tasks, authenticator: Authenticator, *, clock: Clock) -> None:
+    def __init__(self, store: Store, tasks: Tasks, authenticator: Authenticator, *, duty: Duty, clock: Clock) -> None:
         self._store = store
         self._tasks = tasks
         self._authenticator = authenticator
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, workers=20)
+        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, workers=20, duty=duty)
         tasks.watch(self._task_changed)
 
     async def recover(self) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,9 @@ from clusterodm.core.retry import RULES, Again, Failure, Over, decide
 from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
+
+#: Seconds for which the end of an attempt tells something about its node.
+_LATELY: Final = 60.0
 
 
 class Attempts:
@@ -69,6 +73,15 @@ class Attempts:
             ended = _ended(attempt, now, str(failure), Cleanup.NONE)
             text = f"failed: {verdict.error}"
             await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
+
+    def learn(self, entry: Entry) -> None:
+        """An attempt that another process ended: its node gets nothing new for a while here, too."""
+        attempt = entry.attempt
+        if attempt is None or attempt.stage is not Stage.ENDED or self._clock() - attempt.ended_at > _LATELY:
+            return
+        failure = next((failure for failure in Failure if str(failure) == attempt.reason), None)
+        if failure is not None:
+            self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
 
     async def _say(self, entry: Entry, text: str) -> None:
         """A line of ours in the task's console; only between attempts, because a node's lines are counted from the

@@ -81,6 +81,12 @@ class Autoscaler:
         self._spent: tuple[str, float] = ("", 0.0)
         dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
 
+    def begin(self) -> None:
+        """The duty begins: time counts from now on, and what was spent is read again."""
+        self._machines.begin()
+        self._counted_at = self._kept_at = self._clock.steady()
+        self._spent = ("", 0.0)
+
     async def check(self) -> None:
         """Once: whether every provider can be used; what is wrong with one is for operators."""
         for provider in self.fleet.providers.values():

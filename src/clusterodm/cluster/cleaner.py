@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
-import msgspec
 import structlog
 
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import NodeForgot, NodeRefused
+from clusterodm.core.errors import NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.tasks import Attempt, Cleanup
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
@@ -28,17 +28,21 @@ _SETTLE: Final = 30.0
 class Cleaner:
     """Carries out the `cleanup` of attempts."""
 
-    def __init__(self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, duty: Duty, clock: Clock
+    ) -> None:
         self._store = store
         self._registry = registry
         self._client = client
         self._clock = clock
         self._due: dict[tuple[str, int], Attempt] = {}
-        self._queue: WorkQueue[tuple[str, int]] = WorkQueue("cleaner", self._clean, workers=20)
+        self._queue: WorkQueue[tuple[str, int]] = WorkQueue("cleaner", self._clean, workers=20, duty=duty)
+        self._duty = duty
         tasks.watch(self._task_changed)
 
     async def recover(self) -> None:
         """After a restart: go on with what is still to be done."""
+        self._due.clear()
         for attempt in await self._store.attempts_to_clean():
             self._put(attempt)
 
@@ -47,7 +51,7 @@ class Cleaner:
         await self._queue.run()
 
     def _task_changed(self, entry: Entry) -> None:
-        if entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:
+        if self._duty.held and entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:
             self._put(entry.attempt)
 
     def _put(self, attempt: Attempt) -> None:
@@ -56,7 +60,9 @@ class Cleaner:
         self._queue.put(key)
 
     async def _clean(self, key: tuple[str, int]) -> float | None:
-        attempt = self._due[key]
+        attempt = self._due.get(key)
+        if attempt is None:
+            return None
         node = self._registry.get(attempt.node_id)
         age = self._clock.age(attempt.ended_at)
         too_old = attempt.ended_at and age > _GIVE_UP
@@ -69,7 +75,8 @@ class Cleaner:
                     return _SETTLE / 6
             except NodeRefused as error:
                 _log.info("the node does not clean up", task=attempt.task, node=attempt.node_name, error=str(error))
-        if self._due.get(key) is attempt:  # else a stronger order came meanwhile, and this is called again
-            await self._store.change_attempt(msgspec.structs.replace(attempt, cleanup=Cleanup.NONE))
+        with suppress(StaleTask):  # a stronger order came meanwhile
+            await self._store.change_attempt(attempt, cleanup=Cleanup.NONE)
+        if self._due.get(key) is attempt:  # else this is called again
             del self._due[key]
         return None

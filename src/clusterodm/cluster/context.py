@@ -19,6 +19,8 @@ from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.replicas import Replicas
+from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.console import Consoles
@@ -39,6 +41,7 @@ class Context:
     store: Store
     tasks: Tasks
     registry: Registry
+    replicas: Replicas
     intake: Intake
     control: Control
     attempts: Attempts
@@ -50,6 +53,7 @@ class Context:
     spool: Spool
     results: Results
     machines: Machines
+    sizes: Sizes
     lifecycle: Lifecycle
     autoscaler: Autoscaler
     reaper: Reaper

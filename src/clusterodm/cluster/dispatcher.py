@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""From the queue to a node: placement, files, commit."""
+"""From the queue to a node: placement, files, commit.
+
+The replica that leads decides which task goes to which node. Its files are sent by whichever replica claims the attempt
+first; one that sends much already hesitates. What a replica was sending when it died the leader takes up."""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import structlog
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Duty, WorkQueue, every
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement, plan
-from clusterodm.core.tasks import Attempt, Phase, Stage, Task, node_uuid
+from clusterodm.core.tasks import ON_NODE, Attempt, Phase, Stage, Task, node_uuid
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
@@ -28,6 +32,8 @@ _log = structlog.get_logger("dispatcher")
 
 #: Seconds between two looks at the queue when nothing happens: back-offs and set-aside times end by themselves.
 _SWEEP = 1.0
+#: Seconds by which a claim is put off for each transfer that is under way here, so that others come first.
+_HESITATE = 0.02
 _COMMIT_TRIES = 3
 
 
@@ -43,7 +49,9 @@ class Dispatcher:
         consoles: Consoles,
         client: NodeClient,
         metrics: Metrics,
+        replicas: Replicas,
         *,
+        duty: Duty,
         max_sending: int,
         connections: int,
         upload_speed: int,
@@ -58,6 +66,8 @@ class Dispatcher:
         self._consoles = consoles
         self._client = client
         self._metrics = metrics
+        self._replicas = replicas
+        self._duty = duty
         self._max_sending = max_sending
         self._connections = connections
         self._limit = RateLimit(upload_speed)
@@ -65,6 +75,8 @@ class Dispatcher:
         self._ageing = ageing
         self._clock = clock
         self._chosen: dict[str, int] = {}
+        #: Tasks that are being worked on here.
+        self._working: set[str] = set()
         #: Tasks that wait for nothing but a slot, next first, or will in a moment; and what others have to say about
         #: such a wait.
         self.wanting: list[str] = []
@@ -79,16 +91,46 @@ class Dispatcher:
         registry.watch(self._wake.set)
 
     def _task_changed(self, entry: Entry) -> None:
-        if entry.task.phase in (Phase.FINISHED, Phase.REMOVED):
-            self._chosen.pop(entry.task.uuid, None)
-            self._sends.cancel(entry.task.uuid)
+        task, attempt = entry.task, entry.attempt
+        if task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._chosen.pop(task.uuid, None)
+            self._sends.cancel(task.uuid)
+        if attempt is not None:
+            self._hold_slot(task, attempt)
+            if task.phase is Phase.DISPATCHING and not attempt.sender:
+                self._sends.put(task.uuid, _HESITATE * len(self.sending))
+            elif task.phase is Phase.QUEUED and attempt.sender != self._replicas.me.id:
+                self._attempts.learn(entry)
         self._wake.set()
 
+    def _hold_slot(self, task: Task, attempt: Attempt) -> None:
+        """A slot is taken from the choice on; from the commit on the node itself tells."""
+        node = self._registry.get(attempt.node_id)
+        if task.phase is Phase.DISPATCHING and node is not None:
+            self._registry.reserve(node, task.uuid)
+        elif task.phase is Phase.RUNNING and node is not None:
+            self._registry.committed(node, task.uuid)
+        elif task.phase not in ON_NODE:
+            self._registry.release(attempt.node_id, task.uuid)
+
     async def recover(self) -> None:
-        """After a restart: take up what was on its way."""
+        """When the duty begins: take up what was on its way from where nobody is any more."""
         for entry in list(self._tasks.active()):
-            if entry.task.phase is Phase.DISPATCHING:
-                await self._take_up(entry)
+            if entry.attempt is not None and entry.task.phase is Phase.DISPATCHING:
+                self._hold_slot(entry.task, entry.attempt)
+                if self._orphaned(entry.attempt):
+                    await self._take_up(entry)
+
+    def _orphaned(self, attempt: Attempt) -> bool:
+        return bool(attempt.sender) and not self._replicas.alive(attempt.sender)
+
+    async def _find_orphans(self) -> None:
+        """Have what a dead replica was sending taken up, and what nobody sends claimed."""
+        for entry in self._tasks.active():
+            if entry.attempt is not None and entry.task.phase is Phase.DISPATCHING:
+                lost = self._duty.held and self._orphaned(entry.attempt)
+                if lost or not entry.attempt.sender:
+                    self._sends.put(entry.task.uuid)
 
     async def _take_up(self, entry: Entry) -> None:
         """A dispatch that was interrupted, by a restart or because something could not be kept: what was being sent
@@ -103,12 +145,13 @@ class Dispatcher:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._sends.run(), name="dispatch")
+                group.create_task(every(_SWEEP, self._find_orphans, "dispatch"), name="orphans")
                 while True:
                     self._wake.clear()
                     self._look()
                     try:
                         async with asyncio.timeout(_SWEEP):
-                            await self._wake.wait()
+                            await (self._wake.wait() if self._duty.held else asyncio.sleep(_SWEEP))
                     except TimeoutError:
                         continue
         finally:
@@ -119,27 +162,32 @@ class Dispatcher:
         self._wake.set()
 
     def _look(self) -> None:
-        """Decide for all waiting tasks and start what can go."""
+        """Decide for all waiting tasks and, if that is ours to do, start what can go."""
         if not self._tasks.queued:
             self.wanting, self.soon = [], []
             return
         entries = {entry.task.uuid: entry for entry in self._tasks.active()}
-        taken_up = sum(
-            entry.task.phase is Phase.DISPATCHING and uuid not in self._chosen for uuid, entry in entries.items()
-        )
+        taken_up = sum(map(self._to_be_taken_up, entries.values()))
         decided = plan(
             (self._as_decided(entry.task) for entry in entries.values()),
             self._registry.facts(),
             self._clock(),
-            max_sending=self._max_sending + taken_up,
+            max_sending=self._max_sending * len(self._replicas.there) + taken_up,
             ageing=self._ageing,
         )
         self.wanting, self.soon = decided.wanting, decided.soon
         for uuid, why in decided.waiting.items():
             remark = self.remark(uuid)
             entries[uuid].wait = f"{why}; {remark}" if remark else why
-        for placement in decided.placements:
+        for placement in decided.placements if self._duty.held else ():
             self._start(placement)
+
+    def _to_be_taken_up(self, entry: Entry) -> bool:
+        """Whether a task is on its way only by name, so that it takes no turn from others."""
+        if entry.attempt is None or entry.task.phase is not Phase.DISPATCHING:
+            return False
+        ours = entry.attempt.sender == self._replicas.me.id
+        return self._orphaned(entry.attempt) or (ours and entry.task.uuid not in self._working)
 
     def _as_decided(self, task: Task) -> Task:
         """A task that was chosen counts as on its way, also before that is kept."""
@@ -155,21 +203,34 @@ class Dispatcher:
 
     async def _dispatch(self, uuid: str) -> None:
         entry, node = self._tasks.get(uuid), self._registry.get(self._chosen.get(uuid, 0))
+        self._working.add(uuid)
         try:
             if entry is not None and entry.task.phase is Phase.DISPATCHING:
-                await self._take_up(entry)
+                await self._go_on(entry)
             elif entry is not None and node is not None and entry.task.phase is Phase.QUEUED:
                 await self._begin(entry, node)
-                await self._send(entry, node)
         except StaleTask as stale:
             _log.info("dispatch is moot", task=uuid, why=str(stale))
         finally:
             self._chosen.pop(uuid, None)
-            if node is not None and (entry is None or entry.task.phase is not Phase.RUNNING):
+            self._working.discard(uuid)
+            if node is not None and (entry is None or entry.task.phase not in ON_NODE):
                 self._registry.release(node.record.id, uuid)
             self._wake.set()
 
+    async def _go_on(self, entry: Entry) -> None:
+        """Claim an attempt that nobody sends yet; take up one whose sender failed."""
+        attempt, me = entry.attempt, self._replicas.me.id
+        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        if not attempt.sender:
+            await self._tasks.change_attempt(entry, attempt, sender=me)
+            await self._send(entry)
+        elif attempt.sender == me or (self._duty.held and self._orphaned(attempt)):
+            await self._take_up(entry)
+
     async def _begin(self, entry: Entry, node: Node) -> None:
+        """Keep the choice. Where there are others the attempt can be claimed by any of them."""
+        alone = len(self._replicas.there) == 1
         task, number = entry.task, entry.task.attempts + 1
         attempt = Attempt(
             task=task.uuid,
@@ -179,16 +240,23 @@ class Dispatcher:
             node_uuid=node_uuid(task.uuid, number),
             started_at=self._clock(),
             console_start=await self._consoles.count(task.uuid),
+            sender=self._replicas.me.id if alone else "",
         )
         if number == 1:
             self._metrics.waits.observe(max(0.0, self._clock() - task.committed_at))
         await self._tasks.advance(
             entry, Phase.DISPATCHING, f"attempt {number}: sending to {node.address}", attempt=attempt, attempts=number
         )
+        if alone:
+            await self._send(entry)
 
-    async def _send(self, entry: Entry, node: Node) -> None:
+    async def _send(self, entry: Entry) -> None:
         attempt = entry.attempt
         assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        node = self._registry.get(attempt.node_id)
+        if node is None:
+            await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
+            return
         try:
             files = [
                 self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)
@@ -208,7 +276,7 @@ class Dispatcher:
         except NodeError as error:
             await self._attempts.failed(entry, Failure.DISPATCH, str(error))
         else:
-            await self._tasks.change_attempt(entry, msgspec.structs.replace(attempt, stage=Stage.COMMITTING))
+            await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING)
             await self._commit(entry, node)
 
     async def _commit(self, entry: Entry, node: Node) -> None:
@@ -234,7 +302,6 @@ class Dispatcher:
             await self._attempts.failed(entry, Failure.DISPATCH, "the commit was not taken")
             return
         await self._now_running(entry, text)
-        self._registry.committed(node, entry.task.uuid)
 
     async def _knows(self, node: Node, uuid: str) -> bool | None:
         """Whether the node has the committed task; None when it does not answer."""

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 import aiohttp
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Duty, WorkQueue
 from clusterodm.archives import open_archive
 from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
@@ -47,6 +47,7 @@ class Fetcher:
         max_size: int,
         max_files: int,
         allow_private: bool,
+        duty: Duty,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -57,7 +58,7 @@ class Fetcher:
         self._outward = Outward(allow_private=allow_private)
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, workers=4)
+        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, workers=4, duty=duty)
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:

@@ -44,20 +44,20 @@ class Importer:
         self._folder = folder
         self._clock = clock
 
-    async def run(self) -> None:
-        """Import both files where they exist and are new to us. Raises ConfigError."""
+    async def run(self) -> bool:
+        """Import both files where they exist and are new to us; whether there were tasks. Raises ConfigError."""
         await self._once("nodes.json", list[NodeEntry], self._nodes)
-        await self._once("routes.json", dict[str, OldRoute], self._routes)
+        return bool(await self._once("routes.json", dict[str, OldRoute], self._routes))
 
-    async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> None:
+    async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> int:
         path = self._folder / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            return
+            return 0
         mark = hashlib.sha256(content).hexdigest()
         if await self._store.value(f"imported {name}") == mark:
-            return
+            return 0
         try:
             found = msgspec.json.decode(content.strip() or b"null", type=kind | None, strict=False)
         except msgspec.DecodeError as error:
@@ -65,6 +65,7 @@ class Importer:
         count = await take(found) if found else 0
         await self._store.keep_value(f"imported {name}", mark)
         _log.info("imported", file=name, entries=count)
+        return count
 
     async def _nodes(self, found: list[NodeEntry]) -> int:
         for node in found:

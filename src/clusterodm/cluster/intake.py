@@ -108,14 +108,19 @@ class Intake:
         check_tasks_allowed(said.grant.limits)
         self._check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
-        if uuid in self._arriving or await self._tasks.find(uuid) is not None:
+        if uuid in self._arriving:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
         self._arriving.add(uuid)
         try:
-            yield uuid
+            async with self._tasks.claimed(uuid) as ours:
+                if not ours or await self._tasks.find(uuid) is not None:
+                    raise BadRequest(f"Invalid set-uuid: {uuid}")
+                try:
+                    yield uuid
+                finally:  # whoever gets the uuid next must not find our files
+                    if await self._tasks.find(uuid) is None:
+                        await self._spool.drop(uuid)
         finally:
-            if await self._tasks.find(uuid) is None:
-                await self._spool.drop(uuid)
             self._arriving.discard(uuid)
 
     async def new(self, uuid: str, said: Announcement) -> str:
@@ -133,9 +138,9 @@ class Intake:
 
     async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
         """Keep a whole file of a task that receives. Raises BadRequest when it no longer does, or has enough images."""
-        entry = self.receiving(uuid, grant.owner)
-        async with entry.lock:
-            self.receiving(uuid, grant.owner)
+        entry = await self.receiving(uuid, grant.owner)
+        async with self._tasks.locked(entry):
+            await self.receiving(uuid, grant.owner)
             kept = await self._spool.publish(uuid, part, name)
             entry.last_activity = self._clock()
             await self._check_images(uuid, kept, grant.limits)
@@ -151,9 +156,9 @@ class Intake:
             await self._spool.discard(uuid, kept)
             raise
 
-    def receiving(self, uuid: str, owner: str) -> Entry:
+    async def receiving(self, uuid: str, owner: str) -> Entry:
         """The task that an upload is for. Raises BadRequest as a node does."""
-        entry = self._tasks.get(uuid)
+        entry = await self._tasks.known(uuid)
         if entry is None or entry.task.owner != owner or entry.task.phase is not Phase.RECEIVING:
             raise BadRequest(_UNKNOWN)
         return entry
@@ -168,7 +173,7 @@ class Intake:
         entry = await self._tasks.find(uuid)
         if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
             raise BadRequest(_UNKNOWN)
-        async with entry.lock:
+        async with self._tasks.locked(entry):
             if entry.task.phase is Phase.RECEIVING:
                 await self._commit(entry, grant)
         return uuid

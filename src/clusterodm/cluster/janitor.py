@@ -59,7 +59,6 @@ class Janitor:
 
     async def sweep(self) -> None:
         """One round."""
-        await self._spool.measure()
         await self._give_up_uploads()
         await self._forget_old_tasks()
         await self._let_go_of_files()

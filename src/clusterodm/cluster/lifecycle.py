@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
@@ -54,6 +54,7 @@ class Lifecycle:
         *,
         cluster: str,
         interval: float,
+        duty: Duty,
         clock: Clock,
     ) -> None:
         self._fleet = fleet
@@ -75,7 +76,7 @@ class Lifecycle:
         #: Whether the node of a machine was online when we were last told.
         self._online: dict[str, bool] = {}
         self._silent_since: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, workers=50)
+        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, workers=50, duty=duty)
         machines.watch(self._changed)
         registry.watch(self._nodes_changed)
 

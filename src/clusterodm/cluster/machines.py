@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ class Machines:
         self._clock = clock
         self._alive: dict[str, Machine] = {}
         self._watchers: list[Callable[[Machine], None]] = []
+        #: Held while machines are changed in the store and in memory: an older state never replaces a newer one.
+        self._writing = asyncio.Lock()
         #: Tasks by the node that they are on; made anew after a task has changed.
         self._by_node: dict[int, list[Entry]] | None = None
         tasks.watch(self._task_changed)
@@ -39,10 +42,36 @@ class Machines:
 
     async def load(self) -> None:
         """Read all that are not gone from the store."""
-        now = self._clock()
         for machine in await self._store.machines_alive():
-            # nobody knows what it did while we were away, so its idle time begins anew
+            self._alive[machine.id] = machine
+        self.begin()
+
+    def begin(self) -> None:
+        """Nobody knows what machines did until we watched them, so their idle time begins anew."""
+        now = self._clock()
+        for machine in self.alive():
             self._alive[machine.id] = msgspec.structs.replace(machine, idle_since=now if machine.ready_at else 0.0)
+
+    async def reload(self) -> None:
+        """Read them again: another process may have changed them. How long each is idle only we know."""
+        async with self._writing:
+            stored = {machine.id: machine for machine in await self._store.machines_alive()}
+            gone = [machine for key, machine in self._alive.items() if key not in stored]
+            for machine in gone:
+                self._take_over(msgspec.structs.replace(machine, state=State.GONE, reason="seen to be gone"))
+            for machine in stored.values():
+                known = self._alive.get(machine.id)
+                self._take_over(msgspec.structs.replace(machine, idle_since=known.idle_since) if known else machine)
+
+    def _take_over(self, machine: Machine) -> None:
+        before = self._alive.get(machine.id)
+        if machine.state is State.GONE:
+            self._alive.pop(machine.id, None)
+        else:
+            self._alive[machine.id] = machine
+        if before is None or before.state is not machine.state:
+            for watcher in self._watchers:
+                watcher(machine)
 
     def watch(self, watcher: Callable[[Machine], None]) -> None:
         """Have `watcher(machine)` called after each change of a state."""
@@ -62,8 +91,9 @@ class Machines:
 
     async def add(self, machine: Machine) -> None:
         """Keep the intent to have a machine; only then may it be created."""
-        await self._store.add_machine(machine)
-        self._alive[machine.id] = machine
+        async with self._writing:
+            await self._store.add_machine(machine)
+            self._alive[machine.id] = machine
         self._tell(machine)
 
     async def advance(self, machine: Machine, to: State, why: str, **changes: Any) -> Machine:
@@ -71,19 +101,21 @@ class Machines:
         changes["reason"] = why
         if to is State.GONE:
             changes["gone_at"] = self._clock()
-        await self._store.change_machine(machine, to, **changes)
-        changed = msgspec.structs.replace(machine, state=to, **changes)
-        if to is State.GONE:
-            self._alive.pop(machine.id, None)
-        else:
-            self._alive[machine.id] = changed
+        async with self._writing:
+            await self._store.change_machine(machine, to, **changes)
+            changed = msgspec.structs.replace(machine, state=to, **changes)
+            if to is State.GONE:
+                self._alive.pop(machine.id, None)
+            else:
+                self._alive[machine.id] = changed
         self._tell(changed)
         return changed
 
     async def change(self, machine: Machine, **changes: Any) -> Machine:
         """Change other columns than the state. Raises StaleMachine."""
-        await self._store.change_machine(machine, **changes)
-        changed = self._alive[machine.id] = msgspec.structs.replace(machine, **changes)
+        async with self._writing:
+            await self._store.change_machine(machine, **changes)
+            changed = self._alive[machine.id] = msgspec.structs.replace(machine, **changes)
         return changed
 
     def touch(self, machine: Machine, at: float) -> None:

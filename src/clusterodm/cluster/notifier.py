@@ -10,7 +10,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Duty, WorkQueue
 from clusterodm.cluster.outward import Outward, failed
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import FetchFailed, StaleTask
@@ -28,13 +28,14 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 class Notifier:
     """Tells owners that their tasks are over."""
 
-    def __init__(self, store: Store, tasks: Tasks, metrics: Metrics, *, allow_private: bool) -> None:
+    def __init__(self, store: Store, tasks: Tasks, metrics: Metrics, *, duty: Duty, allow_private: bool) -> None:
         self._store = store
         self._tasks = tasks
         self._outward = Outward(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20)
+        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20, duty=duty)
+        self._duty = duty
         tasks.watch(self._task_changed)
 
     async def recover(self) -> None:
@@ -53,6 +54,8 @@ class Notifier:
     async def _notify(self, uuid: str) -> None:
         entry = await self._tasks.find(uuid)
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
+            return
+        if not self._duty.held:  # somebody else calls it
             return
         count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
         text = "the owner's webhook was called"

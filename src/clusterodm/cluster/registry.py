@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -111,13 +112,29 @@ class Registry:
         self._options_at = 0.0
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
         self._watchers: list[Callable[[], None]] = []
+        #: Held while nodes are changed in the store and in memory, so that an older state never replaces a newer one.
+        self._writing = asyncio.Lock()
         self._info: tuple[int, bytes] = (-1, b"")
         self.options_json = msgspec.json.encode(exact(shipped.options))
 
     async def load(self) -> None:
         """Read the configured nodes and the stored description."""
-        for record in await self._store.nodes():
-            self._add(record)
+        await self.reload()
+        await self.reload_description()
+
+    async def reload(self) -> None:
+        """Read the nodes again: another process may have changed them."""
+        async with self._writing:
+            records = {record.id: record for record in await self._store.nodes()}
+            for node_id in [node_id for node_id in self._nodes if node_id not in records]:
+                self._drop(node_id)
+            for record in records.values():
+                node = self._nodes.get(record.id)
+                if node is None or node.record != record:
+                    self._add(record)
+
+    async def reload_description(self) -> None:
+        """Read again what nodes say of themselves."""
         if stored := await self._store.value(_DESCRIPTION_KEY):
             self._describe(msgspec.convert(stored, Description))
 
@@ -132,7 +149,8 @@ class Registry:
     async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Any) -> Node:
         """Take a node in on these terms (columns of NodeRecord); one that is known by host and port gets the new token
         and the new terms."""
-        return self._add(await self._store.add_node(NodeRecord(id=0, address=address, locked=locked, **terms)))
+        async with self._writing:
+            return self._add(await self._store.add_node(NodeRecord(id=0, address=address, locked=locked, **terms)))
 
     def _add(self, record: NodeRecord) -> Node:
         node = self._nodes.setdefault(record.id, Node(record, self._clock))
@@ -143,8 +161,9 @@ class Registry:
 
     async def change(self, node: Node, **changes: Any) -> None:
         """Change what is kept of a node: locked, draining, ..."""
-        await self._store.change_node(node.record.id, **changes)
-        node.record = msgspec.structs.replace(node.record, **changes)
+        async with self._writing:
+            await self._store.change_node(node.record.id, **changes)
+            node.record = msgspec.structs.replace(node.record, **changes)
         self._info = (-1, b"")
         self._tell()
 
@@ -154,17 +173,21 @@ class Registry:
 
     async def forget(self, node: Node) -> None:
         """Let go of a node whose machine is no longer: nothing will ever answer there."""
-        await self._store.delete_node(node.record.id)
-        self._nodes.pop(node.record.id, None)
-        self._polls.cancel(node.record.id)
+        async with self._writing:
+            await self._store.delete_node(node.record.id)
+            self._drop(node.record.id)
+
+    def _drop(self, node_id: int) -> None:
+        self._nodes.pop(node_id, None)
+        self._polls.cancel(node_id)
         self._info = (-1, b"")
         self._tell()
 
     async def forget_removed(self) -> None:
         """Let go of removed nodes to which no task refers any more."""
-        for node_id in await self._store.forget_nodes():
-            self._nodes.pop(node_id, None)
-            self._polls.cancel(node_id)
+        async with self._writing:
+            for node_id in await self._store.forget_nodes():
+                self._drop(node_id)
 
     def look(self, node: Node) -> None:
         """Ask a node at once."""
@@ -211,9 +234,10 @@ class Registry:
 
     def reserve(self, node: Node, task: str) -> None:
         """A slot of `node` is taken by `task`, which we begin to send."""
-        node.reserved[task] = None
-        node.chosen_at = self._clock()
-        node.most_used = 0
+        if task not in node.reserved:
+            node.reserved[task] = None
+            node.chosen_at = self._clock()
+            node.most_used = 0
 
     def committed(self, node: Node, task: str) -> None:
         """The node has the task now; its own count will tell from its next answer on."""

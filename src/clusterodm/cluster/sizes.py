@@ -8,7 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.machines import Machine, State
@@ -29,7 +29,7 @@ class Sizes:
     """What tasks took, and what machines have."""
 
     def __init__(
-        self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, wanted: bool, clock: Clock
+        self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, wanted: bool, duty: Duty, clock: Clock
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -44,7 +44,8 @@ class Sizes:
         #: Bytes that sizes have, by "provider/size", as their nodes said.
         self.memory: dict[str, int] = {}
         self._megapixels: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("sizes", self._keep, workers=1)
+        self._queue: WorkQueue[str] = WorkQueue("sizes", self._keep, workers=1, duty=duty)
+        self._duty = duty
         tasks.watch(self._task_changed)
         machines.watch(self._machine_changed)
 
@@ -63,7 +64,7 @@ class Sizes:
 
     def _machine_changed(self, machine: Machine) -> None:
         node = self._machines.node(machine)
-        if machine.state is State.READY and node is not None and node.info.total_memory:
+        if self._duty.held and machine.state is State.READY and node is not None and node.info.total_memory:
             key, has = f"{machine.provider}/{machine.size}", node.info.total_memory
             if self.memory.get(key) != has:
                 self.memory = {**self.memory, key: has}
@@ -71,7 +72,7 @@ class Sizes:
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
-        ended = attempt is not None and attempt.stage is Stage.ENDED
+        ended = self._duty.held and attempt is not None and attempt.stage is Stage.ENDED
         if ended and attempt is not None and attempt.reason in (COMPLETED, str(Failure.MEMORY)):
             self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
         if task.phase in (Phase.FINISHED, Phase.REMOVED):

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,10 @@ _log = structlog.get_logger("tasks")
 
 #: Finished tasks that are kept in memory after somebody asked for them.
 _KEEP_FINISHED: Final = 1000
+#: Seconds for which a uuid is claimed at most; that of a process that dies is free as soon as that is seen.
+_LONGEST_UPLOAD: Final = 86400.0
+#: Tasks that are read again with one query.
+_BATCH: Final = 500
 _encode = msgspec.json.Encoder().encode
 
 
@@ -62,7 +67,7 @@ class Tasks:
         self._finished: OrderedDict[str, Entry] = OrderedDict()
         self._watchers: list[Callable[[Entry], None]] = []
         self._dirty: set[str] = set()
-        self.queued = 0
+        self._queued: set[str] = set()
         #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
         self.pace: tuple[float, Pace] | None = None
 
@@ -70,7 +75,84 @@ class Tasks:
         """Read all active tasks from the store."""
         for task, attempt in await self._store.active_tasks():
             self._active[task.uuid] = Entry(task, attempt)
-        self._count()
+            if task.phase is Phase.QUEUED:
+                self._queued.add(task.uuid)
+
+    @property
+    def queued(self) -> int:
+        """How many tasks wait for a slot."""
+        return len(self._queued)
+
+    # What other processes change
+
+    async def reload(self) -> None:
+        """Read everything that is in memory, or should be, again."""
+        found = await self._store.active_tasks()
+        for pair in found:
+            self._apply(*pair)
+        there = {task.uuid for task, _ in found}
+        await self.refresh([uuid for uuid in [*self._active, *self._finished] if uuid not in there])
+
+    async def refresh(self, uuids: Iterable[str]) -> None:
+        """Read some tasks again."""
+        wanted = list(uuids)
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            found = await self._store.find_tasks_by_uuid(batch)
+            for pair in found:
+                self._apply(*pair)
+            for uuid in set(batch) - {task.uuid for task, _ in found}:
+                self._forgotten(uuid)
+
+    def _apply(self, task: Task, attempt: Attempt | None) -> None:
+        """Take over a stored state unless memory has a newer one."""
+        entry = self.get(task.uuid)
+        if entry is None:
+            self._changed(Entry(task, attempt))
+            return
+        if task.version <= entry.task.version:
+            return
+        if task.uuid in self._dirty and task.phase is entry.task.phase:
+            task = msgspec.structs.replace(task, **{name: getattr(entry.task, name) for name in PROGRESS})
+        before, entry.task = (entry.task, entry.attempt), task
+        entry.attempt = attempt
+        if (before[0].phase, before[0].attempts, before[1]) != (task.phase, task.attempts, attempt):
+            self._changed(entry)
+
+    def _forgotten(self, uuid: str) -> None:
+        """The store has no such task any more."""
+        entry = self.get(uuid)
+        if entry is not None:
+            entry.task = msgspec.structs.replace(entry.task, phase=Phase.REMOVED)
+            self._changed(entry)
+
+    @asynccontextmanager
+    async def locked(self, entry: Entry) -> AsyncIterator[None]:
+        """Keep everybody else, in whatever process, from publishing files of this task, or committing it."""
+        async with entry.lock, self._store.locked(entry.task.uuid):
+            if self._store.shared:
+                await self.refresh([entry.task.uuid])
+            yield
+
+    @asynccontextmanager
+    async def claimed(self, uuid: str) -> AsyncIterator[bool]:
+        """Whether a uuid that no task has yet is ours, while no other process can have it."""
+        if not self._store.shared:
+            yield True
+            return
+        lease, holder = f"uuid {uuid}", self._store.origin
+        ours = await self._store.take(lease, holder, _LONGEST_UPLOAD)
+        try:
+            yield ours
+        finally:
+            if ours:
+                await self._store.release(lease, holder)
+
+    async def known(self, uuid: str) -> Entry | None:
+        """An active task as it is now, wherever it was changed last."""
+        if self._store.shared and self.get(uuid) is None:
+            await self.refresh([uuid])
+        return self.get(uuid)
 
     def watch(self, watcher: Callable[[Entry], None]) -> None:
         """Have `watcher(entry)` called after each change of a phase."""
@@ -98,8 +180,12 @@ class Tasks:
             self._remember(entry)
         return entry
 
-    async def require(self, uuid: str, owner: str) -> Entry:
-        """A committed task of `owner`; raises TaskNotFound as for one that never was."""
+    async def require(self, uuid: str, owner: str, *, fresh: bool = False) -> Entry:
+        """A committed task of `owner`; raises TaskNotFound as for one that never was. `fresh`: as it is now, even if
+        another process changed it a moment ago."""
+        entry = self.get(uuid)
+        if self._store.shared and entry is not None and (fresh or not visible(entry.task)):
+            await self.refresh([uuid])
         entry = self.get(uuid) or await self.find(uuid)
         if entry is None or entry.task.owner != owner or not visible(entry.task):
             raise TaskNotFound(f"{uuid[:100]} not found")
@@ -134,11 +220,28 @@ class Tasks:
             changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
         if to is Phase.FINISHED:
             changes = self._due(entry.task) | changes
-        await self._store.advance(entry.task, to, at=self._clock(), text=text, attempt=attempt, **changes)
-        entry.task = msgspec.structs.replace(entry.task, phase=to, **changes)
+        was = entry.task
+        try:
+            version = await self._store.advance(was, to, at=self._clock(), text=text, attempt=attempt, **changes)
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
         entry.attempt = attempt or entry.attempt
+        await self._kept(entry, was, version, changes | {"phase": to})
         _log.info(text, task=entry.task.uuid, phase=str(to))
         self._changed(entry)
+
+    async def _kept(self, entry: Entry, was: Task, version: int, changes: dict[str, Any]) -> None:
+        """Take a change over that was kept. Where others made one before it that was not read yet, read it now."""
+        missed = version != was.version + 1
+        changes["version"] = was.version if missed else version
+        entry.task = msgspec.structs.replace(entry.task, **changes)
+        if missed:
+            await self._catch_up(entry)
+
+    async def _catch_up(self, entry: Entry) -> None:
+        if self._store.shared:
+            await self.refresh([entry.task.uuid])
 
     def _due(self, task: Task) -> dict[str, Any]:
         """Who is to be told that a task is over."""
@@ -156,8 +259,13 @@ class Tasks:
 
     async def change(self, entry: Entry, text: str = "", **changes: Any) -> None:
         """Change other columns than the phase. Raises StaleTask."""
-        await self._store.change_task(entry.task, at=self._clock(), text=text, **changes)
-        entry.task = msgspec.structs.replace(entry.task, **changes)
+        was = entry.task
+        try:
+            version = await self._store.change_task(was, at=self._clock(), text=text, **changes)
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
+        await self._kept(entry, was, version, changes)
 
     async def note(self, entry: Entry, text: str) -> None:
         """Add a line to a task's timeline."""
@@ -173,15 +281,27 @@ class Tasks:
     async def flush(self) -> None:
         """Keep all progress noted since the last time."""
         dirty, self._dirty = self._dirty, set()
-        entries = (self._active.get(uuid) for uuid in dirty)
-        await self._store.record_progress([entry.task for entry in entries if entry])
+        entries = {uuid: entry for uuid in dirty if (entry := self._active.get(uuid))}
+        was = {uuid: entry.task.version for uuid, entry in entries.items()}
+        versions = await self._store.record_progress([entry.task for entry in entries.values()])
+        for uuid, version in versions.items():
+            entry = entries[uuid]
+            if version == was[uuid] + 1 and entry.task.version == was[uuid]:
+                entry.task = msgspec.structs.replace(entry.task, version=version)
+            else:
+                await self._catch_up(entry)
 
-    async def change_attempt(self, entry: Entry, attempt: Attempt) -> None:
-        """Keep a changed attempt of a task whose phase stays. Raises StaleTask when a newer attempt is known."""
-        if entry.task.attempts != attempt.number:
-            raise StaleTask(f"attempt {attempt.number} of task {attempt.task} is over")
-        await self._store.change_attempt(attempt)
-        entry.attempt = attempt
+    async def change_attempt(self, entry: Entry, was: Attempt, **changes: Any) -> Attempt:
+        """Change an attempt of a task whose phase stays; how it is then. Raises StaleTask when it is over, or changed
+        meanwhile."""
+        if entry.task.attempts != was.number:
+            raise StaleTask(f"attempt {was.number} of task {was.task} is over")
+        try:
+            entry.attempt = await self._store.change_attempt(was, **changes)
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
+        return entry.attempt
 
     def _changed(self, entry: Entry) -> None:
         uuid, phase = entry.task.uuid, entry.task.phase
@@ -193,7 +313,7 @@ class Tasks:
             self._finished.pop(uuid, None)
             if phase is Phase.FINISHED:
                 self._remember(entry)
-        self._count()
+        (self._queued.add if phase is Phase.QUEUED else self._queued.discard)(uuid)
         for watcher in self._watchers:
             watcher(entry)
 
@@ -201,6 +321,3 @@ class Tasks:
         self._finished[entry.task.uuid] = entry
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
-
-    def _count(self) -> None:
-        self.queued = sum(entry.task.phase is Phase.QUEUED for entry in self._active.values())

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.registry import Node, Registry
@@ -41,6 +41,7 @@ class Tracker:
         consoles: Consoles,
         client: NodeClient,
         *,
+        duty: Duty,
         interval: float,
         lost_after: float,
         clock: Clock,
@@ -54,7 +55,7 @@ class Tracker:
         self._interval = interval
         self._lost_after = lost_after
         self._clock = clock
-        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, workers=200)
+        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, workers=200, duty=duty)
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:

@@ -9,6 +9,7 @@ ClusterError
 │   └── MachineNotFound
 ├── Unauthorized          no valid token
 ├── ServiceDown           a service that we ask about tokens does not answer
+├── StoreDown             the database does not answer
 ├── SpoolFull             no room for what the caller sends
 ├── ClientGone            the caller went away or stalled while sending or receiving
 ├── NodeError             a node's fault; retry elsewhere is a property of the type
@@ -58,6 +59,10 @@ class Unauthorized(ClusterError):
 
 class ServiceDown(ClusterError):
     """A service that decides about tokens gives no answer now."""
+
+
+class StoreDown(ClusterError):
+    """The database gives no answer now; what was asked of it may or may not have been kept."""
 
 
 class SpoolFull(ClusterError):

@@ -130,6 +130,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     expected_memory: int = 0
     #: The provider in whose bucket its results are; empty: they are here, or on its node.
     results_in: str = ""
+    #: How often it was changed: of two states the one with more is the newer one.
+    version: int = 0
 
 
 class Stage(StrEnum):
@@ -172,6 +174,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     #: Our console line number at which this attempt's lines begin.
     console_start: int = 0
     cleanup: Cleanup = Cleanup.NONE
+    #: The replica that sends its files; empty: whichever comes first.
+    sender: str = ""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

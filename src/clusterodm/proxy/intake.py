@@ -63,7 +63,7 @@ async def upload(request: web.Request) -> web.Response:
     """POST /task/new/upload/{uuid}: files of any size, streamed to disk."""
     grant = await caller(request)
     cluster, uuid = context(request), request.match_info["uuid"].lower()
-    cluster.intake.receiving(uuid, grant.owner)
+    await cluster.intake.receiving(uuid, grant.owner)
 
     async def publish(part: Part, name: str) -> None:
         await cluster.intake.publish(uuid, grant, part, name)

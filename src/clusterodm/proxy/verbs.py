@@ -45,7 +45,7 @@ async def _order(
     if not uuid:
         raise BadRequest("uuid param missing.")
     try:
-        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), grant, fields)
+        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner, fresh=True), grant, fields)
     except ClusterError as error:
         return json_answer({"success": False, "error": str(error)})
     return json_answer({"success": True})
@@ -59,7 +59,7 @@ async def node_says(request: web.Request) -> web.Response:
     if not cluster.jobs.is_callback_key(task, key):
         raise Unauthorized("not the key of this task")
     await read_form(request, idle=cluster.settings.upload_idle_timeout)
-    cluster.tracker.look(task)
+    await cluster.replicas.look(task)
     return json_answer({"ok": True})
 
 

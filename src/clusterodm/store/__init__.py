@@ -4,7 +4,8 @@
 
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
+from clusterodm.store.replicas import Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
-__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Store", "TaskFilter"]
+__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Replica", "Store", "TaskFilter"]

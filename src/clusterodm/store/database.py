@@ -1,24 +1,35 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The database under the store: one engine, transactions, and records made of rows."""
+"""The database under the store: engine, transactions, records made of rows, and word of changes to other processes."""
 
 from __future__ import annotations
 
+import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib import import_module
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
-from sqlalchemy import RowMapping, Table, event
-from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
+from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from clusterodm.core.errors import DataFolderError, SpoolFull
+from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
 from clusterodm.store.migrate import migrate
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+#: Name of the channel on which replicas tell each other what they changed.
+CHANNEL: Final = "clusterodm"
+#: Seconds for which a database that does not answer is waited for: as long as it takes to start again.
+_PATIENCE: Final = 15.0
+_PAUSE: Final = 0.2
+#: Connections that do the work, and those that hold locks meanwhile: two pools, so that neither waits for the other.
+_POOL: Final = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 30, "pool_pre_ping": True, "pool_recycle": 1800}
 
 
 class Database:
@@ -26,21 +37,31 @@ class Database:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        #: Whether other processes may work on the same database.
+        self.shared = engine.dialect.name == "postgresql"
+        #: Who we are among them.
+        self.origin = secrets.token_hex(8)
+        self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
 
     @classmethod
     async def open(cls, url: str) -> Self:
-        """Open (and migrate) the database at an SQLAlchemy URL. Raises DataFolderError."""
-        engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
-        if engine.dialect.name == "sqlite":
+        """Open (and migrate) the database at an SQLAlchemy URL. Raises DataFolderError and StoreDown."""
+        if make_url(url).get_backend_name() == "sqlite":
+            engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
             event.listen(engine.sync_engine, "connect", _set_pragmas)
+        else:
+            engine = create_async_engine(url, **_POOL)
         store = cls(engine)
         try:
-            async with store._transaction() as connection:
+            async with store.locked("migrate"), store._transaction() as connection:
                 await connection.run_sync(migrate)
         except DBAPIError as error:
             await store.close()
             raise DataFolderError(f"cannot use the database: {error.orig}; nothing was changed") from None
-        except DataFolderError:
+        except TypeError as error:
+            await store.close()
+            raise DataFolderError(f"the URL of the database cannot be used: {error}") from None
+        except (DataFolderError, StoreDown):
             await store.close()
             raise
         return store
@@ -48,20 +69,71 @@ class Database:
     async def close(self) -> None:
         """Close all connections."""
         await self._engine.dispose()
+        await self._locks.dispose()
+
+    @asynccontextmanager
+    async def locked(self, name: str) -> AsyncIterator[None]:
+        """Keep all other processes out of the same block with the same name; those of this process have locks of their
+        own for that."""
+        if not self.shared:
+            yield
+            return
+        async with self._begun(self._locks) as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+            yield
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
+        async with self._begun(self._engine) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _begun(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        connection = await self._connected(engine)
         try:
-            async with self._engine.begin() as connection:
+            async with connection.begin():
                 yield connection
         except OperationalError as error:
-            if "full" in str(error.orig):
+            if "full" in str(error.orig) or getattr(error.orig, "sqlstate", "") == "53100":
                 raise SpoolFull("No space left to keep this, try again later") from None
+            if error.connection_invalidated:
+                raise _down(error) from None
             raise
         except DatabaseError as error:
             if "malformed" in str(error.orig):
                 raise DataFolderError("the database is damaged; restore it from a backup") from None
+            if error.connection_invalidated:
+                raise _down(error) from None
             raise
+        except (InterfaceError, ConnectionError) as error:
+            raise _down(error) from None
+        finally:
+            with suppress(DBAPIError, OSError):
+                await connection.close()
+
+    async def _connected(self, engine: AsyncEngine) -> AsyncConnection:
+        """A connection; while a server does not answer it is asked again, because nothing was asked of it yet."""
+        end = time.monotonic() + (_PATIENCE if self.shared else 0.0)
+        while True:
+            try:
+                return await engine.connect()
+            except (DBAPIError, OSError, TimeoutError) as error:
+                if not self.shared:
+                    raise
+                if time.monotonic() > end or _hopeless(error):
+                    raise _down(error) from None
+            await asyncio.sleep(_PAUSE)
+
+    async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
+        """Let other processes know, once this transaction is kept, that something has changed."""
+        if self.shared:
+            await connection.execute(select(func.pg_notify(CHANNEL, f"{self.origin} {kind} {key}")))
+
+    def _now(self) -> ColumnElement[float]:
+        """Seconds since the epoch by the database's own clock, which is the same for all processes."""
+        if self.shared:
+            return cast(func.extract("epoch", func.clock_timestamp()), Float)
+        return (func.julianday("now") - literal(2440587.5)) * literal(86400.0)
 
     def _insert(self, table: Table) -> Any:
         """An insert that can turn into an update; each dialect has its own, and only the one in use is loaded."""
@@ -69,9 +141,26 @@ class Database:
         return dialect.insert(table)
 
 
+def _hopeless(error: Exception) -> bool:
+    """Whether a server answers that it will never let us in: wrong password, no such database or user."""
+    return str(getattr(getattr(error, "orig", error), "sqlstate", ""))[:2] in ("28", "3D")
+
+
+def _down(error: Exception) -> StoreDown:
+    """The kind of an error, without its text: that may hold parts of a statement."""
+    cause = getattr(error, "orig", None) or error
+    state = getattr(cause, "sqlstate", "")
+    name = type(getattr(cause, "__cause__", None) or cause).__name__
+    return StoreDown(f"The database does not answer now ({name}{f' {state}' if state else ''}), try again later")
+
+
 def plain(value: Any) -> Any:
     """A value as a column takes it."""
-    return msgspec.to_builtins(value) if isinstance(value, list | dict) else getattr(value, "value", value)
+    if isinstance(value, list | dict):
+        return msgspec.to_builtins(value)
+    if type(value) is str:
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")  # PostgreSQL has no zero bytes in texts
+    return getattr(value, "value", value)
 
 
 def columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:

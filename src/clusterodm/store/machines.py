@@ -35,6 +35,7 @@ class MachineVerbs(Database):
         """Keep the intent to have a machine."""
         async with self._transaction() as connection:
             await connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
+            await self._tell(connection, "machines")
 
     async def change_machine(self, machine: Machine, to: State | None = None, **changes: Any) -> None:
         """Change columns of a machine, and its state when `to` is given. Raises StaleMachine when the stored state is
@@ -48,6 +49,7 @@ class MachineVerbs(Database):
             result = await connection.execute(update(schema.machines).where(here).values(row))
             if result.rowcount != 1:
                 raise StaleMachine(f"machine {machine.id} is no longer {machine.state}")
+            await self._tell(connection, "machines")
 
     async def machines_alive(self) -> list[Machine]:
         """All machines that are not gone, oldest order first."""

@@ -36,6 +36,7 @@ class NodeVerbs(Database):
             statement = self._insert(schema.nodes).values(values)
             await connection.execute(statement.on_conflict_do_update(index_elements=["host", "port"], set_=changed))
             here = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
+            await self._tell(connection, "nodes")
             return _node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
 
     async def change_node(self, node_id: int, **changes: Any) -> None:
@@ -43,11 +44,13 @@ class NodeVerbs(Database):
         row = {key: plain(value) for key, value in changes.items()}
         async with self._transaction() as connection:
             await connection.execute(update(schema.nodes).where(schema.nodes.c.id == node_id).values(row))
+            await self._tell(connection, "nodes")
 
     async def delete_node(self, node_id: int) -> None:
         """Delete a node, whoever refers to it; its id is never used again."""
         async with self._transaction() as connection:
             await connection.execute(delete(schema.nodes).where(schema.nodes.c.id == node_id))
+            await self._tell(connection, "nodes")
 
     async def forget_nodes(self) -> list[int]:
         """Delete removed nodes that no attempt refers to any more; their ids."""
@@ -56,7 +59,9 @@ class NodeVerbs(Database):
         unused = table.removed & table.id.not_in(used)
         async with self._transaction() as connection:
             ids = list((await connection.execute(select(table.id).where(unused))).scalars())
-            await connection.execute(delete(schema.nodes).where(table.id.in_(ids)))
+            if ids:
+                await connection.execute(delete(schema.nodes).where(table.id.in_(ids)))
+                await self._tell(connection, "nodes")
         return ids
 
     async def value(self, key: str) -> Any:
@@ -70,6 +75,14 @@ class NodeVerbs(Database):
         async with self._transaction() as connection:
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
+            await self._tell(connection, "value", key)
+
+    async def first_value(self, key: str, value: Any) -> Any:
+        """Keep a value unless there is one under that key already; the one that is there then."""
+        async with self._transaction() as connection:
+            statement = self._insert(schema.meta).values(key=key, value=value)
+            await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
+            return (await connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key))).scalar_one()
 
 
 def _node(row: RowMapping) -> NodeRecord:

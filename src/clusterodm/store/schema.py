@@ -87,6 +87,7 @@ tasks = Table(
     Column("billing_due", Boolean, nullable=False, server_default=false()),
     Column("expected_memory", BigInteger, nullable=False, server_default="0"),
     Column("results_in", String(200), nullable=False, server_default=""),
+    Column("version", BigInteger, nullable=False, server_default="0"),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),
     Index(None, "committed_at"),
@@ -118,6 +119,7 @@ attempts = Table(
     Column("reason", Text, nullable=False),
     Column("console_start", BigInteger, nullable=False),
     Column("cleanup", String(20), nullable=False),
+    Column("sender", String(40), nullable=False, server_default=""),
     Index(None, "cleanup"),
     Index(None, "node_id"),
 )
@@ -203,6 +205,24 @@ costs = Table(
     Column("owner", String(200), nullable=False),
     Column("seconds", Float, nullable=False),
     Column("amount", Float, nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", String(40), nullable=False),
+    Column("started_at", Float, nullable=False),
+    Column("seen_at", Float, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("holder", String(40), nullable=False),
+    Column("until", Float, nullable=False),
 )
 
 meta = Table(

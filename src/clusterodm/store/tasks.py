@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,48 +39,64 @@ class TaskVerbs(Database):
                 if attempt is not None:
                     await self._put_attempt(connection, attempt)
                 await _add_event(connection, task.uuid, task.created_at, text)
+                await self._tell(connection, "task", task.uuid)
         except IntegrityError:
             return False
         return True
 
     async def advance(
         self, task: Task, to: Phase, *, at: float, text: str, attempt: Attempt | None = None, **changes: Any
-    ) -> None:
+    ) -> int:
         """Take `task` from its phase to another, with `changes` of other columns, its attempt and a line for the
-        timeline, all or nothing. Raises StaleTask when the stored phase is no longer that of `task`."""
+        timeline, all or nothing; its version after it. Raises StaleTask when the stored phase, or the number of its
+        attempts, is no longer that of `task`."""
         require_transition(task.phase, to)
         async with self._transaction() as connection:
-            await _change(connection, task, {**changes, "phase": to})
+            version = await _change(connection, task, {**changes, "phase": to})
             if attempt is not None:
                 await self._put_attempt(connection, attempt)
             await _add_event(connection, task.uuid, at, text)
+            await self._tell(connection, "task", task.uuid)
+        return version
 
-    async def change_task(self, task: Task, *, at: float, text: str = "", **changes: Any) -> None:
-        """Change columns without leaving the phase. Raises StaleTask like `advance`."""
+    async def change_task(self, task: Task, *, at: float, text: str = "", **changes: Any) -> int:
+        """Change columns without leaving the phase; its version after it. Raises StaleTask like `advance`."""
         async with self._transaction() as connection:
-            await _change(connection, task, changes)
+            version = await _change(connection, task, changes)
             if text:
                 await _add_event(connection, task.uuid, at, text)
+            await self._tell(connection, "task", task.uuid)
+        return version
 
     async def note(self, task: Task, *, at: float, text: str) -> None:
         """Add a line to a task's timeline."""
         async with self._transaction() as connection:
             await _add_event(connection, task.uuid, at, text)
 
-    async def record_progress(self, tasks: Iterable[Task]) -> None:
-        """Keep what nodes said last of these tasks; one transaction for all."""
+    async def record_progress(self, tasks: Iterable[Task]) -> dict[str, int]:
+        """Keep what nodes said last of these tasks, in one transaction for all; their versions after it."""
         rows = [_progress_row(task) for task in tasks]
+        versions: dict[str, int] = {}
         if not rows:
-            return
+            return versions
+        table = schema.tasks
         async with self._transaction() as connection:
             for row in rows:
-                where = schema.tasks.c.uuid == row.pop("uuid")
-                await connection.execute(update(schema.tasks).where(where).values(row))
+                uuid = row.pop("uuid")
+                change = update(table).where(table.c.uuid == uuid).values(row | {"version": table.c.version + 1})
+                if (version := (await connection.execute(change.returning(table.c.version))).scalar()) is not None:
+                    versions[uuid] = version
+                    await self._tell(connection, "task", uuid)
+        return versions
 
     async def find_task(self, uuid: str) -> TaskAndAttempt | None:
         """One task in any phase."""
-        found = await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid == uuid))
+        found = await self.find_tasks_by_uuid([uuid])
         return found[0] if found else None
+
+    async def find_tasks_by_uuid(self, uuids: Sequence[str]) -> list[TaskAndAttempt]:
+        """Those of these tasks that there are, in any phase."""
+        return await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid.in_(uuids)))
 
     async def active_tasks(self) -> list[TaskAndAttempt]:
         """All tasks that loops work on, oldest commit first."""
@@ -142,10 +159,23 @@ class TaskVerbs(Database):
         table = schema.attempts
         return await self._attempts(select(table).where(table.c.cleanup != str(Cleanup.NONE)))
 
-    async def change_attempt(self, attempt: Attempt) -> None:
-        """Keep a changed attempt."""
+    async def change_attempt(self, was: Attempt, **changes: Any) -> Attempt:
+        """Change an attempt that is as far as `was` is, with the same sender and the same to be cleaned up; how it is
+        then. Raises StaleTask when it is not."""
+        table = schema.attempts
+        here = (table.c.task == was.task) & (table.c.number == was.number)
+        for name in ("stage", "sender", "cleanup"):
+            here &= table.c[name] == str(getattr(was, name))
         async with self._transaction() as connection:
-            await self._put_attempt(connection, attempt)
+            row = {key: plain(value) for key, value in changes.items()}
+            if (await connection.execute(update(table).where(here).values(row))).rowcount != 1:
+                raise StaleTask(f"attempt {was.number} of task {was.task} is no longer {was.stage}")
+            version = schema.tasks.c.version + 1
+            await connection.execute(
+                update(schema.tasks).where(schema.tasks.c.uuid == was.task).values(version=version)
+            )
+            await self._tell(connection, "task", was.task)
+        return msgspec.structs.replace(was, **changes)
 
     # Inside
 
@@ -171,12 +201,14 @@ class TaskVerbs(Database):
         return [(task, latest.get(task.uuid)) for task in tasks]
 
 
-async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> None:
-    row = {key: plain(value) for key, value in changes.items()}
-    here = (schema.tasks.c.uuid == task.uuid) & (schema.tasks.c.phase == str(task.phase))
-    result = await connection.execute(update(schema.tasks).where(here).values(row))
-    if result.rowcount != 1:
-        raise StaleTask(f"task {task.uuid} is no longer {task.phase}")
+async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> int:
+    table = schema.tasks
+    row = {key: plain(value) for key, value in changes.items()} | {"version": table.c.version + 1}
+    here = (table.c.uuid == task.uuid) & (table.c.phase == str(task.phase)) & (table.c.attempts == task.attempts)
+    version = (await connection.execute(update(table).where(here).values(row).returning(table.c.version))).scalar()
+    if version is None:
+        raise StaleTask(f"task {task.uuid} is no longer {task.phase} in attempt {task.attempts}")
+    return int(version)
 
 
 async def _add_event(connection: AsyncConnection, uuid: str, at: float, text: str) -> None:

@@ -1,0 +1,203 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Several processes that are one cluster: who is there, who leads, and what the others changed.
+
+Every replica takes any request, asks nodes how they are and sends files. What must be decided once (placing, tracking,
+machines, webhooks, cleaning up) is the duty of the replica that holds a lease. It stops by itself before its lease can
+have ended for the others, by a clock that nobody sets; every step it takes is a compare-and-set besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final
+
+import structlog
+
+from clusterodm import __version__
+from clusterodm.aio import Duty
+from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.tasks import Tasks
+from clusterodm.core.errors import ClusterError
+from clusterodm.store import Replica, Store
+
+_log = structlog.get_logger("replicas")
+
+LEASE: Final = "lead"
+#: Seconds between two signs of life, and after the last one that was kept before which the duty is laid down: less than
+#: those after which others take it over (store.replicas.SILENT).
+_BEAT: Final = 1.0
+_HOLD: Final = 4.0
+#: Seconds after which everything is read again, whatever was heard.
+_RELOAD: Final = 300.0
+
+Loops = Mapping[str, Callable[[], Coroutine[Any, Any, object]]]
+
+
+class Replicas:
+    """This replica among the others; the only one, and leading, on a database that is not shared."""
+
+    def __init__(self, store: Store, duty: Duty, tasks: Tasks, registry: Registry, machines: Machines) -> None:
+        self._store = store
+        self._duty = duty
+        self._tasks = tasks
+        self._registry = registry
+        self._machines = machines
+        self.me = Replica(id=store.origin, name=f"{socket.gethostname()}:{os.getpid()}", version=__version__)
+        self.there: list[Replica] = [self.me]
+        self._kept_at = time.monotonic()
+        self._changed = asyncio.Event()
+        self._stale_tasks: set[str] = set()
+        self._stale: set[str] = set()
+        self._work = asyncio.Event()
+        self._wanted = True
+        #: Called with a task that is to be looked at soon, where the duty is held.
+        self.looked: Callable[[str], None] = lambda uuid: None
+        #: How often the duty became ours.
+        self._term = 0
+        duty.held = not store.shared
+
+    @property
+    def leads(self) -> bool:
+        """Whether the duty is ours."""
+        return self._duty.held
+
+    def alive(self, replica: str) -> bool:
+        """Whether a replica is there."""
+        return replica == self.me.id or any(each.id == replica for each in self.there)
+
+    async def begin(self, take_up: Callable[[], Awaitable[None]]) -> None:
+        """Before the first loop runs: take the duty if nobody has it, and take up what was left."""
+        if self._store.shared:
+            await self._beat()
+        if self._duty.held:
+            await take_up()
+
+    async def run(self, take_up: Callable[[], Awaitable[None]], loops: Loops) -> None:
+        """For ever: run these loops whenever the duty is ours. After `begin`."""
+        begun = self._duty.held
+        while True:
+            self._changed.clear()
+            if not self._duty.held:
+                await self._changed.wait()
+                continue
+            if not begun:
+                _log.info("leads from now on", replica=self.me.name)
+                await take_up()
+            begun = False
+            await self._until_lost(loops)
+
+    async def _until_lost(self, loops: Loops) -> None:
+        async with asyncio.TaskGroup() as group:
+            running = [group.create_task(loop(), name=name) for name, loop in loops.items()]
+            term = self._term
+            while self._duty.held and self._term == term:
+                self._changed.clear()
+                await self._changed.wait()
+            _log.warning("leads no longer", replica=self.me.name)
+            for task in running:
+                task.cancel()
+
+    async def beat(self) -> None:
+        """For ever: give signs of life, hold the lease or wait for it; nothing to do where there are no others."""
+        while self._store.shared:
+            left = max(0.0, self._kept_at + _HOLD - time.monotonic())
+            watch = asyncio.get_running_loop().call_later(left, self._lose)
+            try:
+                await self._beat()
+            except ClusterError as error:
+                _log.warning("no sign of life could be given", error=str(error))
+            watch.cancel()
+            if time.monotonic() - self._kept_at > _HOLD:
+                self._lose()
+            await asyncio.sleep(_BEAT)
+
+    async def _beat(self) -> None:
+        begun = time.monotonic()
+        holds, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
+        self._kept_at = begun
+        if holds and not self._duty.held and time.monotonic() - begun < _HOLD:
+            self._duty.held = True
+            self._term += 1
+            self._changed.set()
+        elif not holds:
+            self._lose()
+
+    def _lose(self) -> None:
+        if self._duty.held:
+            self._duty.held = False
+            self._changed.set()
+
+    async def leave(self) -> None:
+        """The end: others may lead at once."""
+        self._wanted = False
+        self._lose()
+        if self._store.shared:
+            await self._store.leave(self.me.id)
+
+    async def look(self, uuid: str) -> None:
+        """Have whoever leads ask for a task soon: its node says that something happened."""
+        if self._duty.held:
+            self.looked(uuid)
+        else:
+            await self._store.say("look", uuid)
+
+    # What others changed
+
+    async def listen(self) -> None:
+        """For ever: hear what others change."""
+        await self._store.listen(self._heard, self.reload)
+
+    def _heard(self, kind: str, key: str) -> None:
+        if kind == "look":
+            self.looked(key)
+            return
+        if kind == "task":
+            self._stale_tasks.add(key)
+        else:
+            self._stale.add(f"{kind} {key}".strip())
+        self._work.set()
+
+    async def reload(self) -> None:
+        """Read everything again."""
+        await self._tasks.reload()
+        await self._registry.reload()
+        await self._machines.reload()
+
+    async def follow(self) -> None:
+        """For ever: read again what others changed."""
+        while self._store.shared:
+            try:
+                async with asyncio.timeout(_RELOAD):
+                    await self._work.wait()
+            except TimeoutError:
+                await self.reload()
+                continue
+            self._work.clear()
+            tasks, self._stale_tasks = self._stale_tasks, set()
+            kinds, self._stale = self._stale, set()
+            try:
+                await self._read_again(tasks, kinds)
+            except ClusterError as error:
+                _log.warning("changes of others cannot be read now", error=str(error))
+                self._stale_tasks |= tasks
+                self._stale |= kinds
+                self._work.set()
+                await asyncio.sleep(_BEAT)
+
+    async def _read_again(self, tasks: set[str], kinds: set[str]) -> None:
+        if tasks:
+            await self._tasks.refresh(tasks)
+        if "nodes" in kinds:
+            await self._registry.reload()
+        if "machines" in kinds:
+            await self._machines.reload()
+        if "value description" in kinds:
+            await self._registry.reload_description()
+        if "replicas" in kinds and self._wanted:
+            await self._beat()

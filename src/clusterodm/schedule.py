@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What runs when: before the first loop, in every replica, and only where the duty is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clusterodm.aio import every
+from clusterodm.cluster.accounts import Accounts
+from clusterodm.cluster.cleaner import Cleaner
+from clusterodm.cluster.context import Context
+from clusterodm.cluster.discovery import Discovery
+from clusterodm.cluster.fetcher import Fetcher
+from clusterodm.cluster.importer import Importer
+from clusterodm.cluster.janitor import Janitor
+from clusterodm.cluster.notifier import Notifier
+from clusterodm.cluster.replicas import Loops
+
+#: Seconds between two times that progress reaches the store (and with it other replicas), between two rounds of the
+#: janitor, between two looks at nodes that leave and at lists of nodes, at what machines are needed, and between two
+#: searches for orphans.
+_FLUSH = 5.0
+_FLUSH_SHARED = 1.0
+_SWEEP = 60.0
+_DRAIN = 5.0
+_DISCOVER = 2.0
+_SCALE = 1.0
+_REAP = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Parts that nothing but the schedule knows."""
+
+    importer: Importer
+    discovery: Discovery
+    fetcher: Fetcher
+    cleaner: Cleaner
+    notifier: Notifier
+    accounts: Accounts
+    janitor: Janitor
+
+
+class Schedule:
+    """The loops of one process."""
+
+    def __init__(self, context: Context, workers: Workers) -> None:
+        self._context = context
+        self._workers = workers
+
+    async def prepare(self) -> None:
+        """Before the first loop: memory is filled from the store, and the duty begins if nobody else has it."""
+        context = self._context
+        await context.spool.measure()
+        await context.registry.load()
+        await context.tasks.load()
+        await context.machines.load()
+        await context.sizes.load()
+        await context.replicas.begin(self._take_up)
+
+    async def _take_up(self) -> None:
+        """The duty begins: know what others knew, and go on with all that is under way."""
+        context, workers = self._context, self._workers
+        if context.store.shared:
+            await context.replicas.reload()
+            await context.store.drop_leases()
+            await context.sizes.load()
+        await context.spool.drop_parts(context.replicas.alive)
+        await context.results.drop_parts(context.replicas.alive)
+        if await workers.importer.run():
+            await context.tasks.reload()
+        await workers.discovery.look_at_file()
+        context.autoscaler.begin()
+        await context.dispatcher.recover()
+        context.tracker.recover()
+        workers.fetcher.recover()
+        await workers.cleaner.recover()
+        await workers.notifier.recover()
+        await workers.accounts.recover()
+        context.lifecycle.recover()
+
+    def loops(self) -> Loops:
+        """What every process does."""
+        context = self._context
+        return {
+            "registry": context.registry.run,
+            "dispatcher": context.dispatcher.run,
+            "room": self._workers.janitor.make_room,
+            "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
+            "beat": context.replicas.beat,
+            "listen": context.replicas.listen,
+            "follow": context.replicas.follow,
+            "duties": lambda: context.replicas.run(self._take_up, self._duties()),
+        }
+
+    def _duties(self) -> Loops:
+        """What one process does for all."""
+        context, workers = self._context, self._workers
+        flush = _FLUSH_SHARED if context.store.shared else _FLUSH
+        return {
+            "tracker": context.tracker.run,
+            "fetcher": workers.fetcher.run,
+            "cleaner": workers.cleaner.run,
+            "notifier": workers.notifier.run,
+            "accounts": workers.accounts.run,
+            "lifecycle": context.lifecycle.run,
+            "sizes": context.sizes.run,
+            "providers": context.autoscaler.check,
+            "autoscaler": lambda: every(_SCALE, context.autoscaler.sweep, "autoscaler"),
+            "reaper": lambda: every(_REAP, context.reaper.sweep, "reaper"),
+            "janitor": lambda: every(_SWEEP, workers.janitor.sweep, "janitor"),
+            "drainer": lambda: every(_DRAIN, context.drainer.sweep, "drainer"),
+            "discovery": lambda: every(_DISCOVER, workers.discovery.sweep, "discovery"),
+            "nodes": lambda: every(_SWEEP, context.registry.forget_removed, "registry"),
+            "flush": lambda: every(flush, context.tasks.flush, "flush"),
+        }

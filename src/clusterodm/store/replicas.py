@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The store's verbs for processes that share it: who is there, leases, and word of what others changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import structlog
+from asyncpg import InterfaceError, PostgresError
+from sqlalchemy import delete, select
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clusterodm.core.errors import StoreDown
+from clusterodm.store import schema
+from clusterodm.store.database import CHANNEL, Database, as_record
+
+_log = structlog.get_logger("store")
+
+#: Seconds without a sign of life after which a replica counts as gone.
+SILENT: Final = 6.0
+#: Seconds after which a replica that is gone is forgotten.
+_FORGET: Final = 86400.0
+#: Seconds between two looks whether the connection on which we listen still is one, and before the next try.
+_LOOK: Final = 2.0
+_PAUSE: Final = 0.5
+
+
+class Replica(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a cluster. Times are seconds since the epoch by the database's clock."""
+
+    id: str
+    #: Host and process number.
+    name: str
+    version: str
+    started_at: float = 0.0
+    seen_at: float = 0.0
+
+
+class ReplicaVerbs(Database):
+    """Replicas, leases, changes."""
+
+    async def beat(self, replica: Replica, lease: str, *, leads: bool) -> tuple[bool, list[Replica]]:
+        """Give a sign of life and take or renew a lease, or leave it to others unless `leads`; whether we hold it now,
+        and all replicas that are there."""
+        table, now = schema.replicas, self._now()
+        row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
+        async with self._transaction() as connection:
+            seen = self._insert(table).values(row)
+            await connection.execute(seen.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}))
+            holds = leads and await self._take(connection, lease, replica.id, SILENT)
+            await connection.execute(delete(table).where(table.c.seen_at < now - _FORGET))
+            query = select(table).where(table.c.seen_at > now - SILENT).order_by(table.c.started_at, table.c.id)
+            return holds, [as_record(row, Replica) for row in (await connection.execute(query)).mappings()]
+
+    async def take(self, lease: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lease; False when somebody else has it."""
+        async with self._transaction() as connection:
+            return await self._take(connection, lease, holder, seconds)
+
+    async def _take(self, connection: AsyncConnection, lease: str, holder: str, seconds: float) -> bool:
+        table, now = schema.leases, self._now()
+        statement = self._insert(table).values(name=lease, holder=holder, until=now + seconds)
+        statement = statement.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"holder": holder, "until": now + seconds},
+            where=(table.c.holder == holder) | (table.c.until < now),
+        )
+        return bool((await connection.execute(statement)).rowcount)
+
+    async def holder(self, lease: str) -> str:
+        """Who has a lease; empty when nobody does."""
+        table = schema.leases.c
+        query = select(table.holder).where(table.name == lease, table.until >= self._now())
+        async with self._transaction() as connection:
+            return (await connection.execute(query)).scalar_one_or_none() or ""
+
+    async def release(self, lease: str, holder: str) -> None:
+        """Give a lease back."""
+        table = schema.leases
+        async with self._transaction() as connection:
+            await connection.execute(delete(table).where(table.c.name == lease, table.c.holder == holder))
+
+    async def leave(self, replica: str) -> None:
+        """A replica ends: it is no longer there, and its leases are free."""
+        async with self._transaction() as connection:
+            await connection.execute(delete(schema.replicas).where(schema.replicas.c.id == replica))
+            await connection.execute(delete(schema.leases).where(schema.leases.c.holder == replica))
+            await self._tell(connection, "replicas")
+
+    async def drop_leases(self) -> None:
+        """Delete leases whose holder is no longer there."""
+        there = select(schema.replicas.c.id).where(schema.replicas.c.seen_at > self._now() - SILENT)
+        async with self._transaction() as connection:
+            await connection.execute(delete(schema.leases).where(schema.leases.c.holder.not_in(there)))
+
+    async def say(self, kind: str, key: str) -> None:
+        """Tell other processes something that is kept nowhere."""
+        async with self._transaction() as connection:
+            await self._tell(connection, kind, key)
+
+    async def listen(self, changed: Callable[[str, str], None], everything: Callable[[], Awaitable[object]]) -> None:
+        """For ever: call `changed(kind, key)` for what other processes change, and `everything()` first, and again
+        whenever something may have been missed. Returns at once where there are no others."""
+        while self.shared:
+            try:
+                await self._listen(changed, everything)
+            except (SQLAlchemyError, PostgresError, InterfaceError, OSError, TimeoutError, StoreDown) as error:
+                _log.warning("changes of others are not heard of now", error=type(error).__name__)
+            await asyncio.sleep(_PAUSE)
+
+    async def _listen(self, changed: Callable[[str, str], None], everything: Callable[[], Awaitable[object]]) -> None:
+        def heard(_: Any, __: int, ___: str, said: str) -> None:
+            origin, _, rest = said.partition(" ")
+            kind, _, key = rest.partition(" ")
+            if origin != self.origin:
+                changed(kind, key)
+
+        connection = await self._connected(self._engine)
+        try:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None, "connected"  # noqa: S101 - by _connected
+            await driver.add_listener(CHANNEL, heard)
+            await everything()
+            while True:
+                await asyncio.sleep(_LOOK)
+                async with asyncio.timeout(_LOOK):
+                    await driver.execute("SELECT 1")  # in no transaction: within one nothing is heard
+        finally:
+            try:
+                await connection.invalidate()
+            except (DBAPIError, OSError):
+                _log.debug("the connection had ended")
+            await connection.close()

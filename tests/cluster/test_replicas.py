@@ -1,0 +1,267 @@
+"""Several replicas on one database and one folder, each a whole cluster of its own in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from clusterodm.app import Cluster, running_cluster
+from clusterodm.cluster.context import Context
+from clusterodm.core.nodes import make_address
+from clusterodm.core.tasks import Phase
+from clusterodm.devnode import Knobs, running_devnode
+from clusterodm.settings import load_settings
+from tests.postgres import Server
+from tests.support import FAST, Api, eventually, images
+
+
+def _online(context: Context, port: int) -> bool:
+    return any(node.online and node.address.port == port for node in context.registry.nodes())
+
+
+class Group:
+    """Replicas and the nodes that they share."""
+
+    def __init__(self, folder: Path, url: str, stack: AsyncExitStack) -> None:
+        self.folder = folder
+        self.url = url
+        self.stack = stack
+        self.clusters: list[Cluster] = []
+        self.apis: list[Api] = []
+        self.stops: list[AsyncExitStack] = []
+        self.running: list[int] = []
+
+    async def add(self, **settings: Any) -> Cluster:
+        """One more replica."""
+        flags = FAST | {"data_dir": self.folder / "data", "database_url": self.url} | settings
+        stop = await self.stack.enter_async_context(AsyncExitStack())
+        cluster = await stop.enter_async_context(running_cluster(load_settings(flags, environ={})))
+        api = Api(cluster.url)
+        self.stack.push_async_callback(api.session.close)
+        self.clusters.append(cluster)
+        self.apis.append(api)
+        self.stops.append(stop)
+        self.running.append(len(self.stops) - 1)
+        return cluster
+
+    async def node(self, **knobs: Any) -> int:
+        """One more node, told to the last replica; its port."""
+        _, port = await self.stack.enter_async_context(running_devnode(Knobs(**({"seconds": 0.0} | knobs)), port=0))
+        await self.clusters[-1].context.registry.add(make_address("127.0.0.1", port))
+        await self.everywhere(lambda context: _online(context, port))
+        return port
+
+    async def end(self, number: int) -> None:
+        """Stop a replica."""
+        self.running.remove(number)
+        await self.stops[number].aclose()
+
+    async def everywhere(self, check: Callable[[Context], Any]) -> None:
+        """Wait until something holds on every replica."""
+        for number in self.running:
+            await eventually(partial(check, self.clusters[number].context))
+
+    def leaders(self) -> list[int]:
+        """Which of them lead."""
+        return [number for number in self.running if self.clusters[number].context.replicas.leads]
+
+
+@pytest.fixture
+async def group(postgres: Server, tmp_path: Path) -> AsyncIterator[Group]:
+    async with AsyncExitStack() as stack:
+        yield Group(tmp_path, postgres.new_database(), stack)
+
+
+async def three(group: Group, **settings: Any) -> list[Api]:
+    for _ in range(3):
+        await group.add(**settings)
+    return group.apis
+
+
+async def test_any_replica_takes_any_request_of_one_task(group: Group) -> None:
+    one, two, other = await three(group)
+    await group.node(seconds=0.3)
+    for _ in range(5):
+        uuid = await one.init()
+        assert await two.upload(uuid, a__jpg=b"a") == {"success": True}
+        assert await other.upload(uuid, b__jpg=b"b") == {"success": True}
+        assert await two.commit(uuid) == {"uuid": uuid}
+        for api in (one, other, two):
+            assert (await api.get(f"/task/{uuid}/info"))["imagesCount"] == 2
+        await other.ends(uuid)
+        for api in (one, two, other):
+            status, _, body = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+            assert (status, body[:2]) == (200, b"PK")
+        lines = [await api.get(f"/task/{uuid}/output", line=0) for api in (one, two, other)]
+        assert lines[0]
+        assert lines[0] == lines[1] == lines[2]
+
+
+async def test_one_leads_and_another_when_it_ends(group: Group) -> None:
+    await three(group)
+    assert group.leaders() == [0]
+    await group.end(0)
+    [leader] = await eventually(group.leaders)
+    assert leader in (1, 2)
+    api = group.apis[leader]
+    await group.node()
+    uuid = await group.apis[3 - leader].create()
+    await api.ends(uuid)
+
+
+async def test_the_files_of_a_task_are_sent_by_whichever_replica_has_room(group: Group) -> None:
+    apis = await three(group, max_sending=1)
+    await group.node(slots=8, slow=0.3)
+    uuids = [await apis[0].create() for _ in range(6)]
+
+    def senders() -> set[str]:
+        entries = [group.clusters[0].context.tasks.get(uuid) for uuid in uuids]
+        return {entry.attempt.sender for entry in entries if entry and entry.attempt} - {""}
+
+    await eventually(lambda: len(senders()) == 3)
+    for uuid in uuids:
+        await apis[1].ends(uuid)
+
+
+async def test_followers_know_of_progress_within_two_seconds(group: Group) -> None:
+    apis = await three(group)
+    await group.node(seconds=30.0)
+    uuid = await apis[2].create()
+
+    def shown(number: int) -> float:
+        entry = group.clusters[number].context.tasks.get(uuid)
+        return entry.task.progress if entry else 0.0
+
+    await eventually(lambda: shown(0) > 1)
+    behind = shown(0)
+    began = asyncio.get_running_loop().time()
+    await eventually(lambda: min(shown(1), shown(2)) >= behind)
+    assert asyncio.get_running_loop().time() - began < 2.0
+
+
+async def test_orders_to_a_follower_are_carried_out(group: Group) -> None:
+    apis = await three(group)
+    await group.node(seconds=30.0)
+    uuid = await apis[1].create()
+    await eventually(lambda: group.clusters[0].context.tasks.get(uuid).task.phase is Phase.RUNNING)  # type: ignore[union-attr]
+    assert await apis[2].post("/task/cancel", {"uuid": uuid}) == {"success": True}
+    assert await apis[1].post("/task/restart", {"uuid": uuid}) == {"success": True}
+    assert await apis[2].post("/task/cancel", {"uuid": uuid}) == {"success": True}
+    for api in apis:
+        await api.ends(uuid, 50)
+    assert await apis[1].post("/task/remove", {"uuid": uuid}) == {"success": True}
+    for api in apis:
+        await eventually(partial(_gone, api, uuid))
+    # the leader has it removed on its node, and then forgets it
+    store = group.clusters[1].context.store
+    await eventually(lambda: _clean(store))
+
+
+async def _gone(api: Api, uuid: str) -> bool:
+    return "error" in await api.get(f"/task/{uuid}/info")
+
+
+async def _clean(store: Any) -> bool:
+    return not await store.attempts_to_clean()
+
+
+async def test_a_uuid_is_taken_once_however_many_replicas_are_asked_for_it(group: Group) -> None:
+    apis = await three(group)
+    await group.node(seconds=30.0)
+    uuid = "aaaaaaaa-1111-4111-8111-aaaaaaaaaaaa"
+
+    async def new(number: int) -> Any:
+        form = images({f"{number}.jpg": b"x" * 200_000})
+        return await apis[number % 3].post("/task/new", form, headers={"set-uuid": uuid})
+
+    answers = await asyncio.gather(*(new(number) for number in range(6)))
+    assert sorted("error" in answer for answer in answers) == [False] + [True] * 5
+    entry = await eventually(lambda: group.clusters[0].context.tasks.get(uuid))
+    await eventually(lambda: entry.task.phase is not Phase.RECEIVING)
+    assert entry.task.image_count == 1
+
+
+async def test_nothing_is_uploaded_after_a_commit_that_another_replica_took(group: Group) -> None:
+    apis = await three(group)
+    for _ in range(20):
+        uuid = await apis[0].init()
+        await apis[1].upload(uuid, first__jpg=b"1")
+        late, committed = await asyncio.gather(apis[1].upload(uuid, late__jpg=b"2"), apis[2].commit(uuid))
+        assert committed == {"uuid": uuid}
+        count = (await apis[0].get(f"/task/{uuid}/info"))["imagesCount"]
+        assert count == (2 if "success" in late else 1)
+        assert len(await group.clusters[0].context.spool.listing(uuid)) == count
+
+
+async def test_nodes_are_known_and_locked_everywhere(group: Group) -> None:
+    await three(group)
+    port = await group.node()
+    follower = group.clusters[2].context.registry
+    [node] = follower.nodes()
+    await follower.change(node, locked=True)
+    await group.everywhere(lambda context: context.registry.nodes()[0].record.locked)
+    uuid = await group.apis[0].create()
+    await eventually(lambda: "locked" in group.clusters[1].context.tasks.get(uuid).wait)  # type: ignore[union-attr]
+    await follower.change(node, locked=False)
+    await group.apis[1].ends(uuid)
+    await follower.remove(node)
+    await group.everywhere(lambda context: not context.registry.nodes())
+    assert port
+
+
+async def test_a_webhook_is_called_once_although_the_lead_changes(group: Group) -> None:
+    calls: list[str] = []
+
+    async def take(request: web.Request) -> web.Response:
+        calls.append((await request.json())["uuid"])
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    group.stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    hook = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+    apis = await three(group, webhook_allow_private=True)
+    await group.node(slots=9, seconds=0.2)
+    uuids = [await apis[number % 3].create(webhook=hook) for number in range(9)]
+    await group.end(0)
+    for uuid in uuids:
+        await apis[1].ends(uuid)
+    await eventually(lambda: len(calls) >= 9)
+    assert sorted(calls) == sorted(uuids)
+
+
+async def test_a_folder_that_replicas_share_is_refused_to_a_cluster_with_its_own_database(
+    group: Group, tmp_path: Path
+) -> None:
+    await group.add()
+    with pytest.raises(Exception, match="is used by another clusterodm"):
+        async with running_cluster(load_settings(FAST | {"data_dir": tmp_path / "data"}, environ={})):
+            pass
+
+
+async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_takes_it_up_again(
+    group: Group, postgres: Server
+) -> None:
+    apis = await three(group)
+    await group.node(seconds=0.2)
+    uuid = await apis[0].create()
+    await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
+    try:
+        await eventually(lambda: not group.leaders())
+        assert (await apis[1].get(f"/task/{uuid}/info"))["uuid"] == uuid
+    finally:
+        await asyncio.to_thread(postgres.start)
+    await eventually(lambda: len(group.leaders()) == 1)
+    await apis[2].ends(uuid)
+    later = await apis[1].create()
+    await apis[0].ends(later)
