@@ -80,6 +80,12 @@ class Schedule:
         await workers.accounts.recover()
         context.lifecycle.recover()
 
+    async def _follow(self) -> None:
+        """Figures that the replica that leads keeps."""
+        if not self._context.replicas.leads:
+            await self._context.autoscaler.read_costs()
+            await self._context.sizes.load()
+
     def loops(self) -> Loops:
         """What every process does."""
         context = self._context
@@ -88,6 +94,7 @@ class Schedule:
             "dispatcher": context.dispatcher.run,
             "room": self._workers.janitor.make_room,
             "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
+            "figures": lambda: every(_SWEEP, self._follow, "figures"),
             "beat": context.replicas.beat,
             "listen": context.replicas.listen,
             "follow": context.replicas.follow,

@@ -52,6 +52,8 @@ async def open_ports(app: web.Application, settings: Settings, tls: ssl.SSLConte
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
             renew = group.create_task(_renew(tls, settings))
             yield [address[1] for address in runner.addresses]
+            connections.ending = True
+            await asyncio.sleep(settings.shutdown_delay)
             for site in sites:
                 await site.stop()
             await connections.drained(settings.shutdown_grace)

@@ -172,6 +172,12 @@ class Settings(BaseModel):
         "90%",
         description="Room for uploads: a share of the disk, whoever fills it, or a size of held files such as 500GB.",
     )
+    shutdown_delay: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which requests are still taken while /healthz says 503, so that a "
+        "balancer looks elsewhere first.",
+    )
     shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
 
     @field_validator("database_url")

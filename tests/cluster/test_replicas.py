@@ -255,10 +255,13 @@ async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_t
     apis = await three(group)
     await group.node(seconds=0.2)
     uuid = await apis[0].create()
+    for api in apis:
+        assert (await api.get(f"/task/{uuid}/info"))["uuid"] == uuid
     await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
     try:
         await eventually(lambda: not group.leaders())
-        assert (await apis[1].get(f"/task/{uuid}/info"))["uuid"] == uuid
+        for api in apis:
+            assert (await api.get(f"/task/{uuid}/info"))["uuid"] == uuid
     finally:
         await asyncio.to_thread(postgres.start)
     await eventually(lambda: len(group.leaders()) == 1)

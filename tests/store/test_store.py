@@ -269,14 +269,14 @@ async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Stor
 
 async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
     one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
-    holds, there = await store.beat(one, "lead", leads=True)
-    assert (holds, [each.id for each in there]) == (True, ["a"])
-    holds, there = await store.beat(two, "lead", leads=True)
-    assert (holds, [each.id for each in there]) == (False, ["a", "b"])
+    holder, there = await store.beat(one, "lead", leads=True)
+    assert (holder, [each.id for each in there]) == ("a", ["a"])
+    holder, there = await store.beat(two, "lead", leads=True)
+    assert (holder, [each.id for each in there]) == ("a", ["a", "b"])
     await store.take("upload", "b", 60)
     await store.leave("a")
-    holds, there = await store.beat(two, "lead", leads=True)
-    assert (holds, [each.id for each in there]) == (True, ["b"])
+    holder, there = await store.beat(two, "lead", leads=True)
+    assert (holder, [each.id for each in there]) == ("b", ["b"])
     await store.leave("b")
     assert await store.holder("upload") == ""
 

@@ -46,6 +46,8 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         slots=sum(node.slots for node in usable),
         slots_used=sum(min(node.slots, node.info.task_queue_count + len(node.reserved)) for node in usable),
         providers=len(cluster.autoscaler.fleet.providers),
+        replicas=[each.name for each in cluster.replicas.there],
+        leader=cluster.replicas.leader,
         machines=len(cluster.machines.alive()),
         month_cost=cluster.autoscaler.spent_this_month,
         receiving=phases[Phase.RECEIVING],
@@ -75,6 +77,7 @@ def _problems(cluster: Context) -> list[str]:
         offline = [str(node.address) for node in nodes if not node.online]
         found += [f"{name} is offline" for name in offline[:3]]
         found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
+    found += [] if cluster.replicas.leader else ["no replica leads at the moment"]
     found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
     unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
     found += [f"there are machines of {name}, which is not configured any more" for name in sorted(unknown)]

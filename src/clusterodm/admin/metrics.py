@@ -26,6 +26,8 @@ GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
     "clusterodm_machines": ("Machines that are not gone, by provider and state.", ["provider", "state"]),
     "clusterodm_machines_hourly_cost": ("What an hour of all machines costs, as configured.", []),
     "clusterodm_machines_month_cost": ("What machines have cost this month.", []),
+    "clusterodm_leads": ("Whether this process is the replica that places, tracks and decides.", []),
+    "clusterodm_replicas": ("Processes that are this cluster.", []),
     "clusterodm_orphans": ("Machines at providers that are nobody's.", []),
     "clusterodm_node_online": ("Whether a node answered lately.", ["node"]),
     "clusterodm_node_closed": ("Whether a node gets nothing new.", ["node"]),
@@ -60,6 +62,8 @@ class Looked(Collector):
         hourly = sum(machine.price for machine in cluster.machines.alive())
         gauges["clusterodm_machines_hourly_cost"].add_metric([], hourly)
         gauges["clusterodm_machines_month_cost"].add_metric([], cluster.autoscaler.spent_this_month)
+        gauges["clusterodm_leads"].add_metric([], float(cluster.replicas.leads))
+        gauges["clusterodm_replicas"].add_metric([], len(cluster.replicas.there))
         gauges["clusterodm_orphans"].add_metric([], len(cluster.reaper.orphans))
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin, count in sorted(origins.items()):

@@ -224,6 +224,9 @@ class Status(View):
     health: str
     problems: list[str]
     started_at: float
+    #: Processes that are this cluster, and the one of them that places, tracks and decides.
+    replicas: list[str]
+    leader: str
     nodes: int
     nodes_online: int
     #: Nodes that get nothing new.

@@ -217,6 +217,11 @@ class Autoscaler:
         month, kept = self._spent
         return kept + sum(cost.amount for cost in self._costs.values() if cost.month == month)
 
+    async def read_costs(self) -> None:
+        """What was spent this month, where somebody else counts it."""
+        month = time.strftime("%Y-%m", time.gmtime(self._clock()))
+        self._spent = (month, await self._store.spent(month))
+
     async def _count_costs(self) -> None:
         now, month = self._clock.steady(), time.strftime("%Y-%m", time.gmtime(self._clock()))
         seconds, self._counted_at = now - self._counted_at, now

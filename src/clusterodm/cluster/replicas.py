@@ -50,6 +50,8 @@ class Replicas:
         self._machines = machines
         self.me = Replica(id=store.origin, name=f"{socket.gethostname()}:{os.getpid()}", version=__version__)
         self.there: list[Replica] = [self.me]
+        #: The name of the one that leads; empty while nobody does.
+        self.leader = self.me.name
         self._kept_at = time.monotonic()
         self._changed = asyncio.Event()
         self._stale_tasks: set[str] = set()
@@ -88,7 +90,12 @@ class Replicas:
                 continue
             if not begun:
                 _log.info("leads from now on", replica=self.me.name)
-                await take_up()
+                try:
+                    await take_up()
+                except ClusterError as error:  # the next sign of life takes the duty again
+                    _log.warning("cannot lead now", error=str(error))
+                    self._lose()
+                    continue
             begun = False
             await self._until_lost(loops)
 
@@ -110,8 +117,8 @@ class Replicas:
             watch = asyncio.get_running_loop().call_later(left, self._lose)
             try:
                 await self._beat()
-            except ClusterError as error:
-                _log.warning("no sign of life could be given", error=str(error))
+            except Exception as error:  # noqa: BLE001 - one of the three edges: the next beat is another try
+                _log.warning("no sign of life could be given", error=str(error) or type(error).__name__)
             watch.cancel()
             if time.monotonic() - self._kept_at > _HOLD:
                 self._lose()
@@ -119,8 +126,10 @@ class Replicas:
 
     async def _beat(self) -> None:
         begun = time.monotonic()
-        holds, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
+        holder, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
         self._kept_at = begun
+        self.leader = next((each.name for each in self.there if each.id == holder), "")
+        holds = holder == self.me.id
         if holds and not self._duty.held and time.monotonic() - begun < _HOLD:
             self._duty.held = True
             self._term += 1
@@ -138,7 +147,10 @@ class Replicas:
         self._wanted = False
         self._lose()
         if self._store.shared:
-            await self._store.leave(self.me.id)
+            try:
+                await self._store.leave(self.me.id)
+            except ClusterError as error:
+                _log.warning("others could not be told that we end", error=str(error))
 
     async def look(self, uuid: str) -> None:
         """Have whoever leads ask for a task soon: its node says that something happened."""
@@ -176,15 +188,15 @@ class Replicas:
                 async with asyncio.timeout(_RELOAD):
                     await self._work.wait()
             except TimeoutError:
-                await self.reload()
-                continue
+                self._stale |= {"nodes", "machines"}
+                self._stale_tasks |= self._tasks.uuids()
             self._work.clear()
             tasks, self._stale_tasks = self._stale_tasks, set()
             kinds, self._stale = self._stale, set()
             try:
                 await self._read_again(tasks, kinds)
-            except ClusterError as error:
-                _log.warning("changes of others cannot be read now", error=str(error))
+            except Exception as error:  # noqa: BLE001 - one of the three edges: what was not read is read again
+                _log.warning("changes of others cannot be read now", error=str(error) or type(error).__name__)
                 self._stale_tasks |= tasks
                 self._stale |= kinds
                 self._work.set()

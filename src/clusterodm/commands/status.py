@@ -46,6 +46,10 @@ def _print(found: Status) -> None:
     )
     for problem in found.problems:
         screen.print(f"  [red]![/] {problem}", highlight=False)
+
+    def leading(name: str) -> str:
+        return f"{name} (leads)" if name == found.leader else name
+
     rows = [
         ("nodes", f"{found.nodes_online} of {found.nodes} online, {found.nodes_closed} get nothing new"),
         ("slots", f"{found.slots_used} of {found.slots} used"),
@@ -61,6 +65,7 @@ def _print(found: Status) -> None:
             if found.providers
             else []
         ),
+        *([("replicas", ", ".join(map(leading, found.replicas)))] if len(found.replicas) > 1 else []),
         ("disk", f"{found.held_bytes / 1e9:.1f} GB of held files, room for {found.room_bytes / 1e9:.1f} GB"),
     ]
     print_table(("", ""), rows, empty="")

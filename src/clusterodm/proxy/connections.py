@@ -32,6 +32,8 @@ class Connections:
         #: Whether every request is logged.
         self.logged = logged
         self._timers: dict[str, Histogram] = {}
+        #: We are about to end: who still comes is served, but should look elsewhere.
+        self.ending = False
         #: Requests from the first header to the end of the answer.
         self.in_flight = 0
         self._none = asyncio.Event()
@@ -95,6 +97,8 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     try:
         response = await handler(request)
         status = response.status
+        if connections.ending and not response.prepared:
+            response.force_close()
         return response
     finally:
         connections.ended(connection)
@@ -102,6 +106,12 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
         connections.observe(_route(request), seconds)
         if connections.logged:
             access(request, status, seconds, remote=connections.proxies.client(request))
+
+
+async def health(request: web.Request) -> web.Response:
+    """GET /healthz, for a balancer: 200 as long as it should send requests here; no token, nothing told."""
+    ending = request.app[CONNECTIONS].ending
+    return web.Response(status=503 if ending else 200, text="ending\n" if ending else "ok\n")
 
 
 def access(request: web.Request, status: int, seconds: float, *, remote: str | None) -> None:

@@ -17,6 +17,7 @@ from clusterodm.core.errors import (
     ClusterError,
     NodeError,
     ServiceDown,
+    StoreDown,
     Unauthorized,
 )
 from clusterodm.proxy.body import TAKEN_OVER
@@ -52,6 +53,8 @@ def render_error(error: Exception, path: str) -> web.Response:
             answer = json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
         case ServiceDown():
             answer = json_answer({"error": f"{error}, try again later"})
+        case StoreDown():  # a balancer may try another replica
+            answer = json_answer({"error": str(error)}, status=503)
         case ClusterError():
             answer = json_answer({"error": str(error)})
         case web.HTTPNotFound() | web.HTTPMethodNotAllowed():

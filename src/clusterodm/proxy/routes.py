@@ -39,6 +39,7 @@ def make_app(cluster: Context) -> web.Application:
             web.post("/auth/register", reads.register),
             web.post("/commit", verbs.node_says),
             web.get("/cache/clear", verbs.cache_clear),
+            web.get("/healthz", connections.health),
             web.get(page.PAGE_PATH, page.page),
             web.route("OPTIONS", "/{path:.*}", render.preflight),
         ]

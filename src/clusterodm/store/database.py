@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import msgspec
 from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
@@ -99,16 +99,16 @@ class Database:
             if error.connection_invalidated:
                 raise _down(error) from None
             raise
-        except DatabaseError as error:
+        except DBAPIError as error:
             if "malformed" in str(error.orig):
                 raise DataFolderError("the database is damaged; restore it from a backup") from None
-            if error.connection_invalidated:
+            if error.connection_invalidated or isinstance(error, InterfaceError):
                 raise _down(error) from None
             raise
-        except (InterfaceError, ConnectionError) as error:
+        except (ConnectionError, TimeoutError) as error:
             raise _down(error) from None
         finally:
-            with suppress(DBAPIError, OSError):
+            with suppress(DBAPIError, OSError):  # of one that is broken nothing is left to close
                 await connection.close()
 
     async def _connected(self, engine: AsyncEngine) -> AsyncConnection:

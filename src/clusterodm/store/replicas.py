@@ -10,12 +10,10 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from asyncpg import InterfaceError, PostgresError
-from sqlalchemy import delete, select
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Select, delete, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from clusterodm.core.errors import StoreDown
 from clusterodm.store import schema
 from clusterodm.store.database import CHANNEL, Database, as_record
 
@@ -44,18 +42,20 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 class ReplicaVerbs(Database):
     """Replicas, leases, changes."""
 
-    async def beat(self, replica: Replica, lease: str, *, leads: bool) -> tuple[bool, list[Replica]]:
-        """Give a sign of life and take or renew a lease, or leave it to others unless `leads`; whether we hold it now,
-        and all replicas that are there."""
+    async def beat(self, replica: Replica, lease: str, *, leads: bool) -> tuple[str, list[Replica]]:
+        """Give a sign of life and take or renew a lease, or leave it to others unless `leads`; who holds it now (empty:
+        nobody), and all replicas that are there."""
         table, now = schema.replicas, self._now()
         row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
         async with self._transaction() as connection:
             seen = self._insert(table).values(row)
             await connection.execute(seen.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}))
-            holds = leads and await self._take(connection, lease, replica.id, SILENT)
+            if leads:
+                await self._take(connection, lease, replica.id, SILENT)
+            holder = (await connection.execute(self._holder(lease))).scalar_one_or_none() or ""
             await connection.execute(delete(table).where(table.c.seen_at < now - _FORGET))
             query = select(table).where(table.c.seen_at > now - SILENT).order_by(table.c.started_at, table.c.id)
-            return holds, [as_record(row, Replica) for row in (await connection.execute(query)).mappings()]
+            return holder, [as_record(row, Replica) for row in (await connection.execute(query)).mappings()]
 
     async def take(self, lease: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease; False when somebody else has it."""
@@ -74,10 +74,12 @@ class ReplicaVerbs(Database):
 
     async def holder(self, lease: str) -> str:
         """Who has a lease; empty when nobody does."""
-        table = schema.leases.c
-        query = select(table.holder).where(table.name == lease, table.until >= self._now())
         async with self._transaction() as connection:
-            return (await connection.execute(query)).scalar_one_or_none() or ""
+            return (await connection.execute(self._holder(lease))).scalar_one_or_none() or ""
+
+    def _holder(self, lease: str) -> Select[Any]:
+        table = schema.leases.c
+        return select(table.holder).where(table.name == lease, table.until >= self._now())
 
     async def release(self, lease: str, holder: str) -> None:
         """Give a lease back."""
@@ -109,7 +111,7 @@ class ReplicaVerbs(Database):
         while self.shared:
             try:
                 await self._listen(changed, everything)
-            except (SQLAlchemyError, PostgresError, InterfaceError, OSError, TimeoutError, StoreDown) as error:
+            except Exception as error:  # noqa: BLE001 - one of the three edges: whatever ends it, it begins again
                 _log.warning("changes of others are not heard of now", error=type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
