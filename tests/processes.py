@@ -63,6 +63,16 @@ class Program:
         """Whether it is no longer there."""
         return self._process is not None and self._process.returncode is not None
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def runs(self) -> bool:
+        """Whether it was started and is still there."""
+        return self._process is not None and self._process.returncode is None
+
     async def _started(self) -> bool:
         assert not self.died(), self.log.read_text()
         return await self.answers()

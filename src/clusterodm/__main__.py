@@ -14,7 +14,19 @@ from clusterodm import __version__
 from clusterodm.core.errors import ClusterError, ConfigError
 
 #: Each command is a function, or a group of commands, of the same name in a module of the same name.
-COMMANDS: Final = ("serve", "submit", "status", "queue", "node", "task", "machine", "doctor", "demo", "devnode")
+COMMANDS: Final = (
+    "serve",
+    "submit",
+    "status",
+    "queue",
+    "node",
+    "task",
+    "machine",
+    "doctor",
+    "demo",
+    "devnode",
+    "migrate-store",
+)
 _ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
 
@@ -31,7 +43,8 @@ def build_app(wanted: str = "") -> typer.Typer:
             raise typer.Exit
 
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        command = getattr(import_module(f"clusterodm.commands.{name}"), name)
+        module = name.replace("-", "_")
+        command = getattr(import_module(f"clusterodm.commands.{module}"), module)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:

@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +25,8 @@ from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.replicas import Loops
-from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import parse_address
+from clusterodm.folder import locked_folder
 from clusterodm.observe import logging_to
 from clusterodm.proxy import make_app
 from clusterodm.serving import open_admin_ports, open_ports, tls_context
@@ -70,7 +68,7 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
     """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
-        folder = stack.enter_context(_locked_folder(settings.data_dir, shared=bool(shared)))
+        folder = stack.enter_context(locked_folder(settings.data_dir, shared=bool(shared)))
         if settings.log_file:
             stack.enter_context(logging_to(_log_file(folder / settings.log_file, settings, shared=bool(shared))))
         # many uploads may wait for the disk at once, and none may keep the others from their turn
@@ -147,28 +145,3 @@ async def _running(loops: Loops) -> AsyncIterator[None]:
 def _log_file(path: Path, settings: Settings, *, shared: bool) -> Path:
     """One file for each process: several must not rotate the same one."""
     return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}") if shared else path
-
-
-@contextmanager
-def _locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
-    """The data folder, made when it is missing and held by this process alone, or with others that share its database.
-    Raises DataFolderError."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise DataFolderError(f"the data folder {folder} cannot be used: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(file, 20).decode(errors="replace").strip() or "?"
-            raise DataFolderError(
-                f"the data folder {folder.resolve()} is used by another clusterodm (process {holder}); "
-                "stop it or choose another --data-dir"
-            ) from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
-        yield folder
-    finally:
-        os.close(file)

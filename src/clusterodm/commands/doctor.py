@@ -23,6 +23,7 @@ from clusterodm.core.errors import ClusterError, ConfigError, NodeError, Provide
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
+from clusterodm.folder import in_use
 from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
@@ -75,7 +76,7 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
         yield Finding("settings", "error", str(error))
         return
     yield Finding("settings", "ok", f"{config or 'defaults and environment'}")
-    runs = _runs(settings.data_dir)
+    runs = in_use(settings.data_dir)
     yield _folder(settings, runs=runs)
     yield _disk(settings)
     for name in ("port", "secure_port", "admin_cli_port", "admin_web_port"):
@@ -95,23 +96,6 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
             yield finding
         if settings.public_address:
             yield await _public(session, settings.public_address, runs=runs)
-
-
-def _runs(folder: Path) -> bool:
-    """Whether a cluster holds the data folder."""
-    import fcntl
-
-    try:
-        file = os.open(folder / "lock", os.O_RDWR)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
 
 
 def _folder(settings: Settings, *, runs: bool) -> Finding:

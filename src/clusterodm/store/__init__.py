@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What must survive a restart, in SQL."""
 
+from clusterodm.store.copying import copy_store
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
 from clusterodm.store.replicas import Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
-__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Replica", "Store", "TaskFilter"]
+__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Replica", "Store", "TaskFilter", "copy_store"]

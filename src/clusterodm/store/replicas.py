@@ -54,8 +54,18 @@ class ReplicaVerbs(Database):
                 await self._take(connection, lease, replica.id, SILENT)
             holder = (await connection.execute(self._holder(lease))).scalar_one_or_none() or ""
             await connection.execute(delete(table).where(table.c.seen_at < now - _FORGET))
-            query = select(table).where(table.c.seen_at > now - SILENT).order_by(table.c.started_at, table.c.id)
-            return holder, [as_record(row, Replica) for row in (await connection.execute(query)).mappings()]
+            return holder, await self._replicas(connection)
+
+    async def replicas(self) -> list[Replica]:
+        """All replicas that are there, oldest first."""
+        async with self._transaction() as connection:
+            return await self._replicas(connection)
+
+    async def _replicas(self, connection: AsyncConnection) -> list[Replica]:
+        table, now = schema.replicas, self._now()
+        query = select(table).where(table.c.seen_at > now - SILENT)
+        rows = (await connection.execute(query.order_by(table.c.started_at, table.c.id))).mappings()
+        return [as_record(row, Replica) for row in rows]
 
     async def take(self, lease: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease; False when somebody else has it."""

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`clusterodm migrate-store`: from the database of a single process to one that replicas share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from clusterodm.commands.ending import run_until_done
+from clusterodm.core.errors import ConfigError
+from clusterodm.folder import locked_folder
+from clusterodm.settings import Settings, load_settings
+from clusterodm.store import Store, copy_store
+
+
+def migrate_store(
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder with clusterodm.db. Default: data. [CLUSTERODM_DATA_DIR]")
+    ] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            help="The empty PostgreSQL that takes everything; better in the environment, where a password is not seen "
+            "by others. [CLUSTERODM_DATABASE_URL]"
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with the same keys. [CLUSTERODM_CONFIG]")] = None,
+) -> None:
+    """Copy a data folder's own database into an empty PostgreSQL, for replicas. The old one stays as it is."""
+    flags: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
+    run_until_done(_migrate(load_settings(flags, config=config)))
+
+
+async def _migrate(settings: Settings) -> None:
+    url = settings.database_url.get_secret_value()
+    path = settings.data_dir / "clusterodm.db"
+    if not url:
+        raise ConfigError("CLUSTERODM_DATABASE_URL must say where to")
+    if not path.is_file():
+        raise ConfigError(f"there is no {path}")
+    with locked_folder(settings.data_dir, shared=False):
+        source = await Store.open(f"sqlite+aiosqlite:///{path}")
+        try:
+            target = await Store.open(url)
+            try:
+                counts = await copy_store(source, target)
+            finally:
+                await target.close()
+        finally:
+            await source.close()
+    for table, count in counts.items():
+        typer.echo(f"{count:>9} {table}")
+    typer.echo("Start replicas with the same CLUSTERODM_DATABASE_URL and data folder; clusterodm.db is no longer used.")
