@@ -29,7 +29,7 @@ from clusterodm.core.nodes import parse_address
 from clusterodm.folder import locked_folder
 from clusterodm.observe import logging_to
 from clusterodm.proxy import make_app
-from clusterodm.serving import open_admin_ports, open_ports, tls_context
+from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
 from clusterodm.store import Store
 
@@ -64,13 +64,19 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> AsyncIterator[Cluster]:
-    """A cluster that works while the block runs. Raises ConfigError and DataFolderError before anything is touched."""
+async def running_cluster(
+    settings: Settings, *, clock: Clock | None = None, sockets: Sockets | None = None
+) -> AsyncIterator[Cluster]:
+    """A cluster that works while the block runs, on sockets that a parent opened, if given. Raises ConfigError and
+    DataFolderError before anything is touched."""
+    sockets = sockets or Sockets()
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
         folder = stack.enter_context(locked_folder(settings.data_dir, shared=bool(shared)))
         if settings.log_file:
-            stack.enter_context(logging_to(_log_file(folder / settings.log_file, settings, shared=bool(shared))))
+            stack.enter_context(
+                logging_to(_log_file(folder / settings.log_file, settings, sockets, shared=bool(shared)))
+            )
         # many uploads may wait for the disk at once, and none may keep the others from their turn
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
         tls = tls_context(settings)
@@ -93,9 +99,9 @@ async def running_cluster(settings: Settings, *, clock: Clock | None = None) -> 
             _running({**parts.schedule.loops(), "feed": lambda: every(TICK, feed.tick, "feed")})
         )
         shell_port, admin_port = await stack.enter_async_context(
-            open_admin_ports(admin, Shell(parts.context), settings)
+            open_admin_ports(admin, Shell(parts.context), settings, sockets)
         )
-        ports = await stack.enter_async_context(open_ports(app, settings, tls))
+        ports = await stack.enter_async_context(open_ports(app, settings, tls, sockets))
         _log.info(
             "ready",
             version=__version__,
@@ -142,6 +148,7 @@ async def _running(loops: Loops) -> AsyncIterator[None]:
             work.cancel()
 
 
-def _log_file(path: Path, settings: Settings, *, shared: bool) -> Path:
+def _log_file(path: Path, settings: Settings, sockets: Sockets, *, shared: bool) -> Path:
     """One file for each process: several must not rotate the same one."""
-    return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}") if shared else path
+    worker = f"-{sockets.worker}" if settings.workers > 1 else ""
+    return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}{worker}") if shared else path

@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -30,18 +31,51 @@ _RENEW: Final = 5.0
 _log = structlog.get_logger("serving")
 
 
+@dataclass(frozen=True)
+class Sockets:
+    """Listening sockets that were opened by a parent and are shared with its other workers, by what they are for."""
+
+    opened: dict[str, socket.socket] = field(default_factory=dict)
+    #: Which of the workers this is.
+    worker: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Sockets:
+        """All sockets that the settings ask for. Raises ConfigError."""
+        stalled = settings.upload_idle_timeout
+        opened = {"plain": listen(settings.host, settings.port, stalled)}
+        if settings.secure_port:
+            opened["secure"] = listen(settings.host, settings.secure_port, stalled)
+        if settings.admin_cli_port:
+            opened["shell"] = listen(settings.admin_host, settings.admin_cli_port, _STALLED)
+        if settings.admin_web_port:
+            opened["web"] = listen(settings.admin_host, settings.admin_web_port, _STALLED)
+        return cls(opened)
+
+    def get(self, what: str, host: str, port: int, stalled: float) -> socket.socket:
+        """The shared socket, else one of our own. Raises ConfigError."""
+        return self.opened.get(what) or listen(host, port, stalled)
+
+    def close(self) -> None:
+        """Close them in this process."""
+        for each in self.opened.values():
+            each.close()
+
+
 @asynccontextmanager
-async def open_ports(app: web.Application, settings: Settings, tls: ssl.SSLContext | None) -> AsyncIterator[list[int]]:
+async def open_ports(
+    app: web.Application, settings: Settings, tls: ssl.SSLContext | None, sockets: Sockets
+) -> AsyncIterator[list[int]]:
     """Answer on all configured ports while the block runs; then let requests end within the grace time."""
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
     )
     await runner.setup()
     try:
-        plain = listen(settings.host, settings.port, settings.upload_idle_timeout)
+        plain = sockets.get("plain", settings.host, settings.port, settings.upload_idle_timeout)
         sites = [web.SockSite(runner, plain)]
         if tls is not None:
-            secure = listen(settings.host, settings.secure_port, settings.upload_idle_timeout)
+            secure = sockets.get("secure", settings.host, settings.secure_port, settings.upload_idle_timeout)
             sites.append(web.SockSite(runner, secure, ssl_context=tls))
         for site in sites:
             await site.start()
@@ -124,26 +158,28 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 @asynccontextmanager
-async def open_admin_ports(app: web.Application, shell: Shell, settings: Settings) -> AsyncIterator[tuple[int, int]]:
+async def open_admin_ports(
+    app: web.Application, shell: Shell, settings: Settings, sockets: Sockets
+) -> AsyncIterator[tuple[int, int]]:
     """The shell and the admin page while the block runs; their ports, 0 for one that is turned off."""
     async with AsyncExitStack() as stack:
-        yield await _open_shell(stack, shell, settings), await _open_web(stack, app, settings)
+        yield await _open_shell(stack, shell, settings, sockets), await _open_web(stack, app, settings, sockets)
 
 
-async def _open_shell(stack: AsyncExitStack, shell: Shell, settings: Settings) -> int:
+async def _open_shell(stack: AsyncExitStack, shell: Shell, settings: Settings, sockets: Sockets) -> int:
     if not settings.admin_cli_port:
         return 0
-    listening = listen(settings.admin_host, settings.admin_cli_port, _STALLED)
+    listening = sockets.get("shell", settings.admin_host, settings.admin_cli_port, _STALLED)
     server = await asyncio.start_server(shell.serve, sock=listening)
     stack.callback(server.close)
     return int(listening.getsockname()[1])
 
 
-async def _open_web(stack: AsyncExitStack, app: web.Application, settings: Settings) -> int:
+async def _open_web(stack: AsyncExitStack, app: web.Application, settings: Settings, sockets: Sockets) -> int:
     if not settings.admin_web_port:
         return 0
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listen(settings.admin_host, settings.admin_web_port, _STALLED)).start()
+    await web.SockSite(runner, sockets.get("web", settings.admin_host, settings.admin_web_port, _STALLED)).start()
     return int(runner.addresses[0][1])

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.nodes import parse_address
@@ -114,6 +123,13 @@ class Settings(BaseModel):
         SecretStr(""),
         description="PostgreSQL that several replicas share (postgresql+asyncpg://user:password@host/name), together "
         "with the data folder; empty: a database in the data folder, for one process.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes on this host that share its ports, for several cores; more than one needs "
+        "--database-url.",
     )
     node: Words = Field(
         default_factory=list,
@@ -223,6 +239,12 @@ class Settings(BaseModel):
         parse_quota(value)
         return value
 
+    @model_validator(mode="after")
+    def _check_workers(self) -> Settings:
+        if self.workers > 1 and not self.database_url.get_secret_value():
+            raise ValueError("--workers needs --database-url: the database in the data folder is for one process")
+        return self
+
     @field_validator("asr", mode="before")
     @classmethod
     def _no_autoscaler(cls, value: Any) -> Any:
@@ -262,8 +284,9 @@ def load_settings(
 def _lines(error: ValidationError, origin: Mapping[str, str]) -> Iterable[str]:
     """Messages without the values themselves: one of them may be a secret."""
     for problem in error.errors(include_url=False, include_input=False, include_context=False):
-        field = str(problem["loc"][0])
-        yield f"{flag_name(field)} ({origin.get(field, 'default')}): {problem['msg'].removeprefix('Value error, ')}"
+        text = problem["msg"].removeprefix("Value error, ")
+        field = str(problem["loc"][0]) if problem["loc"] else ""
+        yield f"{flag_name(field)} ({origin.get(field, 'default')}): {text}" if field else text
 
 
 def _from_file(path: Path | None) -> dict[str, Any]:

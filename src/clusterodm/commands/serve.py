@@ -18,19 +18,21 @@ from pydantic.fields import FieldInfo
 
 from clusterodm.app import running_cluster
 from clusterodm.commands.ending import run_until_done
+from clusterodm.commands.workers import run_workers
 from clusterodm.observe import configure_logging
+from clusterodm.serving import Sockets
 from clusterodm.settings import Settings, env_name, flag_name, load_settings
 
 _SHORT = {"port": "-p", "cloud_provider": "-c"}
 _log = structlog.get_logger("clusterodm")
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, sockets: Sockets | None = None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_cluster(settings):
+    async with running_cluster(settings, sockets=sockets):
         await stop.wait()
         _log.info("stopping", grace=settings.shutdown_grace)
 
@@ -38,7 +40,10 @@ async def _serve(settings: Settings) -> None:
 def _run(config: Path | None, **flags: Any) -> None:
     settings = load_settings(flags, config=config)
     configure_logging(settings.log_level, debug=settings.debug)
-    run_until_done(_serve(settings))
+    if settings.workers > 1:
+        run_workers(settings, lambda sockets: run_until_done(_serve(settings, sockets)))
+    else:
+        run_until_done(_serve(settings))
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
