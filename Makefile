@@ -35,6 +35,7 @@ test: $(VENV)/.dev
 	tools/setup-browser
 	tools/setup-tools
 	tools/setup-clouds
+	tools/setup-services
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 faults: $(VENV)/.dev

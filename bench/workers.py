@@ -18,9 +18,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
+from tests.postgres import Server, running_postgres
+
 from bench.__main__ import free_ports
 from bench.rig import Measured, answers, call, cluster, code, init, python, small_upload, started, until
-from tests.postgres import Server, running_postgres
 
 ROUNDS = 3
 SECONDS = 4
@@ -47,7 +48,9 @@ def reads(port: int, measured: Measured, uuid: str) -> tuple[float, float]:
     """(requests a second, CPU microseconds a request) of /task/id/info with 32 connections."""
     before = measured.cpu()
     url = f"http://127.0.0.1:{port}/task/{uuid}/info"
-    out = subprocess.run(["wrk", "-t1", "-c32", f"-d{SECONDS}s", url], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        ["wrk", "-t1", "-c32", f"-d{SECONDS}s", url], capture_output=True, text=True, check=True
+    ).stdout
     found = re.search(r"(\d+) requests in", out)
     assert found is not None
     count = int(found[1])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clusterodm import schedule
-from clusterodm.cluster import lifecycle, reaper
+from clusterodm.cluster import blocked, lifecycle, reaper
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.tasks import Phase
 from clusterodm.testing.world import LOSE, REFUSE
@@ -261,15 +261,15 @@ async def test_files_that_take_too_long_to_send_cost_the_machine_not_the_task(cl
 async def test_a_rung_that_failed_is_tried_again_soon_at_first_and_then_less_often(
     cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "FIRST_BLOCK", 0.1)
+    monkeypatch.setattr(blocked, "FIRST_BLOCK", 0.1)
     assert cloud.world is not None
     cloud.world.quota = 0
     api = await start(cluster, cloud)
     uuid = await api.create(2)
-    await eventually(lambda: len(cluster.cluster.context.lifecycle.blocked) == 2)
+    await eventually(lambda: len(cluster.cluster.context.lifecycle.blocked.until) == 2)
     posts = cloud.world.calls["POST"]
     await eventually(lambda: cloud.world and cloud.world.calls["POST"] > posts + 2)
-    assert max(cluster.cluster.context.lifecycle._blocked_for.values()) >= 0.2
+    assert max(cluster.cluster.context.lifecycle.blocked._seconds.values()) >= 0.2
     cloud.world.quota = -1
     await api.ends(uuid)
 

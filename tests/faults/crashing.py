@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clusterodm import schedule
-from clusterodm.cluster import lifecycle
+from clusterodm.cluster import blocked, lifecycle
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.providers import Guarded
 from clusterodm.providers.rest import Rest
@@ -131,7 +131,8 @@ def set_clock(file: Path) -> None:
 if __name__ == "__main__":
     schedule._SCALE = 0.05
     lifecycle._SETTLE = 0.5  # type: ignore[misc]
-    lifecycle.FIRST_BLOCK = lifecycle.STOCK_OUT = 1.0  # type: ignore[misc]
+    blocked.FIRST_BLOCK = 1.0  # type: ignore[misc]
+    lifecycle.STOCK_OUT = 1.0  # type: ignore[attr-defined]
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from clusterodm.providers import user_data
-from clusterodm.providers.config import Common, read_entry
+from clusterodm.providers.cloudinit import user_data
+from clusterodm.providers.config import Cloud, read_entry
 
 RUN = Path(__file__).parent / "run-cloud-init"
 EVIL = "a b';\"$(touch /out/pwned)`touch /out/pwned`\\\n- {x: y}\n#"
@@ -22,8 +22,8 @@ needs_cloud_init = pytest.mark.skipif(
 )
 
 
-def config(**keys: Any) -> Common:
-    return read_entry(Common, {"provider": "x", "imageSizeMapping": [{"maxImages": 1, "slug": "s"}], **keys})
+def config(**keys: Any) -> Cloud:
+    return read_entry(Cloud, {"provider": "x", "imageSizeMapping": [{"maxImages": 1, "slug": "s"}], **keys})
 
 
 async def boot(document: str, folder: Path) -> list[list[str]]:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from clusterodm.core.errors import OutOfCapacity, Rejected, Unreachable
 from clusterodm.core.scaling import Rung
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, user_data
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
 from tests.support import eventually
@@ -30,8 +30,8 @@ async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[Guarded]:
 
 
 def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", rung: Rung | None = None) -> Spec:
-    document = user_data(provider.config, token="hush-node", max_images=10, slots=1)
-    return Spec(name=name, cluster=cluster, rung=rung or provider.ladder[0], user_data=document)
+    rung = rung or provider.ladder[0]
+    return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))
 
 
 async def gone(provider: Guarded, machine: ProviderMachine) -> bool:
@@ -85,7 +85,7 @@ async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: 
 async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: Guarded) -> None:
     await provider.create(spec(provider))
     if cloud.world is not None:
-        assert cloud.world.created[0].user_data == spec(provider).user_data
+        assert cloud.world.created[0].user_data == spec(provider).document
 
 
 async def test_what_is_not_there_is_none_and_can_be_deleted(provider: Guarded) -> None:
@@ -254,4 +254,4 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
 
 def test_no_secret_shows_in_what_is_printed() -> None:
     rung = Rung(provider="x", size="s", location="l", max_images=1)
-    assert "hush" not in repr(Spec(name="n", cluster="c", rung=rung, user_data=json.dumps({"token": "hush-node"})))
+    assert "hush" not in repr(Spec(name="n", cluster="c", rung=rung, document=json.dumps({"token": "hush-node"})))

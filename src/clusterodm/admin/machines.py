@@ -11,7 +11,6 @@ from clusterodm.cluster.context import Context
 from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.scaling import Wish
-from clusterodm.providers import user_data
 
 #: Machines that are gone and still listed.
 _GONE = 100
@@ -73,15 +72,7 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
     if "-" in decided.holds:
         raise BadRequest(f"none would be created: {decided.holds['-']}")
     order = next(order for order in decided.orders if order.task == "-")
-    config = cluster.autoscaler.fleet.providers[order.rung.provider].config
-    document = user_data(
-        config,
-        token="***",  # noqa: S106 - masked
-        max_images=order.rung.max_images,
-        slots=config.tasks_per_machine,
-    )
-    if config.docker_registry is not None:
-        document = document.replace(config.docker_registry.password, "***")
+    provider = cluster.autoscaler.fleet.providers[order.rung.provider]
     return MachinePlan(
         provider=order.rung.provider,
         size=order.rung.size,
@@ -90,7 +81,7 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
         max_images=order.rung.max_images,
         price=order.rung.price,
         why=order.why,
-        user_data=document,
+        document=provider.shown("NAME", order.rung),
     )
 
 

@@ -212,7 +212,7 @@ async def asr_viewcmd(cluster: Context, words: list[str]) -> list[str]:
     if len(words) != 1:
         raise Invalid("ASR VIEWCMD <images>")
     plan = machines.plan_for(cluster, _number(words[0], "the count of images"))
-    return [plan.why, *plan.user_data.splitlines()]
+    return [plan.why, *plan.document.splitlines()]
 
 
 async def machine_list(cluster: Context, words: list[str]) -> list[str]:

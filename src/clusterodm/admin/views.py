@@ -99,7 +99,7 @@ class MachinePlan(View):
     price: float
     why: str
     #: What it would be told to do; secrets are masked.
-    user_data: str
+    document: str
 
 
 class CostView(View):

@@ -115,7 +115,9 @@ class Autoscaler:
     def decide(self, wishes: list[Wish]) -> Decided:
         """What would be done for these tasks now."""
         steady, wall = self._clock.steady(), self._clock()
-        blocked = {rung: wall + until - steady for rung, until in self._lifecycle.blocked.items() if until > steady}
+        blocked = {
+            rung: wall + until - steady for rung, until in self._lifecycle.blocked.until.items() if until > steady
+        }
         budget = Budget(
             hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
         )
@@ -168,8 +170,14 @@ class Autoscaler:
         for uuid, machine_id in decided.matched.items():
             machine = self._machines.get(machine_id)
             if machine is not None and machine.state in COMING:
-                remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({machine.size} in {machine.location})"
+                remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({self._where(machine)})"
         self._remarks = remarks
+
+    def _where(self, machine: Machine) -> str:
+        place = f"{machine.size} in {machine.location}" if machine.location else machine.size
+        if (why := self._lifecycle.waiting.get(machine.id)) is not None:
+            return f"{place}, which waits at {machine.provider}{f': {why}' if why else ''}"
+        return place
 
     async def _order(self, order: Order) -> None:
         rung = order.rung
@@ -228,7 +236,7 @@ class Autoscaler:
         if self._spent[0] != month:
             self._spent = (month, await self._store.spent(month))
         for machine in self._machines.alive():
-            if machine.state is not State.ORDERED:
+            if machine.state is not State.ORDERED and machine.id not in self._lifecycle.waiting:
                 self._charge(machine, month, seconds)
         if now - self._kept_at >= _KEEP_COSTS:
             self._kept_at = now

@@ -16,8 +16,9 @@ import structlog
 
 from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.blocked import REFUSED, STOCK_OUT, Blocked
 from clusterodm.cluster.machines import Machines
-from clusterodm.cluster.registry import Registry
+from clusterodm.cluster.registry import Node, Registry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, StaleMachine, StaleTask, Unreachable
 from clusterodm.core.machines import ALIVE, Machine, State
@@ -25,15 +26,10 @@ from clusterodm.core.nodes import LARGEST, Origin, make_address
 from clusterodm.core.retry import Failure
 from clusterodm.core.scaling import Rung
 from clusterodm.core.tasks import Phase
-from clusterodm.providers import Fleet, Guarded, ProviderMachine, Spec, Status, user_data
+from clusterodm.providers import Fleet, Guarded, ProviderMachine, Spec, Status
 
 _log = structlog.get_logger("machines")
 
-#: Seconds for which a rung is passed over after it failed: the first time, and at most, twice as long each time; and at
-#: most after it refused what is configured.
-FIRST_BLOCK: Final = 30.0
-STOCK_OUT: Final = 600.0
-REFUSED: Final = 1800.0
 #: Seconds after the creation in which a provider may not know its own machine yet.
 _SETTLE: Final = 60.0
 #: Looks in a row at which a provider must say that a machine is not there before we believe it.
@@ -64,9 +60,9 @@ class Lifecycle:
         self._cluster = cluster
         self._interval = interval
         self._clock = clock
-        #: Rungs that are not to be tried before a time (by a clock that nobody sets).
-        self.blocked: dict[Rung, float] = {}
-        self._blocked_for: dict[Rung, float] = {}
+        self.blocked = Blocked(clock)
+        #: Machines that wait for room at their provider, and why, in its words.
+        self.waiting: dict[str, str] = {}
         #: What each provider listed last, and when.
         self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
         self._listing: dict[str, asyncio.Lock] = {}
@@ -102,6 +98,7 @@ class Lifecycle:
             self._missing.pop(machine.id, None)
             self._silent_since.pop(machine.id, None)
             self._online.pop(machine.id, None)
+            self.waiting.pop(machine.id, None)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():
@@ -135,21 +132,21 @@ class Lifecycle:
 
     async def _create(self, machine: Machine, provider: Guarded) -> float | None:
         rung = _rung(machine)
-        document = user_data(provider.config, token=machine.token, max_images=machine.max_images, slots=machine.slots)
-        spec = Spec(name=machine.id, cluster=self._cluster, rung=rung, user_data=document)
+        document = provider.document(machine.id, rung, token=machine.token)
+        spec = Spec(name=machine.id, cluster=self._cluster, rung=rung, document=document)
         try:
             made = await provider.create(spec)
         except OutOfCapacity as error:
-            self._block(rung, STOCK_OUT)
+            self.blocked.block(rung, STOCK_OUT)
             await self._machines.advance(machine, State.GONE, f"not created: no room ({error})")
         except Rejected as error:
-            self._block(rung, REFUSED)
+            self.blocked.block(rung, REFUSED)
             await self._machines.advance(machine, State.DELETING, f"refused: {error}")
         except Unreachable as error:
             tries = self._tries[machine.id] = self._tries.get(machine.id, 0) + 1
             if tries <= provider.config.create_retries + 1:
                 raise
-            self._block(rung, STOCK_OUT)
+            self.blocked.block(rung, STOCK_OUT)
             await self._machines.advance(machine, State.DELETING, f"it is not known whether it was created: {error}")
         else:
             await self._machines.advance(
@@ -162,50 +159,85 @@ class Lifecycle:
             )
         return None
 
-    def _block(self, rung: Rung, longest: float) -> None:
-        """Pass a rung over for a while, twice as long as the last time unless it worked in between."""
-        seconds = self._blocked_for[rung] = min(longest, 2 * self._blocked_for.get(rung, FIRST_BLOCK / 2))
-        self.blocked[rung] = self._clock.steady() + seconds
-
     # BOOTING
 
     async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
         age = self._clock.age(machine.booting_at)
         found = await self._look(machine, provider)
+        if found is not None and machine.id in self.waiting and found.status is not Status.WAITING:
+            age = 0.0
         if found is None or found.status is Status.ENDING:
             if found is None and age < _SETTLE:
                 return self._interval
-            self._block(_rung(machine), STOCK_OUT)
+            self.blocked.block(_rung(machine), STOCK_OUT)
             await self.delete(machine, "it vanished while it booted")
             return None
-        if found.address and not machine.node_id:
-            machine = await self._introduce(machine, found, provider)
+        if found.status is Status.WAITING:
+            return await self._wait(machine, found, provider)
+        machine = await self._begun(machine)
+        reported = self._reported(machine)
+        if (found.address or reported is not None) and not machine.node_id:
+            machine = await self._introduce(machine, found, provider, reported)
         node = self._machines.node(machine)
         if node is not None and node.online:
             now = self._clock()
-            self._blocked_for.pop(_rung(machine), None)
+            self.blocked.worked(_rung(machine))
             why = f"its node answers after {span(age)}"
             await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
             return None
         if age > provider.config.boot_timeout:
-            self._block(_rung(machine), STOCK_OUT)
+            self.blocked.block(_rung(machine), STOCK_OUT)
             await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
             return None
         return self._interval
 
-    async def _introduce(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> Machine:
+    async def _wait(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> float | None:
+        """It waits for room at its provider, which may take longer than to boot, or for ever."""
+        if machine.id not in self.waiting or self.waiting[machine.id] != found.reason:
+            self.waiting[machine.id] = found.reason
+            _log.info("waits at its provider", machine=machine.id, why=found.reason)
+        limit = provider.config.pending_timeout
+        if found.never or self._clock.age(machine.booting_at) > limit:
+            self.blocked.block(_rung(machine), REFUSED if found.never else STOCK_OUT)
+            much = "would wait for ever" if found.never else f"waited for {span(limit)}"
+            await self.delete(machine, f"it {much} at its provider: {found.reason or 'no reason is known'}")
+            return None
+        return self._interval
+
+    async def _begun(self, machine: Machine) -> Machine:
+        """One that waited begins to boot only now."""
+        if self.waiting.pop(machine.id, None) is None:
+            return machine
+        return await self._machines.change(machine, booting_at=self._clock())
+
+    def _reported(self, machine: Machine) -> Node | None:
+        """The node that registered itself as that of the machine, and knows the token that only that one was told."""
+        for node in self._registry.nodes():
+            if node.record.labels.get("machine") == machine.id and node.address.token == machine.token:
+                return node
+        return None
+
+    async def _introduce(
+        self, machine: Machine, found: ProviderMachine, provider: Guarded, reported: Node | None
+    ) -> Machine:
         most = max(rung.max_images for each in self._fleet.providers.values() for rung in each.ladder)
         largest = {LARGEST: "true"} if machine.max_images >= most else {}
-        address = make_address(found.address, provider.config.node_port, machine.token)
+        address = (
+            reported.address
+            if reported is not None
+            else make_address(found.address, found.port or provider.node_port, machine.token)
+        )
         node = await self._registry.add(
             address,
             origin=Origin.AUTOSCALER,
             slots=machine.slots,
             labels={"machine": machine.id, "provider": machine.provider, **largest},
+            ends_at=found.ends_at,
+            drain_before=provider.config.drain_before if found.ends_at else 0.0,
         )
         await self._registry.change(node, locked=False, draining=False)  # an address may have been another machine's
         return await self._machines.change(
-            machine, node_id=node.record.id, address=found.address, volumes=found.volumes or machine.volumes
+            machine, node_id=node.record.id, address=address.host, volumes=found.volumes or machine.volumes
         )
 
     # READY and LEAVING
@@ -214,6 +246,8 @@ class Lifecycle:
         if await self._lost(machine, provider) or await self._overdue(machine, provider):
             return None
         node = self._machines.node(machine)
+        if node is not None and await self._ending(machine, node):
+            return None
         if node is None or node.online or self._machines.busy(machine):
             self._silent_since.pop(machine.id, None)
         else:
@@ -271,6 +305,16 @@ class Lifecycle:
                 await self._free(changed, failure, f"{span(limit)}")
                 return True
         return False
+
+    async def _ending(self, machine: Machine, node: Node) -> bool:
+        """Whether the time that its provider gave it is over: what runs there is lost anyhow, and goes elsewhere."""
+        ends_at = node.record.ends_at
+        if not ends_at or self._clock() < ends_at - 2 * self._interval:
+            return False
+        why = "the time that its provider gave it is over"
+        changed = await self._machines.advance(machine, State.DELETING, why)
+        await self._free(changed, Failure.RUNTIME, why)
+        return True
 
     async def _look(self, machine: Machine, provider: Guarded) -> ProviderMachine | None:
         """The machine as its provider has it: from a list of all, which is as good for all of them, and asked for by

@@ -8,6 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from clusterodm.commands.ending import run_until_done
@@ -30,6 +31,10 @@ def devnode(
     slow: Annotated[float, typer.Option(min=0, help="Seconds that every answer is late.")] = 0.0,
     forget: Annotated[float, typer.Option(min=0.0, max=1.0, help="Chance that a running task is forgotten.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the chances, to repeat a run.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="JSON file as NodeODM takes it: port, token, maxImages, parallelQueueProcessing."),
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for its files; a temporary one by default.")] = None,
 ) -> None:
     """Run a development node. It does no photogrammetry: results show only what the photos' EXIF says."""
@@ -48,7 +53,27 @@ def devnode(
         forget=forget,
         seed=seed,
     )
+    if config is not None:
+        said = _read(config)
+        knobs.token, knobs.max_images, knobs.slots = said.token, said.max_images, said.slots
+        port = said.port
     run_until_done(_devnode(knobs, host, port, data_dir))
+
+
+class _NodeConfig(msgspec.Struct, rename="camel"):
+    """What there is of NodeODM's configuration here."""
+
+    port: int = 3000
+    token: str = ""
+    max_images: int | None = None
+    slots: int = msgspec.field(default=1, name="parallelQueueProcessing")
+
+
+def _read(path: Path) -> _NodeConfig:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_NodeConfig)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"{path} cannot be used: {error}") from None
 
 
 async def _devnode(knobs: Knobs, host: str, port: int, folder: Path | None) -> None:

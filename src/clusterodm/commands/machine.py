@@ -80,7 +80,7 @@ async def _plan(images: int, url: str, password: str, json: bool) -> None:
         print_json(found)
         return
     screen.print(f"{found.why}", highlight=False, markup=False)
-    screen.print(found.user_data, highlight=False, markup=False)
+    screen.print(found.document, highlight=False, markup=False)
 
 
 @machine.command()

@@ -35,7 +35,8 @@ class Rung(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         market = ", spot" if self.spot else ""
-        return f"{self.size} in {self.location} ({self.provider}{market})"
+        place = f" in {self.location}" if self.location else ""
+        return f"{self.size}{place} ({self.provider}{market})"
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
-from clusterodm.providers.config import Common, Size, read_entry, words
+from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Cloud, Size, read_entry, words
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ _BUSY: Final = frozenset(
 _STORAGE: Final = 60
 
 
-class AwsConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class AwsConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     access_key: str
@@ -79,7 +79,7 @@ class AwsConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknow
     iamrole: str = ""
 
 
-class Aws(Provider):
+class Aws(CloudProvider):
     """Instances."""
 
     config: AwsConfig
@@ -179,7 +179,7 @@ class Aws(Provider):
             "InstanceType": spec.rung.size,
             "MinCount": 1,
             "MaxCount": 1,
-            "UserData": spec.user_data,
+            "UserData": spec.document,
             "ClientToken": spec.name,
             "NetworkInterfaces": [network],
             "BlockDeviceMappings": [

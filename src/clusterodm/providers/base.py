@@ -10,7 +10,8 @@ from enum import StrEnum
 import msgspec
 
 from clusterodm.core.scaling import Rung
-from clusterodm.providers.config import Common, Size
+from clusterodm.providers.cloudinit import user_data
+from clusterodm.providers.config import Cloud, Common, Size
 
 #: Key of the tag or label that all our machines have; its value is the cluster's id.
 TAG = "clusterodm"
@@ -19,6 +20,8 @@ TAG = "clusterodm"
 class Status(StrEnum):
     """What a provider says of a machine."""
 
+    #: It waits for room there.
+    WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     STOPPED = "stopped"
@@ -34,7 +37,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     #: Value of the tag.
     cluster: str
     rung: Rung
-    user_data: str
+    #: What the machine is started with, as its provider's `document` made it.
+    document: str
 
     def __repr__(self) -> str:
         return f"Spec({self.name}, {self.rung})"
@@ -49,6 +53,13 @@ class ProviderMachine(msgspec.Struct, frozen=True, kw_only=True):
     location: str
     #: Where we reach it; empty while it has none.
     address: str = ""
+    #: Of its node, where each machine has another one; 0: the configured one.
+    port: int = 0
+    #: When its provider will end it, in seconds since the epoch; 0: it will not.
+    ends_at: float = 0.0
+    #: Why it waits, in the provider's words; `never`: it would wait for ever.
+    reason: str = ""
+    never: bool = False
     #: Disks that outlive it unless they are deleted.
     volumes: list[str] = []
 
@@ -87,6 +98,17 @@ class Provider:
         """What an hour costs, as configured."""
         return size.price
 
+    #: Port of the node on each machine, where that is the same for all.
+    node_port: int = 3000
+
+    def document(self, name: str, rung: Rung, *, token: str) -> str:
+        """What a machine is to be started with, with the token that its node wants to see of us."""
+        raise NotImplementedError
+
+    def secrets(self) -> list[str]:
+        """Values that may occur in documents and must not be shown."""
+        return [self.config.s3.secret_key] if self.config.s3 is not None and self.config.s3.secret_key else []
+
     async def check(self) -> None:
         """Ask for something small, so that a wrong key or name is known at the start."""
         raise NotImplementedError
@@ -109,3 +131,23 @@ class Provider:
 
     async def close(self) -> None:
         """Let go of connections."""
+
+
+class CloudProvider(Provider):
+    """A provider whose machines are told by cloud-init what to do."""
+
+    config: Cloud
+
+    def __init__(self, config: Cloud) -> None:
+        super().__init__(config)
+        self.node_port = config.node_port
+
+    def document(self, name: str, rung: Rung, *, token: str) -> str:
+        """User-data."""
+        slots = self.config.tasks_per_machine
+        return user_data(self.config, token=token, max_images=rung.max_images, slots=slots)
+
+    def secrets(self) -> list[str]:
+        """The password of the registry, beside what all have."""
+        registry = self.config.docker_registry
+        return [*super().secrets(), *([registry.password] if registry is not None else [])]

@@ -12,7 +12,8 @@ import json
 import shlex
 from typing import Any, Final
 
-from clusterodm.providers.config import S3, Common
+from clusterodm.providers.config import Cloud
+from clusterodm.providers.node import node_config
 
 _FOLDER: Final = "/etc/clusterodm"
 #: Where the node's configuration is inside its container.
@@ -20,16 +21,9 @@ _INSIDE: Final = "/etc/nodeodm.json"
 _METADATA: Final = "169.254.169.254"
 
 
-def user_data(config: Common, *, token: str, max_images: int, slots: int) -> str:
+def user_data(config: Cloud, *, token: str, max_images: int, slots: int) -> str:
     """The document for one machine, with the token that its node wants to see."""
-    node: dict[str, Any] = {
-        "port": 3000,
-        "token": token,
-        "maxImages": max_images,
-        "parallelQueueProcessing": slots,
-    }
-    if config.s3 is not None:
-        node |= _bucket(config.s3)
+    node = node_config(config, port=3000, token=token, max_images=max_images, slots=slots)
     files = [
         _file("node.json", json.dumps(node)),
         _file("boot.sh", _script(config), mode="0700"),
@@ -42,25 +36,11 @@ def user_data(config: Common, *, token: str, max_images: int, slots: int) -> str
     return "#cloud-config\n" + json.dumps(document, indent=1) + "\n"
 
 
-def _bucket(s3: S3) -> dict[str, Any]:
-    """Where the node puts its results by itself."""
-    acl = {"s3ACL": s3.acl} if s3.acl not in ("", "none") else {}
-    return {
-        "s3Endpoint": s3.endpoint,
-        "s3Bucket": s3.bucket,
-        "s3AccessKey": s3.access_key,
-        "s3SecretKey": s3.secret_key,
-        "s3ForcePathStyle": True,
-        "s3IgnoreSSL": s3.ignore_ssl,
-        **acl,
-    }
-
-
 def _file(name: str, content: str, *, mode: str = "0600") -> dict[str, Any]:
     return {"path": f"{_FOLDER}/{name}", "permissions": mode, "owner": "root:root", "content": content}
 
 
-def _script(config: Common) -> str:
+def _script(config: Cloud) -> str:
     lines = [
         "#!/bin/sh",
         "set -eu",
@@ -90,7 +70,7 @@ def _script(config: Common) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _run(config: Common) -> list[str]:
+def _run(config: Cloud) -> list[str]:
     gpus = ["--gpus", "all"] if config.docker_gpu else []
     data = ["--volume", f"{config.data_dir_mount_path}:/var/www/data"] if config.data_dir_mount_path else []
     return [

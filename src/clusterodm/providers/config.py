@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -77,35 +78,27 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     provider: str
     #: Ours: how this entry is called in lists; needed when a provider occurs twice.
     name: str = ""
-    image_size_mapping: Annotated[list[Size], msgspec.Meta(min_length=1)]
+    image_size_mapping: Annotated[Sequence[Size], msgspec.Meta(min_length=1)]
     min_images: Annotated[int, msgspec.Meta(ge=0)] = 0
     machines_limit: Annotated[int, msgspec.Meta(ge=-1)] = -1
     create_retries: Annotated[int, msgspec.Meta(ge=0)] = 1
     max_runtime: Annotated[int, msgspec.Meta(ge=-1)] = -1
     max_upload_time: Annotated[int, msgspec.Meta(ge=-1)] = -1
-    #: Times the memory.
-    add_swap: _Positive = 0.0
-    docker_image: _Text = "opendronemap/nodeodm"
-    docker_gpu: bool = False
-    docker_registry: Registry | None = None
-    node_setup_cmd: str = ""
-    engine_install_url: str = "https://get.docker.com"
-    data_dir_mount_path: str = ""
-    ssh_key: SshKey | None = None
     s3: S3 | None = None
-    #: Ours, all that follows. Where the provider's API is.
-    api_url: str = ""
+    #: Ours, all that follows.
     idle_timeout: _Positive = 300.0
     paid_hours: bool = False
     tasks_per_machine: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     boot_timeout: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+    #: Seconds that a machine may wait at its provider for room.
+    pending_timeout: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
+    #: Seconds before the known end of a machine from which it gets nothing new.
+    drain_before: _Positive = 600.0
     min_ready: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
     #: Order a machine while files still come in, once they are more than free nodes take.
     prewarm: bool = False
     #: When that many are to be ready, as in "Mon-Fri 07:00-18:00" (local time); none: always.
     ready_windows: list[str] = []
-    #: Port of the node on the machine.
-    node_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
 
     @property
     def label(self) -> str:
@@ -120,6 +113,24 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
     def size(self, slug: str) -> Size:
         """A configured size; the smallest when it is no longer configured."""
         return next((size for size in self.image_size_mapping if size.slug == slug), self.image_size_mapping[0])
+
+
+class Cloud(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Keys of providers whose machines boot an image and install what a node needs."""
+
+    #: Times the memory.
+    add_swap: _Positive = 0.0
+    docker_image: _Text = "opendronemap/nodeodm"
+    docker_gpu: bool = False
+    docker_registry: Registry | None = None
+    node_setup_cmd: str = ""
+    engine_install_url: str = "https://get.docker.com"
+    data_dir_mount_path: str = ""
+    ssh_key: SshKey | None = None
+    #: Ours: where the provider's API is.
+    api_url: str = ""
+    #: Port of the node on the machine.
+    node_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +195,6 @@ def _flat(value: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def words(value: str | list[str]) -> list[str]:
+def words(value: str | Sequence[str]) -> list[str]:
     """A string or a list of strings, as the original takes regions."""
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str) else list(value)

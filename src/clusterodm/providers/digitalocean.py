@@ -10,8 +10,8 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
-from clusterodm.providers.config import Common, read_entry, words
+from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.digitalocean.com"
@@ -25,7 +25,7 @@ _STATUS: Final = {
 _NO_ROOM: Final = ("limit", "not available", "unavailable", "capacity", "no available")
 
 
-class DigitalOceanConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class DigitalOceanConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     access_token: str
@@ -37,7 +37,7 @@ class DigitalOceanConfig(Common, frozen=True, kw_only=True, rename="camel", forb
     monitoring: bool = False
 
 
-class DigitalOcean(Provider):
+class DigitalOcean(CloudProvider):
     """Droplets."""
 
     config: DigitalOceanConfig
@@ -68,7 +68,7 @@ class DigitalOcean(Provider):
             "region": spec.rung.location,
             "size": spec.rung.size,
             "image": await self._image(spec.rung.location),
-            "user_data": spec.user_data,
+            "user_data": spec.document,
             "tags": [_tag(spec.cluster), *config.tags],
             "monitoring": config.monitoring,
             "ssh_keys": [config.ssh_key.fingerprint] if config.ssh_key else [],

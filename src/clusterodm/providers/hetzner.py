@@ -10,8 +10,8 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
-from clusterodm.providers.config import Common, read_entry, words
+from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.hetzner.cloud/v1"
@@ -27,7 +27,7 @@ _NO_ROOM: Final = ("resource_unavailable", "resource_limit_exceeded", "placement
 _BUSY: Final = ("conflict", "locked", "timeout", "unavailable", "maintenance")
 
 
-class HetznerConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class HetznerConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     api_token: str
@@ -37,7 +37,7 @@ class HetznerConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_un
     snapshot: bool = False
 
 
-class Hetzner(Provider):
+class Hetzner(CloudProvider):
     """Servers."""
 
     config: HetznerConfig
@@ -64,7 +64,7 @@ class Hetzner(Provider):
             "server_type": spec.rung.size,
             "image": await self._image(),
             "location": spec.rung.location,
-            "user_data": spec.user_data,
+            "user_data": spec.document,
             "labels": {TAG: spec.cluster},
             "start_after_create": True,
         }

@@ -15,8 +15,8 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
-from clusterodm.providers.config import Common, read_entry, words
+from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.scaleway.com"
@@ -35,7 +35,7 @@ _NO_ROOM: Final = ("out_of_stock", "quotas_exceeded", "resource_exhausted")
 _BUSY: Final = ("transient_state", "precondition_failed", "resource_not_ready", "conflict")
 
 
-class ScalewayConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ScalewayConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     secret_token: str
@@ -45,7 +45,7 @@ class ScalewayConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_u
     image: str
 
 
-class Scaleway(Provider):
+class Scaleway(CloudProvider):
     """Instances."""
 
     config: ScalewayConfig
@@ -85,7 +85,7 @@ class Scaleway(Provider):
         if server["state"] == "stopped":
             where = f"{_servers(zone)}/{server['id']}"
             plain = {"Content-Type": "text/plain"}
-            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.user_data.encode(), headers=plain)
+            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.document.encode(), headers=plain)
             await self._rest.call("POST", f"{where}/action", json={"action": "poweron"})
         return _machine(server, zone)
 

@@ -1,0 +1,29 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a node on a new machine is told: NodeODM's `--config` file, so that no secret is in its arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from clusterodm.providers.config import S3, Common
+
+
+def node_config(config: Common, *, port: int | str, token: str, max_images: int, slots: int) -> dict[str, Any]:
+    """The keys of the file. The token is what the node wants to see of us."""
+    node = {"port": port, "token": token, "maxImages": max_images, "parallelQueueProcessing": slots}
+    return node | (_bucket(config.s3) if config.s3 is not None else {})
+
+
+def _bucket(s3: S3) -> dict[str, Any]:
+    """Where the node puts its results by itself."""
+    acl = {"s3ACL": s3.acl} if s3.acl not in ("", "none") else {}
+    return {
+        "s3Endpoint": s3.endpoint,
+        "s3Bucket": s3.bucket,
+        "s3AccessKey": s3.access_key,
+        "s3SecretKey": s3.secret_key,
+        "s3ForcePathStyle": True,
+        "s3IgnoreSSL": s3.ignore_ssl,
+        **acl,
+    }

@@ -1,0 +1,277 @@
+"""The provider slurm against a real Slurm whose jobs really run development nodes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterodm import schedule
+from clusterodm.cluster import blocked
+from clusterodm.core.errors import ConfigError, Rejected, Unreachable
+from clusterodm.core.machines import State
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
+from clusterodm.providers.batch import batch_script
+from clusterodm.providers.slurm import Slurm
+from tests.providers.support import provider_of
+from tests.slurm import ask, missing, running_slurm
+from tests.support import Rig, eventually
+
+SIZES = [
+    {"maxImages": 10, "slug": "small", "cpus": 1, "memory": "100M", "time": "00:30:00"},
+    {"maxImages": 100, "slug": "large", "cpus": 4, "memory": "2G", "time": "01:00:00"},
+]
+NODE = [sys.executable, "-m", "clusterodm", "devnode", "--seconds", "0.5", "--host", "0.0.0.0", "--config", "{config}"]
+
+
+@pytest.fixture(scope="module")
+def conf() -> Iterator[Path]:
+    if why := missing():
+        pytest.skip(why)
+    with running_slurm() as path:
+        yield path
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_SCALE", 0.05)
+    monkeypatch.setattr(blocked, "FIRST_BLOCK", 0.5)
+    monkeypatch.setattr(guarded, "_DELAY", 0.05)
+
+
+def entry(conf: Path, folder: Path, **changes: Any) -> dict[str, Any]:
+    (folder / "addresses").mkdir(exist_ok=True)
+    return {
+        "provider": "slurm",
+        "partition": "odm",
+        "imageSizeMapping": SIZES,
+        "runtime": "command",
+        "command": NODE,
+        "hostCommand": "echo 127.0.0.1",
+        "workFolder": str(folder),
+        "addressFolder": str(folder / "addresses"),
+        "slurmConf": str(conf),
+        "idleTimeout": 0.5,
+    } | changes
+
+
+@pytest.fixture
+async def provider(conf: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
+    async with provider_of(tmp_path, entry(conf, tmp_path)) as made:
+        yield made
+        for machine in await made.list_machines("c1"):
+            await made.delete(machine)
+
+
+def spec(provider: Guarded, name: str = "clusterodm-c1-m1", size: int = 0) -> Spec:
+    rung = provider.ladder[size]
+    return Spec(name=name, cluster="c1", rung=rung, document=provider.document(name, rung, token="hush-node"))
+
+
+async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider: Guarded) -> None:
+    await provider.check()
+    made = await provider.create(spec(provider))
+    assert (await provider.create(spec(provider))).id == made.id
+
+    async def runs() -> ProviderMachine | None:
+        found = await provider.get(made.id, "odm")
+        return found if found is not None and found.address else None
+
+    found = await eventually(runs)
+    assert (found.status, found.address, found.location) == (Status.RUNNING, "127.0.0.1", "odm")
+    assert 20000 <= found.port < 32000
+    assert found.ends_at > 1_700_000_000
+    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+    assert await provider.list_machines("c2") == []
+    await provider.delete(found)
+
+    async def gone() -> bool:
+        return (
+            await provider.get(made.id, "odm") is None
+            or ask(conf, "squeue", "-h", "-t", "all", "-n", "clusterodm-c1-m1", "-o", "%T").strip() == "CANCELLED"
+        )
+
+    await eventually(gone)
+    await provider.delete(found)
+    assert await provider.list_machines("c1") == []
+
+
+async def test_what_time_does_not_change_is_told(conf: Path, tmp_path: Path) -> None:
+    async with provider_of(tmp_path, entry(conf, tmp_path, partition="short")) as provider:
+        made = await provider.create(spec(provider))
+
+        async def waits() -> ProviderMachine | None:
+            found = await provider.get(made.id, "short")
+            return found if found is not None and found.reason not in ("", "None", "Priority") else None
+
+        found = await eventually(waits)
+        assert (found.status, found.reason, found.never) == (Status.WAITING, "PartitionConfig", True)
+        await provider.delete(found)
+
+
+async def test_what_is_refused_and_who_does_not_answer(conf: Path, tmp_path: Path) -> None:
+    async with provider_of(tmp_path, entry(conf, tmp_path, partition="nowhere")) as provider:
+        with pytest.raises(Rejected, match="no partition nowhere"):
+            await provider.check()
+        with pytest.raises(Rejected, match="nvalid partition"):
+            await provider.create(spec(provider, "clusterodm-c1-m2"))
+    away = tmp_path / "away.conf"
+    away.write_text(
+        "\n".join(
+            "SlurmctldPort=1\nMessageTimeout=2" if line.startswith("SlurmctldPort") else line
+            for line in conf.read_text().splitlines()
+        )
+    )
+    async with provider_of(tmp_path, entry(conf, tmp_path, slurmConf=str(away))) as provider:
+        with pytest.raises(Unreachable):
+            await provider.create(spec(provider))
+    async with provider_of(tmp_path, entry(conf, tmp_path, slurmBin=str(tmp_path))) as provider:
+        with pytest.raises(Rejected, match="cannot be run"):
+            await provider.check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"addressFolder": None}, "addressFolder and callbackUrl"),
+        ({"callbackUrl": "http://x"}, "addressFolder and callbackUrl"),
+        ({"addressFolder": None, "callbackUrl": "http://x"}, "needs leaseToken"),
+        ({"command": []}, "needs command"),
+        ({"partitions": "x"}, "did you mean partition"),
+        ({"imageSizeMapping": [{"maxImages": 1, "slug": "s", "cpus": 1, "memory": "lots"}]}, "memory"),
+    ],
+)
+def test_a_wrong_entry_is_refused(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    wrong = entry(Path("x"), tmp_path) | changes
+    with pytest.raises(ConfigError, match=why):
+        Slurm({key: value for key, value in wrong.items() if value is not None}, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("runtime", ["apptainer", "podman", "docker"])
+def test_the_batch_script_runs_nodeodm_in_each_kind_of_container(tmp_path: Path, runtime: str) -> None:
+    """Executed for real, with a program of that name that writes down how it was called."""
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / runtime
+    stub.write_text(
+        f'#!/bin/bash\nprintf "%s\\n" "$@" >{tmp_path}/argv\n'
+        f'cp "$(grep -o "/[^:]*node.json" {tmp_path}/argv | head -n1)" {tmp_path}/node.json\n'
+    )
+    stub.chmod(0o755)
+    config = Slurm(entry(Path("x"), tmp_path, runtime=runtime), None).config  # type: ignore[arg-type]
+    script = batch_script(config, "clusterodm-c1-m1", token="hush-'\"$(id)", max_images=7, gpu=True)
+    environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
+    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    argv = (tmp_path / "argv").read_text().splitlines()
+    assert argv[0] == "run"
+    assert argv[-2:] == ["--config", "/etc/nodeodm.json"]
+    assert any(word.endswith(":/var/www/data") for word in argv)
+    assert "hush-" not in " ".join(argv)
+    host, port = (tmp_path / "addresses" / "clusterodm-c1-m1").read_text().split()
+    said = json.loads((tmp_path / "node.json").read_text())
+    inside = int(port) if runtime == "apptainer" else 3000
+    assert said == {"port": inside, "token": "hush-'\"$(id)", "maxImages": 7, "parallelQueueProcessing": 1}
+    assert host == "127.0.0.1"
+    card = {"apptainer": "--nv", "podman": "nvidia.com/gpu=all", "docker": "all"}[runtime]
+    assert card in argv
+    image = {"apptainer": "docker://opendronemap/nodeodm"}.get(runtime, "opendronemap/nodeodm")
+    assert image in argv
+    assert list(tmp_path.glob("clusterodm-????????")) == []
+
+
+async def started(cluster: Rig, given: dict[str, Any], **settings: Any) -> None:
+    path = cluster.folder / "asr.json"
+    path.write_text(json.dumps(given))
+    await cluster.start(asr=path, machine_poll_interval=0.2, **settings)
+
+
+async def test_from_zero_nodes_to_results_and_back_to_zero(conf: Path, cluster: Rig, tmp_path: Path) -> None:
+    await started(cluster, entry(conf, tmp_path))
+    uuids = [await cluster.api.create() for _ in range(2)]
+    for uuid in uuids:
+        await cluster.api.ends(uuid, seconds=60)
+    await eventually(lambda: not cluster.cluster.context.machines.alive(), seconds=30)
+    assert cluster.cluster.context.registry.nodes() == []
+    for uuid in uuids:
+        status, _, body = await cluster.api.raw("GET", f"/task/{uuid}/download/all.zip")
+        assert (status, body[:2]) == (200, b"PK")
+    assert list((tmp_path / "addresses").iterdir()) == []
+
+
+async def test_a_node_tells_where_it_is_by_its_lease(conf: Path, cluster: Rig, tmp_path: Path) -> None:
+    from tests.processes import free_port
+
+    port = free_port()
+    given = entry(conf, tmp_path, callbackUrl=f"http://127.0.0.1:{port}", leaseToken="hush-lease")
+    del given["addressFolder"]
+    await started(cluster, given, admin_web_port=port, lease_token="hush-lease")
+    uuid = await cluster.api.create()
+    await eventually(
+        lambda: any(machine.state is State.READY for machine in cluster.cluster.context.machines.alive()), seconds=30
+    )
+    [node] = cluster.cluster.context.registry.nodes()
+    assert node.record.origin == "autoscaler"
+    assert (node.record.ends_at > 0, node.record.drain_before) == (True, 600.0)
+    await cluster.api.ends(uuid, seconds=60)
+    await eventually(lambda: not cluster.cluster.context.machines.alive(), seconds=30)
+
+
+async def test_a_job_that_could_never_run_is_given_up_with_its_reason(conf: Path, cluster: Rig, tmp_path: Path) -> None:
+    await started(cluster, entry(conf, tmp_path, partition=["short", "odm"]))
+    uuid = await cluster.api.create()
+    await cluster.api.ends(uuid, seconds=60)
+    gone = await cluster.cluster.context.store.machines_gone(limit=10)
+    assert any("would wait for ever at its provider: PartitionConfig" in machine.reason for machine in gone)
+    assert {machine.location for machine in gone} >= {"short"}
+
+
+async def test_a_job_that_waits_for_too_long_is_given_up(conf: Path, cluster: Rig, tmp_path: Path) -> None:
+    full = ask(conf, "sbatch", "--parsable", "--cpus-per-task=4", "--output=/dev/null", "--wrap", "sleep 300").strip()
+    try:
+        await started(cluster, entry(conf, tmp_path, pendingTimeout=1.5))
+        uuid = await cluster.api.create()
+        await eventually(lambda: "waits at slurm: Resources" in cluster.entry(uuid).wait)
+
+        async def given_up() -> bool:
+            gone = await cluster.cluster.context.store.machines_gone(limit=10)
+            return any("waited for" in machine.reason and "Resources" in machine.reason for machine in gone)
+
+        await eventually(given_up, seconds=30)
+    finally:
+        ask(conf, "scancel", full)
+    await cluster.api.ends(uuid, seconds=60)
+
+
+async def test_a_job_that_is_killed_costs_the_node_not_the_task(conf: Path, cluster: Rig, tmp_path: Path) -> None:
+    slow = [*NODE[:5], "3", *NODE[6:]]
+    await started(cluster, entry(conf, tmp_path, command=slow))
+    uuid = await cluster.api.create()
+    await eventually(lambda: cluster.entry(uuid).task.phase == "running", seconds=30)
+    [machine] = cluster.cluster.context.machines.alive()
+    ask(conf, "scancel", machine.provider_id)
+    await cluster.api.ends(uuid, seconds=60)
+    assert any("its machine was taken away" in text for text in await cluster.timeline(uuid))
+
+
+async def test_before_the_wall_time_ends_a_node_gets_nothing_new_and_what_runs_goes_elsewhere(
+    conf: Path, cluster: Rig, tmp_path: Path
+) -> None:
+    sizes = [SIZES[0] | {"time": "00:01:00"}, SIZES[1]]
+    slow = [*NODE[:5], "100", *NODE[6:]]
+    # the small job has one minute, and a few seconds of it for anything new
+    await started(cluster, entry(conf, tmp_path, imageSizeMapping=sizes, command=slow, drainBefore=54, idleTimeout=60))
+    first = await cluster.api.create()
+    await eventually(lambda: cluster.entry(first).task.phase == "running", seconds=30)
+    [machine] = cluster.cluster.context.machines.alive()
+    node = cluster.cluster.context.machines.node(machine)
+    assert node is not None
+    await eventually(lambda: node.closed == "about to end", seconds=30)
+    await cluster.cluster.context.registry.change(node, ends_at=cluster.cluster.context.clock() - 1)
+    await eventually(lambda: cluster.entry(first).task.attempts == 2, seconds=40)
+    assert any("the time that its provider gave it is over" in text for text in await cluster.timeline(first))
+    await cluster.api.post("/task/cancel", {"uuid": first})
