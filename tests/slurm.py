@@ -66,6 +66,14 @@ def ask(config: Path, *command: str) -> str:
     return subprocess.run(command, check=False, env=environ, capture_output=True, text=True).stdout
 
 
+def cancel_all(config: Path) -> None:
+    """End all jobs and wait until none is there."""
+    ask(config, "scancel", "--me")
+    end = time.monotonic() + 15
+    while ask(config, "squeue", "-h") and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 @contextmanager
 def running_slurm() -> Iterator[Path]:
     """The configuration file of a cluster that takes jobs."""
@@ -86,6 +94,7 @@ def running_slurm() -> Iterator[Path]:
             assert time.monotonic() < end, (folder / "slurmctld.log").read_text()[-2000:]
             time.sleep(0.05)
         yield config
+        cancel_all(config)
     finally:
         for path in reversed(pids):
             _end(path)

@@ -19,7 +19,7 @@ from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
 from clusterodm.providers.batch import batch_script
 from clusterodm.providers.slurm import Slurm
 from tests.providers.support import provider_of
-from tests.slurm import ask, missing, running_slurm
+from tests.slurm import ask, cancel_all, missing, running_slurm
 from tests.support import Rig, eventually
 
 SIZES = [
@@ -30,11 +30,17 @@ NODE = [sys.executable, "-m", "clusterodm", "devnode", "--seconds", "0.5", "--ho
 
 
 @pytest.fixture(scope="module")
-def conf() -> Iterator[Path]:
+def slurm() -> Iterator[Path]:
     if why := missing():
         pytest.skip(why)
     with running_slurm() as path:
         yield path
+
+
+@pytest.fixture
+def conf(slurm: Path) -> Iterator[Path]:
+    yield slurm
+    cancel_all(slurm)
 
 
 @pytest.fixture(autouse=True)
