@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -59,7 +60,9 @@ class Guarded:
         """The same for people, without secrets."""
         text = self.document(name, rung, token="***")  # noqa: S106 - masked
         for secret in self._provider.secrets():
-            text = text.replace(secret, "***")
+            escaped = json.dumps(secret)[1:-1]
+            for form in (json.dumps(escaped)[1:-1], escaped, secret):  # JSON in JSON, JSON, plain
+                text = text.replace(form, "***")
         return text
 
     async def check(self) -> None:

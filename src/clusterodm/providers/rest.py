@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
@@ -31,28 +32,53 @@ class Rest:
         self,
         session: aiohttp.ClientSession,
         url: str,
-        headers: Mapping[str, str],
+        headers: Mapping[str, str] | Callable[[], Mapping[str, str]],
         refusal: Callable[[Answer], ProviderError],
+        *,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._session = session
         self._url = url.rstrip("/")
-        self._headers = headers
+        self._headers = headers if callable(headers) else lambda: headers
         self._refusal = refusal
+        self._tls: ssl.SSLContext | bool = tls if tls is not None else True
 
     async def call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any) -> Answer:
         """One request. 404 is an answer; everything else above 299 is an error."""
-        headers = {**self._headers, **body.pop("headers", {})}
+        headers = {**self._headers(), **body.pop("headers", {})}
         try:
             async with self._session.request(
-                method, self._url + path, params=query or {}, headers=headers, allow_redirects=False, **body
+                method,
+                self._url + path,
+                params=query or {},
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._tls,
+                **body,
             ) as response:
-                content = await response.content.read(_MAX_ANSWER)
-                while not response.content.at_eof() and len(content) < _MAX_ANSWER:
-                    content += await response.content.read(_MAX_ANSWER - len(content))
-                answer = Answer(response.status, _decoded(content))
-                retry_after = response.headers.get("Retry-After", "")
+                return self._judged(await _answer(response), response.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"no answer ({type(error).__name__})") from None
+
+    async def lines(self, path: str) -> AsyncIterator[Any]:
+        """The JSON values of an answer that comes line by line."""
+        try:
+            async with self._session.get(
+                self._url + path, headers=self._headers(), allow_redirects=False, ssl=self._tls
+            ) as response:
+                if response.status >= 300:
+                    self._judged(await _answer(response), response.headers.get("Retry-After", ""))
+                buffer = b""
+                async for piece in response.content.iter_any():
+                    *whole, buffer = (buffer + piece).split(b"\n")
+                    for line in whole:
+                        yield _decoded(line)
+                    if len(buffer) > _MAX_ANSWER:
+                        raise Unreachable("a line that does not end")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unreachable(f"no answer ({type(error).__name__})") from None
+
+    def _judged(self, answer: Answer, retry_after: str) -> Answer:
         if answer.status < 300 or answer.status == 404:
             return answer
         if answer.status == 429 or answer.status >= 500:
@@ -72,6 +98,13 @@ class Rest:
                 yield item
             if len(items) < size:
                 return
+
+
+async def _answer(response: aiohttp.ClientResponse) -> Answer:
+    content = await response.content.read(_MAX_ANSWER)
+    while not response.content.at_eof() and len(content) < _MAX_ANSWER:
+        content += await response.content.read(_MAX_ANSWER - len(content))
+    return Answer(response.status, _decoded(content))
 
 
 def _decoded(content: bytes) -> Any:

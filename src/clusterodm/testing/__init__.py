@@ -7,7 +7,8 @@ Production imports nothing from here.
 
 from clusterodm.testing.digitalocean import DigitalOceanApi
 from clusterodm.testing.hetzner import HetznerApi
+from clusterodm.testing.kubernetes import KubernetesApi
 from clusterodm.testing.scaleway import ScalewayApi
 from clusterodm.testing.world import FakeMachine, World
 
-__all__ = ["DigitalOceanApi", "FakeMachine", "HetznerApi", "ScalewayApi", "World"]
+__all__ = ["DigitalOceanApi", "FakeMachine", "HetznerApi", "KubernetesApi", "ScalewayApi", "World"]

@@ -1,0 +1,327 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A pretended Kubernetes API: jobs, pods and secrets of one namespace, watches that can be resumed, garbage collection,
+quotas, pods that find no host, and the rights of a Role. Pods run development nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from aiohttp import web
+
+from clusterodm.devnode import DevNode, Knobs, running_devnode
+
+Json = dict[str, Any]
+
+#: (API group, API version, kind) by plural.
+_KINDS: Final = {"jobs": ("batch", "batch/v1", "Job"), "pods": ("", "v1", "Pod"), "secrets": ("", "v1", "Secret")}
+_READY: Final = {"type": "PodScheduled", "status": "True"}
+
+
+class KubernetesApi:
+    """One API server with its controllers."""
+
+    def __init__(self, *, token: str, namespace: str = "clusterodm", port: int, net: int = 9) -> None:
+        self.token = token
+        self.namespace = namespace
+        #: Verbs by (group, plural) that the token may; None: all.
+        self.rights: dict[tuple[str, str], set[str]] | None = None
+        self.objects: dict[str, dict[str, Json]] = {plural: {} for plural in _KINDS}
+        #: Jobs that the namespace may have; -1: any number.
+        self.quota = -1
+        #: Whether a host is found for a pod with this spec.
+        self.fits: Callable[[Json], bool] = lambda spec: True
+        #: Why containers do not start; empty: they do.
+        self.broken = ""
+        self.knobs: dict[str, Any] = {"seconds": 0.0}
+        self.nodes: dict[str, DevNode] = {}
+        #: Called with the plural and the object of each creation.
+        self.created: Callable[[str, Json], None] = lambda plural, item: None
+        self.requests: list[str] = []
+        #: Versions up to this one are forgotten by watches.
+        self.compacted = 0
+        self._port = port
+        self._net = net
+        self._version = 100
+        self._events: list[tuple[int, str, str, Json]] = []
+        self._changed = asyncio.Condition()
+        self._gone: dict[str, asyncio.Event] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._hosts = 0
+        self._closing = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """The URL of the server."""
+        app = web.Application(middlewares=[self._guard])
+        for base in ("/apis/batch/v1", "/api/v1"):
+            path = f"{base}/namespaces/{{namespace}}/{{plural}}"
+            app.router.add_get(path, self._many)
+            app.router.add_post(path, self._create)
+            app.router.add_get(path + "/{name}", self._one)
+            app.router.add_delete(path + "/{name}", self._delete)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            async with asyncio.TaskGroup() as self._group:
+                yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+                self._closing = True
+                for gone in list(self._gone.values()):
+                    gone.set()
+        finally:
+            await runner.cleanup()
+
+    # What clients see
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return _status(401, "Unauthorized", "Unauthorized")
+        plural, namespace = request.match_info.get("plural", ""), request.match_info.get("namespace", "")
+        if plural not in _KINDS:
+            return _status(404, "NotFound", "the server could not find the requested resource")
+        verb = _verb(request)
+        self.requests.append(f"{verb} {plural}")
+        group = _KINDS[plural][0]
+        allowed = self.rights is None or verb in self.rights.get((group, plural), set())
+        if not allowed or namespace != self.namespace:
+            text = f'{plural} is forbidden: User "system:serviceaccount:clusterodm" cannot {verb} resource "{plural}"'
+            return _status(403, "Forbidden", text)
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    async def _many(self, request: web.Request) -> web.StreamResponse:
+        plural = request.match_info["plural"]
+        wanted = _selector(request.query.get("labelSelector", ""))
+        if request.query.get("watch") in ("true", "1", "True"):
+            return await self._watch(request, plural, wanted)
+        found = [item for item in self.objects[plural].values() if wanted(item)]
+        limit, start = int(request.query.get("limit", 0)), int(request.query.get("continue", 0) or 0)
+        page = found[start : start + limit] if limit else found[start:]
+        metadata: Json = {"resourceVersion": str(self._version)}
+        if limit and start + limit < len(found):
+            metadata |= {"continue": str(start + limit), "remainingItemCount": len(found) - start - limit}
+        _, version, kind = _KINDS[plural]
+        return _json({"kind": f"{kind}List", "apiVersion": version, "metadata": metadata, "items": page})
+
+    async def _watch(self, request: web.Request, plural: str, wanted: Callable[[Json], bool]) -> web.StreamResponse:
+        since = int(request.query.get("resourceVersion", 0) or 0)
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        if since < self.compacted:
+            gone = _body(410, "Expired", f"too old resource version: {since} ({self.compacted})")
+            await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            return response
+        try:
+            async with asyncio.timeout(float(request.query.get("timeoutSeconds", 60))):
+                while True:
+                    for version, kind, of, item in self._events:
+                        if version > since and of == plural and wanted(item):
+                            await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
+                    since = max(since, self._version)
+                    async with self._changed:
+                        while self._version <= since:
+                            await self._changed.wait()
+        except (TimeoutError, ConnectionError):
+            pass
+        if request.query.get("allowWatchBookmarks") == "true":
+            _, api, name = _KINDS[plural]
+            mark = {"kind": name, "apiVersion": api, "metadata": {"resourceVersion": str(since)}}
+            await response.write(json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n")
+        return response
+
+    async def _one(self, request: web.Request) -> web.Response:
+        plural, name = request.match_info["plural"], request.match_info["name"]
+        found = self.objects[plural].get(name)
+        return _json(found) if found is not None else _not_found(plural, name)
+
+    async def _create(self, request: web.Request) -> web.Response:
+        plural, item = request.match_info["plural"], await request.json()
+        name = item["metadata"]["name"]
+        if name in self.objects[plural]:
+            return _status(409, "AlreadyExists", f'{plural}.batch "{name}" already exists')
+        if plural == "jobs" and 0 <= self.quota <= len(self.objects["jobs"]):
+            text = f'jobs.batch "{name}" is forbidden: exceeded quota: nodes, requested: count/jobs.batch=1'
+            return _status(403, "Forbidden", text)
+        self.created(plural, item)
+        item["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": self.namespace, "creationTimestamp": _NOW}
+        if "stringData" in item:
+            told = item.pop("stringData").items()
+            item["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in told}
+        await self._put(plural, item, "ADDED")
+        if plural == "jobs":
+            assert self._group is not None, "running"  # noqa: S101 - a context manager
+            self._group.create_task(self._work(item))
+        return _json(item, status=201)
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        plural, name = request.match_info["plural"], request.match_info["name"]
+        item = self.objects[plural].get(name)
+        if item is None:
+            return _not_found(plural, name)
+        options = await request.json() if request.can_read_body else {}
+        if plural == "jobs" and options.get("propagationPolicy") == "Foreground":
+            item["metadata"]["deletionTimestamp"] = _NOW
+            item["metadata"]["finalizers"] = ["foregroundDeletion"]
+            await self._put(plural, item, "MODIFIED")
+        else:
+            await self._drop(plural, name)
+        self._gone.setdefault(name, asyncio.Event()).set()
+        return _json(item)
+
+    # What its controllers do
+
+    async def _put(self, plural: str, item: Json, event: str) -> None:
+        self._version += 1
+        _, version, kind = _KINDS[plural]
+        item |= {"apiVersion": version, "kind": kind}
+        item["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[plural][item["metadata"]["name"]] = item
+        await self._tell(event, plural, item)
+
+    async def _drop(self, plural: str, name: str) -> None:
+        item = self.objects[plural].pop(name, None)
+        if item is not None:
+            self._version += 1
+            item["metadata"]["resourceVersion"] = str(self._version)
+            await self._tell("DELETED", plural, item)
+
+    async def _tell(self, event: str, plural: str, item: Json) -> None:
+        self._events.append((self._version, event, plural, json.loads(json.dumps(item))))
+        async with self._changed:
+            self._changed.notify_all()
+
+    def compact(self) -> None:
+        """Forget all events so far: a watch that wants to go on from before must list again."""
+        self.compacted = self._version
+        self._events.clear()
+
+    async def end_pod(self, job: str) -> None:
+        """A pod ends by itself, as when its host is lost."""
+        self._gone.setdefault(job, asyncio.Event()).set()
+
+    async def _work(self, job: Json) -> None:
+        """From the Job to its pod, the node in it, and the end of both."""
+        name, gone = job["metadata"]["name"], self._gone.setdefault(job["metadata"]["name"], asyncio.Event())
+        template = job["spec"]["template"]
+        labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": name, "job-name": name}
+        metadata = {"name": f"{name}-abcde", "uid": str(uuid.uuid4()), "namespace": self.namespace, "labels": labels}
+        pod: Json = {"metadata": metadata, "spec": template["spec"], "status": {"phase": "Pending"}}
+        await self._put("pods", pod, "ADDED")
+        job["status"] = {"active": 1}
+        await self._put("jobs", job, "MODIFIED")
+        if await self._scheduled(pod, gone):
+            await self._live(pod, gone)
+        await self._ended(job, pod)
+
+    async def _scheduled(self, pod: Json, gone: asyncio.Event) -> bool:
+        """Wait for a host, for the Secret, for a container that starts."""
+        while not gone.is_set():
+            condition: Json = _READY
+            if not self.fits(pod["spec"]):
+                text = "0/3 nodes are available: 3 Insufficient memory."
+                condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text}
+            waiting = {"reason": self.broken or "ContainerCreating", "message": self.broken}
+            state = {"name": "nodeodm", "state": {"waiting": waiting}}
+            status = {"phase": "Pending", "conditions": [condition]}
+            if condition is _READY:
+                status["containerStatuses"] = [state]
+            if pod["status"] != status:
+                pod["status"] = status
+                await self._put("pods", pod, "MODIFIED")
+            if condition is _READY and not self.broken and self._secret(pod) is not None:
+                return True
+            try:
+                async with asyncio.timeout(0.02):
+                    await gone.wait()
+            except TimeoutError:
+                continue
+        return False
+
+    def _secret(self, pod: Json) -> Json | None:
+        volume = next(each for each in pod["spec"]["volumes"] if each["name"] == "node")
+        return self.objects["secrets"].get(volume["secret"]["secretName"])
+
+    async def _live(self, pod: Json, gone: asyncio.Event) -> None:
+        secret = self._secret(pod)
+        assert secret is not None, "scheduled"  # noqa: S101 - see _scheduled
+        said = json.loads(base64.b64decode(secret["data"]["node.json"]))
+        self._hosts += 1
+        address = f"127.{self._net}.{self._hosts // 250}.{self._hosts % 250 + 1}"
+        knobs = Knobs(
+            token=said["token"], max_images=said["maxImages"], slots=said["parallelQueueProcessing"], **self.knobs
+        )
+        async with running_devnode(knobs, host=address, port=self._port) as (node, _):
+            self.nodes[pod["metadata"]["name"]] = node
+            pod["status"] = {"phase": "Running", "podIP": address, "hostIP": address, "conditions": [_READY]}
+            await self._put("pods", pod, "MODIFIED")
+            await gone.wait()
+
+    async def _ended(self, job: Json, pod: Json) -> None:
+        name = job["metadata"]["name"]
+        if self._closing:
+            return
+        if "deletionTimestamp" in job["metadata"] or name not in self.objects["jobs"]:
+            await self._drop("pods", pod["metadata"]["name"])
+            await self._drop("jobs", name)
+            owned = job["metadata"]["uid"]
+            for secret in list(self.objects["secrets"].values()):
+                if any(owner["uid"] == owned for owner in secret["metadata"].get("ownerReferences", [])):
+                    await self._drop("secrets", secret["metadata"]["name"])
+            return
+        pod["status"] = {"phase": "Failed", "conditions": [_READY]}
+        await self._put("pods", pod, "MODIFIED")
+        job["status"] = {
+            "failed": 1,
+            "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}],
+        }
+        await self._put("jobs", job, "MODIFIED")
+        self._gone[name] = again = asyncio.Event()
+        await again.wait()
+        await self._ended(job, pod)
+
+
+_NOW: Final = "2026-01-01T00:00:00Z"
+
+
+def _verb(request: web.Request) -> str:
+    if request.method == "GET" and "name" not in request.match_info:
+        return "watch" if request.query.get("watch") in ("true", "1", "True") else "list"
+    return {"GET": "get", "POST": "create", "DELETE": "delete"}[request.method]
+
+
+def _selector(text: str) -> Callable[[Json], bool]:
+    wanted = dict(part.split("=", 1) for part in text.replace("==", "=").split(",") if part)
+    return lambda item: wanted.items() <= item["metadata"].get("labels", {}).items()
+
+
+def _json(value: Json, *, status: int = 200) -> web.Response:
+    return web.Response(body=json.dumps(value).encode(), status=status, headers={"Content-Type": "application/json"})
+
+
+def _body(code: int, reason: str, message: str) -> Json:
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
+
+
+def _status(code: int, reason: str, message: str) -> web.Response:
+    return _json(_body(code, reason, message), status=code)
+
+
+def _not_found(plural: str, name: str) -> web.Response:
+    return _status(404, "NotFound", f'{plural} "{name}" not found')
