@@ -1,0 +1,201 @@
+"""The provider command: what it makes of commands, and the example with containers, run by a real podman."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterodm import schedule
+from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
+from clusterodm.providers.command import Command
+from tests.providers.support import provider_of
+from tests.support import Rig, eventually
+
+EXAMPLE = Path("deploy/command/containers").resolve()
+SIZES = [{"maxImages": 10, "slug": "any"}]
+#: A machine is a file.
+FILES = """
+import json, os, pathlib, sys
+folder, verb, said = pathlib.Path(os.environ["FOLDER"]), sys.argv[1], json.load(sys.stdin)
+(folder / "calls.log").open("a").write(json.dumps([verb, said]) + "\\n")
+if os.path.exists(folder / "fate"):
+    print("because", file=sys.stderr)
+    sys.exit(int((folder / "fate").read_text()))
+if verb == "create":
+    made = {"id": "i-" + said["name"], "name": said["name"], "cluster": said["cluster"]}
+    made |= {"address": "127.0.0.1", "port": 9}
+    (folder / (made["id"] + ".json")).write_text(json.dumps(made))
+    print(json.dumps(made))
+elif verb == "list":
+    made = [json.loads(path.read_text()) for path in folder.glob("i-*.json")]
+    print(json.dumps([each for each in made if said["cluster"] in ("", each["cluster"])]))
+else:
+    (folder / (said["id"] + ".json")).unlink(missing_ok=True)
+"""
+
+
+def entry(folder: Path, **changes: Any) -> dict[str, Any]:
+    (folder / "machines").mkdir(exist_ok=True)
+    script = folder / "script.py"
+    script.write_text(FILES)
+    commands = {verb: [sys.executable, str(script), verb] for verb in ("create", "list", "delete")}
+    environ = {"FOLDER": str(folder / "machines"), "KEY": "hush-key"}
+    return {"provider": "command", "imageSizeMapping": SIZES, **commands, "environment": environ} | changes
+
+
+@pytest.fixture
+async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Guarded]:
+    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    async with provider_of(tmp_path, entry(tmp_path, location=["here", "there"])) as made:
+        yield made
+
+
+def spec(provider: Guarded, name: str = "clusterodm-c1-m1") -> Spec:
+    rung = provider.ladder[0]
+    return Spec(name=name, cluster="c1", rung=rung, document=provider.document(name, rung, token="hush-node"))
+
+
+async def test_machines_are_made_by_commands(provider: Guarded, tmp_path: Path) -> None:
+    await provider.check()
+    made = await provider.create(spec(provider))
+    assert (made.id, made.address, made.port, made.status) == ("i-clusterodm-c1-m1", "127.0.0.1", 9, Status.RUNNING)
+    assert (await provider.create(spec(provider))).id == made.id
+    assert await provider.list_machines("c2") == []
+    assert await provider.get(made.id, "") == made
+    await provider.delete(made)
+    await provider.delete(made)
+    assert await provider.get(made.id, "") is None
+    calls = [json.loads(line) for line in (tmp_path / "machines" / "calls.log").read_text().splitlines()]
+    [created] = [said for verb, said in calls if verb == "create"]
+    assert created == {
+        "name": "clusterodm-c1-m1",
+        "cluster": "c1",
+        "size": "any",
+        "location": "here",
+        "spot": False,
+        "node": {"port": 3000, "token": "hush-node", "maxImages": 10, "parallelQueueProcessing": 1},
+    }
+    assert [rung.location for rung in provider.ladder] == ["here", "there"]
+    assert "hush" not in provider.shown("NAME", provider.ladder[0])
+    (tmp_path / "machines" / "calls.log").unlink()  # it holds what no log may
+
+
+@pytest.mark.parametrize(("status", "kind"), [(75, OutOfCapacity), (69, Unreachable), (1, Rejected)])
+async def test_a_command_that_fails_says_why(
+    provider: Guarded, tmp_path: Path, status: int, kind: type[Exception]
+) -> None:
+    (tmp_path / "machines" / "fate").write_text(str(status))
+    with pytest.raises(kind, match="because"):
+        await provider.create(spec(provider))
+
+
+@pytest.mark.parametrize("answer", ["nonsense", "[]", '{"id": 1}', '{"id": "a", "name": "another"}'])
+async def test_an_answer_that_is_none_is_no_machine(tmp_path: Path, answer: str) -> None:
+    said = entry(tmp_path, create=["echo", answer], list=["echo", "[]"])
+    async with provider_of(tmp_path, said) as provider:
+        with pytest.raises((Unreachable, Rejected)):
+            await provider.create(spec(provider))
+
+
+async def test_a_command_that_never_ends_or_floods_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(guarded, "_TRIES", 1)
+    mark = f"3600.{os.getpid()}"
+    async with provider_of(tmp_path, entry(tmp_path, list=["sh", "-c", f"sleep {mark} & wait"])) as provider:
+        with pytest.raises(Unreachable, match="no answer in time"):
+            await provider.list_machines("c1")
+    assert subprocess.run(["pgrep", "-f", f"sleep {mark}"], check=False, capture_output=True).stdout == b""
+    monkeypatch.setattr(guarded, "_TIMEOUT", 30)
+    async with provider_of(tmp_path, entry(tmp_path, list=["cat", "/dev/zero"])) as provider:
+        with pytest.raises(Unreachable, match="says too much"):
+            await provider.list_machines("c1")
+
+
+def test_what_is_no_command_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="create"):
+        Command(entry(tmp_path, create=[]), None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="delete"):
+        Command({key: value for key, value in entry(tmp_path).items() if key != "delete"}, None)  # type: ignore[arg-type]
+
+
+# The example, for real
+
+PODMAN = ["podman", "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]
+LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
+
+
+@pytest.fixture
+def engine() -> Iterator[list[str]]:
+    """A real podman with its own storage and an image that is made of nothing: what runs in it comes from this host."""
+    if shutil.which("podman") is None or os.geteuid() != 0:
+        pytest.skip("podman is not installed, or may not run here")
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))  # it takes short paths only
+    command = [*PODMAN, "--storage-driver", "vfs", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for name in ("etc", "tmp", "proc", "sys", "dev"):
+            made = tarfile.TarInfo(name)
+            made.type, made.mode = tarfile.DIRTYPE, 0o1777
+            archive.addfile(made)
+    done = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
+    if done.returncode:
+        pytest.skip(f"podman does not work here: {done.stderr.decode()[-200:]}")
+    yield command
+    ids = subprocess.run([*command, "ps", "-aq"], check=True, capture_output=True, text=True).stdout.split()
+    for each in ids:
+        subprocess.run([*command, "rm", "-f", "-t", "1", each], check=False, capture_output=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def containers(engine: list[str], folder: Path) -> dict[str, Any]:
+    """The entry of the example. `--network host` and mounts of this host's Python stand for an image that has one."""
+    here = {"/usr", "/bin", "/lib", "/lib64", sys.prefix, sys.base_prefix, str(Path.cwd() / "src")}
+    mounts = [word for path in sorted(here) if Path(path).exists() for word in ("--volume", f"{path}:{path}:ro")]
+    node = ["node", sys.executable, "-m", "clusterodm", "devnode", "--seconds", "0.2"]
+    environ = {
+        "ENGINE": " ".join(engine),
+        "IMAGE": " ".join([*LIMITS, "--env", "PYTHONDONTWRITEBYTECODE=1", *mounts, *node]),
+        "FOLDER": str(folder / "nodes"),
+    }
+    verbs = {verb: [str(EXAMPLE), verb] for verb in ("create", "list", "delete")}
+    return {"provider": "command", "imageSizeMapping": SIZES, **verbs, "environment": environ, "idleTimeout": 0.3}
+
+
+async def test_containers_are_machines(engine: list[str], tmp_path: Path) -> None:
+    async with provider_of(tmp_path, containers(engine, tmp_path)) as provider:
+        await provider.check()
+        made = await provider.create(spec(provider))
+        assert (made.name, made.status, made.address) == ("clusterodm-c1-m1", Status.RUNNING, "127.0.0.1")
+        assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+        assert await provider.list_machines("c2") == []
+        gone: ProviderMachine | None = made
+        await provider.delete(made)
+        gone = await provider.get(made.id, "")
+        assert gone is None
+        await provider.delete(made)
+    assert list((tmp_path / "nodes").iterdir()) == []
+
+
+async def test_a_task_runs_in_a_container_that_is_made_for_it(
+    engine: list[str], cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_SCALE", 0.05)
+    path = cluster.folder / "asr.json"
+    path.write_text(json.dumps(containers(engine, cluster.folder)))
+    await cluster.start(asr=path, machine_poll_interval=0.2)
+    uuid = await cluster.api.create()
+    await cluster.api.ends(uuid, seconds=60)
+    await eventually(lambda: not cluster.cluster.context.machines.alive(), seconds=30)
+    assert subprocess.run([*engine, "ps", "-aq"], check=True, capture_output=True).stdout == b""
