@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -43,13 +43,18 @@ def build_app(wanted: str = "") -> typer.Typer:
             raise typer.Exit
 
     for name in [wanted] if wanted in COMMANDS else COMMANDS:
-        module = name.replace("-", "_")
-        command = getattr(import_module(f"clusterodm.commands.{module}"), module)
+        command = load(name)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
     return app
+
+
+def load(name: str) -> Any:
+    """A command's function, or its group of commands."""
+    word = name.replace("-", "_")
+    return getattr(import_module(f"clusterodm.commands.{word}"), word)
 
 
 def main() -> None:

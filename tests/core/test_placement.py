@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, best, rank, refusal, wait_reason
+from clusterodm.core.placement import FreeSlots, Needs, best, rank, refusal, wait_reason
 from clusterodm.core.scheduling import Turn, plan, turns
 from clusterodm.core.tasks import Phase, Task
 
@@ -236,3 +236,35 @@ def test_nobody_starves(rivals: list[tuple[int, str, float]], priority: int) -> 
             return
         waiting.remove(first)
     raise AssertionError("it waits for ever")
+
+
+_SIZES = st.one_of(st.none(), st.sampled_from([5, 10, 20, 100]))
+
+
+@given(
+    nodes=st.lists(
+        st.tuples(_SIZES, st.integers(1, 3), st.integers(0, 3), st.booleans(), st.floats(0, 3), st.integers(0, 9)),
+        max_size=8,
+    ),
+    wanted=st.lists(
+        st.tuples(st.sampled_from([1, 5, 6, 10, 50]), st.sampled_from([0, 10]), st.sampled_from([0, 4])), max_size=12
+    ),
+)
+def test_slots_are_taken_one_by_one_as_if_all_nodes_were_looked_at(
+    nodes: list[tuple[int | None, int, int, bool, float, int]], wanted: list[tuple[int, int, int]]
+) -> None:
+    facts = {
+        number: node(
+            number, max_images=size, slots=slots, queue=queue, online=online, chosen_at=chosen, total_memory=memory
+        )
+        for number, (size, slots, queue, online, chosen, memory) in enumerate(nodes)
+    }
+    free = FreeSlots(facts.values(), 5.0)
+    for images, larger, memory in wanted:
+        needs = Needs(images=images, larger_than=larger, more_memory_than=memory)
+        expected = best(facts.values(), needs, 5.0)
+        expected = expected if expected is not None and expected.free > 0 else None
+        found = free.take(needs)
+        assert (found and found.id) == (expected and expected.id)
+        if expected is not None:
+            facts[expected.id] = msgspec.structs.replace(expected, reserved=expected.reserved + 1, chosen_at=5.0)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer
 from docs.generate import PAGES
 
-from clusterodm.__main__ import COMMANDS
+from clusterodm.__main__ import COMMANDS, load
 from clusterodm.core.tasks import Phase
 from clusterodm.settings import Settings, env_name, flag_name
 
@@ -38,7 +37,7 @@ def test_every_command_has_a_section(command: str) -> None:
 
 
 def _subcommands() -> list[str]:
-    groups = {name: getattr(import_module(f"clusterodm.commands.{name}"), name) for name in COMMANDS}
+    groups = {name: load(name) for name in COMMANDS}
     return [
         f"{name} {command.name or command.callback.__name__}"
         for name, group in groups.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from clusterodm.commands.doctor import findings
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeRecord, make_address
 from clusterodm.core.tasks import Attempt, Cleanup, Phase, Task
@@ -48,3 +49,15 @@ async def test_all_rows_come_over_and_numbers_go_on(tmp_path: Path, postgres: Se
         await copy_store(source, target)
     for store in (source, target):
         await store.close()
+
+
+async def test_doctor_says_whether_the_database_answers(
+    tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLUSTERODM_DATABASE_URL", postgres.new_database())
+    told = {each.what: each async for each in findings(None, tmp_path)}
+    assert (told["database"].verdict, "PostgreSQL" in told["database"].text) == ("ok", True)
+    monkeypatch.setenv("CLUSTERODM_DATABASE_URL", "postgres://me:hush-word@127.0.0.1:1/none")
+    told = {each.what: each async for each in findings(None, tmp_path)}
+    assert told["database"].verdict == "error"
+    assert "hush-" not in told["database"].text

@@ -8,6 +8,7 @@ first; one that sends much already hesitates. What a replica was sending when it
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -32,6 +33,8 @@ _log = structlog.get_logger("dispatcher")
 
 #: Seconds between two looks at the queue when nothing happens: back-offs and set-aside times end by themselves.
 _SWEEP = 1.0
+#: Times the length of a look that must pass before the next one.
+_REST = 2.0
 #: Seconds by which a claim is put off for each transfer that is under way here, so that others come first.
 _HESITATE = 0.02
 _COMMIT_TRIES = 3
@@ -148,7 +151,10 @@ class Dispatcher:
                 group.create_task(every(_SWEEP, self._find_orphans, "dispatch"), name="orphans")
                 while True:
                     self._wake.clear()
+                    began = time.monotonic()
                     self._look()
+                    # a queue that takes long to decide on is looked at less often, so that all else goes on
+                    await asyncio.sleep(min(_SWEEP, _REST * (time.monotonic() - began)))
                     try:
                         async with asyncio.timeout(_SWEEP):
                             await (self._wake.wait() if self._duty.held else asyncio.sleep(_SWEEP))

@@ -24,6 +24,8 @@ _log = structlog.get_logger("registry")
 
 #: Failed looks in a row after which a node counts as offline.
 _MISSES: Final = 2
+#: With many nodes each is asked less often: this many a second in all.
+_POLLS_PER_SECOND: Final = 200
 _DESCRIPTION_KEY: Final = "description"
 _FRESH_OPTIONS: Final = 3600.0
 
@@ -278,7 +280,7 @@ class Registry:
         self._info = (-1, b"")
         if node.facts() != before:
             self._tell()
-        return self._interval
+        return max(self._interval, len(self._nodes) / _POLLS_PER_SECOND)
 
     def _tell(self) -> None:
         for watcher in self._watchers:

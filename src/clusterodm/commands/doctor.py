@@ -19,7 +19,7 @@ import msgspec
 import typer
 
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
-from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError
+from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError, StoreDown
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
@@ -28,6 +28,7 @@ from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.settings import Settings, load_settings
+from clusterodm.store import ask_version
 
 #: Seconds that the clock of a node may differ from ours.
 _SKEW: Final = 60.0
@@ -78,6 +79,8 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
     yield Finding("settings", "ok", f"{config or 'defaults and environment'}")
     runs = in_use(settings.data_dir)
     yield _folder(settings, runs=runs)
+    if settings.database_url.get_secret_value():
+        yield await _database(settings)
     yield _disk(settings)
     for name in ("port", "secure_port", "admin_cli_port", "admin_web_port"):
         if port := getattr(settings, name):
@@ -96,6 +99,14 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
             yield finding
         if settings.public_address:
             yield await _public(session, settings.public_address, runs=runs)
+
+
+async def _database(settings: Settings) -> Finding:
+    try:
+        version = await ask_version(settings.database_url.get_secret_value())
+    except StoreDown as error:
+        return Finding("database", "error", str(error))
+    return Finding("database", "ok", f"PostgreSQL {version} answers")
 
 
 def _folder(settings: Settings, *, runs: bool) -> Finding:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -82,14 +83,38 @@ def _order(node: NodeFacts) -> tuple[bool, float, int, int, float, int]:
     return (node.free <= 0, size, -node.free, node.queue + node.reserved, node.chosen_at, node.id)
 
 
+class FreeSlots:
+    """Nodes with a free slot in the order of `rank`, while slots are taken one by one: with thousands of nodes a slot
+    is found without looking at each of them."""
+
+    def __init__(self, nodes: Iterable[NodeFacts], now: float) -> None:
+        self._now = now
+        self._nodes = sorted((_order(node), node) for node in nodes if node.free > 0 and node.online)
+
+    def take(self, needs: Needs) -> NodeFacts | None:
+        """The node of which a slot is taken: the same as `best`; None when none that is acceptable is free."""
+        # smaller nodes come first, and those that are too small for so many images need no look
+        begin = bisect_left(self._nodes, ((False, float(needs.images)),))
+        for place in range(begin, len(self._nodes)):
+            node = self._nodes[place][1]
+            if refusal(node, needs, self._now):
+                continue
+            del self._nodes[place]
+            if node.free > 1:
+                less = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=self._now)
+                insort(self._nodes, (_order(less), less))
+            return node
+        return None
+
+
 def wait_reason(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> str:
     """Why no node takes the task now, in one sentence for its owner and the operator."""
     nodes = list(nodes)
     if not nodes:
         return "no node is configured"
-    refusals = {node.name: refusal(node, needs, now) for node in nodes}
-    if any(not why for why in refusals.values()):
+    if any(not refusal(node, needs, now) for node in nodes):
         return "all acceptable nodes are busy"
+    refusals = {node.name: refusal(node, needs, now) for node in nodes}
     reasons: dict[str, list[str]] = {}
     for name, why in refusals.items():
         reasons.setdefault(why, []).append(name)

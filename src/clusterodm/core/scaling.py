@@ -9,6 +9,7 @@ rung of the ladder that is not known to be out of stock.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -131,13 +132,14 @@ def plan(
     ledger = _Ledger(alive, list(rules), budget, blocked, now)
     decided = Decided()
     room = {seen.machine.id: _room(seen) for seen in alive}
+    able = _Room(alive, room)
+    by_task = {seen.machine.task for seen in alive}
     for wish in wishes:
-        machine = _match(wish, alive, room)
+        machine = able.take(wish)
         if machine is not None:
-            room[machine.id] -= 1
             decided.matched[wish.task] = machine.id
             continue
-        if wish.soon or (wish.early and any(seen.machine.task == wish.task for seen in alive)):
+        if wish.soon or (wish.early and wish.task in by_task):
             continue
         rung, why = ledger.choose(wish)
         if rung is None:
@@ -156,18 +158,41 @@ def _room(seen: Observed) -> int:
     return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in COMING else 0
 
 
-def _match(wish: Wish, alive: list[Observed], room: dict[str, int]) -> Machine | None:
-    """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
-    able = [
-        seen.machine
-        for seen in alive
-        if room[seen.machine.id] > 0 and wish.fits(seen.machine.max_images) and not 0 < seen.memory < wish.memory
-    ]
-    return min(
-        able,
-        key=lambda machine: (machine.task != wish.task, machine.max_images, machine.state in COMING, machine.id),
-        default=None,
-    )
+class _Room:
+    """Machines that could take a task, smallest first, of each size those that are ready first. `left` (tasks that each
+    could take) is counted down."""
+
+    def __init__(self, alive: list[Observed], left: dict[str, int]) -> None:
+        self._left = left
+        able = (seen for seen in alive if left[seen.machine.id] > 0)
+        self._able = sorted(able, key=lambda seen: _size_first(seen.machine))
+        self._ordered: dict[str, list[Observed]] = {}
+        for seen in self._able:
+            self._ordered.setdefault(seen.machine.task, []).append(seen)
+
+    def take(self, wish: Wish) -> Machine | None:
+        """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
+        own = self._first(self._ordered.get(wish.task, []), wish, 0)
+        if own is not None:
+            return own
+        # smaller ones come first, and those that are too small need no look
+        begin = bisect_left(self._able, wish.images, key=lambda seen: seen.machine.max_images)
+        return self._first(self._able, wish, begin)
+
+    def _first(self, able: list[Observed], wish: Wish, begin: int) -> Machine | None:
+        for place in range(begin, len(able)):
+            seen, machine = able[place], able[place].machine
+            full = self._left[machine.id] <= 0
+            if not full and wish.fits(machine.max_images) and not 0 < seen.memory < wish.memory:
+                self._left[machine.id] -= 1
+                if not self._left[machine.id]:
+                    del able[place]
+                return machine
+        return None
+
+
+def _size_first(machine: Machine) -> tuple[int, bool, str]:
+    return machine.max_images, machine.state in COMING, machine.id
 
 
 class _Ledger:

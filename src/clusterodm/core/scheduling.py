@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, best, wait_reason
+from clusterodm.core.placement import FreeSlots, Needs, wait_reason
 from clusterodm.core.retry import LONGEST_BACK_OFF
 from clusterodm.core.tasks import ON_NODE, OWNER_MARK, Phase, Task
 
@@ -91,7 +91,8 @@ def plan(
 ) -> Plan:
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time."""
     tasks = list(tasks)
-    facts = {node.id: node for node in nodes}
+    facts = list(nodes)
+    free = FreeSlots(facts, now)
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
     decided = Plan([], {}, [], [])
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
@@ -104,14 +105,13 @@ def plan(
             or full.get(needs, "")
             or ("too many transfers at once" if sending >= max_sending else "")
         )
-        if not why and (node := _choose(facts, needs, now)):
+        if not why and (node := free.take(needs)):
             decided.placements.append(Placement(task.uuid, node.id))
-            facts[node.id] = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=now)
             sending += 1
             having[task.owner] += 1
             continue
         if not why:
-            why = full[needs] = wait_reason(facts.values(), needs, now)
+            why = full[needs] = wait_reason(facts, needs, now)
         decided.waiting[task.uuid] = why
         if why in (full.get(needs), _A_MOMENT):
             (decided.soon if why == _A_MOMENT else decided.wanting).append(task.uuid)
@@ -132,8 +132,3 @@ def _why_too_many(task: Task, having: int) -> str:
     if 0 <= task.concurrency <= having:
         return f"its owner has {having} tasks on nodes, as many as the token allows"
     return ""
-
-
-def _choose(facts: dict[int, NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
-    node = best(facts.values(), needs, now)
-    return node if node is not None and node.free > 0 else None

@@ -3,10 +3,21 @@
 """What must survive a restart, in SQL."""
 
 from clusterodm.store.copying import copy_store
+from clusterodm.store.database import ask_version
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
 from clusterodm.store.replicas import Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
-__all__ = ["PROGRESS", "Cost", "EndedTask", "PastAttempt", "Replica", "Store", "TaskFilter", "copy_store"]
+__all__ = [
+    "PROGRESS",
+    "Cost",
+    "EndedTask",
+    "PastAttempt",
+    "Replica",
+    "Store",
+    "TaskFilter",
+    "ask_version",
+    "copy_store",
+]

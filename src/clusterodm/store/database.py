@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
-from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select
+from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -139,6 +139,18 @@ class Database:
         """An insert that can turn into an update; each dialect has its own, and only the one in use is loaded."""
         dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
         return dialect.insert(table)
+
+
+async def ask_version(url: str) -> str:
+    """What a server says of itself, asked once and without touching anything. Raises StoreDown."""
+    engine = create_async_engine(url)
+    try:
+        async with engine.connect() as connection:
+            return str((await connection.execute(text("SHOW server_version"))).scalar_one())
+    except (DBAPIError, OSError, TimeoutError, TypeError) as error:
+        raise _down(error) from None
+    finally:
+        await engine.dispose()
 
 
 def _hopeless(error: Exception) -> bool:
