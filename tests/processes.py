@@ -14,12 +14,21 @@ from typing import Any
 
 from tests.support import Api, eventually
 
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0)
+#: Below what the kernel gives to clients, and for each process of the test run another range.
+_PORTS = iter(range(10_000 + 2_000 * (_WORKER % 5), 12_000 + 2_000 * (_WORKER % 5)))
+
 
 def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free now, and that nobody else of this test run gets."""
+    for port in _PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("all ports are used up")
 
 
 class Program:

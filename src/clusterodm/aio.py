@@ -10,6 +10,7 @@ import heapq
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 import structlog
@@ -88,6 +89,7 @@ class WorkQueue(Generic[K]):
         self._again: dict[K, float] = {}
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Event()
+        self._settled = False
         self._log = structlog.get_logger(name)
 
     def __len__(self) -> int:
@@ -111,6 +113,15 @@ class WorkQueue(Generic[K]):
         running = self._running.get(key)
         if running and running is not asyncio.current_task():
             running.cancel()
+
+    async def settle(self, seconds: float) -> None:
+        """Begin nothing new, and wait for what is being worked on, at most so long."""
+        self._settled = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._running:
+                    self._wake.clear()
+                    await self._wake.wait()
 
     async def run(self) -> None:
         """Work until canceled."""
@@ -136,7 +147,7 @@ class WorkQueue(Generic[K]):
 
     def _start_due(self, group: asyncio.TaskGroup) -> float | None:
         """Start what is due; the seconds until more will be, None when only a change can bring more."""
-        while self._heap:
+        while self._heap and not self._settled:
             due, _, key = self._heap[0]
             if self._due.get(key) != due:
                 heapq.heappop(self._heap)

@@ -98,6 +98,7 @@ async def running_cluster(
         await stack.enter_async_context(
             _running({**parts.schedule.loops(), "feed": lambda: every(TICK, feed.tick, "feed")})
         )
+        stack.push_async_callback(parts.schedule.settle)
         shell_port, admin_port = await stack.enter_async_context(
             open_admin_ports(admin, Shell(parts.context), settings, sockets)
         )

@@ -80,6 +80,10 @@ class Schedule:
         await workers.accounts.recover()
         context.lifecycle.recover()
 
+    async def settle(self) -> None:
+        """Before the loops end: what would be done twice if it were cut off now."""
+        await self._workers.notifier.settle()
+
     async def _follow(self) -> None:
         """Figures that the replica that leads keeps."""
         if not self._context.replicas.leads:

@@ -22,6 +22,8 @@ _log = structlog.get_logger("notifier")
 
 #: Tries after which a webhook is given up; with the back-off of the queue that is some minutes.
 _TRIES: Final = 10
+#: Seconds that calls get to end when we do.
+_LAST_CALLS: Final = 5.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
@@ -46,6 +48,10 @@ class Notifier:
     async def run(self) -> None:
         """Notify for ever."""
         await self._queue.run()
+
+    async def settle(self) -> None:
+        """Before the end: let calls that are under way be answered, so that nobody makes them again."""
+        await self._queue.settle(_LAST_CALLS)
 
     def _task_changed(self, entry: Entry) -> None:
         if entry.task.phase is Phase.FINISHED and entry.task.webhook_due:

@@ -19,8 +19,6 @@ async def download(request: web.Request) -> web.StreamResponse:
     cluster = context(request)
     uuid = request.match_info["uuid"].lower()
     entry = await cluster.tasks.require(uuid, grant.owner)
-    if entry.task.outcome is not Outcome.COMPLETED:
-        entry = await cluster.tasks.require(uuid, grant.owner, fresh=True)
     asset, prefix = request.match_info["asset"], cluster.settings.downloads_from_s3
     if prefix and entry.task.outcome is Outcome.COMPLETED:
         raise web.HTTPFound(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}")

@@ -45,7 +45,7 @@ async def _order(
     if not uuid:
         raise BadRequest("uuid param missing.")
     try:
-        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner, fresh=True), grant, fields)
+        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), grant, fields)
     except ClusterError as error:
         return json_answer({"success": False, "error": str(error)})
     return json_answer({"success": True})

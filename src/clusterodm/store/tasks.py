@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -97,6 +97,16 @@ class TaskVerbs(Database):
     async def find_tasks_by_uuid(self, uuids: Sequence[str]) -> list[TaskAndAttempt]:
         """Those of these tasks that there are, in any phase."""
         return await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid.in_(uuids)))
+
+    async def versions(self, uuids: Sequence[str]) -> dict[str, int]:
+        """How often each of these tasks was changed, of those that there are."""
+        table = schema.tasks.c
+        if self.shared:  # one statement for any number of them
+            query = select(table.uuid, table.version).where(table.uuid == func.any(list(uuids)))
+        else:
+            query = select(table.uuid, table.version).where(table.uuid.in_(uuids))
+        async with self._transaction() as connection:
+            return {str(row[0]): int(row[1]) for row in await connection.execute(query)}
 
     async def active_tasks(self) -> list[TaskAndAttempt]:
         """All tasks that loops work on, oldest commit first."""
