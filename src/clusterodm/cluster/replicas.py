@@ -77,6 +77,7 @@ class Replicas:
         """Before the first loop runs: take the duty if nobody has it, and take up what was left."""
         if self._store.shared:
             await self._beat()
+            await self._store.say("replicas", "")  # from now on others do not take their memory for the newest
         if self._duty.held:
             await take_up()
 
@@ -128,6 +129,7 @@ class Replicas:
         begun = time.monotonic()
         holder, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
         self._kept_at = begun
+        self._tasks.others = len(self.there) > 1
         self.leader = next((each.name for each in self.there if each.id == holder), "")
         holds = holder == self.me.id
         if holds and not self._duty.held and time.monotonic() - begun < _HOLD:

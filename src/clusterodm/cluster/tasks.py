@@ -110,6 +110,8 @@ class Tasks:
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
         self._freshness = Freshness(store, self) if store.shared else None
+        #: Whether other processes change tasks, too.
+        self.others = store.shared
         #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
         self.pace: tuple[float, Pace] | None = None
 
@@ -231,7 +233,7 @@ class Tasks:
 
     async def require(self, uuid: str, owner: str) -> Entry:
         """A committed task of `owner`; raises TaskNotFound as for one that never was."""
-        if self._freshness is not None and uuid in self:
+        if self.others and self._freshness is not None and uuid in self:
             await self._freshness.check(uuid)
         entry = self.get(uuid) or await self.find(uuid)
         if entry is None or entry.task.owner != owner or not visible(entry.task):

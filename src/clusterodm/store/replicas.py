@@ -11,11 +11,10 @@ from typing import Any, Final
 import msgspec
 import structlog
 from sqlalchemy import Select, delete, select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.store import schema
-from clusterodm.store.database import CHANNEL, Database, as_record
+from clusterodm.store.database import CHANNEL, Database, as_record, discard
 
 _log = structlog.get_logger("store")
 
@@ -143,8 +142,4 @@ class ReplicaVerbs(Database):
                 async with asyncio.timeout(_LOOK):
                     await driver.execute("SELECT 1")  # in no transaction: within one nothing is heard
         finally:
-            try:
-                await connection.invalidate()
-            except (DBAPIError, OSError):
-                _log.debug("the connection had ended")
-            await connection.close()
+            await discard(connection)
