@@ -150,9 +150,16 @@ async def test_orders_to_a_follower_are_carried_out(group: Group) -> None:
     apis = await three(group)
     await group.node(seconds=30.0)
     uuid = await apis[1].create()
-    await eventually(lambda: group.clusters[0].context.tasks.get(uuid).task.phase is Phase.RUNNING)  # type: ignore[union-attr]
+    leader = group.clusters[0].context.tasks
+
+    def runs() -> bool:
+        entry = leader.get(uuid)
+        return entry is not None and entry.task.phase is Phase.RUNNING
+
+    await eventually(runs)
     assert await apis[2].post("/task/cancel", {"uuid": uuid}) == {"success": True}
     assert await apis[1].post("/task/restart", {"uuid": uuid}) == {"success": True}
+    await eventually(runs)
     assert await apis[2].post("/task/cancel", {"uuid": uuid}) == {"success": True}
     for api in apis:
         await api.ends(uuid, 50)
