@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +363,30 @@ async def test_a_database_of_a_newer_version_or_a_damaged_one_is_refused_untouch
     with pytest.raises(DataFolderError, match="nothing was changed"):
         await Store.open(f"sqlite+aiosqlite:///{path}")
     assert path.read_bytes() == b"this is no database" * 100
+
+
+async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other(postgres: Server) -> None:
+    url = postgres.new_database()
+    stores = [await Store.open(url) for _ in range(3)]
+    await stores[0].add_task(task(attempts=1), "announced", attempt=attempt())
+
+    async def step(store: Store) -> None:
+        for _ in range(40):
+            [(found, last)] = await store.active_tasks()
+            assert last is not None
+            with suppress(StaleTask):
+                await store.advance(found, Phase.DISPATCHING, at=1.0, text="go", attempt=last)
+            with suppress(StaleTask):
+                back = msgspec.structs.replace(found, phase=Phase.DISPATCHING)
+                await store.advance(back, Phase.QUEUED, at=1.0, text="back", attempt=last)
+
+    async def change(store: Store) -> None:
+        for number in range(80):
+            [(_, last)] = await store.active_tasks()
+            assert last is not None
+            with suppress(StaleTask):
+                await store.change_attempt(last, reason=str(number))
+
+    await asyncio.gather(step(stores[0]), change(stores[1]), change(stores[2]))
+    for store in stores:
+        await store.close()

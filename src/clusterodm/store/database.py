@@ -100,13 +100,13 @@ class Database:
         except OperationalError as error:
             if "full" in str(error.orig) or getattr(error.orig, "sqlstate", "") == "53100":
                 raise SpoolFull("No space left to keep this, try again later") from None
-            if error.connection_invalidated:
+            if error.connection_invalidated or _interrupted(error):
                 raise _down(error) from None
             raise
         except DBAPIError as error:
             if "malformed" in str(error.orig):
                 raise DataFolderError("the database is damaged; restore it from a backup") from None
-            if error.connection_invalidated or isinstance(error, InterfaceError):
+            if error.connection_invalidated or isinstance(error, InterfaceError) or _interrupted(error):
                 raise _down(error) from None
             raise
         except (ConnectionError, TimeoutError) as error:
@@ -178,6 +178,11 @@ async def ask_version(url: str) -> str:
         raise _down(error) from None
     finally:
         await engine.dispose()
+
+
+def _interrupted(error: DBAPIError) -> bool:
+    """Whether a server gave a transaction up that would go through if it came again."""
+    return getattr(error.orig, "sqlstate", "") in ("40001", "40P01", "57P01", "57P02", "57P03")
 
 
 def _hopeless(error: Exception) -> bool:

@@ -175,14 +175,13 @@ class TaskVerbs(Database):
         here = (table.c.task == was.task) & (table.c.number == was.number)
         for name in ("stage", "sender", "cleanup"):
             here &= table.c[name] == str(getattr(was, name))
+        row = {key: plain(value) for key, value in changes.items()}
+        newer = update(schema.tasks).where(schema.tasks.c.uuid == was.task)
         async with self._transaction() as connection:
-            row = {key: plain(value) for key, value in changes.items()}
+            # the task before its attempt, as everybody does: two who went opposite ways would wait for each other
+            await connection.execute(newer.values(version=schema.tasks.c.version + 1))
             if (await connection.execute(update(table).where(here).values(row))).rowcount != 1:
                 raise StaleTask(f"attempt {was.number} of task {was.task} is no longer {was.stage}")
-            version = schema.tasks.c.version + 1
-            await connection.execute(
-                update(schema.tasks).where(schema.tasks.c.uuid == was.task).values(version=version)
-            )
             await self._tell(connection, "task", was.task)
         return msgspec.structs.replace(was, **changes)
 
