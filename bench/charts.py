@@ -24,7 +24,7 @@ def chart(path: Path, title: str, x: str, y: str, lines: Sequence[Line]) -> None
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
         'font-size="12" fill="#444">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="18" font-size="14" font-weight="bold">{title}</text>',
+        f'<text x="{LEFT}" y="18" font-size="14" font-weight="bold">{title}: {y}</text>',
     ]
     for step in range(5):
         level = TOP + inner_h * step / 4
@@ -34,7 +34,6 @@ def chart(path: Path, title: str, x: str, y: str, lines: Sequence[Line]) -> None
         place = LEFT + inner_w * step / 4
         parts.append(f'<text x="{place}" y="{HEIGHT - 24}" text-anchor="middle">{_short(right * step / 4)}</text>')
     parts.append(f'<text x="{LEFT + inner_w / 2}" y="{HEIGHT - 6}" text-anchor="middle">{x}</text>')
-    parts.append(f'<text x="{LEFT}" y="{TOP - 8}">{y}</text>')
     for number, (name, points) in enumerate(lines):
         colour = _COLOURS[number % len(_COLOURS)]
         path_of = " ".join(map(at, _thinned(points)))

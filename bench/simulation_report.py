@@ -116,7 +116,7 @@ def pictures(report: Report, fair: Report, fifo: Report, owners: int) -> None:
         ("tasks on nodes", [(row[0], float(row[2])) for row in report.course]),
         ("machines", [(row[0], float(row[3])) for row in report.course]),
     ]
-    chart(IMAGES / "scaling-course.svg", "A week of a large cluster", "hours", "number", course)
+    chart(IMAGES / "scaling-course.svg", "Five days of a large cluster", "hours", "number", course)
     costs = sorted((float(active), cost) for active, cost in report.costs)
     chart(IMAGES / "scaling-look.svg", "What one look at everything costs", "active tasks", "ms", [("a look", costs)])
     waits = [
