@@ -4,16 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INJECTIONS ?= 1000
 SEED ?= 1
+ROUNDS ?= 3
 JOBS ?= 2
 export UV_LINK_MODE := copy
 
-.PHONY: help demo test faults machine-faults check audit format bench docs screenshots clean
+.PHONY: help demo test faults machine-faults replica-faults check audit format bench docs screenshots clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
 	@echo "make test         all tests, with all that they need"
 	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
 	@echo "make machine-faults  the same over machines that are created and deleted"
+	@echo "make replica-faults  three replicas behind a balancer, each killed and stopped in turn (ROUNDS=3)"
 	@echo "make check        lint, types, import layers"
 	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
 	@echo "make bench        measure, and write docs/performance.md"
@@ -43,6 +45,10 @@ faults: $(VENV)/.dev
 
 machine-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.machine_storm --sequences $(INJECTIONS) --seed $(SEED)
+
+replica-faults: $(VENV)/.dev
+	tools/setup-services
+	$(BIN)/python -m tests.faults.replica_storm --rounds $(ROUNDS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -12,13 +13,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from clusterodm import schedule
+from clusterodm.admin import machines
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.cluster.context import Context
+from clusterodm.core.machines import State
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase
 from clusterodm.devnode import Knobs, running_devnode
 from clusterodm.settings import load_settings
 from tests.postgres import Server
+from tests.providers.support import running_cloud
 from tests.support import FAST, Api, eventually, images
 
 
@@ -275,3 +280,29 @@ async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_t
     await apis[2].ends(uuid)
     later = await apis[1].create()
     await apis[0].ends(later)
+
+
+async def test_machines_are_seen_everywhere_and_looked_after_by_whoever_leads(
+    group: Group, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(schedule, "_SCALE", 0.05)
+    async with running_cloud("hetzner", seconds=1.0) as cloud:
+        path = tmp_path / "asr.json"
+        path.write_text(json.dumps({**cloud.entry, "idleTimeout": 0.5}))
+        apis = await three(group, asr=path, machine_poll_interval=0.1)
+        first = await apis[1].create()
+        await group.everywhere(lambda context: len(context.machines.alive()) == 1)
+        await group.end(0)
+        await apis[1].ends(first)
+        await eventually(lambda: not cloud.names())
+        second = await apis[2].create()
+        await group.everywhere(lambda context: any(each.state is State.READY for each in context.machines.alive()))
+        [follower] = [number for number in group.running if number not in group.leaders()]
+        context = group.clusters[follower].context
+        [machine] = context.machines.alive()
+        await machines.delete(context, machine)
+        await group.everywhere(lambda context: machine.id not in [each.id for each in context.machines.alive()])
+        await apis[1].ends(second)
+        await eventually(lambda: not cloud.names())
+        assert cloud.world is not None
+        assert len(cloud.world.created) == len({each.name for each in cloud.world.created})
