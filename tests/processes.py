@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import random
 import signal
 import socket
 import sys
@@ -15,13 +17,16 @@ from typing import Any
 from tests.support import Api, eventually
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0)
-#: Below what the kernel gives to clients, and for each process of the test run another range.
-_PORTS = iter(range(10_000 + 2_000 * (_WORKER % 5), 12_000 + 2_000 * (_WORKER % 5)))
+#: Below what the kernel gives to clients; for each process of a test run another range, and for other runs beside it
+#: most likely another place in it.
+_FIRST, _SPAN = 10_000 + 4_000 * (_WORKER % 5), 4_000
+_PLACES = itertools.count(random.randrange(_SPAN))
 
 
 def free_port() -> int:
     """A port that is free now, and that nobody else of this test run gets."""
-    for port in _PORTS:
+    for _ in range(_SPAN):
+        port = _FIRST + next(_PLACES) % _SPAN
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

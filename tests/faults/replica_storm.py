@@ -29,6 +29,7 @@ from aiohttp import web
 from pyodm import Node
 from pyodm.exceptions import OdmError
 
+from clusterodm.core.tasks import node_uuid
 from clusterodm.devnode import DevNode, Knobs, running_devnode
 from clusterodm.devnode.photos import make_photos
 from clusterodm.store import Store, TaskFilter
@@ -50,8 +51,8 @@ class Tally:
     accepted: list[str] = field(default_factory=list)
     completed: int = 0
     lost: int = 0
-    #: Tasks of which two attempts were on nodes at the same time, and tasks whose owner was told more than once.
-    doubled: int = 0
+    #: Timelines of tasks of which two attempts were on nodes at the same time; how many owners were told twice.
+    doubled: list[str] = field(default_factory=list)
     told_twice: int = 0
     told: int = 0
     requests: int = 0
@@ -69,7 +70,7 @@ class Tally:
             ("tasks accepted", len(self.accepted)),
             ("tasks completed", self.completed),
             ("tasks lost", self.lost),
-            ("tasks on two nodes at once", self.doubled),
+            ("tasks on two nodes at once", len(self.doubled)),
             ("webhooks called / called twice", f"{self.told} / {self.told_twice}"),
             ("requests of pollers and PyODM calls", self.requests),
             ("of them failed", len(self.failed)),
@@ -91,7 +92,7 @@ def balancer_config(port: int, backends: list[int], folder: Path) -> str:
     )
     user = "user root;" if os.geteuid() == 0 else ""  # else its workers cannot write below a test's folder
     return (
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log; worker_processes 1;\n"
+        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log crit; worker_processes 1;\n"
         f"events {{ worker_connections 512; }}\nhttp {{ access_log off; {places}\n{shown}\n}}\n"
     )
 
@@ -179,18 +180,14 @@ class Clients:
 
 async def _watch_nodes(nodes: list[DevNode], tally: Tally) -> None:
     """For ever: no task is ever processed by two nodes, or twice by one, at the same time."""
-    seen: set[str] = set()
+    tasks: dict[str, str] = {}
     while True:
+        for uuid in tally.accepted[-50:]:
+            tasks.update(dict.fromkeys((node_uuid(uuid, number) for number in range(1, 6)), uuid))
         running = Counter(
-            task.name + str(task.date_created)
-            for node in nodes
-            for task in node.tasks.values()
-            if task.code in (10, 20)
+            tasks.get(uuid, uuid) for node in nodes for uuid, task in node.tasks.items() if task.code in (10, 20)
         )
-        for key, count in running.items():
-            if count > 1 and key not in seen:
-                seen.add(key)
-                tally.doubled += 1
+        tally.doubled += [uuid for uuid, count in running.items() if count > 1 and uuid not in tally.doubled]
         await asyncio.sleep(0.01)
 
 
@@ -303,6 +300,9 @@ async def _told_all(store: Store) -> bool:
 
 async def _count(store: Store, tally: Tally, told: Counter[str]) -> None:
     ended = {task.uuid: task for task in await store.find_tasks(TaskFilter(), limit=10_000)}
+    for place, uuid in enumerate(tally.doubled):
+        lines = [f"{event.at:.3f} {event.text}" for event in await store.timeline(uuid)]
+        tally.doubled[place] = f"{uuid}: " + "; ".join(lines)
     tally.completed = sum(uuid in ended and str(ended[uuid].outcome) == "completed" for uuid in tally.accepted)
     tally.lost = len(tally.accepted) - tally.completed
     tally.told = sum(told.values())
@@ -320,8 +320,8 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(tally.table())
-    for text in tally.failed[:20]:
-        print("failed:", text)
+    for text in [*tally.failed[:20], *tally.doubled]:
+        print("wrong:", text)
     raise SystemExit(bool(tally.lost or tally.doubled or tally.told_twice or tally.failed))
 
 
