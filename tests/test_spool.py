@@ -83,6 +83,11 @@ async def test_parts_of_an_earlier_process_are_dropped_and_files_stay(tmp_path: 
     await other.write(b"x" * BLOCK)
     await Spool(tmp_path).drop_parts(lambda owner: owner == "alive")
     assert list((tmp_path / "u" / "parts").iterdir()) == [other.path]
+    await Spool(tmp_path).drop_parts(lambda owner: False, rested=60.0)
+    assert other.path.exists()
+    os.utime(other.path, (1.0, 1.0))
+    await Spool(tmp_path).drop_parts(lambda owner: False, rested=60.0)
+    assert not other.path.exists()
     assert await spool.listing("u") == [HeldFile("a.jpg", 4)]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from clusterodm.core.errors import BadRequest
-from clusterodm.spool import Part
+from clusterodm.spool import Part, drop_parts
 
 ARCHIVE: Final = "all.zip"
 _READ: Final = 256 << 10
@@ -65,9 +65,9 @@ class Results:
     def _part(self, uuid: str) -> Path:
         return self._root / uuid / f"{self._owner}-{ARCHIVE}.part"
 
-    async def drop_parts(self, alive: Callable[[str], bool]) -> None:
-        """Delete what processes that are no longer alive were receiving when they ended."""
-        await asyncio.to_thread(_drop_parts, self._root, alive)
+    async def drop_parts(self, alive: Callable[[str], bool], *, rested: float = 0.0) -> None:
+        """As in the spool."""
+        await asyncio.to_thread(drop_parts, self._root.glob(f"*/*-{ARCHIVE}.part"), alive, rested)
 
     def publish(self, uuid: str, part: Part) -> Path:
         """Make a whole archive visible."""
@@ -86,12 +86,6 @@ class Results:
     async def drop(self, uuid: str) -> None:
         """Delete a task's results."""
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
-
-
-def _drop_parts(root: Path, alive: Callable[[str], bool]) -> None:
-    for part in root.glob(f"*/*-{ARCHIVE}.part"):
-        if not alive(part.name.partition("-")[0]):
-            part.unlink(missing_ok=True)
 
 
 def _open_asset(path: Path, name: str) -> Asset:

@@ -27,6 +27,9 @@ _DRAIN = 5.0
 _DISCOVER = 2.0
 _SCALE = 1.0
 _REAP = 120.0
+#: Seconds between two looks for what dead replicas left, and for which a part must not have grown.
+_REMAINS = 300.0
+_RESTED = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,8 @@ class Schedule:
         context, workers = self._context, self._workers
         if context.store.shared:
             await context.replicas.reload()
-            await context.store.drop_leases()
             await context.sizes.load()
-        await context.spool.drop_parts(context.replicas.alive)
-        await context.results.drop_parts(context.replicas.alive)
+        await self._drop_remains()
         if await workers.importer.run():
             await context.tasks.reload()
         await workers.discovery.look_at_file()
@@ -79,6 +80,16 @@ class Schedule:
         await workers.notifier.recover()
         await workers.accounts.recover()
         context.lifecycle.recover()
+
+    async def _drop_remains(self) -> None:
+        """Delete what dead processes left: files that they were receiving, and uuids that they had taken. A process
+        that is only slow to give a sign of life must not lose what it is working on."""
+        context = self._context
+        rested = _RESTED if context.store.shared else 0.0
+        await context.spool.drop_parts(context.replicas.alive, rested=rested)
+        await context.results.drop_parts(context.replicas.alive, rested=rested)
+        if context.store.shared:
+            await context.store.drop_leases()
 
     async def settle(self) -> None:
         """Before the loops end: what would be done twice if it were cut off now."""
@@ -124,5 +135,6 @@ class Schedule:
             "drainer": lambda: every(_DRAIN, context.drainer.sweep, "drainer"),
             "discovery": lambda: every(_DISCOVER, workers.discovery.sweep, "discovery"),
             "nodes": lambda: every(_SWEEP, context.registry.forget_removed, "registry"),
+            "remains": lambda: every(_REMAINS, self._drop_remains, "remains"),
             "flush": lambda: every(flush, context.tasks.flush, "flush"),
         }

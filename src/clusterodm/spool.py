@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -203,9 +203,10 @@ class Spool:
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
         self._looked_at = 0.0
 
-    async def drop_parts(self, alive: Callable[[str], bool]) -> None:
-        """Delete what processes that are no longer alive were receiving when they ended."""
-        await asyncio.to_thread(_drop_parts, self._root, alive)
+    async def drop_parts(self, alive: Callable[[str], bool], *, rested: float = 0.0) -> None:
+        """Delete what processes that are no longer alive were receiving when they ended, and what did not grow for
+        `rested` seconds."""
+        await asyncio.to_thread(drop_parts, self._root.glob("*/parts/*"), alive, rested)
 
     async def tasks(self) -> list[str]:
         """Uuids of all tasks that have a folder here."""
@@ -267,7 +268,8 @@ def _list(folder: Path) -> list[HeldFile]:
         return []
 
 
-def _drop_parts(root: Path, alive: Callable[[str], bool]) -> None:
-    for part in root.glob("*/parts/*"):
-        if not alive(part.name.partition("-")[0]):
+def drop_parts(parts: Iterable[Path], alive: Callable[[str], bool], rested: float) -> None:
+    """Delete parts whose owner, the first word of their name, is not alive, once they rested for so many seconds."""
+    for part in parts:
+        if not alive(part.name.partition("-")[0]) and time.time() - _changed_at(part) >= rested:
             part.unlink(missing_ok=True)

@@ -277,6 +277,10 @@ async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_t
     finally:
         await asyncio.to_thread(postgres.start)
     await eventually(lambda: len(group.leaders()) == 1)
+    # nobody could give a sign of life, so nobody is taken for dead
+    [leader] = group.leaders()
+    replicas = [cluster.context.replicas for cluster in group.clusters]
+    assert all(replicas[leader].alive(each.me.id) for each in replicas)
     await apis[2].ends(uuid)
     later = await apis[1].create()
     await apis[0].ends(later)

@@ -24,7 +24,7 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ClusterError
-from clusterodm.store import Replica, Store
+from clusterodm.store import SILENT, Replica, Store
 
 _log = structlog.get_logger("replicas")
 
@@ -33,6 +33,8 @@ LEASE: Final = "lead"
 #: those after which others take it over (store.replicas.SILENT).
 _BEAT: Final = 1.0
 _HOLD: Final = 4.0
+#: Seconds without a sign of life of our own after which those of others may be late, too.
+_GAP: Final = 3.0
 #: Seconds after which everything is read again, whatever was heard.
 _RELOAD: Final = 300.0
 
@@ -53,6 +55,8 @@ class Replicas:
         #: The name of the one that leads; empty while nobody does.
         self.leader = self.me.name
         self._kept_at = time.monotonic()
+        #: Until when we cannot tell who is gone from who could not say anything.
+        self._doubt_until = 0.0
         self._changed = asyncio.Event()
         self._stale_tasks: set[str] = set()
         self._stale: set[str] = set()
@@ -70,8 +74,9 @@ class Replicas:
         return self._duty.held
 
     def alive(self, replica: str) -> bool:
-        """Whether a replica is there."""
-        return replica == self.me.id or any(each.id == replica for each in self.there)
+        """Whether a replica is there. After a time in which nobody could give signs of life, all get time for one."""
+        known = replica == self.me.id or any(each.id == replica for each in self.there)
+        return known or time.monotonic() < self._doubt_until
 
     async def begin(self, take_up: Callable[[], Awaitable[None]]) -> None:
         """Before the first loop runs: take the duty if nobody has it, and take up what was left."""
@@ -128,6 +133,8 @@ class Replicas:
     async def _beat(self) -> None:
         begun = time.monotonic()
         holder, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
+        if self._store.shared and begun - self._kept_at > _GAP:
+            self._doubt_until = time.monotonic() + SILENT
         self._kept_at = begun
         self._tasks.others = len(self.there) > 1
         self.leader = next((each.name for each in self.there if each.id == holder), "")

@@ -6,12 +6,13 @@ from clusterodm.store.copying import copy_store
 from clusterodm.store.database import ask_version
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
-from clusterodm.store.replicas import Replica
+from clusterodm.store.replicas import SILENT, Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
 __all__ = [
     "PROGRESS",
+    "SILENT",
     "Cost",
     "EndedTask",
     "PastAttempt",

@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
@@ -121,7 +122,7 @@ class Database:
         while True:
             try:
                 return await engine.connect()
-            except (DBAPIError, OSError, TimeoutError) as error:
+            except (DBAPIError, OSError, TimeoutError, PoolTimeout) as error:
                 if not self.shared:
                     raise
                 if time.monotonic() > end or _hopeless(error):
