@@ -257,6 +257,28 @@ async def test_a_job_that_waits_for_too_long_is_given_up(conf: Path, cluster: Ri
     await cluster.api.ends(uuid, seconds=60)
 
 
+async def test_a_job_that_began_while_nobody_looked_gets_its_time_to_boot(
+    conf: Path, cluster: Rig, tmp_path: Path
+) -> None:
+    full = ask(conf, "sbatch", "--parsable", "--cpus-per-task=4", "--output=/dev/null", "--wrap", "sleep 300").strip()
+    given = entry(conf, tmp_path, bootTimeout=5.0)
+    await started(cluster, given)
+    uuid = await cluster.api.create()
+    await eventually(lambda: "waits at slurm" in cluster.entry(uuid).wait)
+    [machine] = cluster.cluster.context.machines.alive()
+    hours_ago = cluster.cluster.context.clock() - 7200.0
+    await cluster.cluster.context.machines.change(machine, booting_at=hours_ago)
+    await cluster.stop()
+    ask(conf, "scancel", full)
+    await eventually(lambda: ask(conf, "squeue", "-h", "-n", machine.id, "-o", "%T").strip() == "RUNNING")
+    await started(cluster, given)
+    await cluster.api.ends(uuid, seconds=60)
+    assert await cluster.timeline(uuid)
+    assert cluster.entry(uuid).task.attempts == 1
+    gone = await cluster.cluster.context.store.machines_gone(limit=10)
+    assert not any("did not answer" in each.reason for each in gone)
+
+
 async def test_a_job_that_is_killed_costs_the_node_not_the_task(conf: Path, cluster: Rig, tmp_path: Path) -> None:
     slow = [*NODE[:5], "3", *NODE[6:]]
     await started(cluster, entry(conf, tmp_path, command=slow))

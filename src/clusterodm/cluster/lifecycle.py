@@ -61,6 +61,8 @@ class Lifecycle:
         self._interval = interval
         self._clock = clock
         self.blocked = Blocked(clock)
+        #: When (by a clock that nobody sets) we met machines that were there before us.
+        self._met_at: dict[str, float] = {}
         #: Machines that wait for room at their provider, and why, in its words.
         self.waiting: dict[str, str] = {}
         #: What each provider listed last, and when.
@@ -77,8 +79,10 @@ class Lifecycle:
         registry.watch(self._nodes_changed)
 
     def recover(self) -> None:
-        """After a restart: go on with every machine that is not gone."""
+        """After a restart: go on with every machine that is not gone. One that boots may have waited until now for all
+        we know, so its time to boot begins anew."""
         for machine in self._machines.alive():
+            self._met_at[machine.id] = self._clock.steady()
             self._queue.put(machine.id)
 
     async def run(self) -> None:
@@ -99,6 +103,7 @@ class Lifecycle:
             self._silent_since.pop(machine.id, None)
             self._online.pop(machine.id, None)
             self.waiting.pop(machine.id, None)
+            self._met_at.pop(machine.id, None)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():
@@ -162,8 +167,10 @@ class Lifecycle:
     # BOOTING
 
     async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
-        age = self._clock.age(machine.booting_at)
         found = await self._look(machine, provider)
+        age = self._clock.age(machine.booting_at)
+        if machine.id in self._met_at:
+            age = min(age, self._clock.steady() - self._met_at[machine.id])
         if found is not None and machine.id in self.waiting and found.status is not Status.WAITING:
             age = 0.0
         if found is None or found.status is Status.ENDING:
