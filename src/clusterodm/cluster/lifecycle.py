@@ -80,9 +80,11 @@ class Lifecycle:
 
     def recover(self) -> None:
         """After a restart: go on with every machine that is not gone. One that boots may have waited until now for all
-        we know, so its time to boot begins anew."""
+        we know, where its provider lets machines wait, so its time to boot begins anew."""
         for machine in self._machines.alive():
-            self._met_at[machine.id] = self._clock.steady()
+            provider = self._fleet.providers.get(machine.provider)
+            if provider is not None and provider.waits:
+                self._met_at[machine.id] = self._clock.steady()
             self._queue.put(machine.id)
 
     async def run(self) -> None:

@@ -98,6 +98,8 @@ class Provider:
         """What an hour costs, as configured."""
         return size.price
 
+    #: Whether a machine may wait there for room before it begins to boot.
+    waits: bool = False
     #: Port of the node on each machine, where that is the same for all.
     node_port: int = 3000
 

@@ -70,6 +70,7 @@ class Command(Provider):
     """Machines of three commands."""
 
     config: CommandConfig
+    waits = True
 
     def __init__(self, entry: dict[str, Any], _: aiohttp.ClientSession) -> None:
         config = read_entry(CommandConfig, entry)

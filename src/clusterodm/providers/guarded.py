@@ -48,6 +48,11 @@ class Guarded:
         return self.config.label
 
     @property
+    def waits(self) -> bool:
+        """Whether a machine may wait there for room."""
+        return self._provider.waits
+
+    @property
     def node_port(self) -> int:
         """Port of nodes on its machines, where they do not say."""
         return self._provider.node_port

@@ -87,6 +87,7 @@ class Kubernetes(Provider):
     """Jobs."""
 
     config: KubernetesConfig
+    waits = True
 
     def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
         config = read_entry(KubernetesConfig, entry)

@@ -103,6 +103,7 @@ class Slurm(Provider):
     """Batch jobs."""
 
     config: SlurmConfig
+    waits = True
 
     def __init__(self, entry: dict[str, Any], _: aiohttp.ClientSession) -> None:
         config = read_entry(SlurmConfig, entry)
