@@ -16,7 +16,9 @@ from aiohttp import web
 from clusterodm import schedule
 from clusterodm.admin import machines
 from clusterodm.app import Cluster, running_cluster
+from clusterodm.cluster import replicas
 from clusterodm.cluster.context import Context
+from clusterodm.cluster.replicas import Replicas
 from clusterodm.core.machines import State
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase
@@ -310,3 +312,14 @@ async def test_machines_are_seen_everywhere_and_looked_after_by_whoever_leads(
         await eventually(lambda: not cloud.names())
         assert cloud.world is not None
         assert len(cloud.world.created) == len({each.name for each in cloud.world.created})
+
+
+async def test_a_replica_that_heard_nothing_reads_everything_again(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_RELOAD", 0.2)
+    monkeypatch.setattr(Replicas, "_heard", lambda self, kind, key: None)
+    await group.add()
+    follower = await group.add()
+    uuid = await group.apis[0].create()
+    await eventually(lambda: uuid in follower.context.tasks)

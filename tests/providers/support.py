@@ -18,7 +18,7 @@ import botocore.session
 from moto.server import ThreadedMotoServer
 
 from clusterodm.observe import Metrics
-from clusterodm.providers import Guarded, make_fleet
+from clusterodm.providers import Guarded, Spec, make_fleet
 from clusterodm.testing import DigitalOceanApi, FakeMachine, HetznerApi, ScalewayApi, World
 from tests.processes import free_port
 
@@ -188,3 +188,9 @@ async def provider_of(folder: Path, *entries: dict[str, Any]) -> AsyncIterator[G
         made = next(iter(fleet.providers.values()))
         yield made
         await made.close()
+
+
+def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> Spec:
+    """What a machine of a size (by its number) is ordered with."""
+    rung = provider.ladder[size]
+    return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))

@@ -29,11 +29,11 @@ from clusterodm import schedule
 from clusterodm.cluster import blocked
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected
 from clusterodm.core.machines import State
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, kubernetes
+from clusterodm.providers import Guarded, ProviderMachine, Status, kubernetes
 from clusterodm.providers.kubeconfig import from_kubeconfig, in_cluster
 from clusterodm.testing import KubernetesApi
 from tests.processes import free_port
-from tests.providers.support import provider_of
+from tests.providers.support import provider_of, spec
 from tests.support import Rig, eventually
 
 TOKEN = "hush-service-account"
@@ -106,11 +106,6 @@ def entry(server: KubernetesApi, folder: Path, **changes: Any) -> dict[str, Any]
 async def provider(server: KubernetesApi, tmp_path: Path) -> AsyncIterator[Guarded]:
     async with provider_of(tmp_path, entry(server, tmp_path)) as made:
         yield made
-
-
-def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> Spec:
-    rung = provider.ladder[size]
-    return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))
 
 
 async def runs(provider: Guarded, name: str) -> ProviderMachine:

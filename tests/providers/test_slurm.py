@@ -15,10 +15,10 @@ from clusterodm import schedule
 from clusterodm.cluster import blocked
 from clusterodm.core.errors import ConfigError, Rejected, Unreachable
 from clusterodm.core.machines import State
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
+from clusterodm.providers import Guarded, ProviderMachine, Status, guarded
 from clusterodm.providers.batch import batch_script
 from clusterodm.providers.slurm import Slurm
-from tests.providers.support import provider_of
+from tests.providers.support import provider_of, spec
 from tests.slurm import ask, cancel_all, missing, running_slurm
 from tests.support import Rig, eventually
 
@@ -72,11 +72,6 @@ async def provider(conf: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
         yield made
         for machine in await made.list_machines("c1"):
             await made.delete(machine)
-
-
-def spec(provider: Guarded, name: str = "clusterodm-c1-m1", size: int = 0) -> Spec:
-    rung = provider.ladder[size]
-    return Spec(name=name, cluster="c1", rung=rung, document=provider.document(name, rung, token="hush-node"))
 
 
 async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider: Guarded) -> None:

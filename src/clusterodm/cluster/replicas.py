@@ -197,8 +197,7 @@ class Replicas:
                 async with asyncio.timeout(_RELOAD):
                     await self._work.wait()
             except TimeoutError:
-                self._stale |= {"nodes", "machines"}
-                self._stale_tasks |= self._tasks.uuids()
+                self._stale.add("all")
             self._work.clear()
             tasks, self._stale_tasks = self._stale_tasks, set()
             kinds, self._stale = self._stale, set()
@@ -212,6 +211,8 @@ class Replicas:
                 await asyncio.sleep(_BEAT)
 
     async def _read_again(self, tasks: set[str], kinds: set[str]) -> None:
+        if "all" in kinds:
+            await self.reload()
         if tasks:
             await self._tasks.refresh(tasks)
         if "nodes" in kinds:

@@ -137,10 +137,6 @@ class Tasks:
         there = {task.uuid for task, _ in found}
         await self.refresh([uuid for uuid in [*self._active, *self._finished] if uuid not in there])
 
-    def uuids(self) -> set[str]:
-        """All tasks that are in memory."""
-        return {*self._active, *self._finished}
-
     async def refresh(self, uuids: Iterable[str]) -> None:
         """Read some tasks again."""
         wanted = list(uuids)
