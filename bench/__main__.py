@@ -168,9 +168,19 @@ def upload_all(port: int, uuid: str, files: list[Path]) -> None:
     async def send() -> None:
         with ThreadPoolExecutor(10) as threads:
             node = make_address("127.0.0.1", port)
-            await Transfer(node, uuid, limit=RateLimit(0), executor=threads, tls=Trust().context(node)).send(
-                files, connections=10
+            transfer = Transfer(
+                node,
+                uuid,
+                connections=10,
+                urgent=True,
+                limit=RateLimit(0),
+                executor=threads,
+                tls=Trust().context(node),
             )
+            for file in files:
+                transfer.add(file)
+            transfer.end()
+            await transfer.run()
 
     asyncio.run(send())
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from clusterodm.admin import Looked
 from clusterodm.aio import Clock, Duty
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.accounts import Accounts
+from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
 from clusterodm.cluster.cleaner import Cleaner
@@ -44,7 +46,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.scaling import Wish
-from clusterodm.nodeodm import NodeClient, Trust
+from clusterodm.nodeodm import NodeClient, RateLimit, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.results import Results
@@ -114,6 +116,22 @@ def build(
         lost_after=settings.node_lost_after,
         clock=clock,
     )
+    limit = RateLimit(settings.upload_max_speed)
+    webhook = partial(_callback, settings.public_address, own.jobs)
+    ahead = Ahead(
+        tasks,
+        registry,
+        spool,
+        client,
+        metrics,
+        most=settings.send_ahead,
+        connections=settings.parallel_uploads,
+        limit=limit,
+        webhook=webhook,
+        sender=replicas.me.id,
+        duty=duty,
+        clock=clock,
+    )
     dispatcher = Dispatcher(
         tasks,
         registry,
@@ -123,11 +141,12 @@ def build(
         client,
         metrics,
         replicas,
+        ahead,
         duty=duty,
         max_sending=settings.max_sending,
         connections=settings.parallel_uploads,
-        upload_speed=settings.upload_max_speed,
-        webhook=lambda uuid: _callback(settings.public_address, own.jobs, uuid),
+        limit=limit,
+        webhook=webhook,
         ageing=settings.priority_ageing * 60,
         clock=clock,
     )
@@ -185,6 +204,7 @@ def build(
             max_unpacked=settings.zipurl_max_size,
             accounts=accounts,
             sizes=sizes,
+            ahead=ahead,
             job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
             clock=clock,
         ),
@@ -217,6 +237,7 @@ def build(
             await provider.close()
 
     workers = Workers(
+        ahead=ahead,
         importer=Importer(store, registry, folder, clock),
         discovery=discovery,
         fetcher=fetcher,

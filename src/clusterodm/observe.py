@@ -132,6 +132,11 @@ class Metrics:
             registry=self.registry,
         )
         self.attempts = self._counter("clusterodm_attempts", "Attempts that ended, by how.", ["outcome"])
+        self.ahead = self._counter(
+            "clusterodm_ahead",
+            "Uploads whose files were sent ahead of their commit, by what became of it.",
+            ["outcome"],
+        )
         self.received = self._counter("clusterodm_received_bytes", "Bytes of files that clients uploaded.")
         self.sent = self._counter("clusterodm_sent_bytes", "Bytes of files sent to nodes.")
         self.delivered = self._counter("clusterodm_delivered_bytes", "Bytes of results that clients downloaded.")

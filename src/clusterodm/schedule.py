@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from clusterodm.aio import every
 from clusterodm.cluster.accounts import Accounts
+from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
@@ -36,6 +37,7 @@ _RESTED = 3600.0
 class Workers:
     """Parts that nothing but the schedule knows."""
 
+    ahead: Ahead
     importer: Importer
     discovery: Discovery
     fetcher: Fetcher
@@ -74,6 +76,7 @@ class Schedule:
         await workers.discovery.look_at_file()
         context.autoscaler.begin()
         await context.dispatcher.recover()
+        workers.ahead.recover()
         context.tracker.recover()
         workers.fetcher.recover()
         await workers.cleaner.recover()
@@ -107,6 +110,7 @@ class Schedule:
         return {
             "registry": context.registry.run,
             "dispatcher": context.dispatcher.run,
+            "sends ahead": self._workers.ahead.send,
             "room": self._workers.janitor.make_room,
             "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
             "figures": lambda: every(_SWEEP, self._follow, "figures"),
@@ -122,6 +126,7 @@ class Schedule:
         flush = _FLUSH_SHARED if context.store.shared else _FLUSH
         return {
             "tracker": context.tracker.run,
+            "ahead": workers.ahead.run,
             "fetcher": workers.fetcher.run,
             "cleaner": workers.cleaner.run,
             "notifier": workers.notifier.run,

@@ -156,6 +156,12 @@ class Settings(BaseModel):
     )
     max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
     max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")
+    send_ahead: int = Field(
+        4,
+        ge=0,
+        le=1000,
+        description="Uploads whose files are sent to a free node before their commit, at the same time; 0: none.",
+    )
     parallel_uploads: int = Field(4, ge=1, le=32, description="Connections to the node for the files of one task.")
     results: Literal["stream", "keep"] = Field(
         "stream", description="stream: results stay on the node and pass through; keep: pull them into the data folder."

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clusterodm import schedule
-from clusterodm.cluster import blocked, lifecycle
+from clusterodm.cluster import ahead, blocked, lifecycle
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.providers import Guarded
 from clusterodm.providers.rest import Rest
@@ -51,7 +51,7 @@ POINTS = [
     "spool.publish",
     "store.advance",
     "client.init",
-    "transfer.send",
+    "transfer.run",
     "store.change_attempt",
     "client.commit",
     "client.task",
@@ -136,6 +136,7 @@ if __name__ == "__main__":
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))
+        ahead.WORTH = 1  # type: ignore[misc]
         set_clock(orders.with_suffix(".clock"))
         for each in POINTS + MACHINE_POINTS:
             arm(each, *at_order(orders, each))

@@ -22,7 +22,7 @@ ON_THE_WAY = [
     "spool.publish:2",
     *(f"store.advance:{number}" for number in range(1, 6)),
     "client.init:1",
-    "transfer.send:1",
+    "transfer.run:1",
     "store.change_attempt:1",
     "client.commit:1",
     "client.task:1",

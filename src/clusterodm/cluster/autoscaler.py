@@ -214,7 +214,9 @@ class Autoscaler:
     def _note_idle(self) -> None:
         """Since when each machine has had nothing to do."""
         for machine in self._machines.alive():
-            if machine.state is State.READY and self._machines.busy(machine):
+            node = self._machines.node(machine)
+            wanted = self._machines.busy(machine) or (node is not None and node.ahead)
+            if machine.state is State.READY and wanted:
                 self._machines.touch(machine, self._clock())
 
     # Costs

@@ -71,6 +71,8 @@ class Cleaner:
             try:
                 await act(node.address, attempt.node_uuid)
             except NodeForgot:
+                if attempt.cleanup is Cleanup.REMOVE:
+                    await self._client.discard(node.address, attempt.node_uuid)
                 if 0 <= age < _SETTLE:
                     return _SETTLE / 6
             except NodeRefused as error:

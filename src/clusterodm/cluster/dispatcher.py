@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Duty, WorkQueue, every
+from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
@@ -53,11 +54,12 @@ class Dispatcher:
         client: NodeClient,
         metrics: Metrics,
         replicas: Replicas,
+        ahead: Ahead,
         *,
         duty: Duty,
         max_sending: int,
         connections: int,
-        upload_speed: int,
+        limit: RateLimit,
         webhook: Callable[[str], str],
         ageing: float,
         clock: Callable[[], float],
@@ -70,10 +72,11 @@ class Dispatcher:
         self._client = client
         self._metrics = metrics
         self._replicas = replicas
+        self._ahead = ahead
         self._duty = duty
         self._max_sending = max_sending
         self._connections = connections
-        self._limit = RateLimit(upload_speed)
+        self._limit = limit
         self._webhook = webhook
         self._ageing = ageing
         self._clock = clock
@@ -88,7 +91,7 @@ class Dispatcher:
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
         self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
-        self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending)
+        self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending + ahead.most)
         self._wake = asyncio.Event()
         tasks.watch(self._task_changed)
         registry.watch(self._wake.set)
@@ -180,6 +183,7 @@ class Dispatcher:
             self._clock(),
             max_sending=self._max_sending * len(self._replicas.there) + taken_up,
             ageing=self._ageing,
+            ahead=self._ahead.nodes(),
         )
         self.wanting, self.soon = decided.wanting, decided.soon
         for uuid, why in decided.waiting.items():
@@ -236,6 +240,12 @@ class Dispatcher:
 
     async def _begin(self, entry: Entry, node: Node) -> None:
         """Keep the choice. Where there are others the attempt can be claimed by any of them."""
+        if not entry.task.charged and not entry.task.not_before:
+            self._metrics.waits.observe(max(0.0, self._clock() - entry.task.committed_at))
+        sent = await self._ahead.take(entry, node)
+        if sent is not None:
+            await self._begin_ahead(entry, node, sent)
+            return
         alone = len(self._replicas.there) == 1
         task, number = entry.task, entry.task.attempts + 1
         attempt = Attempt(
@@ -248,35 +258,38 @@ class Dispatcher:
             console_start=await self._consoles.count(task.uuid),
             sender=self._replicas.me.id if alone else "",
         )
-        if number == 1:
-            self._metrics.waits.observe(max(0.0, self._clock() - task.committed_at))
         await self._tasks.advance(
             entry, Phase.DISPATCHING, f"attempt {number}: sending to {node.address}", attempt=attempt, attempts=number
         )
         if alone:
             await self._send(entry)
 
-    async def _send(self, entry: Entry) -> None:
+    async def _begin_ahead(self, entry: Entry, node: Node, sent: Sent) -> None:
+        """Its files are on the node already, or on their way there from here."""
+        try:
+            attempt = msgspec.structs.replace(
+                sent.attempt,
+                stage=Stage.SENDING,
+                started_at=self._clock(),
+                console_start=await self._consoles.count(entry.task.uuid),
+            )
+            count = f"{sent.transfer.sent_files} of {entry.task.file_count} files"
+            text = f"attempt {attempt.number}: {count} were sent ahead to {node.address}, the rest follows"
+            await self._tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
+        except BaseException:
+            await self._ahead.stop(sent)
+            raise
+        await self._send(entry, sent)
+
+    async def _send(self, entry: Entry, sent: Sent | None = None) -> None:
         attempt = entry.attempt
         assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
         node = self._registry.get(attempt.node_id)
-        if node is None:
-            await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
-            return
         try:
-            files = [
-                self._spool.path(entry.task.uuid, file.name) for file in await self._spool.listing(entry.task.uuid)
-            ]
-            webhook = self._webhook(entry.task.uuid)
-            await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, webhook)
-            tls = self._client.trust.context(node.address)
-            transfer = Transfer(node.address, attempt.node_uuid, limit=self._limit, executor=self._threads, tls=tls)
-            self.sending[entry.task.uuid] = transfer
-            try:
-                await transfer.send(files, connections=self._connections)
-            finally:
-                del self.sending[entry.task.uuid]
-                self._metrics.sent.inc(transfer.sent_bytes)
+            if node is None:
+                await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
+                return
+            await self._send_files(entry, attempt, node, sent)
         except NodeRefused as error:
             await self._attempts.failed(entry, Failure.REFUSED, str(error))
         except NodeError as error:
@@ -284,6 +297,42 @@ class Dispatcher:
         else:
             await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING)
             await self._commit(entry, node)
+        finally:
+            if sent is not None:
+                await self._ahead.stop(sent)
+
+    async def _send_files(self, entry: Entry, attempt: Attempt, node: Node, sent: Sent | None) -> None:
+        """All held files, or those that were not sent ahead. Raises a NodeError."""
+        uuid = entry.task.uuid
+        files = [self._spool.path(uuid, file.name) for file in await self._spool.listing(uuid)]
+        transfer = sent.transfer if sent is not None else self._transfer(node, attempt)
+        for file in files:
+            if sent is None or file.name not in sent.names:
+                transfer.add(file)
+        transfer.end()
+        transfer.hurry()
+        self.sending[uuid] = transfer
+        try:
+            if sent is not None:
+                await sent.finish()
+            else:
+                webhook = self._webhook(uuid)
+                await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, webhook)
+                await transfer.run()
+        finally:
+            del self.sending[uuid]
+            self._metrics.sent.inc(transfer.sent_bytes)
+
+    def _transfer(self, node: Node, attempt: Attempt) -> Transfer:
+        return Transfer(
+            node.address,
+            attempt.node_uuid,
+            connections=self._connections,
+            urgent=True,
+            limit=self._limit,
+            executor=self._threads,
+            tls=self._client.trust.context(node.address),
+        )
 
     async def _commit(self, entry: Entry, node: Node) -> None:
         """Start the task on its node, once: after a commit without an answer the node is asked whether it has the task,

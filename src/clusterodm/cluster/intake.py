@@ -17,6 +17,7 @@ import msgspec
 from clusterodm.archives import open_archive
 from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
+from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
@@ -66,12 +67,14 @@ class Intake:
         job_token: Callable[[str], str],
         accounts: Accounts,
         sizes: Sizes,
+        ahead: Ahead,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
         self._job_token = job_token
         self._accounts = accounts
         self._sizes = sizes
+        self._ahead = ahead
         self._spool = spool
         self._described = described
         self._splitmerge = splitmerge
@@ -144,6 +147,7 @@ class Intake:
             kept = await self._spool.publish(uuid, part, name)
             entry.last_activity = self._clock()
             await self._check_images(uuid, kept, grant.limits)
+            self._ahead.grew(uuid, kept)
 
     async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
         """Let go of the file that is one too many; a file that came twice is one, so it never is."""

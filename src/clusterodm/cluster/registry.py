@@ -53,6 +53,8 @@ class Node:
         self.set_aside_until = 0.0
         #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
         self.reserved: dict[str, float | None] = {}
+        #: Uploads whose files go there ahead of their commit.
+        self.ahead: set[str] = set()
         self._facts: NodeFacts | None = None
         self._facts_of: tuple[Any, ...] = ()
 
@@ -79,7 +81,8 @@ class Node:
     def facts(self) -> NodeFacts:
         """What placement looks at; made anew only when something changed, because it is asked for often."""
         closed = self.closed
-        seen = (self.info, self.online, self.record, len(self.reserved), self.chosen_at, self.set_aside_until, closed)
+        counts = (len(self.reserved), len(self.ahead))
+        seen = (self.info, self.online, self.record, counts, self.chosen_at, self.set_aside_until, closed)
         if self._facts is None or seen != self._facts_of:
             self._facts_of = seen
             self._facts = NodeFacts(
@@ -91,6 +94,7 @@ class Node:
                 slots=self.slots,
                 queue=self.info.task_queue_count,
                 reserved=len(self.reserved),
+                ahead=len(self.ahead),
                 total_memory=self.info.total_memory,
                 can_be_larger=self.record.origin is Origin.AUTOSCALER and LARGEST not in self.record.labels,
                 chosen_at=self.chosen_at,

@@ -199,7 +199,7 @@ class Tasks:
         return self.get(uuid)
 
     def watch(self, watcher: Callable[[Entry], None]) -> None:
-        """Have `watcher(entry)` called after each change of a phase."""
+        """Have `watcher(entry)` called after each change of a phase or of the attempt."""
         self._watchers.append(watcher)
 
     def active(self) -> Iterable[Entry]:
@@ -302,15 +302,18 @@ class Tasks:
         """Take a task to FINISHED."""
         await self.advance(entry, Phase.FINISHED, text, attempt=attempt, outcome=outcome, **changes)
 
-    async def change(self, entry: Entry, text: str = "", **changes: Any) -> None:
-        """Change other columns than the phase. Raises StaleTask."""
+    async def change(self, entry: Entry, text: str = "", *, attempt: Attempt | None = None, **changes: Any) -> None:
+        """Change other columns than the phase, or the attempt. Raises StaleTask."""
         was = entry.task
         try:
-            version = await self._store.change_task(was, at=self._clock(), text=text, **changes)
+            version = await self._store.change_task(was, at=self._clock(), text=text, attempt=attempt, **changes)
         except StaleTask:
             await self._catch_up(entry)
             raise
+        entry.attempt = attempt or entry.attempt
         await self._kept(entry, was, version, changes)
+        if attempt is not None:
+            self._changed(entry)
 
     async def note(self, entry: Entry, text: str) -> None:
         """Add a line to a task's timeline."""

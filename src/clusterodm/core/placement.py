@@ -64,8 +64,8 @@ def _is_larger(node: NodeFacts, needs: Needs) -> bool:
 
 
 def rank(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> list[NodeFacts]:
-    """Acceptable nodes, best first: those with a free slot, then smallest maxImages (absent counts as largest), most
-    free slots, shortest queue, least recently chosen."""
+    """Acceptable nodes, best first: those with a free slot, then smallest maxImages (absent counts as largest), those
+    with slots for more than the uploads that go there ahead, most free slots, shortest queue, least recently chosen."""
     return sorted(_acceptable(nodes, needs, now), key=_order)
 
 
@@ -78,9 +78,20 @@ def _acceptable(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> Iterato
     return (node for node in nodes if not refusal(node, needs, now))
 
 
-def _order(node: NodeFacts) -> tuple[bool, float, int, int, float, int]:
+_Order = tuple[bool, float, bool, int, int, float, int]
+
+
+def _order(node: NodeFacts) -> _Order:
     size = float("inf") if node.max_images is None else float(node.max_images)
-    return (node.free <= 0, size, -node.free, node.queue + node.reserved, node.chosen_at, node.id)
+    return (
+        node.free <= 0,
+        size,
+        node.free <= node.ahead,
+        -node.free,
+        node.queue + node.reserved,
+        node.chosen_at,
+        node.id,
+    )
 
 
 class FreeSlots:
@@ -90,21 +101,32 @@ class FreeSlots:
     def __init__(self, nodes: Iterable[NodeFacts], now: float) -> None:
         self._now = now
         self._nodes = sorted((_order(node), node) for node in nodes if node.free > 0 and node.online)
+        self._by_id = {node.id: (order, node) for order, node in self._nodes}
 
-    def take(self, needs: Needs) -> NodeFacts | None:
-        """The node of which a slot is taken: the same as `best`; None when none that is acceptable is free."""
+    def take(self, needs: Needs, prefer: int | None = None) -> NodeFacts | None:
+        """The node of which a slot is taken: `prefer` (its id) if that is acceptable and free, else the same as `best`;
+        None when none is."""
+        place = self._place(needs, prefer)
+        if place is None:
+            return None
+        _, node = self._nodes.pop(place)
+        del self._by_id[node.id]
+        if node.free > 1:
+            less = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=self._now)
+            entry = self._by_id[node.id] = (_order(less), less)
+            insort(self._nodes, entry)
+        return node
+
+    def _place(self, needs: Needs, prefer: int | None) -> int | None:
+        wanted = self._by_id.get(prefer) if prefer is not None else None
+        if wanted is not None and not refusal(wanted[1], needs, self._now):
+            return bisect_left(self._nodes, wanted)
         # smaller nodes come first, and those that are too small for so many images need no look
         begin = bisect_left(self._nodes, ((False, float(needs.images)),))
-        for place in range(begin, len(self._nodes)):
-            node = self._nodes[place][1]
-            if refusal(node, needs, self._now):
-                continue
-            del self._nodes[place]
-            if node.free > 1:
-                less = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=self._now)
-                insort(self._nodes, (_order(less), less))
-            return node
-        return None
+        return next(
+            (place for place in range(begin, len(self._nodes)) if not refusal(self._nodes[place][1], needs, self._now)),
+            None,
+        )
 
 
 def wait_reason(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -86,10 +86,20 @@ def _who(task: Task) -> str:
     return task.owner.partition(OWNER_MARK)[0]
 
 
+_NOTHING: Final[Mapping[str, int]] = {}
+
+
 def plan(
-    tasks: Iterable[Task], nodes: Iterable[NodeFacts], now: float, *, max_sending: int, ageing: float = AGEING
+    tasks: Iterable[Task],
+    nodes: Iterable[NodeFacts],
+    now: float,
+    *,
+    max_sending: int,
+    ageing: float = AGEING,
+    ahead: Mapping[str, int] = _NOTHING,
 ) -> Plan:
-    """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time."""
+    """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time. `ahead`: the
+    node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once."""
     tasks = list(tasks)
     facts = list(nodes)
     free = FreeSlots(facts, now)
@@ -103,9 +113,9 @@ def plan(
             _why_not_yet(task, now)
             or _why_too_many(task, having[task.owner])
             or full.get(needs, "")
-            or ("too many transfers at once" if sending >= max_sending else "")
+            or ("too many transfers at once" if sending >= max_sending and task.uuid not in ahead else "")
         )
-        if not why and (node := free.take(needs)):
+        if not why and (node := free.take(needs, ahead.get(task.uuid))):
             decided.placements.append(Placement(task.uuid, node.id))
             sending += 1
             having[task.owner] += 1

@@ -137,6 +137,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 class Stage(StrEnum):
     """How far an attempt has come."""
 
+    #: Files go to the node while the client still uploads, or the task waits: no slot is taken by it.
+    AHEAD = "ahead"
     #: Init and files; nothing runs on the node yet.
     SENDING = "sending"
     #: The commit was sent: from here on the node may be working.
@@ -156,6 +158,8 @@ class Cleanup(StrEnum):
 #: Reasons with which attempts end that did not go wrong.
 COMPLETED: Final = "completed"
 BY_OWNER: Final = "ended by its owner"
+#: That of an attempt that was sent ahead and was of no use at the commit, or before.
+TAKEN_BACK: Final = "taken back"
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -93,7 +93,12 @@ async def _init(request: web.Request) -> web.Response:
     uuid = parse_set_uuid(given) if given else str(uuid_module.uuid4())
     if uuid in node.tasks:
         raise BadRequest(f"Invalid set-uuid: {uuid}")
-    node.announced[uuid] = _task(node, uuid, fields)
+    try:
+        node.announced[uuid] = _task(node, uuid, fields)
+    except BadRequest:  # as a node does: what it had received under this uuid goes, too
+        node.announced.pop(uuid, None)
+        await node.spool.drop(uuid)
+        raise
     return json_answer({"uuid": uuid})
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import aiohttp
@@ -76,8 +76,8 @@ class NodeClient:
         fields = {
             "name": task.name,
             "options": msgspec.json.encode(options).decode(),
-            "dateCreated": str(task.date_created),
         }
+        fields |= {"dateCreated": str(task.date_created)} if task.date_created else {}
         fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}
         fields |= {"outputs": msgspec.json.encode(task.outputs).decode()} if task.outputs else {}
         fields |= {"webhook": webhook} if webhook else {}
@@ -96,6 +96,12 @@ class NodeClient:
     async def remove(self, node: NodeAddress, uuid: str) -> None:
         """Delete the task and its files on its node."""
         await self._post(node, "/task/remove", {"uuid": uuid})
+
+    async def discard(self, node: NodeAddress, uuid: str) -> None:
+        """Delete what was uploaded for a task that was never committed. There is no order for that, but a node drops
+        the files of an announcement that it refuses."""
+        with suppress(NodeRefused, NodeForgot):
+            await self._post(node, "/task/new/init", {"options": "["}, {"set-uuid": uuid})
 
     async def restart(self, node: NodeAddress, uuid: str, options: list[dict[str, Any]] | None) -> None:
         """Start the task again with the files that its node still has."""

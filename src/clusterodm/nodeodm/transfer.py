@@ -4,6 +4,7 @@
 
 A file whose fate is unknown (sent, no answer) is never sent again into the same attempt: nodes would add a duplicate.
 So any failure after the connection stood ends the transfer; only a connection that could not be made is tried again.
+Files may be added while others are on their way.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ IDLE_TIMEOUT: Final = 120.0
 _SLICE: Final = 256 << 10
 _MAX_ANSWER: Final = 1 << 20
 _CONNECT_TRIES: Final = 3
+#: Seconds after which a connection without work is closed: before its node does it in the moment of the next file.
+_QUIET: Final = 2.0
+#: Seconds between two looks whether what is more urgent still uses up the speed that is allowed.
+_YIELD: Final = 0.1
 
 
 class RateLimit:
@@ -42,6 +47,8 @@ class RateLimit:
         self.per_second = per_second
         self._lock = threading.Lock()
         self._next = 0.0
+        #: Transfers that others have to make way for.
+        self.urgent = 0
 
     def wait(self, count: int) -> None:
         """Block the calling thread until `count` more bytes may go."""
@@ -56,40 +63,73 @@ class RateLimit:
 
 
 class Transfer:
-    """The files of one attempt on their way to one node."""
+    """The files of one attempt on their way to one node: `add` them, say `end`; `run` returns once all are there."""
 
     def __init__(
-        self, node: NodeAddress, uuid: str, *, limit: RateLimit, executor: Executor, tls: ssl.SSLContext
+        self,
+        node: NodeAddress,
+        uuid: str,
+        *,
+        connections: int,
+        urgent: bool,
+        limit: RateLimit,
+        executor: Executor,
+        tls: ssl.SSLContext,
     ) -> None:
         self._node = node
         self._target = f"/task/new/upload/{uuid}" + (f"?{urlencode({'token': node.token})}" if node.token else "")
         self._limit = limit
+        self._most = connections
         self._executor = executor
         self._tls = tls
-        self._files: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        #: None: no more will come.
+        self._files: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._connections: set[http.client.HTTPConnection] = set()
         self._stopped = threading.Event()
+        self._urgent = urgent
+        self._running = False
+        self._ended = False
         self.sent_bytes = 0
+        self.sent_files = 0
 
-    async def send(self, files: list[Path], *, connections: int) -> None:
-        """Send all files, over at most `connections` connections. Raises a NodeError; nothing is in flight after it."""
-        if not files:
-            return
-        for file in files:
-            self._files.put(file)
+    def add(self, file: Path) -> None:
+        """One more file."""
+        self._files.put(file)
+
+    def end(self) -> None:
+        """No more files will come."""
+        self._ended = True
+        self._files.put(None)
+
+    def hurry(self) -> None:
+        """From now on transfers that are not urgent make way for this one, where the speed is limited."""
+        if not self._urgent:
+            self._urgent = True
+            self._limit.urgent += self._running
+
+    async def run(self) -> None:
+        """Send all files until the last one was added. Raises a NodeError; nothing is in flight after it."""
         loop = asyncio.get_running_loop()
-        lanes = [loop.run_in_executor(self._executor, self._lane) for _ in range(min(connections, len(files)))]
+        count = min(self._most, self._files.qsize() - 1) if self._ended else self._most
+        lanes = [loop.run_in_executor(self._executor, self._lane) for _ in range(count)]
+        if not lanes:
+            return
+        self._running = True
+        self._limit.urgent += self._urgent
         try:
             await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             self._stop()
             await asyncio.wait(lanes)
+            self._running = False
+            self._limit.urgent -= self._urgent
         errors = [error for lane in lanes if (error := lane.exception())]
         if errors:
             raise errors[0]
 
     def _stop(self) -> None:
         self._stopped.set()
+        self._files.put(None)
         for connection in list(self._connections):
             if connection.sock is not None:
                 try:
@@ -101,19 +141,27 @@ class Transfer:
         connection = self._new_connection()
         self._connections.add(connection)
         try:
-            while not self._stopped.is_set():
-                try:
-                    file = self._files.get_nowait()
-                except queue.Empty:
-                    return
+            while file := self._next_file(connection):
                 if connection.sock is None:
                     self._connect(connection)
                 self._send_one(connection, file)
+                self.sent_files += 1
         except (OSError, http.client.HTTPException) as error:
             raise NodeUnreachable(f"an upload had no answer ({_describe(error)})") from None
         finally:
             self._connections.discard(connection)
             connection.close()
+
+    def _next_file(self, connection: http.client.HTTPConnection) -> Path | None:
+        """The next file, waited for; None when this lane is done."""
+        try:
+            file = self._files.get(timeout=_QUIET)
+        except queue.Empty:
+            connection.close()
+            file = self._files.get()
+        if file is None:
+            self._files.put(None)  # for the other lanes
+        return None if self._stopped.is_set() else file
 
     def _connect(self, connection: http.client.HTTPConnection) -> None:
         for attempt in range(_CONNECT_TRIES):
@@ -153,11 +201,17 @@ class Transfer:
             step = _SLICE if self._limit.per_second else max(size, 1)
             for start in range(0, size, step):
                 count = min(step, size - start)
+                self._make_way()
                 self._limit.wait(count)
                 sent = connection.sock.sendfile(file, start, count)
                 self.sent_bytes += sent
                 if sent != count or self._stopped.is_set():
                     raise OSError("the transfer was stopped")
+
+    def _make_way(self) -> None:
+        while self._limit.per_second and self._limit.urgent and not self._urgent:
+            if self._stopped.wait(_YIELD):
+                return
 
 
 def _part_head(boundary: str, name: str) -> bytes:

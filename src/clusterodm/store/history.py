@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import ColumnElement, and_, case, func, or_, select
 
-from clusterodm.core.tasks import Attempt, Outcome, Phase, Task
+from clusterodm.core.tasks import TAKEN_BACK, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import schema
 from clusterodm.store.database import Database, as_record
 
@@ -90,6 +90,7 @@ class HistoryVerbs(Database):
             select(*said, *shown)
             .join_from(schema.attempts, schema.tasks, tries.task == tasks.uuid)
             .where(or_(over == 0, over >= since), tasks.phase != str(Phase.REMOVED))
+            .where(tries.stage != str(Stage.AHEAD), tries.reason != TAKEN_BACK)
             .order_by(tries.started_at.desc())
             .limit(limit)
         )
@@ -99,11 +100,11 @@ class HistoryVerbs(Database):
     async def ended_tasks(self, since: float, *, limit: int) -> list[EndedTask]:
         """Figures of tasks that ended after `since`, latest end first."""
         tasks, tries = schema.tasks.c, schema.attempts.c
-        first = and_(tries.task == tasks.uuid, tries.number == 1)
+        tried = and_(tries.task == tasks.uuid, tries.reason != TAKEN_BACK)
+        first = select(func.min(tries.started_at)).where(tried).correlate(schema.tasks).scalar_subquery()
         shown = (tasks.uuid, tasks.outcome, tasks.committed_at, tasks.finished_at, tasks.image_count)
         query = (
-            select(*shown, tasks.processing_time, func.coalesce(tries.started_at, 0.0).label("first_started"))
-            .join_from(schema.tasks, schema.attempts, first, isouter=True)
+            select(*shown, tasks.processing_time, func.coalesce(first, 0.0).label("first_started"))
             .where(tasks.phase == str(Phase.FINISHED), tasks.finished_at > since)
             .order_by(tasks.finished_at.desc())
             .limit(limit)

@@ -59,10 +59,15 @@ class TaskVerbs(Database):
             await self._tell(connection, "task", task.uuid)
         return version
 
-    async def change_task(self, task: Task, *, at: float, text: str = "", **changes: Any) -> int:
-        """Change columns without leaving the phase; its version after it. Raises StaleTask like `advance`."""
+    async def change_task(
+        self, task: Task, *, at: float, text: str = "", attempt: Attempt | None = None, **changes: Any
+    ) -> int:
+        """Change columns, and an attempt, without leaving the phase; its version after it. Raises StaleTask like
+        `advance`."""
         async with self._transaction() as connection:
             version = await _change(connection, task, changes)
+            if attempt is not None:
+                await self._put_attempt(connection, attempt)
             if text:
                 await _add_event(connection, task.uuid, at, text)
             await self._tell(connection, "task", task.uuid)
