@@ -81,7 +81,7 @@ def build(
     fleet = make_fleet(settings.asr, session, metrics)
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin),
-        Consoles(folder / "console"),
+        Consoles(folder / "console", shared=store.shared),
         Results(folder / "results", owner=store.origin),
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)

@@ -20,6 +20,8 @@ import msgspec
 
 #: Lines between two entries of the index.
 STRIDE: Final = 128
+#: Bytes of the last lines that are kept in memory for each task: what pollers ask for.
+_TAIL: Final = 8 << 10
 _CHUNK: Final = 1 << 20
 
 
@@ -33,6 +35,9 @@ class Console:
         #: Bytes up to the end of the last whole line, and bytes looked at.
         self._size = 0
         self._seen = 0
+        #: The last whole lines as bytes, with the number of the first of them and that of the one after the last;
+        #: replaced as a whole, so that it can be read without the lock. None: not looked at yet.
+        self._tail: tuple[int, int, bytes] | None = None
         #: Readers and the writer work in threads.
         self._lock = threading.Lock()
 
@@ -50,6 +55,8 @@ class Console:
         except FileNotFoundError:
             size = 0
         if size == self._size:
+            if not size:
+                self._tail = (0, 0, b"")
             return
         if size < self._size:
             self._marks, self.count, self._size = array("Q", [0]), 0, 0
@@ -60,6 +67,8 @@ class Console:
             file.seek(self._size)
             while chunk := file.read(_CHUNK):
                 self._index(chunk)
+            file.seek(self._marks[-1])
+            self._keep_tail((len(self._marks) - 1) * STRIDE, file.read(self._size - self._marks[-1]))
 
     def _index(self, chunk: bytes) -> None:
         """Take note of the whole lines in `chunk`, which begins where the last whole line or chunk ended."""
@@ -71,6 +80,29 @@ class Console:
             if self.count % STRIDE == 0:
                 self._marks.append(self._size)
         self._seen = base + len(chunk)
+
+    def _keep_tail(self, first: int, lines: bytes) -> None:
+        """Have these lines, which are the last ones, in memory, or as many of them as there is room for."""
+        if len(lines) > _TAIL:
+            cut = lines.index(b"\n", len(lines) - _TAIL) + 1
+            first += lines.count(b"\n", 0, cut)
+            lines = lines[cut:]
+        self._tail = (first, self.count, lines)
+
+    @property
+    def known(self) -> bool:
+        """Whether the file was ever looked at."""
+        return self._tail is not None
+
+    def tail(self, start: int) -> bytes | None:
+        """As `read`, at once, if the lines are in memory; else None."""
+        if self._tail is None:
+            return None
+        first, end, lines = self._tail
+        start = max(0, end + start) if start < 0 else start
+        if start >= end:
+            return b"[]"
+        return _listed(lines, start - first) if start >= first else None
 
     def append(self, lines: list[str]) -> None:
         """Add lines at the end, over what a crash or a full disk left of a half-written one."""
@@ -93,6 +125,8 @@ class Console:
                 file.truncate(file.tell() if whole else self._size)
         self._seen = self._size
         self._index(encoded)
+        first, _, lines = self._tail or (0, 0, b"")
+        self._keep_tail(first, lines + encoded)
 
     def read(self, start: int) -> bytes:
         """The lines from number `start` (negative: the last ones) as one JSON list."""
@@ -104,9 +138,12 @@ class Console:
             begin, end = self._marks[start // STRIDE], self._size
         with self._path.open("rb") as file:
             file.seek(begin)
-            content = file.read(end - begin)
-        lines = content.split(b"\n", start % STRIDE)
-        return b"[" + lines[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
+            return _listed(file.read(end - begin), start % STRIDE)
+
+
+def _listed(lines: bytes, skip: int) -> bytes:
+    """Encoded lines as one JSON list, without the first `skip` of them."""
+    return b"[" + lines.split(b"\n", skip)[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
 
 
 def _write_all(file: FileIO, content: bytes) -> None:
@@ -116,10 +153,12 @@ def _write_all(file: FileIO, content: bytes) -> None:
 
 
 class Consoles:
-    """The consoles of all tasks under one folder; the index of the latest used ones is kept in memory."""
+    """The consoles of all tasks under one folder; index and last lines of the latest used ones are kept in memory.
+    `shared`: other processes add lines, too, so that the files must be looked at again and again."""
 
-    def __init__(self, root: Path, *, keep: int = 2000) -> None:
+    def __init__(self, root: Path, *, shared: bool = False, keep: int = 2000) -> None:
         self._root = root
+        self._shared = shared
         self._keep = keep
         self._known: OrderedDict[str, Console] = OrderedDict()
 
@@ -142,10 +181,19 @@ class Consoles:
 
     async def count(self, uuid: str) -> int:
         """How many lines a task has."""
-        return await asyncio.to_thread(self._console(uuid).refresh)
+        console = self._console(uuid)
+        if console.known and not self._shared:
+            return console.count
+        return await asyncio.to_thread(console.refresh)
+
+    def tail(self, uuid: str, start: int) -> bytes | None:
+        """As `read`, at once, if the lines are in memory and sure to be the newest; else None."""
+        return None if self._shared else self._console(uuid).tail(start)
 
     async def read(self, uuid: str, start: int) -> bytes:
-        """A task's lines from `start` as one JSON list; see `Console.read`."""
+        """A task's lines from `start` (negative: the last ones) as one JSON list."""
+        if (lines := self.tail(uuid, start)) is not None:
+            return lines
         return await asyncio.to_thread(self._console(uuid).read, start)
 
     async def drop(self, uuid: str) -> None:

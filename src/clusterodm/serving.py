@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,7 @@ from aiohttp import web
 
 from clusterodm.admin import Shell
 from clusterodm.core.errors import ConfigError
+from clusterodm.proxy import CONTEXT, Front, Hot
 from clusterodm.proxy.connections import CONNECTIONS
 from clusterodm.settings import Settings
 
@@ -71,25 +73,25 @@ async def open_ports(
         app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
     )
     await runner.setup()
+    server = runner.server
+    assert server is not None, "set up"  # noqa: S101 - after setup()
+    connections, loop = app[CONNECTIONS], asyncio.get_running_loop()
+    front = partial(Front, Hot(app[CONTEXT], connections), server)
     try:
         plain = sockets.get("plain", settings.host, settings.port, settings.upload_idle_timeout)
-        sites = [web.SockSite(runner, plain)]
+        listening = [await loop.create_server(front, sock=plain)]
         if tls is not None:
             secure = sockets.get("secure", settings.host, settings.secure_port, settings.upload_idle_timeout)
-            sites.append(web.SockSite(runner, secure, ssl_context=tls))
-        for site in sites:
-            await site.start()
-        connections = app[CONNECTIONS]
+            listening.append(await loop.create_server(front, sock=secure, ssl=tls))
         async with asyncio.TaskGroup() as group:
-            server = runner.server
-            assert server is not None, "set up"  # noqa: S101 - after setup()
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
             renew = group.create_task(_renew(tls, settings))
-            yield [address[1] for address in runner.addresses]
+            yield [each.sockets[0].getsockname()[1] for each in listening]
             connections.ending = True
             await asyncio.sleep(settings.shutdown_delay)
-            for site in sites:
-                await site.stop()
+            for each in listening:
+                each.close()
+            connections.close_waiting()
             await connections.drained(settings.shutdown_grace)
             watch.cancel()
             renew.cancel()

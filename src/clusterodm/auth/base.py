@@ -58,6 +58,10 @@ class Authenticator:
         """The grant of `token` (empty: none was sent); None when it is not valid."""
         raise NotImplementedError
 
+    def known(self, token: str) -> Grant | None:
+        """The grant of a token for which that can be said at once; None when `grant` must be asked."""
+        return None
+
     async def login(self, fields: dict[str, str]) -> str | None:
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
         raise BadRequest("Not available")

@@ -107,6 +107,12 @@ class LightningAuthenticator(Authenticator):
                     self._asking.pop(owner, None)
         return Grant(owner=owner, limits=known.limits) if known else None
 
+    def known(self, token: str) -> Grant | None:
+        """What the service said lately."""
+        owner = _owner_of(token)
+        known = self._known.get(owner)
+        return Grant(owner=owner, limits=known.limits) if token and known is not None and known.fresh else None
+
     async def login(self, fields: dict[str, str]) -> str | None:
         """Have the service look at a user name and password."""
         form = {name: fields.get(name, "") for name in ("username", "password")}

@@ -30,6 +30,10 @@ class LocalAuthenticator(Authenticator):
         return AuthInfo("Authentication not available on this node") if self.open else super().info
 
     async def grant(self, token: str) -> Grant | None:
+        """The one grant that there is."""
+        return self.known(token)
+
+    def known(self, token: str) -> Grant | None:
         """Compare in constant time."""
         if self.open or hmac.compare_digest(self._token, token.encode()):
             return self._grant

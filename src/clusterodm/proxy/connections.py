@@ -37,6 +37,8 @@ class Connections:
         #: Requests from the first header to the end of the answer.
         self.in_flight = 0
         self._none = asyncio.Event()
+        #: Connections that ask nothing but what is answered at once, and when (by the loop's clock) they did so last.
+        self._waiting: dict[asyncio.Transport, float] = {}
         self._busy: set[web.RequestHandler] = set()
         self._idle_since: dict[web.RequestHandler, float] = {}
 
@@ -52,6 +54,19 @@ class Connections:
         self.in_flight -= 1
         if not self.in_flight:
             self._none.set()
+
+    def waits(self, connection: asyncio.Transport) -> None:
+        """A new connection, or one whose request was answered at once."""
+        self._waiting[connection] = asyncio.get_running_loop().time()
+
+    def leaves(self, connection: asyncio.Transport) -> None:
+        """It is closed, or goes over to the web server."""
+        self._waiting.pop(connection, None)
+
+    def close_waiting(self) -> None:
+        """The end: none of them is being answered."""
+        for connection in list(self._waiting):
+            connection.close()
 
     def observe(self, route: str, seconds: float) -> None:
         """Take note of how long an answer took."""
@@ -82,6 +97,8 @@ class Connections:
                 if now - since > seconds and connection.transport is not None:
                     connection.transport.abort()
             self._idle_since = idle
+            for transport in [each for each, since in self._waiting.items() if now - since > seconds]:
+                transport.abort()
 
 
 CONNECTIONS: Final = web.AppKey("connections", Connections)
