@@ -111,20 +111,23 @@ def results(tmp_path: Path) -> Results:
 
 async def test_an_asset_is_found_by_path_or_by_a_unique_name(results: Results) -> None:
     for name in ("odm_report/report.pdf", "report.pdf"):
-        asset = await results.open_asset("u", name)
-        assert (asset.size, asset.read()) == (6, b"report")
+        asset = await results.asset("u", name)
+        assert asset.place is not None
+        path, start = asset.place
+        assert (asset.size, path.read_bytes()[start : start + asset.size]) == (6, b"report")
+        assert [block async for block in asset.blocks(1, 3)] == [b"epo"]
         asset.close()
 
 
 @pytest.mark.parametrize("name", ["nothing", "same.txt", "../all.zip", "eport.pdf"])
 async def test_what_is_not_there_or_not_unique_is_an_invalid_asset(results: Results, name: str) -> None:
     with pytest.raises(BadRequest, match="Invalid asset"):
-        await results.open_asset("u", name)
+        await results.asset("u", name)
 
 
 async def test_a_damaged_archive_is_not_ready(results: Results, tmp_path: Path) -> None:
     (tmp_path / "u" / "all.zip").write_bytes(b"PK")
     with pytest.raises(BadRequest, match="Asset not ready"):
-        await results.open_asset("u", "report.pdf")
+        await results.asset("u", "report.pdf")
     with pytest.raises(BadRequest, match="Asset not ready"):
-        await results.open_asset("v", "report.pdf")
+        await results.asset("v", "report.pdf")

@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Results on their way out: from our disk with ranges, or streamed through from the node that has them."""
+"""Results on their way out: from our disk, from a bucket, or streamed through from the node that has them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import zipfile
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from email.utils import formatdate
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -14,11 +18,13 @@ from aiohttp import web
 
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
-from clusterodm.core.byte_range import parse_range
+from clusterodm.core.conditional import judge
 from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused, ProviderError
 from clusterodm.core.tasks import Outcome, Phase
 from clusterodm.nodeodm import Download
-from clusterodm.results import ARCHIVE, Asset
+from clusterodm.providers import Bucket
+from clusterodm.results import ARCHIVE, Content, Packed, find_asset
+from clusterodm.zero_copy import Lane, flushed, lane
 
 #: Headers of a node's answer that mean the same when we pass them on.
 _PASSED: Final = ("Content-Type", "Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
@@ -30,14 +36,28 @@ async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: s
     """Answer with `all.zip` or with one file out of it. Raises BadRequest when the task has none, and NodeError."""
     if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
         raise BadRequest("Asset not ready")
-    if entry.task.results_in and (sent := await _from_bucket(request, cluster, entry, asset)):
-        return sent
-    if asset != ARCHIVE:
-        return await _send_asset(request, cluster, entry, asset)
-    if path := cluster.results.archive(entry.task.uuid):
-        cluster.metrics.delivered.inc(path.stat().st_size)
-        return web.FileResponse(path, chunk_size=256 << 10, headers=_attachment(entry, ARCHIVE))
-    return await _stream(request, cluster, entry)
+    content = await _content(cluster, entry, asset)
+    if content is None:
+        return await _stream(request, cluster, entry)
+    try:
+        return await _send(request, cluster, content, _attachment(entry, asset))
+    finally:
+        content.close()
+
+
+async def _content(cluster: Context, entry: Entry, asset: str) -> Content | None:
+    """What is to be sent from here or from a bucket; None: all there is, from its node. An asset of an archive that is
+    still on its node has it pulled here first."""
+    kept = cluster.results.whole(entry.task.uuid)
+    bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
+    if kept is None and bucket is not None and entry.attempt is not None:
+        folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect"
+        if found := await _in_bucket(bucket, folder, asset, redirect=redirect):
+            return found
+    if asset == ARCHIVE:
+        return kept
+    await cluster.collector.archive(entry)
+    return await cluster.results.asset(entry.task.uuid, asset)
 
 
 def _attachment(entry: Entry, asset: str) -> dict[str, str]:
@@ -48,29 +68,95 @@ def _attachment(entry: Entry, asset: str) -> dict[str, str]:
     }
 
 
-async def _from_bucket(request: web.Request, cluster: Context, entry: Entry, asset: str) -> web.StreamResponse | None:
-    """Answer with an object of a bucket; None when there is none of that name, and for what is here already."""
-    bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in)
-    if entry.attempt is None or bucket is None or cluster.results.archive(entry.task.uuid):
-        return None
-    key = f"{entry.attempt.node_uuid}/{asset}"
+# From a bucket
+
+
+class _Remote:
+    """Bytes of an object of a bucket."""
+
+    def __init__(self, bucket: Bucket, key: str, start: int, size: int, etag: str) -> None:
+        self.size, self.etag, self.modified = size, etag, 0
+        self.place: tuple[Path, int] | None = None
+        self._bucket = bucket
+        self._key = key
+        self._start = start
+
+    def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Asked for by ranges."""
+        return self._bucket.read(self._key, self._start + start, length)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+async def _in_bucket(bucket: Bucket, folder: str, asset: str, *, redirect: bool) -> Content | None:
+    """An object of this name, or an asset out of the archive, of which only what is needed is read; None when there is
+    neither."""
+    key = f"{folder}/{asset}"
     found = await bucket.find(key)
-    if found is None:
+    if found is not None:
+        if redirect:
+            raise web.HTTPFound(await bucket.sign(key))
+        return _Remote(bucket, key, 0, found.size, found.etag)
+    key = f"{folder}/{ARCHIVE}"
+    whole = await bucket.find(key) if asset != ARCHIVE else None
+    if whole is None:
         return None
-    if cluster.settings.results_from_s3 == "redirect":
-        raise web.HTTPFound(await bucket.sign(key))
-    headers = _attachment(entry, asset) | ({"ETag": found.etag} if found.etag else {})
-    try:
-        response, start, length = _part(request, found.size, headers)
-    except ValueError as outside:
-        return web.Response(status=416, headers={"Content-Range": str(outside)})
-    blocks = bucket.read(key, start, length)
+    return await asyncio.to_thread(_out_of_bucket, bucket, key, whole.size, whole.etag, asset)
 
-    async def read() -> bytes:
-        return await anext(blocks, b"")
 
-    cluster.metrics.delivered.inc(await pipe(request, read, response))
+def _out_of_bucket(bucket: Bucket, key: str, size: int, etag: str, asset: str) -> Content:
+    file = bucket.open(key, size)
+    found = find_asset(file, asset)
+    tag = found.etag(etag)
+    if found.start is not None:
+        return _Remote(bucket, key, found.start, found.entry.file_size, tag)
+    return Packed(file, found, etag=tag, modified=0)
+
+
+# Sending
+
+
+async def _send(
+    request: web.Request, cluster: Context, content: Content, headers: dict[str, str]
+) -> web.StreamResponse:
+    """What a request wants of something of which we have every byte at hand."""
+    verdict = judge(request.headers, size=content.size, etag=content.etag, modified=content.modified)
+    headers = headers | {"Accept-Ranges": "bytes"}
+    headers |= {"ETag": content.etag} if content.etag else {}
+    headers |= {"Last-Modified": formatdate(content.modified, usegmt=True)} if content.modified else {}
+    headers |= {"Content-Range": part} if (part := verdict.content_range(content.size)) else {}
+    if verdict.status not in (200, 206):
+        return web.Response(status=verdict.status, headers=headers)
+    response = web.StreamResponse(status=verdict.status, headers=headers)
+    response.content_length = verdict.length
+    await response.prepare(request)
+    if request.method == "HEAD":
+        await response.write_eof()
+        return response
+    with lane(request.transport, verdict.length) as free:
+        if free is not None and content.place is not None:
+            path, first = content.place
+            sent = await _along(request, free, path, first + verdict.start, verdict.length)
+            await response.write_eof()
+        else:
+            async with aclosing(content.blocks(verdict.start, verdict.length)) as blocks:
+                sent = await _write(request, lambda: anext(blocks, b""), response)
+    cluster.metrics.delivered.inc(sent)
     return response
+
+
+async def _along(request: web.Request, free: Lane, path: Path, start: int, length: int) -> int:
+    """A file by sendfile; how many bytes went out."""
+    try:
+        await flushed(free.transport)
+        sent = await free.send_file(path, start, length)
+    except ConnectionError:
+        return 0  # the client left; nothing more to say to it
+    if sent < length:
+        _cut(request)
+        raise ClientGone("results went away in the middle of a download")
+    return sent
 
 
 async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.StreamResponse:
@@ -83,21 +169,50 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
         async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=_attachment(entry, ARCHIVE) | passed)
-            cluster.metrics.delivered.inc(await pipe(request, answer.read, response))
+            await response.prepare(request)
+            sent = await _through(request, answer, response) if request.method != "HEAD" else 0
+            cluster.metrics.delivered.inc(sent)
             return response
     except NodeRefused as error:
         raise BadRequest(str(error)) from None
+
+
+async def _through(request: web.Request, answer: Download, response: web.StreamResponse) -> int:
+    """The body of a node's answer: by splice as far as that goes, else block by block; how many bytes went out."""
+    sent = 0
+    with lane(request.transport, int(answer.headers.get("Content-Length", 0))) as free:
+        try:
+            while free is not None and (taken := answer.take()) is not None:
+                first, source, missing = taken
+                with source:
+                    await response.write(first)
+                    await flushed(free.transport)
+                    count = await free.splice(source, missing)
+                sent += len(first) + count
+                if await answer.took(count):
+                    await response.write_eof()
+                    return sent
+        except NodeError:
+            _cut(request)  # an end in good order would pass for a whole file
+            raise ClientGone("the node stopped in the middle of a download") from None
+        except ConnectionError:
+            return sent  # the client left
+    return sent + await _write(request, answer.read, response)
 
 
 async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], response: web.StreamResponse) -> int:
     """Send the blocks that `read` gives (empty at the end) as the body of `response`, as fast as the client takes
     them; how many bytes it took."""
     await response.prepare(request)
+    return await _write(request, read, response)
+
+
+async def _write(request: web.Request, read: Callable[[], Awaitable[bytes]], response: web.StreamResponse) -> int:
     sent = 0
     while True:
         try:
             block = await read()
-        except (aiohttp.ClientError, TimeoutError, OSError, NodeError, ProviderError):
+        except (aiohttp.ClientError, TimeoutError, OSError, NodeError, ProviderError, zipfile.BadZipFile):
             _cut(request)  # an end in good order would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None
         try:
@@ -112,39 +227,3 @@ async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], respo
 def _cut(request: web.Request) -> None:
     if request.transport is not None:
         request.transport.abort()
-
-
-async def _send_asset(request: web.Request, cluster: Context, entry: Entry, name: str) -> web.StreamResponse:
-    """One file out of the archive; the archive is pulled here first when it still is on its node."""
-    await cluster.collector.archive(entry)
-    asset = await cluster.results.open_asset(entry.task.uuid, name)
-    try:
-        return await _send_opened(request, asset, _attachment(entry, name))
-    finally:
-        asset.close()
-
-
-def _part(request: web.Request, size: int, headers: dict[str, str]) -> tuple[web.StreamResponse, int, int]:
-    """The answer to a request for something of `size` bytes, with the first byte and the number of bytes that it wants.
-    Raises ValueError, with the text of Content-Range, for a range that is outside."""
-    wanted = parse_range(request.headers.get("Range"), size)
-    start, length = wanted or (0, size)
-    ranged = {"Content-Range": f"bytes {start}-{start + length - 1}/{size}"} if wanted else {}
-    response = web.StreamResponse(status=206 if wanted else 200, headers=headers | {"Accept-Ranges": "bytes"} | ranged)
-    response.content_length = length
-    return response, start, length
-
-
-async def _send_opened(request: web.Request, asset: Asset, headers: dict[str, str]) -> web.StreamResponse:
-    try:
-        response, start, length = _part(request, asset.size, headers)
-    except ValueError as outside:
-        return web.Response(status=416, headers={"Content-Range": str(outside)})
-    if start:
-        await asyncio.to_thread(asset.seek, start)
-    await response.prepare(request)
-    while length and (content := await asyncio.to_thread(asset.read)):
-        await response.write(content[:length])
-        length -= min(length, len(content))
-    await response.write_eof()
-    return response

@@ -1,43 +1,102 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Results that we keep: `results/<uuid>/all.zip`, whole or not there, and single assets out of it."""
+"""Results that we keep: `results/<uuid>/all.zip`, whole or not there; and single assets out of archives, which are
+never unpacked for that: what is stored in one as it is lies in one piece of it."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple, Protocol
 
 from clusterodm.core.errors import BadRequest
 from clusterodm.spool import Part, drop_parts
 
 ARCHIVE: Final = "all.zip"
-_READ: Final = 256 << 10
+_READ: Final = 1 << 20
+#: The length of a local header before its name, and where in it the lengths of name and extra field are.
+_LOCAL: Final = 30
+_LENGTHS: Final = struct.Struct("<26x2H")
+_ENCRYPTED: Final = 1
 
 
-class Asset:
-    """One file inside a kept archive, open for reading. `size` is in bytes."""
+class Found(NamedTuple):
+    """An asset in an open archive, and the place of its first byte in that; None when it is compressed."""
 
-    def __init__(self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-        self._archive = archive
-        self._file: IO[bytes] = archive.open(entry)
-        self.size = entry.file_size
+    archive: zipfile.ZipFile
+    entry: zipfile.ZipInfo
+    start: int | None
 
-    def seek(self, start: int) -> None:
-        """Go to byte `start`; a compressed asset is unpacked up to there."""
-        self._file.seek(start)
+    def etag(self, archive: str) -> str:
+        """Its strong tag, given that of the archive."""
+        return f'"{self.entry.CRC:08x}-{self.entry.file_size:x}-{archive.strip(chr(34))}"'
 
-    def read(self) -> bytes:
-        """The next block; empty at the end."""
-        return self._file.read(_READ)
+
+class Content(Protocol):
+    """Something to be delivered. `size` in bytes; `etag` strong, with its quotes; `modified` in seconds since the
+    epoch; `place`: where its bytes lie as they are on our disk, file and first byte."""
+
+    size: int
+    etag: str
+    modified: int
+    place: tuple[Path, int] | None
+
+    def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """A part of it."""
 
     def close(self) -> None:
-        """Close the asset and its archive."""
+        """Done with it."""
+
+
+class Stored:
+    """Bytes that lie in a file of ours."""
+
+    def __init__(self, path: Path, start: int, size: int, *, etag: str, modified: int) -> None:
+        self.size, self.etag, self.modified = size, etag, modified
+        self.place: tuple[Path, int] | None = (path, start)
+        self._path = path
+        self._start = start
+
+    async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Read in threads."""
+        file = await asyncio.to_thread(self._path.open, "rb")
+        try:
+            await asyncio.to_thread(file.seek, self._start + start)
+            while length and (block := await asyncio.to_thread(file.read, min(length, _READ))):
+                yield block
+                length -= len(block)
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Packed:
+    """An asset that is compressed in its archive; it is unpacked from its beginning on, however little is wanted."""
+
+    def __init__(self, source: IO[bytes], found: Found, *, etag: str, modified: int) -> None:
+        self.size, self.etag, self.modified = found.entry.file_size, etag, modified
+        self.place: tuple[Path, int] | None = None
+        self._source = source
+        self._file: IO[bytes] = found.archive.open(found.entry)
+
+    async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Unpack in threads."""
+        if start:
+            await asyncio.to_thread(self._file.seek, start)
+        while length and (block := await asyncio.to_thread(self._file.read, min(length, _READ))):
+            yield block
+            length -= len(block)
+
+    def close(self) -> None:
+        """Close the archive, too."""
         self._file.close()
-        self._archive.close()
+        self._source.close()
 
 
 class Results:
@@ -73,35 +132,67 @@ class Results:
         """Make a whole archive visible."""
         return part.path.rename(self._root / uuid / ARCHIVE)
 
-    async def open_asset(self, uuid: str, name: str) -> Asset:
-        """Open one asset of a kept archive by its path in it, or by its last part when that is unique.
+    def whole(self, uuid: str) -> Content | None:
+        """A task's whole archive, None when it is not here."""
+        path = self.archive(uuid)
+        return _whole(path) if path is not None else None
+
+    async def asset(self, uuid: str, name: str) -> Content:
+        """One asset of a kept archive by its path in it, or by its last part when that is unique.
 
         Raises BadRequest when there is none.
         """
-        archive = self.archive(uuid)
-        if archive is None:
+        path = self.archive(uuid)
+        if path is None:
             raise BadRequest("Asset not ready")
-        return await asyncio.to_thread(_open_asset, archive, name)
+        return await asyncio.to_thread(_asset, path, name)
 
     async def drop(self, uuid: str) -> None:
         """Delete a task's results."""
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
 
 
-def _open_asset(path: Path, name: str) -> Asset:
+def _whole(path: Path) -> Stored:
+    found = path.stat()
+    tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
+    return Stored(path, 0, found.st_size, etag=tag, modified=int(found.st_mtime))
+
+
+def _asset(path: Path, name: str) -> Content:
+    whole = _whole(path)
+    file = path.open("rb")
     try:
-        archive = zipfile.ZipFile(path)
+        found = find_asset(file, name)
+    except BaseException:
+        file.close()
+        raise
+    etag = found.etag(whole.etag)
+    if found.start is None:
+        return Packed(file, found, etag=etag, modified=whole.modified)
+    file.close()
+    return Stored(path, found.start, found.entry.file_size, etag=etag, modified=whole.modified)
+
+
+def find_asset(file: IO[bytes], name: str) -> Found:
+    """An asset in an archive that can be read at random. Only the table of contents is read. Raises BadRequest."""
+    try:
+        archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
         raise BadRequest("Asset not ready") from None
-    matches = list(_matching(archive, name))
-    if len(matches) != 1:
-        archive.close()
+    matches = _matching(archive, name)
+    if len(matches) != 1 or matches[0].flag_bits & _ENCRYPTED:
         raise BadRequest("Invalid asset")
-    return Asset(archive, matches[0])
+    entry = matches[0]
+    if entry.compress_type != zipfile.ZIP_STORED:
+        return Found(archive, entry, None)
+    file.seek(entry.header_offset)
+    lengths = _LENGTHS.unpack(file.read(_LOCAL))
+    return Found(archive, entry, entry.header_offset + _LOCAL + sum(lengths))
 
 
-def _matching(archive: zipfile.ZipFile, name: str) -> Iterator[zipfile.ZipInfo]:
+def _matching(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
     if name in archive.NameToInfo:
-        yield archive.getinfo(name)
-    elif "/" not in name:
-        yield from (entry for entry in archive.infolist() if entry.filename.endswith(f"/{name}"))
+        return [archive.getinfo(name)]
+    if "/" in name:
+        return []
+    return [entry for entry in archive.infolist() if entry.filename.endswith(f"/{name}")]

@@ -150,7 +150,13 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
     _, _, photo = await api.raw("GET", f"/task/{uuid}/download/orthophoto.tif")
     assert photo == b"TIFF " * 1000
     _, _, report = await api.raw("GET", f"/task/{uuid}/download/report.html")
-    assert b"<html" in report, "out of the archive, which was fetched for it"
+    assert b"<html" in report, "out of the archive, of which nothing else was fetched"
+    assert cluster.cluster.context.results.archive(uuid) is None
+    reported = {"Range": f"bytes=3-{len(report) - 1}"}
+    status, headers, part = await api.raw("GET", f"/task/{uuid}/download/report.html", headers=reported)
+    assert (status, part) == (206, report[3:])
+    again = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"If-None-Match": headers["Etag"]})
+    assert again[0] == 304
     assert await api.get(f"/task/{uuid}/download/nothing.tif") == {"error": "Invalid asset"}
 
     await api.post("/task/remove", {"uuid": uuid})

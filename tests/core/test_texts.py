@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterodm.core.byte_range import parse_range
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Unreachable
 from clusterodm.core.ids import is_task_id, parse_set_uuid
@@ -89,31 +88,6 @@ def test_other_texts_are_no_uuids(text: str) -> None:
     assert not is_task_id(text)
     with pytest.raises(BadRequest, match="Invalid set-uuid"):
         parse_set_uuid(text)
-
-
-@pytest.mark.parametrize(
-    ("header", "expected"),
-    [
-        (None, None),
-        ("bytes=0-9", (0, 10)),
-        ("bytes=5-", (5, 95)),
-        ("bytes=-10", (90, 10)),
-        ("bytes=-1000", (0, 100)),
-        ("bytes=0-1000", (0, 100)),
-        ("bytes=9-5", None),
-        ("bytes=0-1,5-6", None),
-        ("items=0-1", None),
-        ("bytes=-", None),
-    ],
-)
-def test_ranges(header: str | None, expected: tuple[int, int] | None) -> None:
-    assert parse_range(header, 100) == expected
-
-
-@pytest.mark.parametrize("header", ["bytes=100-", "bytes=200-300", "bytes=-0"])
-def test_a_range_outside_is_an_error(header: str) -> None:
-    with pytest.raises(ValueError, match="bytes \\*/100"):
-        parse_range(header, 100)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ Most nodes know no ranges: then the file is asked for again and what we have of 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -20,6 +21,7 @@ from clusterodm.aio import next_piece
 from clusterodm.core.errors import NodeError, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.client import NodeClient, describe
+from clusterodm.zero_copy import WORTH, duplicate
 
 #: Seconds before each try to go on; after the last one the download is given up.
 _DELAYS: Final = (0.5, 1.5, 4.0)
@@ -41,6 +43,7 @@ class Download:
         self._stack = AsyncExitStack()
         self._answer: ClientResponse | None = None
         self._received = 0
+        self._taken = 0
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -65,6 +68,37 @@ class Download:
                 continue
             self._received += len(block)
             return block
+
+    def take(self) -> tuple[bytes, socket.socket, int] | None:
+        """The rest of the body as what came of it and the socket on which more comes, with the number of bytes to come;
+        None when that cannot be. From then on `read` gives nothing: whoever took it says how much came (`took`)."""
+        answer = self._answer
+        assert answer is not None, "entered"  # noqa: S101 - a context manager
+        connection, content = answer.connection, answer.content
+        protocol = connection.protocol if connection is not None else None
+        framed = {"Transfer-Encoding", "Content-Encoding"} & answer.headers.keys()
+        if protocol is None or answer.content_length is None or framed or content.exception() is not None:
+            return None
+        large = answer.content_length - content.total_bytes > WORTH
+        source = duplicate(protocol.transport) if large else None
+        if source is None:
+            return None
+        came = b""
+        while piece := content.read_nowait():  # what is read makes room for what was received and not parsed yet
+            came += piece
+        protocol.pause_reading()
+        self._received += len(came)
+        self._taken = answer.content_length - content.total_bytes
+        return came, source, self._taken
+
+    async def took(self, count: int) -> bool:
+        """So much came of what was taken; whether that was all. If not, the node is asked for the rest. Raises
+        NodeUnreachable when that cannot be had."""
+        self._received += count
+        if count == self._taken:
+            return True
+        await self._go_on("the connection ended")
+        return False
 
     async def _open(self, headers: Mapping[str, str]) -> ClientResponse:
         asked = self._client.download(self._node, self._uuid, self._asset, headers)

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import obstore
@@ -19,6 +20,7 @@ from clusterodm.providers.config import S3
 
 #: Bytes asked for in one go, and seconds for which a signed address is good.
 _BLOCK: Final = 8 << 20
+_AHEAD: Final = 256 << 10
 _GOOD: Final = 6 * 3600
 _CHECK: Final = "clusterodm-check"
 #: What obstore raises: some errors as those of the system.
@@ -74,7 +76,7 @@ class Bucket:
             raise _translated(error, self.name) from None
         return Stored(found["size"], found["e_tag"] or "")
 
-    async def read(self, key: str, start: int, length: int) -> AsyncIterator[bytes]:
+    async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """A part of an object in blocks, each asked for by itself, so that none is longer under way than it takes."""
         end = start + length
         while start < end:
@@ -85,6 +87,10 @@ class Bucket:
                 raise _translated(error, self.name) from None
             yield bytes(block)
             start = stop
+
+    def open(self, key: str, size: int) -> io.BufferedReader:
+        """An object of this size as a file that can be read at random, in threads only."""
+        return io.BufferedReader(_Remote(self._store, key, size, self.name), _AHEAD)
 
     async def sign(self, key: str) -> str:
         """An address at which anybody may fetch an object for a while."""
@@ -100,6 +106,44 @@ class Bucket:
                 await obstore.delete_async(self._store, [item["path"] for item in page])
         except _ERRORS as error:
             raise _translated(error, self.name) from None
+
+
+class _Remote(io.RawIOBase):
+    """Asks for each piece that is read."""
+
+    def __init__(self, store: S3Store, key: str, size: int, bucket: str) -> None:
+        self._store = store
+        self._key = key
+        self._size = size
+        self._bucket = bucket
+        self._at = 0
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As any file."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As any file. Raises Rejected or Unreachable."""
+        count = min(len(buffer), self._size - self._at)
+        if count <= 0:
+            return 0
+        try:
+            piece = obstore.get_range(self._store, self._key, start=self._at, length=count)
+        except _ERRORS as error:
+            raise _translated(error, self._bucket) from None
+        buffer[:count] = piece
+        self._at += count
+        return count
 
 
 def _translated(error: Exception, bucket: str) -> ProviderError:

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Conditional and range requests (RFC 9110, sections 13 and 14): what of something is to be sent, if anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import msgspec
+
+_RANGE: Final = re.compile(r"bytes=(\d{0,19})-(\d{0,19})")
+_TAG: Final = re.compile(r'(?:W/)?"[^"]*"')
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A status (200, 206, 304, 412 or 416) and the bytes to be sent."""
+
+    status: int
+    start: int = 0
+    length: int = 0
+
+    def content_range(self, size: int) -> str:
+        """The header of 206 and 416; empty: none."""
+        if self.status == 206:
+            return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
+        return f"bytes */{size}" if self.status == 416 else ""
+
+
+def judge(headers: Mapping[str, str], *, size: int, etag: str, modified: int) -> Verdict:
+    """What a GET or HEAD with these headers (looked up as they are spelled here) is answered with. `etag` is strong and
+    has its quotes; `modified`: seconds since the epoch; both may be empty: not known."""
+    matches, unmatched = headers.get("If-Match"), headers.get("If-None-Match")
+    if matches is not None:
+        if not _among(etag, matches, weak=False):
+            return Verdict(412)
+    elif (since := _date(headers.get("If-Unmodified-Since"))) is not None and modified > since:
+        return Verdict(412)
+    if unmatched is not None:
+        if _among(etag, unmatched, weak=True):
+            return Verdict(304)
+    elif (since := _date(headers.get("If-Modified-Since"))) is not None and 0 < modified <= since:
+        return Verdict(304)
+    if not _still(headers.get("If-Range"), etag, modified):
+        return Verdict(200, 0, size)
+    return _part(headers.get("Range"), size)
+
+
+def _among(etag: str, given: str, *, weak: bool) -> bool:
+    """Whether a strong tag is in a list of tags. Weak ones are equal to it only by a weak comparison."""
+    if given.strip() == "*":
+        return True
+    tags = _TAG.findall(given)
+    return bool(etag) and any((tag.removeprefix("W/") if weak else tag) == etag for tag in tags)
+
+
+def _date(given: str | None) -> int | None:
+    """Seconds since the epoch; None for what is no date, which is ignored."""
+    try:
+        return int(parsedate_to_datetime(given).timestamp()) if given else None
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _still(if_range: str | None, etag: str, modified: int) -> bool:
+    """Whether a part fits to what the client has: the same strong tag, or the very date."""
+    if if_range is None:
+        return True
+    given = if_range.strip()
+    return given == etag if given.startswith(('"', "W/")) else bool(modified) and _date(given) == modified
+
+
+def _part(header: str | None, size: int) -> Verdict:
+    """The one range asked for; the whole for none, a malformed, or more than one."""
+    found = _RANGE.fullmatch(header.strip()) if header else None
+    if found is None or found.group(1) == found.group(2) == "":
+        return Verdict(200, 0, size)
+    first, last = found.groups()
+    if not first:
+        start, end = max(0, size - int(last)), size - 1
+    else:
+        start, end = int(first), min(int(last) if last else size - 1, size - 1)
+        if last and int(last) < int(first):
+            return Verdict(200, 0, size)
+    if start >= size or start > end:
+        return Verdict(416)
+    return Verdict(206, start, end - start + 1)
