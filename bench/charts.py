@@ -1,12 +1,13 @@
-"""Line charts as SVG, for the reports."""
+"""Charts as SVG, for the reports."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Line = tuple[str, Sequence[tuple[float, float]]]
 _COLOURS = ("#2f6fde", "#d9632a", "#2a9d62", "#8a4fbf")
+_GREYS = ("#9aa3ad", "#b6bdc5", "#7f8a96", "#ccd1d6", "#6a7683")
 WIDTH, HEIGHT = 720, 300
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 44
 
@@ -54,3 +55,34 @@ def _short(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def bars(path: Path, title: str, unit: str, groups: Sequence[tuple[str, Mapping[str, float]]]) -> None:
+    """Write horizontal bars, in groups under a headline each; all begin at 0 and have one scale."""
+    names = list(dict.fromkeys(name for _, values in groups for name in values))
+    top = max(value for _, values in groups for value in values.values()) or 1.0
+    row, left = 20, 130
+    height = 40 + sum(26 + row * len(values) for _, values in groups)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        'font-size="12" fill="#444">',
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>',
+        f'<text x="8" y="20" font-size="14" font-weight="bold">{title} ({unit}, shorter is better)</text>',
+    ]
+    y = 40
+    for headline, values in groups:
+        parts.append(f'<text x="8" y="{y + 12}" font-weight="bold">{_plain(headline)}</text>')
+        y += 22
+        for name, value in values.items():
+            colour = _COLOURS[0] if name == "ClusterODM" else _GREYS[names.index(name) % len(_GREYS)]
+            width = max(1.0, (WIDTH - left - 80) * value / top)
+            parts.append(f'<text x="{left - 6}" y="{y + 13}" text-anchor="end">{name}</text>')
+            parts.append(f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" height="{row - 5}" fill="{colour}"/>')
+            parts.append(f'<text x="{left + width + 5:.1f}" y="{y + 13}">{_short(value)}</text>')
+            y += row
+        y += 4
+    path.write_text("\n".join([*parts, "</svg>"]) + "\n")
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "").replace("&", "&amp;").replace("<", "&lt;")

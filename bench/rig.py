@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,12 @@ class Measured:
         """CPU seconds so far, user and system, with its children."""
         times = [process.cpu_times() for process in self._all()]
         return sum(time.user + time.system for time in times)
+
+    def busy(self, work: Callable[[], object]) -> float:
+        """CPU seconds that it takes while `work()` runs."""
+        before = self.cpu()
+        work()
+        return self.cpu() - before
 
     def peak_mb(self) -> float:
         """The most resident memory that it ever had, in MB."""
@@ -105,6 +112,41 @@ def cluster(folder: Path, port: int, nodes: list[int], **settings: object) -> It
     arguments = [text for key, value in flags.items() for text in (f"--{key}", str(value))]
     with started(*python("-m", "clusterodm", *arguments), ready=answers(port)) as measured:
         yield measured
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` free ports in a row."""
+    for first in range(20_000, 60_000, 500):
+        try:
+            for number in range(count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", first + number))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
+
+
+@contextmanager
+def nodes(large: Path, count: int, **flags: object) -> Iterator[list[int]]:
+    """`count` cheap nodes in one process, with these flags of bench.node."""
+    first = free_ports(count)
+    words = [word for key, value in flags.items() for word in (f"--{key.replace('_', '-')}", value)]
+    given = [word for word in words if word is not True]
+    with started(*python("-m", "bench.node", first, count, large, *given), ready=answers(first)):
+        yield list(range(first, first + count))
+
+
+@contextmanager
+def system(
+    folder: Path, large: Path, count: int, node_flags: dict[str, object] | None = None, **settings: object
+) -> Iterator[tuple[Measured, int, list[int]]]:
+    """Nodes and a cluster in front of them that knows that they are there."""
+    with nodes(large, count, **(node_flags or {})) as ports:
+        port = free_ports(1)
+        with cluster(folder / "data", port, ports, **settings) as measured:
+            until(lambda: call(port, "GET", "/info")["engineVersion"] == "bench")
+            yield measured, port, ports
 
 
 def until(check: Callable[[], Any], *, pause: float = 0.005, seconds: float = 120.0) -> Any:

@@ -20,8 +20,7 @@ from statistics import median
 
 from tests.postgres import Server, running_postgres
 
-from bench.__main__ import free_ports
-from bench.rig import Measured, answers, call, cluster, code, init, python, small_upload, started, until
+from bench.rig import Measured, answers, call, cluster, code, free_ports, init, python, small_upload, started, until
 
 ROUNDS = 3
 SECONDS = 4

@@ -86,6 +86,8 @@ def build(
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
+    registry.at_rest = lambda: tasks.none_active
+    tasks.watch(lambda entry: registry.wake())
     machines = Machines(store, tasks, registry, clock)
     duty = Duty()
     replicas = Replicas(store, duty, tasks, registry, machines)

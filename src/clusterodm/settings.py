@@ -147,7 +147,9 @@ class Settings(BaseModel):
     node_lost_after: float = Field(
         600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere."
     )
-    node_poll_interval: float = Field(5.0, gt=0, description="Seconds between two looks at a node.")
+    node_poll_interval: float = Field(
+        5.0, gt=0, description="Seconds between two looks at a node; three times that while there is no task."
+    )
     task_poll_interval: float = Field(
         2.0, gt=0, description="Seconds between two looks at a running task; longer with many."
     )

@@ -30,9 +30,9 @@ from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
 #: Bytes of an upload from which on it is worth it: fewer are sent in a moment.
-WORTH: Final = 16 << 20
+WORTH: Final = 8 << 20
 #: Seconds between a file and the look at its upload (many files come in that time), and between two looks.
-_SETTLE: Final = 0.1
+_SETTLE: Final = 0.05
 _LOOK: Final = 1.0
 #: Seconds without a file after which an upload loses what was sent ahead.
 RESTING: Final = 900.0

@@ -34,8 +34,10 @@ _log = structlog.get_logger("dispatcher")
 
 #: Seconds between two looks at the queue when nothing happens: back-offs and set-aside times end by themselves.
 _SWEEP = 1.0
-#: Times the length of a look that must pass before the next one.
+#: Times the length of a look that must pass before the next one, and seconds that must pass in any case: what comes in
+#: that time is decided on together.
 _REST = 2.0
+_LEAST_REST = 0.01
 #: Seconds by which a claim is put off for each transfer that is under way here, so that others come first.
 _HESITATE = 0.02
 _COMMIT_TRIES = 3
@@ -157,7 +159,7 @@ class Dispatcher:
                     began = time.monotonic()
                     self._look()
                     # a queue that takes long to decide on is looked at less often, so that all else goes on
-                    await asyncio.sleep(min(_SWEEP, _REST * (time.monotonic() - began)))
+                    await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (time.monotonic() - began))))
                     try:
                         async with asyncio.timeout(_SWEEP):
                             await (self._wake.wait() if self._duty.held else asyncio.sleep(_SWEEP))
@@ -172,7 +174,7 @@ class Dispatcher:
 
     def _look(self) -> None:
         """Decide for all waiting tasks and, if that is ours to do, start what can go."""
-        if not self._tasks.queued:
+        if not self._tasks.any_queued(besides=self._chosen):
             self.wanting, self.soon = [], []
             return
         entries = {entry.task.uuid: entry for entry in self._tasks.active()}

@@ -26,6 +26,8 @@ _log = structlog.get_logger("registry")
 _MISSES: Final = 2
 #: With many nodes each is asked less often: this many a second in all.
 _POLLS_PER_SECOND: Final = 200
+#: Times the interval after which a node is asked while the cluster has nothing to do.
+_AT_REST: Final = 3
 _DESCRIPTION_KEY: Final = "description"
 _FRESH_OPTIONS: Final = 3600.0
 
@@ -78,9 +80,9 @@ class Node:
         """Why it gets nothing new; empty: it may."""
         return self.record.closed(self._clock())
 
-    def facts(self) -> NodeFacts:
+    def facts(self, now: float | None = None) -> NodeFacts:
         """What placement looks at; made anew only when something changed, because it is asked for often."""
-        closed = self.closed
+        closed = self.record.closed(self._clock() if now is None else now)
         counts = (len(self.reserved), len(self.ahead))
         seen = (self.info, self.online, self.record, counts, self.chosen_at, self.set_aside_until, closed)
         if self._facts is None or seen != self._facts_of:
@@ -118,6 +120,9 @@ class Registry:
         self._options_at = 0.0
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
         self._watchers: list[Callable[[], None]] = []
+        #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
+        self.at_rest: Callable[[], bool] = lambda: False
+        self._rested = False
         #: Held while nodes are changed in the store and in memory, so that an older state never replaces a newer one.
         self._writing = asyncio.Lock()
         self._info: tuple[int, bytes] = (-1, b"")
@@ -218,7 +223,8 @@ class Registry:
 
     def facts(self) -> list[NodeFacts]:
         """What placement looks at, for all nodes."""
-        return [node.facts() for node in self._nodes.values() if not node.record.removed]
+        now = self._clock()
+        return [node.facts(now) for node in self._nodes.values() if not node.record.removed]
 
     def reference(self) -> Node | None:
         """The node that speaks for all: the first that is online."""
@@ -284,7 +290,20 @@ class Registry:
         self._info = (-1, b"")
         if node.facts() != before:
             self._tell()
-        return max(self._interval, len(self._nodes) / _POLLS_PER_SECOND)
+        return max(self._interval * self._patience(node), len(self._nodes) / _POLLS_PER_SECOND)
+
+    def _patience(self, node: Node) -> int:
+        if node.failures or node.info.task_queue_count or not self.at_rest():
+            return 1
+        self._rested = True
+        return _AT_REST
+
+    def wake(self) -> None:
+        """There is something to do: know soon how all nodes are."""
+        if self._rested:
+            self._rested = False
+            for place, node_id in enumerate(self._nodes):
+                self._polls.put(node_id, place / _POLLS_PER_SECOND)
 
     def _tell(self) -> None:
         for watcher in self._watchers:

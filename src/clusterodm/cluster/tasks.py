@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -126,6 +126,15 @@ class Tasks:
     def queued(self) -> int:
         """How many tasks wait for a slot."""
         return len(self._queued)
+
+    def any_queued(self, *, besides: Collection[str]) -> bool:
+        """Whether a task waits for a slot that is none of these."""
+        return any(uuid not in besides for uuid in self._queued)
+
+    @property
+    def none_active(self) -> bool:
+        """Whether there is no task that is not over."""
+        return not self._active
 
     # What other processes change
 
