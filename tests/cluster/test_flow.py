@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 import zipfile
 from typing import Any
 
@@ -12,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from clusterodm.cluster import registry
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Cleanup, Phase
@@ -407,3 +409,20 @@ async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_t
     await api.ends(second)
     assert node.commits == [first, second]
     assert lost == [first, first, second]
+
+
+async def test_nodes_are_left_in_peace_while_there_is_no_task_and_asked_when_one_comes(
+    cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_AT_REST", 100_000)
+    node = await cluster.add_node(seconds=30)
+    api = await cluster.start()
+    await cluster.ready()
+    polls = cluster.cluster.context.registry._polls
+    due = polls._due
+    await eventually(lambda: due and min(due.values()) - time.monotonic() > 100)
+    uuid = await api.init()
+    await eventually(lambda: due and min(due.values()) - time.monotonic() < 1)
+    await api.upload(uuid, a__jpg=b"x")
+    await api.commit(uuid)
+    await eventually(lambda: node.commits)
