@@ -21,7 +21,7 @@ import msgspec
 #: Lines between two entries of the index.
 STRIDE: Final = 128
 #: Bytes of the last lines that are kept in memory for each task: what pollers ask for.
-_TAIL: Final = 8 << 10
+_TAIL: Final = 4 << 10
 _CHUNK: Final = 1 << 20
 
 

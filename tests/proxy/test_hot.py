@@ -109,6 +109,8 @@ async def test_both_ways_say_the_same(running: Rig, taken: list[bool], target: s
         _request("/info")[:-1],
         _request("/info?token=%41"),
         _request("/info?other=1"),
+        _request("/info?token=a&token=b"),
+        _request(f"/task/{UUID}/info?with_output=1&with_output=2"),
         _request(f"/task/{UUID}/info?with_output=1.5"),
         _request(f"/task/{UUID}/info?with_output"),
         _request(f"/task/{UUID}/output?line=1&line=2&x=3"),

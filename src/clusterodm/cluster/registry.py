@@ -28,6 +28,8 @@ _MISSES: Final = 2
 _POLLS_PER_SECOND: Final = 200
 #: Times the interval after which a node is asked while the cluster has nothing to do.
 _AT_REST: Final = 3
+#: Seconds between a commit and the look at its node: more may happen there in that time.
+_SETTLE: Final = 0.5
 _DESCRIPTION_KEY: Final = "description"
 _FRESH_OPTIONS: Final = 3600.0
 
@@ -41,6 +43,8 @@ class Description(msgspec.Struct, frozen=True):
 
 class Node:
     """One node and what is known of it."""
+
+    _facts: NodeFacts | None
 
     def __init__(self, record: NodeRecord, clock: Callable[[], float]) -> None:
         self.record = record
@@ -57,8 +61,6 @@ class Node:
         self.reserved: dict[str, float | None] = {}
         #: Uploads whose files go there ahead of their commit.
         self.ahead: set[str] = set()
-        self._facts: NodeFacts | None = None
-        self._facts_of: tuple[Any, ...] = ()
 
     @property
     def address(self) -> NodeAddress:
@@ -80,29 +82,34 @@ class Node:
         """Why it gets nothing new; empty: it may."""
         return self.record.closed(self._clock())
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Whatever changes, what placement looks at has to be made anew."""
+        object.__setattr__(self, name, value)
+        object.__setattr__(self, "_facts", None)
+
     def facts(self, now: float | None = None) -> NodeFacts:
-        """What placement looks at; made anew only when something changed, because it is asked for often."""
-        closed = self.record.closed(self._clock() if now is None else now)
-        counts = (len(self.reserved), len(self.ahead))
-        seen = (self.info, self.online, self.record, counts, self.chosen_at, self.set_aside_until, closed)
-        if self._facts is None or seen != self._facts_of:
-            self._facts_of = seen
-            self._facts = NodeFacts(
-                id=self.record.id,
-                name=str(self.address),
-                online=self.online,
-                closed=closed,
-                max_images=self.info.max_images,
-                slots=self.slots,
-                queue=self.info.task_queue_count,
-                reserved=len(self.reserved),
-                ahead=len(self.ahead),
-                total_memory=self.info.total_memory,
-                can_be_larger=self.record.origin is Origin.AUTOSCALER and LARGEST not in self.record.labels,
-                chosen_at=self.chosen_at,
-                set_aside_until=self.set_aside_until,
-            )
-        return self._facts
+        """What placement looks at; kept until something changes, because it is asked for often."""
+        made, reserved, ahead = self._facts, len(self.reserved), len(self.ahead)
+        if made is not None and made.reserved == reserved and made.ahead == ahead and not self.record.ends:
+            return made
+        record, info = self.record, self.info
+        made = NodeFacts(
+            id=record.id,
+            name=str(self.address),
+            online=self.online,
+            closed=record.closed(self._clock() if now is None else now),
+            max_images=info.max_images,
+            slots=self.slots,
+            queue=info.task_queue_count,
+            reserved=reserved,
+            ahead=ahead,
+            total_memory=info.total_memory,
+            can_be_larger=record.origin is Origin.AUTOSCALER and LARGEST not in record.labels,
+            chosen_at=self.chosen_at,
+            set_aside_until=self.set_aside_until,
+        )
+        object.__setattr__(self, "_facts", made)
+        return made
 
 
 class Registry:
@@ -228,7 +235,7 @@ class Registry:
 
     def reference(self) -> Node | None:
         """The node that speaks for all: the first that is online."""
-        return next((node for node in self.nodes() if node.online), None)
+        return next((node for node in self._nodes.values() if node.online and not node.record.removed), None)
 
     @property
     def options(self) -> list[dict[str, Any]]:
@@ -252,9 +259,10 @@ class Registry:
             node.most_used = 0
 
     def committed(self, node: Node, task: str) -> None:
-        """The node has the task now; its own count will tell from its next answer on."""
+        """The node has the task now; its own count will tell from its next answer on. Until then the slot is taken by
+        the reservation, so there is no hurry."""
         node.reserved[task] = time.monotonic()
-        self._polls.put(node.record.id)
+        self._polls.put(node.record.id, min(self._interval, _SETTLE))
 
     def release(self, node_id: int, task: str) -> None:
         """A task is no longer on the node or on its way there: ask it at once how many slots it has."""

@@ -118,6 +118,11 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
     ends_at: float = 0.0
     drain_before: float = 0.0
 
+    @property
+    def ends(self) -> bool:
+        """Whether what it gets depends on the time."""
+        return bool(self.lease_until or self.ends_at)
+
     def leaving(self, now: float) -> bool:
         """Whether it is to be switched off, so that its results should come here."""
         ends = self.ends_at and now >= self.ends_at - self.drain_before

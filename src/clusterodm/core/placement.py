@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 
 import msgspec
 
@@ -83,11 +84,12 @@ _Order = tuple[bool, float, bool, int, int, float, int]
 
 def _order(node: NodeFacts) -> _Order:
     size = float("inf") if node.max_images is None else float(node.max_images)
+    free = node.free
     return (
-        node.free <= 0,
+        free <= 0,
         size,
-        node.free <= node.ahead,
-        -node.free,
+        free <= node.ahead,
+        -free,
         node.queue + node.reserved,
         node.chosen_at,
         node.id,
@@ -100,7 +102,9 @@ class FreeSlots:
 
     def __init__(self, nodes: Iterable[NodeFacts], now: float) -> None:
         self._now = now
-        self._nodes = sorted((_order(node), node) for node in nodes if node.free > 0 and node.online)
+        able = [(_order(node), node) for node in nodes if node.online and node.free > 0]
+        able.sort(key=itemgetter(0))
+        self._nodes = able
         self._by_id = {node.id: (order, node) for order, node in self._nodes}
 
     def take(self, needs: Needs, prefer: int | None = None) -> NodeFacts | None:

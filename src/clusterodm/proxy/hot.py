@@ -61,7 +61,10 @@ class Hot:
         if _OTHER.search(_CLOSE.sub(b"", headers) if close else headers) is not None:
             return None
         begun = time.monotonic()
-        asked = dict(part.partition("=")[::2] for part in query.decode().split("&")) if query else {}
+        parts = query.decode().split("&") if query else []
+        asked = dict(part.partition("=")[::2] for part in parts)
+        if len(asked) < len(parts):
+            return None
         grant = self._grant(asked.pop("token", ""))
         body = self._body(path, uuid, asked, grant) if grant is not None else None
         if body is None:
