@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from typing import Any, Final
 
 import typer
@@ -25,7 +26,9 @@ COMMANDS: Final = (
     "doctor",
     "demo",
     "devnode",
+    "import",
     "migrate-store",
+    "backup",
 )
 _ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
@@ -53,7 +56,7 @@ def build_app(wanted: str = "") -> typer.Typer:
 
 def load(name: str) -> Any:
     """A command's function, or its group of commands."""
-    word = name.replace("-", "_")
+    word = name.replace("-", "_") + ("_" if iskeyword(name) else "")
     return getattr(import_module(f"clusterodm.commands.{word}"), word)
 
 

@@ -1,0 +1,227 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`clusterodm import`: from the folder of the original ClusterODM, or of ClusterODX, to a data folder of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import aiohttp
+import msgspec
+import typer
+
+from clusterodm.auth import SHARED_OWNER
+from clusterodm.cluster.importer import OldRoute
+from clusterodm.commands.ending import run_until_done
+from clusterodm.core.errors import BadRequest, ClusterError, ConfigError
+from clusterodm.core.ids import is_task_id
+from clusterodm.core.membership import parse_nodes_file
+from clusterodm.core.options import parse_options
+from clusterodm.core.tasks import Phase, Task
+from clusterodm.folder import locked_folder
+from clusterodm.observe import Metrics
+from clusterodm.providers import make_fleet
+from clusterodm.settings import load_settings
+from clusterodm.spool import Spool
+from clusterodm.store import Store
+
+#: Where the original has its files, first one wins.
+_NODES: Final = ("data/nodes.json", "nodes.json")
+_ROUTES: Final = ("data/routes.json", "routes.json")
+_CONFIGS: Final = ("config.json", "config-default.json")
+_BODY: Final = "body.json"
+#: Keys whose defaults mean something else here, and what to do about it.
+_DIFFERENT: Final = {
+    "admin-cli-port": "the admin shell binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
+    "admin-web-port": "the admin page binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
+    "asr": "machines boot by cloud-init instead of docker-machine, take further tasks, and go when they are idle",
+    "stale-uploads-timeout": "0 means 48 hours here; uploads that rest are never given up before",
+}
+
+
+class OldBody(msgspec.Struct):
+    """What a client said of an upload that is in progress. `options` is a list or its JSON text."""
+
+    name: str | None = ""
+    options: list[dict[str, Any]] | str | None = ""
+    webhook: str | None = ""
+    skip_post_processing: bool | str | None = msgspec.field(default=False, name="skipPostProcessing")
+    outputs: list[str] | str | None = ""
+    date_created: float | None = msgspec.field(default=0, name="dateCreated")
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="Folder of the original ClusterODM, or of ClusterODX.")],
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder that takes everything. Default: data. [CLUSTERODM_DATA_DIR]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The original's JSON file of settings, if it is not in its folder.")
+    ] = None,
+) -> None:
+    """Take over nodes, running tasks and uploads in progress from the original; say what is different. Its folder stays
+    as it is."""
+    if not source.is_dir():
+        raise ConfigError(f"there is no folder {source}")
+    run_until_done(_Import(source, config or _first(source, _CONFIGS), data_dir).run())
+
+
+class _Import:
+    def __init__(self, source: Path, config: Path | None, data_dir: str | None) -> None:
+        self._source = source
+        self._config = config
+        self._settings = load_settings({"data_dir": data_dir})
+        self._given: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Look at everything first: what cannot be read is said before anything is written."""
+        taken = {"nodes.json": self._nodes(), "routes.json": self._routes()}
+        self._given = self._read_config()
+        await self._look_at_asr()
+        uploads = list(self._uploads())
+        with locked_folder(self._settings.data_dir, shared=False) as folder:
+            for name, found in taken.items():
+                self._take(folder / name, *found)
+            await self._take_uploads(folder, uploads)
+        self._say_differences()
+
+    def _nodes(self) -> tuple[Path | None, str]:
+        path = _first(self._source, _NODES)
+        return path, f"{len(parse_nodes_file(path.read_bytes()))} nodes" if path else ""
+
+    def _routes(self) -> tuple[Path | None, str]:
+        path = _first(self._source, _ROUTES)
+        if path is None:
+            return None, ""
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, OldRoute], strict=False)
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{path} cannot be imported: {error}") from None
+        tasks = sum(is_task_id(uuid.lower()) for uuid in found)
+        return path, f"{tasks} tasks, which are followed on their nodes"
+
+    def _take(self, target: Path, path: Path | None, what: str) -> None:
+        """The file goes into our data folder as it is. At the start what is new in it is taken in; an older one that
+        lies there was."""
+        if path is None:
+            typer.echo(f"  -    {target.name}: there is none")
+            return
+        shutil.copyfile(path, target)
+        target.chmod(0o600)
+        typer.echo(f"  ok   {path}: {what}")
+
+    # Settings
+
+    def _read_config(self) -> dict[str, Any]:
+        """Settings that the original was given. Those that are not ours are said, one by one."""
+        if self._config is None:
+            typer.echo("  -    settings: no JSON file of them; flags are understood as they are")
+            return {}
+        try:
+            found = msgspec.json.decode(self._config.read_bytes(), type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"{self._config} is not a JSON object: {error}") from None
+        good: dict[str, Any] = {}
+        for key, value in found.items():
+            try:
+                load_settings({key.replace("-", "_"): value}, environ={})
+            except ConfigError as error:
+                typer.echo(f"  no   {key}: {str(error).splitlines()[0]}")
+            except TypeError:
+                typer.echo(f"  no   {key}: not a setting here")
+            else:
+                good[key] = value
+        typer.echo(f"  ok   {self._config}: {len(good)} of {len(found)} settings mean the same; start with --config")
+        return good
+
+    async def _look_at_asr(self) -> None:
+        """Whether the autoscaler's file can be used as it is."""
+        asr = self._given.get("asr")
+        if not asr:
+            return
+        path = Path(asr) if Path(asr).is_absolute() else self._source / asr
+        async with aiohttp.ClientSession() as session:
+            try:
+                fleet = make_fleet(path, session, Metrics())
+            except ClusterError as error:
+                typer.echo(f"  no   {path}: {str(error).splitlines()[0]}")
+                return
+            for name, provider in fleet.providers.items():
+                sizes = len({rung.size for rung in provider.ladder})
+                typer.echo(f"  ok   {path}: {name}, {sizes} sizes; ask it with: clusterodm machine plan IMAGES")
+                await provider.close()
+
+    def _say_differences(self) -> None:
+        for key, text in _DIFFERENT.items():
+            if key in self._given or key.startswith("admin"):
+                typer.echo(f"  note {key}: {text}")
+        typer.echo("All differences: docs/original.md. Start with the command line that you have.")
+
+    # Uploads
+
+    def _uploads(self) -> Iterator[tuple[str, OldBody, list[Path]]]:
+        """Uploads in progress: a folder of files, with what their client said."""
+        folder = self._source / "tmp"
+        for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not (each.is_dir() and is_task_id(each.name.lower())):
+                continue
+            body = each / _BODY
+            try:
+                said = msgspec.json.decode(body.read_bytes(), type=OldBody, strict=False)
+            except (OSError, msgspec.DecodeError):
+                typer.echo(f"  no   upload {each.name}: no readable {_BODY}; its client must begin anew")
+                continue
+            yield each.name.lower(), said, sorted(path for path in each.iterdir() if path.is_file() and path != body)
+
+    async def _take_uploads(self, folder: Path, uploads: list[tuple[str, OldBody, list[Path]]]) -> None:
+        store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
+        try:
+            spool = Spool(folder / "spool", owner="import")
+            for uuid, said, paths in uploads:
+                try:
+                    task = _task(uuid, said)
+                except BadRequest as error:
+                    typer.echo(f"  no   upload {uuid}: {error}")
+                    continue
+                if not await store.add_task(task, "imported from an upload in progress"):
+                    typer.echo(f"  -    upload {uuid}: taken over before")
+                    continue
+                for path in paths:
+                    part = spool.new_part(uuid)
+                    await asyncio.to_thread(_copy, path, part.path)
+                    await spool.publish(uuid, part, path.name)
+                typer.echo(f"  ok   upload {uuid}: {len(paths)} files; its client goes on with it")
+        finally:
+            await store.close()
+
+
+def _task(uuid: str, said: OldBody) -> Task:
+    text = said.options if isinstance(said.options, str) else msgspec.json.encode(said.options or []).decode()
+    options = parse_options(text or "")
+    outputs = said.outputs if isinstance(said.outputs, list) else []
+    return Task(
+        uuid=uuid,
+        owner=SHARED_OWNER,
+        phase=Phase.RECEIVING,
+        name=(said.name or "")[:1000] or "Imported task",
+        options=options,
+        webhook=(said.webhook or "")[:4000],
+        skip_post_processing=str(said.skip_post_processing).lower() == "true",
+        outputs=outputs,
+        date_created=int(said.date_created or 0),
+        created_at=time.time(),
+    )
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -1,0 +1,109 @@
+"""From the folder of the original to a running cluster of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import Rig, eventually
+
+RUNS = "01890a5d-ac96-774b-bcce-b302099a8057"
+COMES = "0b3b2b5e-5f5c-4d8b-9a57-1d6d0f6b9f10"
+SIZES = [{"maxImages": 10, "slug": "cx22"}]
+
+
+async def take_over(source: Path, data: Path) -> tuple[int, str]:
+    """Exit code and output of the command."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "clusterodm", "import", str(source), "--data-dir", str(data)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode or 0, output.decode()
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    """A folder as the original leaves it behind."""
+    folder = tmp_path / "ClusterODM"
+    upload = folder / "tmp" / COMES
+    upload.mkdir(parents=True)
+    (folder / "data").mkdir()
+    (folder / "data" / "nodes.json").write_text("[]")
+    (folder / "data" / "routes.json").write_text("{}")
+    said = {"name": "half", "options": [{"name": "dsm", "value": True}], "skipPostProcessing": False}
+    (upload / "body.json").write_text(json.dumps(said))
+    (upload / "one.jpg").write_bytes(b"1")
+    (folder / "tmp" / "11111111-2222-4333-8444-555555555555").mkdir()
+    asr = {"provider": "hetzner", "apiToken": "hush-cloud", "location": "fsn1", "image": "ubuntu-24.04"}
+    (folder / "asr.json").write_text(json.dumps(asr | {"imageSizeMapping": SIZES}))
+    config = {"port": 3000, "asr": "asr.json", "flood-limit": 3, "stale-uploads-timeout": 0, "odd": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write(original: Path, name: str, value: Any) -> None:
+    (original / "data" / name).write_text(json.dumps(value))
+
+
+async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> None:
+    node = await cluster.add_node(seconds=0.2)
+    address = {"hostname": "127.0.0.1", "port": cluster.ports[0], "token": ""}
+    write(original, "nodes.json", [address])
+    write(original, "routes.json", {RUNS: {"node": address, "token": None, "accessed": 1_700_000_000_000}})
+    code, output = await take_over(original, cluster.folder / "data")
+    assert code == 0, output
+    for line in ("1 nodes", "1 tasks", "1 files; its client goes on", "odd", "hetzner, 1 sizes", "4 of 5 settings"):
+        assert line in output, output
+    assert "11111111-2222-4333-8444-555555555555: no readable body.json" in output
+    assert "hush" not in output
+    cluster.ports.clear()
+    api = await cluster.start()
+    await eventually(lambda: [each.address.port for each in cluster.cluster.context.registry.nodes()] != [])
+    assert cluster.entry(RUNS).task.uuid == RUNS
+    await api.upload(COMES, two__jpg=b"2")
+    await api.commit(COMES)
+    info = await api.ends(COMES)
+    assert (info["name"], info["options"]) == ("half", [{"name": "dsm", "value": True}])
+    assert {file.name for file in await node.spool.listing(COMES)} == {"one.jpg", "two.jpg"}
+
+
+async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path) -> None:
+    await cluster.add_node(seconds=0.2)
+    address = {"hostname": "127.0.0.1", "port": cluster.ports.pop()}
+    write(original, "nodes.json", [address])
+    data = cluster.folder / "data"
+    assert (await take_over(original, data))[0] == 0
+    await cluster.start()
+    await cluster.stop()
+    write(original, "routes.json", {RUNS: {"node": address}})
+    code, output = await take_over(original, data)
+    assert code == 0, output
+    assert "taken over before" in output
+    await cluster.start()
+    assert cluster.entry(RUNS).task.uuid == RUNS
+    assert len(cluster.cluster.context.registry.nodes()) == 1
+
+
+@pytest.mark.parametrize(("name", "content"), [("nodes.json", "[{}]"), ("routes.json", "[1]")])
+async def test_what_cannot_be_read_is_said_before_anything_is_written(
+    cluster: Rig, original: Path, name: str, content: str
+) -> None:
+    (original / "data" / name).write_text(content)
+    code, _ = await take_over(original, cluster.folder / "data")
+    assert code == 2
+    assert not (cluster.folder / "data").exists()
+
+
+async def test_a_running_cluster_is_not_written_under(cluster: Rig, original: Path) -> None:
+    await cluster.start()
+    code, output = await take_over(original, cluster.folder / "data")
+    assert code == 2
+    assert "is used by another clusterodm" in output
