@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from clusterodm.admin import tasks
 from clusterodm.cluster import ahead
 from clusterodm.cluster.registry import Node
 from clusterodm.core.tasks import Cleanup, Phase, Stage, node_uuid
@@ -57,6 +58,8 @@ async def test_files_are_on_the_node_before_the_commit_and_only_the_rest_follows
     await _photos(cluster, uuid, "a.jpg", "b.jpg")
     await _sent(cluster, uuid, {"a.jpg", "b.jpg"})
     assert cluster.entry(uuid).task.phase is Phase.RECEIVING
+    why = (await tasks.why(cluster.cluster.context, cluster.entry(uuid))).why
+    assert why == f"its client has not committed it yet; its files are sent ahead to 127.0.0.1:{cluster.ports[0]}"
     assert not node.commits
     await _photos(cluster, uuid, "c.jpg")
     await api.commit(uuid)

@@ -28,7 +28,7 @@ from clusterodm.cluster.tasks import Entry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, TaskNotFound
 from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Task, shown_code
+from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, shown_code
 from clusterodm.store import TaskFilter
 
 MAX_PAGE: Final = 500
@@ -189,15 +189,17 @@ async def why(cluster: Context, entry: Entry) -> Why:
 
 def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
     task, node = entry.task, entry.attempt.node_name if entry.attempt else "a node"
+    is_ahead = entry.attempt is not None and entry.attempt.stage is Stage.AHEAD
+    ahead = f"; its files are sent ahead to {node}" if is_ahead else ""
     match task.phase:
         case Phase.RECEIVING:
-            return "its client has not committed it yet"
+            return f"its client has not committed it yet{ahead}"
         case Phase.QUEUED:
             position, expected = guesses.of(task.uuid)
             guess = f", about {span(expected)} to go" if expected else ""
             place = f"position {position} of {len(guesses.turns)}{guess}"
             turn = f"; {guesses.turns[position - 1].why}" if position else ""
-            return f"waits: {entry.wait or 'it was not looked at yet'} ({place}{turn})"
+            return f"waits: {entry.wait or 'it was not looked at yet'} ({place}{turn}){ahead}"
         case Phase.DISPATCHING:
             transfer = cluster.dispatcher.sending.get(task.uuid)
             share = 100 * transfer.sent_bytes // max(1, task.byte_count) if transfer else 0
