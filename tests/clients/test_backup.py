@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from clusterodm.core.tasks import Phase
 from clusterodm.store import Store
 from tests.postgres import Server
@@ -149,10 +147,9 @@ async def test_the_database_of_replicas_is_dumped_and_restored(tmp_path: Path, p
     assert "pg_dump failed" in output
 
 
-@pytest.mark.parametrize("name", ["pg_dump"])
-async def test_a_missing_program_is_named(tmp_path: Path, postgres: Server, name: str) -> None:
+async def test_a_missing_program_is_named(tmp_path: Path, postgres: Server) -> None:
     (tmp_path / "data").mkdir()
     url = postgres.new_database()
     code, output = await backup(tmp_path / "data", tmp_path / "copy", CLUSTERODM_DATABASE_URL=url, PATH="/nowhere")
     assert code == 2
-    assert f"{name} is needed" in output
+    assert "pg_dump cannot be run" in output

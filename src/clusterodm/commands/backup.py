@@ -8,10 +8,10 @@ database, so that every task of the copied database has the files that it had at
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from clusterodm.core.errors import ConfigError, DataFolderError
+from clusterodm.core.errors import ConfigError, DataFolderError, Rejected
+from clusterodm.providers.programs import run
 from clusterodm.settings import Settings, load_settings
 
 _DATABASE: Final = "clusterodm.db"
@@ -98,20 +99,14 @@ def _dump(url: str, target: Path) -> None:
         "PGPASSWORD": split.password and unquote(split.password),
         "PGDATABASE": split.path.strip("/"),
     }
-    environment = {**os.environ, **{name: str(value) for name, value in known.items() if value}}
     part = target.parent / _COPYING
+    environ = {name: str(value) for name, value in known.items() if value}
     try:
-        subprocess.run(  # noqa: S603 - no shell, and nothing of others in it
-            ["pg_dump", "--format=custom", f"--file={part}"],  # noqa: S607 - whichever the path has
-            env=environment,
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        raise ConfigError("pg_dump is needed to copy the database; it comes with PostgreSQL's client") from None
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise DataFolderError(f"pg_dump failed: {lines[-1][:300]}") from None
+        ended = asyncio.run(run(["pg_dump", "--format=custom", f"--file={part}"], environ=environ))
+    except Rejected as error:
+        raise ConfigError(f"{error}; it comes with PostgreSQL's client") from None
+    if ended.status:
+        raise DataFolderError(f"pg_dump failed: {ended.said}")
     part.replace(target)
 
 
