@@ -96,7 +96,7 @@ async def test_an_upload_takes_no_slot_from_a_committed_task(cluster: Rig) -> No
     await _photos(cluster, slow, "b.jpg")
     await api.commit(slow)
     await _sent(cluster, slow, {"a.jpg", "b.jpg"})  # it waits for the slot with all its files there
-    assert cluster.entry(slow).wait == "all acceptable nodes are busy"
+    await eventually(lambda: cluster.entry(slow).wait == "all acceptable nodes are busy")
     await api.post("/task/cancel", {"uuid": quick})
     await eventually(lambda: node.commits == [quick, slow])
 

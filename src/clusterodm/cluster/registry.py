@@ -28,8 +28,6 @@ _MISSES: Final = 2
 _POLLS_PER_SECOND: Final = 200
 #: Times the interval after which a node is asked while the cluster has nothing to do.
 _AT_REST: Final = 3
-#: Seconds between a commit and the look at its node: more may happen there in that time.
-_SETTLE: Final = 0.5
 _DESCRIPTION_KEY: Final = "description"
 _FRESH_OPTIONS: Final = 3600.0
 
@@ -259,10 +257,9 @@ class Registry:
             node.most_used = 0
 
     def committed(self, node: Node, task: str) -> None:
-        """The node has the task now; its own count will tell from its next answer on. Until then the slot is taken by
-        the reservation, so there is no hurry."""
+        """The node has the task now; its own count will tell from its next answer on."""
         node.reserved[task] = time.monotonic()
-        self._polls.put(node.record.id, min(self._interval, _SETTLE))
+        self._polls.put(node.record.id)
 
     def release(self, node_id: int, task: str) -> None:
         """A task is no longer on the node or on its way there: ask it at once how many slots it has."""
