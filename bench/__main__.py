@@ -55,9 +55,11 @@ def main() -> int:
         for part in chosen:
             inner = folder / part
             inner.mkdir()
+            report.part = part
             PARTS[part](Scope(inner, report, large, photos))
             shutil.rmtree(inner)
-    if not QUICK and chosen == list(PARTS):
+    if not QUICK:
+        report.keep(Path(__file__).parent / "results.json", PARTS)
         report.write(Path("docs"), ROUNDS, os.cpu_count() or 1)
     return 0 if all(row.reached for row in report.rows) else 1
 

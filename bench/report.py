@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from bench.charts import bars
 
@@ -40,6 +42,9 @@ class Report:
     """Rows in the order in which they were measured."""
 
     rows: list[Row] = field(default_factory=list)
+    #: The part that is being measured, and the rows of each.
+    part: str = ""
+    parts: dict[str, list[Row]] = field(default_factory=dict)
 
     def add(
         self, work: str, unit: str, found: Mapping[str, Sequence[float]], *, reach: float | None, **how: object
@@ -48,12 +53,20 @@ class Report:
         medians = {name: statistics.median(values) for name, values in found.items()}
         row = Row(work, unit, medians.pop("ours"), medians, reach, **how)  # type: ignore[arg-type]
         self.rows.append(row)
+        self.parts.setdefault(self.part, []).append(row)
         others = ", ".join(f"{name} {row.text(value)}" for name, value in row.peers.items())
         bound = f" (reach {row.text(reach)})" if reach is not None else ""
         print(f"{'ok  ' if row.reached else 'MISS'} {work}: {row.text(row.ours)}{bound} {others}", flush=True)
 
+    def keep(self, path: Path, order: Iterable[str]) -> None:
+        """Have what was measured in a file, beside the parts that were measured before."""
+        kept = msgspec.json.decode(path.read_bytes(), type=dict[str, list[Row]]) if path.exists() else {}
+        kept |= self.parts
+        self.rows = [row for part in order for row in kept.get(part, [])]
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+
     def write(self, folder: Path, rounds: int, cores: int) -> None:
-        """The page and a picture of each row that has peers."""
+        """The page, and pictures of the rows that have peers."""
         versions = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
         page = (Path(__file__).parent / "page.md").read_text()
         introduction, _, notes = page.partition("TABLE")
@@ -64,7 +77,9 @@ class Report:
             peers = [_against(row, name) for name in PEERS]
             reach = f"<= {row.text(row.reach)}" if row.reach is not None else ""
             verdict = "" if row.reach is None else "yes" if row.reached else "**no**"
-            cells = [row.work, row.text(row.ours), *peers, row.original, reach, verdict]
+            others = [f"{name}: {row.text(value)}" for name, value in row.peers.items() if name not in PEERS]
+            ours = row.text(row.ours) + "".join(f" ({other})" for other in others)
+            cells = [row.work, ours, *peers, row.original, reach, verdict]
             lines.append("| " + " | ".join(cells) + " |")
         compared = [row for row in self.rows if row.peers]
         for unit, name, title in (
