@@ -20,13 +20,19 @@ export function task(root, uuid) {
     h("div", {}, facts, h("section", { class: "card" }, h("header", {}, h("h2", {}, "Console"), lines, h("label", { class: "more small", for: "follow" }, follow, " follow")), console_)), side));
 
   async function look() {
+    if (gone) return;
     try {
       detail = await get(`tasks/${uuid}`);
       draw();
     } catch (error) {
-      if (!gone) put(root, h("h1", {}, "No such task"), h("p", { class: "empty" }, error.message), h("a", { href: "#/tasks" }, "All tasks"));
+      put(root, h("h1", {}, "No such task"), h("p", { class: "empty" }, error.message), h("a", { href: "#/tasks" }, "All tasks"));
       gone = true;
     }
+  }
+  async function remove() {
+    gone = true; // from here on nothing is asked about it
+    if (await order("DELETE", `tasks/${uuid}`)) location.hash = "#/tasks";
+    else { gone = false; look(); }
   }
   async function read() {
     if (gone) return;
@@ -71,7 +77,7 @@ export function task(root, uuid) {
       !over && about.phase !== "receiving" && h("button", { onclick: () => act({ title: "Cancel this task?", text: "Its node stops working on it. It can be begun again.", yes: "Cancel the task", harm: true }, "POST", "/cancel") }, "Cancel"),
       (over || onNode) && h("button", { onclick: () => act({ title: over ? "Begin this task again?" : "Give this task to another node?", text: over ? "From the files that its node has, or from the held files." : "What its node has done so far is lost.", yes: over ? "Begin again" : "Move it", harm: onNode }, "POST", "/retry") }, over ? "Begin again" : "Move elsewhere"),
       !over && h("button", { onclick: () => act({ title: "Priority", text: "Higher goes first; 0 is usual.", yes: "Set", fields: [{ name: "priority", label: "Priority", type: "number", value: about.priority, min: -1000, max: 1000, required: true }] }, "POST", "/priority", (given) => ({ priority: Number(given.priority) })) }, "Priority"),
-      h("button", { class: "harm", onclick: async () => { if (await ask({ title: "Remove this task?", text: "Its files, console and results are deleted, here and on its node.", yes: "Remove it", harm: true }) && await order("DELETE", `tasks/${uuid}`)) location.hash = "#/tasks"; } }, "Remove"));
+      h("button", { class: "harm", onclick: async () => { if (await ask({ title: "Remove this task?", text: "Its files, console and results are deleted, here and on its node.", yes: "Remove it", harm: true })) remove(); } }, "Remove"));
   }
 
   function attempts() {
