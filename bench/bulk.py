@@ -16,18 +16,16 @@ from clusterodm.core.nodes import make_address
 from clusterodm.nodeodm import RateLimit, Transfer, Trust
 
 
-def upload_all(
-    port: int, uuid: str, files: list[Path], *, speed: int = 0, connections: int = 10, path: str = ""
-) -> None:
-    """Send files over some connections, by sendfile, so that the sender costs next to nothing."""
+def upload_all(port: int, uuid: str, files: list[Path], *, speed: int = 0) -> None:
+    """Send files over ten connections, by sendfile, so that the sender costs next to nothing."""
 
     async def send() -> None:
-        with ThreadPoolExecutor(connections) as threads:
+        with ThreadPoolExecutor(10) as threads:
             node = make_address("127.0.0.1", port)
             transfer = Transfer(
                 node,
                 uuid,
-                connections=connections,
+                connections=10,
                 urgent=True,
                 limit=RateLimit(speed),
                 executor=threads,

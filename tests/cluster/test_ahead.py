@@ -35,6 +35,15 @@ async def _sent(cluster: Rig, uuid: str, names: set[str], *, on: int = 0, number
     await eventually(there)
 
 
+async def _gone(node: DevNode, uuid: str) -> None:
+    """Wait until nothing of a task is left on a node."""
+
+    async def empty() -> bool:
+        return not await _held(node, uuid)
+
+    await eventually(empty)
+
+
 def _node(cluster: Rig, number: int = 0) -> Node:
     return cluster.cluster.context.registry.nodes()[number]
 
@@ -130,11 +139,7 @@ async def test_a_task_whose_node_is_full_goes_to_another_and_what_was_sent_is_re
     await api.commit(uuid)
     await api.ends(uuid)
     assert second.commits == [node_uuid(uuid, 2)]
-
-    async def gone() -> bool:
-        return not await _held(first, uuid)
-
-    await eventually(gone)
+    await _gone(first, uuid)
     reasons = [(each.number, each.reason) for each in await _attempts(cluster, uuid)]
     assert reasons == [(1, "taken back"), (2, "completed")]
     assert any(line.endswith("is taken back: another node is free") for line in await cluster.timeline(uuid))
@@ -152,11 +157,7 @@ async def test_an_upload_that_outgrows_its_node_is_sent_to_a_larger_one(cluster:
     await cluster.ready()
     await _photos(cluster, uuid, "c.jpg")
     await _sent(cluster, uuid, {"a.jpg", "b.jpg", "c.jpg"}, on=1, number=2)
-
-    async def gone() -> bool:
-        return not await _held(small, uuid)
-
-    await eventually(gone)
+    await _gone(small, uuid)
     await api.commit(uuid)
     await api.ends(uuid)
     assert (small.commits, large.commits) == ([], [node_uuid(uuid, 2)])
@@ -218,11 +219,7 @@ async def test_an_upload_that_rests_loses_what_was_sent_and_gets_it_back_when_it
     await _photos(cluster, uuid, "a.jpg")
     await _sent(cluster, uuid, {"a.jpg"})
     monkeypatch.setattr(ahead, "RESTING", -1.0)
-
-    async def gone() -> bool:
-        return not await _held(node, uuid)
-
-    await eventually(gone)
+    await _gone(node, uuid)
     assert not _node(cluster).ahead
     monkeypatch.undo()
     monkeypatch.setattr(ahead, "WORTH", 1)
@@ -258,11 +255,7 @@ async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(clu
     attempt = cluster.entry(uuid).attempt
     assert attempt is not None
     await eventually(lambda: (cluster.entry(uuid).attempt or attempt).stage is not Stage.AHEAD)
-
-    async def gone() -> bool:
-        return not await _held(node, uuid)
-
-    await eventually(gone)
+    await _gone(node, uuid)
     await _photos(cluster, uuid, "b.jpg")
     await api.commit(uuid)
     await api.ends(uuid)
@@ -295,11 +288,7 @@ async def test_a_canceled_task_that_waits_leaves_nothing_on_the_node(cluster: Ri
     await api.commit(uuid)
     await api.post("/task/cancel", {"uuid": uuid})
     await api.ends(uuid, 50)
-
-    async def gone() -> bool:
-        return not await _held(node, uuid)
-
-    await eventually(gone)
+    await _gone(node, uuid)
     attempts = await _attempts(cluster, uuid)
     await eventually(lambda: attempts[-1].cleanup in (Cleanup.REMOVE, Cleanup.NONE))
 
