@@ -27,6 +27,7 @@ import msgspec
 from bench.simulation_report import EVERY, HOUR, Report, World, pictures, table
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.placement import FreeSlots
 from clusterodm.core.retry import RULES, Again, Failure, decide
 from clusterodm.core.scaling import Budget, Observed, Rules, Rung, Wish
 from clusterodm.core.scaling import plan as plan_machines
@@ -132,7 +133,7 @@ class Simulation:
 
     async def _place(self) -> list[str]:
         began = time.perf_counter()
-        decided = plan(self.active.values(), self.facts.values(), self.now, max_sending=1 << 30)
+        decided = plan(self.active.values(), FreeSlots(self.facts.values()), self.now, max_sending=1 << 30)
         took = time.perf_counter() - began
         self.report.plan_seconds += took
         self.report.looks += 1

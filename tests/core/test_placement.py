@@ -115,14 +115,16 @@ def test_priority_comes_before_everything() -> None:
 
 
 def test_what_is_fetched_or_backing_off_waits_with_its_reason() -> None:
-    decided = plan([task(1, zipurl="http://x"), task(2, not_before=9.0)], [node(1, slots=9)], 5.0, max_sending=9)
+    decided = plan(
+        [task(1, zipurl="http://x"), task(2, not_before=9.0)], FreeSlots([node(1, slots=9)]), 5.0, max_sending=9
+    )
     assert list(decided.waiting.values()) == ["its images are being fetched", "waits a moment after a failed attempt"]
     assert decided.placements == []
 
 
 def test_no_more_than_the_allowed_number_of_transfers_begins() -> None:
     tasks = [task(1, Phase.DISPATCHING), task(2), task(3)]
-    decided = plan(tasks, [node(1, slots=9)], 0.0, max_sending=2)
+    decided = plan(tasks, FreeSlots([node(1, slots=9)]), 0.0, max_sending=2)
     assert len(decided.placements) == 1
     assert list(decided.waiting.values()) == ["too many transfers at once"]
 
@@ -154,7 +156,7 @@ waiting = st.builds(
 def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_possible_placement(
     tasks: list[Task], nodes: list[NodeFacts]
 ) -> None:
-    decided = plan(tasks, nodes, 10.0, max_sending=1000)
+    decided = plan(tasks, FreeSlots(nodes), 10.0, max_sending=1000)
     by_id, by_uuid = {n.id: n for n in nodes}, {t.uuid: t for t in tasks}
     assert len({p.task for p in decided.placements} | set(decided.waiting)) == len(tasks)
     used: dict[int, int] = {}
@@ -182,7 +184,7 @@ def test_owners_take_turns_by_their_shares() -> None:
 def test_a_task_over_its_owners_limit_waits_and_lets_others_pass() -> None:
     running = task(1, Phase.RUNNING, owner="a", concurrency=1)
     hers, his, none = task(2, owner="a", concurrency=1), task(3, owner="b"), task(4, owner="c", concurrency=0)
-    decided = plan([running, hers, his, none], [node(1, slots=9)], 0.0, max_sending=9)
+    decided = plan([running, hers, his, none], FreeSlots([node(1, slots=9)]), 0.0, max_sending=9)
     assert [placement.task for placement in decided.placements] == [his.uuid]
     assert decided.waiting[hers.uuid] == "its owner has 1 tasks on nodes, as many as the token allows"
     assert "0 tasks" in decided.waiting[none.uuid]
@@ -198,7 +200,7 @@ def test_a_machine_that_is_expected_to_be_too_small_is_left_alone_while_larger_o
 
 def test_a_task_that_is_not_approved_waits_and_one_in_back_off_will_want_a_slot_soon() -> None:
     due, failed, ready = task(1, approval_due=True), task(2, not_before=9.0), task(3, image_count=99)
-    decided = plan([due, failed, ready], [node(1, max_images=1)], 5.0, max_sending=9)
+    decided = plan([due, failed, ready], FreeSlots([node(1, max_images=1)]), 5.0, max_sending=9)
     assert decided.waiting[due.uuid] == "the service that knows its owner has not approved it yet"
     assert (decided.wanting, decided.soon) == ([ready.uuid], [failed.uuid])
 
@@ -259,12 +261,30 @@ def test_slots_are_taken_one_by_one_as_if_all_nodes_were_looked_at(
         )
         for number, (size, slots, queue, online, chosen, memory) in enumerate(nodes)
     }
-    free = FreeSlots(facts.values(), 5.0)
+    free = FreeSlots(facts.values())
     for images, larger, memory in wanted:
         needs = Needs(images=images, larger_than=larger, more_memory_than=memory)
         expected = best(facts.values(), needs, 5.0)
         expected = expected if expected is not None and expected.free > 0 else None
-        found = free.take(needs)
+        found = free.take(needs, 5.0)
         assert (found and found.id) == (expected and expected.id)
         if expected is not None:
             facts[expected.id] = msgspec.structs.replace(expected, reserved=expected.reserved + 1, chosen_at=5.0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.none() | facts), max_size=30))
+def test_slots_that_are_kept_are_those_that_would_be_found_anew(changes: list[tuple[int, NodeFacts | None]]) -> None:
+    kept = FreeSlots()
+    nodes: dict[int, NodeFacts] = {}
+    for number, fact in changes:
+        if fact is None:
+            kept.drop(number)
+            nodes.pop(number, None)
+        else:
+            nodes[number] = msgspec.structs.replace(fact, id=number)
+            kept.put(nodes[number])
+        given, anew = kept.copy(), FreeSlots(nodes.values())
+        assert given.nodes == anew.nodes
+        taken = [(given.take(NEEDS, 10.0), anew.take(NEEDS, 10.0)) for _ in range(9)]
+        assert [found for found, _ in taken] == [found for _, found in taken]
+        assert kept.nodes == nodes  # what is taken of a copy stays free

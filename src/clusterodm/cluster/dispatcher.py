@@ -181,7 +181,7 @@ class Dispatcher:
         taken_up = sum(map(self._to_be_taken_up, entries.values()))
         decided = plan(
             (self._as_decided(entry.task) for entry in entries.values()),
-            self._registry.facts(),
+            self._registry.free_slots(),
             self._clock(),
             max_sending=self._max_sending * len(self._replicas.there) + taken_up,
             ageing=self._ageing,

@@ -17,6 +17,7 @@ from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
 from clusterodm.core.options import exact
+from clusterodm.core.placement import FreeSlots
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
 
@@ -49,6 +50,8 @@ class Node:
         self._clock = clock
         self.info = NodeInfo()
         self.seen_at = 0.0
+        #: When it was last asked (monotonic).
+        self.asked_at = 0.0
         self.failures = _MISSES
         self.error = "not asked yet"
         self.chosen_at = 0.0
@@ -121,6 +124,7 @@ class Registry:
         self._interval = interval
         self._clock = clock
         self._nodes: dict[int, Node] = {}
+        self._free = FreeSlots()
         self._described = shipped
         self._options_at = 0.0
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
@@ -231,6 +235,16 @@ class Registry:
         now = self._clock()
         return [node.facts(now) for node in self._nodes.values() if not node.record.removed]
 
+    def free_slots(self) -> FreeSlots:
+        """The same in the order of placement, kept from look to look."""
+        known, facts = self._free.nodes, {node.id: node for node in self.facts()}
+        for node_id in known.keys() - facts.keys():
+            self._free.drop(node_id)
+        for node_id, node in facts.items():
+            if known.get(node_id) is not node:
+                self._free.put(node)
+        return self._free
+
     def reference(self) -> Node | None:
         """The node that speaks for all: the first that is online."""
         return next((node for node in self._nodes.values() if node.online and not node.record.removed), None)
@@ -278,7 +292,7 @@ class Registry:
         node = self._nodes.get(node_id)
         if node is None:
             return None
-        begun = time.monotonic()
+        begun = node.asked_at = time.monotonic()
         before = node.facts()
         try:
             node.info = await self._client.info(node.address)
@@ -304,11 +318,12 @@ class Registry:
         return _AT_REST
 
     def wake(self) -> None:
-        """There is something to do: know soon how all nodes are."""
+        """There is something to do: ask nodes as often as ever."""
         if self._rested:
             self._rested = False
-            for place, node_id in enumerate(self._nodes):
-                self._polls.put(node_id, place / _POLLS_PER_SECOND)
+            for place, node in enumerate(self._nodes.values()):
+                due = node.asked_at + self._interval - time.monotonic()
+                self._polls.put(node.record.id, max(place / _POLLS_PER_SECOND, due))
 
     def _tell(self) -> None:
         for watcher in self._watchers:

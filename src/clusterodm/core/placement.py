@@ -97,40 +97,58 @@ def _order(node: NodeFacts) -> _Order:
 
 
 class FreeSlots:
-    """Nodes with a free slot in the order of `rank`, while slots are taken one by one: with thousands of nodes a slot
-    is found without looking at each of them."""
+    """Nodes, and those of them that have a free slot in the order of `rank`: with thousands of nodes a slot is found
+    without looking at each of them, and only what changed is sorted anew."""
 
-    def __init__(self, nodes: Iterable[NodeFacts], now: float) -> None:
-        self._now = now
-        able = [(_order(node), node) for node in nodes if node.online and node.free > 0]
-        able.sort(key=itemgetter(0))
-        self._nodes = able
-        self._by_id = {node.id: (order, node) for order, node in self._nodes}
+    def __init__(self, nodes: Iterable[NodeFacts] = ()) -> None:
+        #: All of them, by id.
+        self.nodes: dict[int, NodeFacts] = {}
+        self._able: list[tuple[_Order, NodeFacts]] = []
+        for node in nodes:
+            self.put(node)
 
-    def take(self, needs: Needs, prefer: int | None = None) -> NodeFacts | None:
+    def copy(self) -> FreeSlots:
+        """One whose slots can be taken while these stay free."""
+        copied = FreeSlots()
+        copied.nodes, copied._able = self.nodes.copy(), self._able.copy()
+        return copied
+
+    def put(self, node: NodeFacts) -> None:
+        """A node, or what is known of it now."""
+        self._unrank(node.id)
+        self.nodes[node.id] = node
+        if node.online and node.free > 0:
+            insort(self._able, (_order(node), node))
+
+    def drop(self, node_id: int) -> None:
+        """A node is no more."""
+        self._unrank(node_id)
+        self.nodes.pop(node_id, None)
+
+    def _unrank(self, node_id: int) -> None:
+        known = self.nodes.get(node_id)
+        if known is not None and known.online and known.free > 0:
+            del self._able[self._rank(known)]
+
+    def _rank(self, node: NodeFacts) -> int:
+        return bisect_left(self._able, _order(node), key=itemgetter(0))
+
+    def take(self, needs: Needs, now: float, prefer: int | None = None) -> NodeFacts | None:
         """The node of which a slot is taken: `prefer` (its id) if that is acceptable and free, else the same as `best`;
         None when none is."""
-        place = self._place(needs, prefer)
-        if place is None:
-            return None
-        _, node = self._nodes.pop(place)
-        del self._by_id[node.id]
-        if node.free > 1:
-            less = msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=self._now)
-            entry = self._by_id[node.id] = (_order(less), less)
-            insort(self._nodes, entry)
+        node = self._find(needs, now, prefer)
+        if node is not None:
+            self.put(msgspec.structs.replace(node, reserved=node.reserved + 1, chosen_at=now))
         return node
 
-    def _place(self, needs: Needs, prefer: int | None) -> int | None:
-        wanted = self._by_id.get(prefer) if prefer is not None else None
-        if wanted is not None and not refusal(wanted[1], needs, self._now):
-            return bisect_left(self._nodes, wanted)
+    def _find(self, needs: Needs, now: float, prefer: int | None) -> NodeFacts | None:
+        wanted = self.nodes.get(prefer) if prefer is not None else None
+        if wanted is not None and wanted.free > 0 and not refusal(wanted, needs, now):
+            return wanted
         # smaller nodes come first, and those that are too small for so many images need no look
-        begin = bisect_left(self._nodes, ((False, float(needs.images)),))
-        return next(
-            (place for place in range(begin, len(self._nodes)) if not refusal(self._nodes[place][1], needs, self._now)),
-            None,
-        )
+        begin = bisect_left(self._able, (False, float(needs.images)), key=itemgetter(0))
+        able = (self._able[place][1] for place in range(begin, len(self._able)))
+        return next((node for node in able if not refusal(node, needs, now)), None)
 
 
 def wait_reason(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> str:

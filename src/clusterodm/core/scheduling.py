@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import FreeSlots, Needs, wait_reason
 from clusterodm.core.retry import LONGEST_BACK_OFF
 from clusterodm.core.tasks import ON_NODE, OWNER_MARK, Phase, Task
@@ -91,7 +90,7 @@ _NOTHING: Final[Mapping[str, int]] = {}
 
 def plan(
     tasks: Iterable[Task],
-    nodes: Iterable[NodeFacts],
+    slots: FreeSlots,
     now: float,
     *,
     max_sending: int,
@@ -101,8 +100,7 @@ def plan(
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time. `ahead`: the
     node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once."""
     tasks = list(tasks)
-    facts = list(nodes)
-    free = FreeSlots(facts, now)
+    free = slots.copy()
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
     decided = Plan([], {}, [], [])
     full: dict[Needs, str] = {}  # slots only get fewer within one plan
@@ -115,13 +113,13 @@ def plan(
             or full.get(needs, "")
             or ("too many transfers at once" if sending >= max_sending and task.uuid not in ahead else "")
         )
-        if not why and (node := free.take(needs, ahead.get(task.uuid))):
+        if not why and (node := free.take(needs, now, ahead.get(task.uuid))):
             decided.placements.append(Placement(task.uuid, node.id))
             sending += 1
             having[task.owner] += 1
             continue
         if not why:
-            why = full[needs] = wait_reason(facts, needs, now)
+            why = full[needs] = wait_reason(slots.nodes.values(), needs, now)
         decided.waiting[task.uuid] = why
         if why in (full.get(needs), _A_MOMENT):
             (decided.soon if why == _A_MOMENT else decided.wanting).append(task.uuid)
