@@ -118,7 +118,8 @@ async def test_a_task_over_the_limit_waits_instead_of_failing(cluster: Rig) -> N
     first, second = await bob.create(1), await bob.create(1)
     await eventually(lambda: node.tasks.get(first) and node.tasks[first].begun_at)
     await eventually(lambda: "as many as the token allows" in cluster.entry(second).wait)
-    node.knobs.seconds = 0.0
+    await cluster.add_node(slots=9, seconds=0)
+    await cluster.ready()
     await alice.ends(await alice.create(1))
     assert await bob.code(second) == 10
     await bob.post("/task/cancel", {"uuid": first})
