@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 # The two commands: `make demo` and `make test`. Both do all the set-up that they need.
 
 VENV ?= .venv
@@ -8,7 +10,8 @@ ROUNDS ?= 3
 JOBS ?= 2
 export UV_LINK_MODE := copy
 
-.PHONY: help demo test faults machine-faults replica-faults check audit format bench docs screenshots clean
+.PHONY: help demo test faults machine-faults replica-faults check audit format bench docs site screenshots package container \
+  lock clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
@@ -20,7 +23,11 @@ help:
 	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
 	@echo "make bench        measure, and write docs/performance.md"
 	@echo "make docs         write the generated reference pages"
+	@echo "make site         the documentation as a site, in dist/site"
 	@echo "make screenshots  write docs/images from the running program"
+	@echo "make package      wheel, sdist and bill of materials, in dist"
+	@echo "make container    build the container with podman on Debian's packages, and run a task through it (as root)"
+	@echo "make lock         lock the versions that the container has"
 
 $(VENV)/.run: pyproject.toml tools/setup
 	tools/setup $(VENV) .
@@ -71,9 +78,29 @@ bench: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m docs.generate
 
+site: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
+package: $(VENV)/.dev
+	rm -rf dist/*.whl dist/*.tar.gz dist/clean
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/uv venv --quiet dist/clean
+	$(BIN)/uv pip install --quiet --python dist/clean/bin/python dist/*.whl
+	PATH="$(BIN):$$PATH" tools/sbom dist/clean/bin/python dist/sbom.json
+	rm -rf dist/clean
+
+container: $(VENV)/.dev
+	CONTAINER=1 $(BIN)/python -m pytest tests/deploy/test_container.py
+
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra aws --extra kubernetes --output-file deploy/container/requirements.txt pyproject.toml
+	echo hatchling | $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
+	  --no-annotate --output-file deploy/container/build.txt -
+
 screenshots: $(VENV)/.dev
 	tools/setup-browser
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py tests/admin/test_machines.py -k "picture or uploaded or shows_machines"
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results

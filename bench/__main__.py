@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Measure everything in one run, print it, write docs/performance.md.
 
 python -m bench [--quick] [NAME...]

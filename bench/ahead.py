@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """From the commit to the node's own commit, after a large upload at the speed at which the node takes it."""
 
 from __future__ import annotations

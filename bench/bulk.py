@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """1 GB in, on to a node, back through us, and out of our own results."""
 
 from __future__ import annotations

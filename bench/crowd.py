@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Many clients at once, in a process of their own: python -m bench.crowd PORT UUID POLLERS UPLOADS BYTES SECONDS
 
 Pollers ask for the task every two seconds, each call on a connection of its own, as clients do; uploads go on one after

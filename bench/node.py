@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A node that costs as little as possible: swallows uploads, serves one large file, says what it saw when.
 
     python -m bench.node FIRST_PORT COUNT FILE [--hung N] [--slots N] [--bytes-per-second N] [--works]

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Others that do the same work, in processes of their own, set up as one would set them up for it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What `/task/<id>/info` is compared with: a plain aiohttp handler that returns the same bytes.
 
 python -m bench.plain PORT BODY_FILE

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What was measured, as a table, as bars, and as text: docs/performance.md and its pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Processes under measurement: started, fed, asked how much CPU they took, ended."""
 
 from __future__ import annotations

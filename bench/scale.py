@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What it costs that there is much: nodes of which one hangs, old tasks, active tasks, and nothing to do."""
 
 from __future__ import annotations

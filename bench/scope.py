@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """How much is measured: all of it, or a glimpse that says whether the benchmark works."""
 
 from __future__ import annotations

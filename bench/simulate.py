@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The real scheduler, retry policy, autoscaler and store, driven by a simulated clock.
 
     python -m bench.simulate [--nodes 10000] [--tasks 1000000] [--owners 1000] [--quick]

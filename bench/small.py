@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Small requests: what one costs, and how long one takes while many others are there."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """One process against several on one host: reads, uploads and whole small tasks.
 
     python -m bench.workers

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A real PostgreSQL, started by the tests that need one; each gets a database of its own."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A real Slurm of one machine, below a folder, ended with the block. It needs root, as its daemons do."""
 
 from __future__ import annotations

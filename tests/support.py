@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What tests are made of: running clusters and nodes, and a plain client that hides nothing."""
 
 from __future__ import annotations

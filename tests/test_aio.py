@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The keyed work queue and the clock that all loops are made of."""
 
 from __future__ import annotations

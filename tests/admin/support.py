@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A cluster with its admin ports open, and an operator's client."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What operators see of machines and do with them: API, shell, commands, page, metrics."""
 
 from __future__ import annotations

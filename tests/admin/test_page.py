@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The page of operators in a real browser. SCREENSHOTS=folder keeps pictures of it."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The OpenAPI document against the running program: what it promises is kept, whatever comes in."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The admin shell over real sockets: what is typed, and what telnet adds to it."""
 
 from __future__ import annotations

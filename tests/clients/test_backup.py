@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A copy that is made while the cluster runs is a data folder on which another one goes on."""
 
 from __future__ import annotations

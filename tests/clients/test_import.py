@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """From the folder of the original to a running cluster of ours."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """PyODM from PyPI, which WebODM is built on, used as its documentation shows."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A client that behaves like ODM's split-merge: unforgiving, and slow to learn.
 
 It reads a submodel's info right after the commit: QUEUED makes it delete and upload again later and freezes its

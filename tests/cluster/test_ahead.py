@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Send ahead: files go to a free node while their client still uploads."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Results that nodes put into a bucket: of a pretended S3, and of a real Ceph object gateway where there is one."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Nodes that come and go by themselves, and nodes that are to be switched off."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A task through the whole cluster, with real sockets and development nodes."""
 
 from __future__ import annotations

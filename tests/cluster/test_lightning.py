@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The service that knows owners, spoken to over a real socket: tokens, approvals, reports, and what happens when it is
 down."""
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Machines on demand: from nothing to results and back to nothing, and everything that may go wrong on the way."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Several replicas on one database and one folder, each a whole cluster of its own in this process."""
 
 from __future__ import annotations

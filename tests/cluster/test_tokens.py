@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Tokens of several owners: what is whose, how much of it, and in what order."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Conditional and range requests, row by row of RFC 9110."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Which machines are ordered and which go: tables, and properties over anything that may be seen."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Names, uuids, ranges, addresses and options: everything that is read from text."""
 
 from __future__ import annotations

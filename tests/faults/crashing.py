@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Run the program and kill it (as by kill -9) at one named point of its work.
 
     python -m tests.faults.crashing OWNER.METHOD:before|after:COUNT [arguments of clusterodm]

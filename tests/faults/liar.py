@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A stand-in in front of a node that lies about chosen tasks, some times, and then says the truth."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A storm over machines: tasks on three pretended clouds that lie and fail, while machines vanish and the process dies.
 
     python -m tests.faults.machine_storm --sequences 1000 --seed 1

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The faults of a storm: each takes a client with a task of its own, and carries that task through."""
 
 from __future__ import annotations

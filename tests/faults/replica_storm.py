@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Three replicas behind a balancer, PyODM clients at work, and each replica killed, then told to stop, in turn.
 
     python -m tests.faults.replica_storm --rounds 3

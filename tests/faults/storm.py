@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A storm of faults over a real cluster: each injection is a task and one fault that is aimed at it, many at a time.
 
     python -m tests.faults.storm [--injections N] [--seed S] [--lanes L] [--only I]

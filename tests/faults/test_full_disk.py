@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A small disk that is really filled: nothing accepted is lost, and it recovers by itself."""
 
 from __future__ import annotations

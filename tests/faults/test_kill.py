@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """kill -9 in each phase: what was accepted goes on by itself."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The process dies on a machine's way from the order to its end: one machine at most, none left, no task lost."""
 
 from __future__ import annotations

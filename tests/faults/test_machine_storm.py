@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A short storm over machines; `make machine-faults` is the long one."""
 
 from __future__ import annotations

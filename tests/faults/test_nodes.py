@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Nodes that lie, stutter, refuse and forget: the task goes on, runs to its end once, and no poller sees an error."""
 
 from __future__ import annotations

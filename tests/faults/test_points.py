@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The process dies at each named point of a task's way; the task goes on by itself, runs once and is told once."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Replicas as processes: killed, stopped, started on what a single process left, several on one host."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """A storm of a hundred faults, and proof that a storm notices what goes wrong."""
 
 from __future__ import annotations

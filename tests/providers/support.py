@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The four clouds as tests see them: pretended ones for three, moto for EC2."""
 
 from __future__ import annotations

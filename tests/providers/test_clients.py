@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The pretended clouds answer the clouds' own client too, so that they are not only what we believe them to be."""
 
 from __future__ import annotations

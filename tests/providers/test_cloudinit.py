@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What a new machine does, executed by the real cloud-init in a throw-away overlay, with values that are meant to break
 out."""
 

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The provider command: what it makes of commands, and the example with containers, run by a real podman."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What every provider of machines must do, against pretended clouds and a pretended EC2."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Requests and answers, ours and those of the pretended clouds, against the clouds' official descriptions.
 
 They are large and not ours: OPENAPI_FOLDER says where they are (hetzner.json, digitalocean.json); without it these

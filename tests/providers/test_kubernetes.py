@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The provider kubernetes against a pretended API server that checks rights and schemas; independent clients talk to
 the same server, and with KUBECONFIG_LIVE the provider talks to a real cluster."""
 

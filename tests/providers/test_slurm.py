@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The provider slurm against a real Slurm whose jobs really run development nodes."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What EC2 says before it takes a spot instance away; moto says nothing of it, so the two answers are written here."""
 
 from __future__ import annotations

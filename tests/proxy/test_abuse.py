@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Attacks on a raw socket, and what they are answered. docs/security.md has the same table for people."""
 
 from __future__ import annotations

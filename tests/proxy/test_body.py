@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Large bodies, which go from the socket to the disk without a copy in between."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Downloads from nodes that stop in the middle, and to clients that do."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What is answered before the web server sees it says the same as the web server."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Taking tasks in: every way in which clients send them, and every way in which that goes wrong."""
 
 from __future__ import annotations

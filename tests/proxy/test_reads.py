@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """What clients read: always 200 with the last that is known, in the types that they expect."""
 
 from __future__ import annotations

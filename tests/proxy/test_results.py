@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Kept results: parts of them, single assets, conditions, and the ways that their bytes take."""
 
 from __future__ import annotations

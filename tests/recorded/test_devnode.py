@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """64 recorded answers of a real NodeODM 2.2.4, compared with what the development node says to the same requests.
 
 What is a matter of that machine (versions, sizes, uuids, times, error texts of JavaScript) is compared by type; the

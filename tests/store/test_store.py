@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """The store's contract: what is kept, what is refused, and that the schema is the one of the migrations."""
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Pictures: bars by the hour, a line of waits, and what each node did.
 import { h, s } from "./dom.js";
 import { count, now, span, when } from "./format.js";

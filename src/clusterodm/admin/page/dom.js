@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Elements made of plain objects; text is always text, so nothing that a task is called can become markup.
 const SVG = "http://www.w3.org/2000/svg";
 

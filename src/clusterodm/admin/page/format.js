@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Numbers, times and sizes as people read them.
 export function span(seconds) {
   if (seconds === null || seconds === undefined || seconds < 0) return "–";

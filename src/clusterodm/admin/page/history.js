@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // What each node did.
 import { h, put } from "./dom.js";
 import { count } from "./format.js";

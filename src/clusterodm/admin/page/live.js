@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // What is known of the cluster, kept up to date by the server's events; and calls to its API.
 export const known = { status: null, nodes: [], machines: [], tasks: new Map(), connected: false };
 const listeners = new Set();

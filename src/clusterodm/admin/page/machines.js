@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Machines that were created on demand: what they are, why they are there, what they cost.
 import { h, put } from "./dom.js";
 import { ago, count, plural, span, now } from "./format.js";

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // The pages by their address, the state of the connection, the colours, the keys.
 import { connect, known, listen } from "./live.js";
 import { overview } from "./overview.js";

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Nodes: what they are, what they do, and what can be done with them.
 import { h, put } from "./dom.js";
 import { ago, count, plural, size, when } from "./format.js";

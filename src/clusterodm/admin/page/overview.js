@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // One look tells whether the cluster is well.
 import { h, put } from "./dom.js";
 import { count, plural, size, span } from "./format.js";

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Pieces that several pages are made of.
 import { h } from "./dom.js";
 import { send } from "./live.js";

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // The settings that the cluster runs with.
 import { h } from "./dom.js";
 import { get } from "./live.js";

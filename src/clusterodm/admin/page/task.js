@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // One task: why it is as it is, what happened to it, its console as it comes, its files and results.
 import { h, put } from "./dom.js";
 import { count, plural, size, span, state, when } from "./format.js";

@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // All tasks, a page at a time.
 import { h, put } from "./dom.js";
 import { ago, count, size } from "./format.js";

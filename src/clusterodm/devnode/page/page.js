@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // The page calls nothing but the NodeODM API, with relative URLs, so it works through any proxy that speaks it.
 const NAMES = { 10: "queued", 20: "running", 30: "failed", 40: "completed", 50: "canceled" };
 const token = new URLSearchParams(location.search).get("token");

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The container: its recipe and its locked versions are looked at, and with CONTAINER=1 (`make container`) it is built
+for real, on a base of Debian's packages, and run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from clusterodm.settings import Settings, env_name
+
+TOP = Path(__file__).parents[2]
+HERE = TOP / "deploy" / "container"
+BIN = Path(sys.executable).parent
+
+
+def test_the_linter_of_dockerfiles_finds_nothing() -> None:
+    done = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def locked() -> dict[str, tuple[str, list[str]]]:
+    """Version and hashes of each locked package."""
+    text = (HERE / "requirements.txt").read_text().replace("\\\n", " ")
+    found = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
+    return {
+        canonicalize_name(name): (version, re.findall(r"--hash=sha256:[0-9a-f]{64}", rest))
+        for name, version, rest in found
+    }
+
+
+def test_every_dependency_is_locked_by_its_hash_at_a_version_that_we_take() -> None:
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["aws"], *extras["kubernetes"]]:
+        requirement = Requirement(text)
+        version, hashes = locked()[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{text} is locked at {version}: run `make lock`"
+        assert hashes
+    assert all(hashes for _, hashes in locked().values())
+
+
+def test_variables_of_the_image_and_of_compose_are_settings() -> None:
+    known = {env_name(name) for name in Settings.model_fields}
+    for name in ("Dockerfile", "compose.yaml"):
+        assert set(re.findall(r"CLUSTERODM_[A-Z_]+", (HERE / name).read_text())) <= known
+
+
+def test_operators_are_asked_for_a_password_and_reached_from_this_machine_only() -> None:
+    services = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]
+    assert ":?" in services["clusterodm"]["environment"]["CLUSTERODM_ADMIN_PASS"]
+    assert [port for port in services["clusterodm"]["ports"] if not port.startswith("127.0.0.1:")] == ["3000:3000"]
+    assert {name for name in services if name != "clusterodm"} == {"node-1", "node-2"}
+
+
+def test_compose_understands_its_file() -> None:
+    words = [sys.executable, "-m", "podman_compose", "--file", str(HERE / "compose.yaml"), "config"]
+    environ = os.environ | {"CLUSTERODM_ADMIN_PASS": "hush-operators"}
+    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert yaml.safe_load(done.stdout)["services"]["node-2"]["image"] == "docker.io/opendronemap/nodeodm:latest"
+    without = {key: value for key, value in os.environ.items() if key != "CLUSTERODM_ADMIN_PASS"}
+    assert subprocess.run(words, check=False, capture_output=True, env=without).returncode != 0
+
+
+@pytest.mark.skipif("CONTAINER" not in os.environ, reason="`make container` builds and runs it: some minutes")
+@pytest.mark.timeout(1200)
+def test_it_is_built_and_runs_a_task() -> None:
+    done = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "a task went through" in done.stdout

@@ -1,0 +1,188 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The shipped configurations of proxies, with the real programs in front of a real cluster. Only ports, certificates
+and paths of this machine are put in."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import shutil
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+
+from clusterodm.devnode import Knobs, running_devnode
+from tests.processes import free_port, program
+from tests.support import Api, eventually, images
+
+PROXIES = Path(__file__).parents[2] / "deploy" / "proxies"
+BIN = Path(sys.executable).parent
+
+
+class Site:
+    """Where everything is: the certificate of maps.example, the proxy's port, the cluster's port."""
+
+    def __init__(self, folder: Path, upstream: int) -> None:
+        self.folder, self.upstream, self.port = folder, upstream, free_port()
+        self.authority = trustme.CA()
+        made = self.authority.issue_cert("maps.example")
+        made.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        made.private_key_pem.write_to_path(folder / "key.pem")
+        made.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
+
+    def shipped(self, name: str, **changes: str) -> str:
+        """A shipped file; each change must find its place."""
+        text = (PROXIES / name).read_text()
+        for old, new in {"127.0.0.1:3000": f"127.0.0.1:{self.upstream}", **changes}.items():
+            assert old in text, f"{name} has no {old}"
+            text = text.replace(old, new)
+        return text
+
+    def write(self, name: str, text: str) -> str:
+        """A file for the proxy; its path."""
+        (self.folder / name).write_text(text)
+        return str(self.folder / name)
+
+
+def nginx(site: Site) -> list[str]:
+    changes = {
+        "listen 443": f"listen 127.0.0.1:{site.port}",
+        "/etc/letsencrypt/live/maps.example/fullchain.pem": f"{site.folder}/cert.pem",
+        "/etc/letsencrypt/live/maps.example/privkey.pem": f"{site.folder}/key.pem",
+        "/var/log/nginx/clusterodm": f"{site.folder}/access",
+    }
+    paths = " ".join(
+        f"{kind}_temp_path {site.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    around = f"pid {site.folder}/pid; error_log {site.folder}/error.log; events {{}}\nhttp {{ {paths}\n"
+    whole = site.write("nginx.conf", f"{around}{site.shipped('nginx.conf', **changes)}}}\n")
+    return ["/usr/sbin/nginx", "-c", whole, "-g", f"daemon off; user {getpass.getuser()};"]
+
+
+def haproxy(site: Site) -> list[str]:
+    changes = {":443": f"127.0.0.1:{site.port}", "/etc/haproxy/maps.example.pem": f"{site.folder}/both.pem"}
+    return ["/usr/sbin/haproxy", "-db", "-f", site.write("haproxy.cfg", site.shipped("haproxy.cfg", **changes))]
+
+
+def caddy(site: Site) -> list[str]:
+    # a certificate that is there already instead of one from Let's Encrypt, and no admin port
+    tls = f"tls {site.folder}/cert.pem {site.folder}/key.pem"
+    text = site.shipped("Caddyfile", **{"maps.example {": f"maps.example:{site.port} {{\n\t{tls}"})
+    top = f"{{\n\tadmin off\n\tauto_https disable_redirects\n\tstorage file_system {site.folder}/caddy\n}}\n"
+    return [str(BIN / "caddy"), "run", "--adapter", "caddyfile", "--config", site.write("Caddyfile", top + text)]
+
+
+def traefik(site: Site) -> list[str]:
+    # the same: a certificate that is there already
+    resolver = "      tls:\n        certResolver: letsencrypt"
+    certificate = (
+        f"tls:\n  certificates:\n    - certFile: {site.folder}/cert.pem\n      keyFile: {site.folder}/key.pem\n"
+    )
+    dynamic = site.write("dynamic.yaml", site.shipped("traefik.yaml", **{resolver: "      tls: {}"}) + certificate)
+    return [
+        str(BIN / "traefik"),
+        f"--entryPoints.websecure.address=127.0.0.1:{site.port}",
+        "--entryPoints.websecure.transport.respondingTimeouts.readTimeout=0",
+        f"--providers.file.filename={dynamic}",
+        "--global.sendAnonymousUsage=false",
+        "--global.checkNewVersion=false",
+        "--accesslog=false",
+    ]
+
+
+MAKERS = {maker.__name__: maker for maker in (nginx, haproxy, caddy, traefik)}
+
+
+def test_every_shipped_proxy_is_tried() -> None:
+    assert {path.name.lower().split(".")[0].removesuffix("file") for path in PROXIES.iterdir()} == set(MAKERS)
+
+
+class _ToProxy(aiohttp.abc.AbstractResolver):
+    """maps.example is here."""
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[aiohttp.abc.ResolveResult]:
+        return [{"hostname": host, "host": "127.0.0.1", "port": port, "family": 2, "proto": 0, "flags": 0}]
+
+    async def close(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def in_front(site: Site, command: list[str]) -> AsyncIterator[Api]:
+    """A client that reaches the cluster through the proxy, as maps.example with a certificate that it checks."""
+    trust = ssl.create_default_context()
+    site.authority.configure_trust(trust)
+    with (site.folder / "proxy.log").open("wb") as log:
+        proxy = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env={"HOME": str(site.folder)})
+    try:
+        api = Api(f"https://maps.example:{site.port}", "hush-client")
+        await api.session.close()
+        connector = aiohttp.TCPConnector(resolver=_ToProxy(), ssl=trust, force_close=True)
+        async with aiohttp.ClientSession(connector=connector) as api.session:
+
+            async def answers() -> bool:
+                assert proxy.returncode is None, (site.folder / "proxy.log").read_text()
+                try:
+                    return "version" in await api.get("/info")
+                except (aiohttp.ClientError, ValueError):
+                    return False
+
+            await eventually(answers)
+            yield api
+    finally:
+        if proxy.returncode is None:
+            proxy.terminate()
+        await proxy.wait()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
+    make: Callable[[Site], list[str]] = MAKERS[name]
+    async with running_devnode(Knobs(seconds=0.1), port=0) as (_, node):
+        settings = {
+            "node": f"127.0.0.1:{node}",
+            "token": "hush-client",
+            "trusted-proxies": "127.0.0.1",
+            "results": "keep",
+        }
+        async with program(tmp_path, **settings) as cluster:
+            cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "true"}
+            await cluster.start()
+            site = Site(tmp_path, cluster.port)
+            command = make(site)
+            if shutil.which(command[0]) is None:
+                pytest.skip(f"{name} is not installed")
+            async with in_front(site, command) as api:
+                uuid = await api.init()
+                await api.post(f"/task/new/upload/{uuid}", images({"a.jpg": b"x" * 20_000_000}))
+                await api.commit(uuid)
+                await api.ends(uuid)
+                whole = (await api.post("/task/new", images({"b.jpg": b"photo"})))["uuid"]
+                await api.ends(whole)
+                status, headers, archive = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+                assert status == 200
+                assert int(headers["Content-Length"]) == len(archive)
+                part = {"Range": "bytes=10-19"}
+                status, _, some = await api.raw("GET", f"/task/{uuid}/download/all.zip", headers=part)
+                assert (status, some) == (206, archive[10:20])
+                api.query = {}
+                assert (await api.raw("GET", f"/task/{uuid}/info"))[0] == 401
+                await cluster.end()
+                assert (await api.raw("GET", "/info"))[0] >= 500  # it has gone to no other place
+                await cluster.start()
+                api.query = {"token": "hush-client"}
+
+                async def back() -> bool:
+                    status, _, body = await api.raw("GET", f"/task/{uuid}/info")
+                    return status == 200 and b'"code":40' in body
+
+                await eventually(back)
+    logs = [path for path in tmp_path.glob("*.log") if "hush-" in path.read_text()]
+    assert logs == []

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Databases of every earlier schema, with what they held, come up to the one of today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, Table, insert, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from clusterodm.core.nodes import NodeRecord, make_address
+from clusterodm.core.tasks import Attempt, Outcome, Phase, Stage, Task
+from clusterodm.store import Store, migrate, schema
+from clusterodm.store.database import columns
+from tests.postgres import Server
+
+ENDED, RUNS = "32ffd3e3-5386-40b9-978f-0221804788c9", "45a1bbc0-0b6e-4c2f-9a3e-1d2c3b4a5f60"
+TASKS = [
+    Task(uuid=ENDED, owner="o", phase=Phase.FINISHED, outcome=Outcome.COMPLETED, committed_at=1.0, finished_at=2.0),
+    Task(uuid=RUNS, owner="o", phase=Phase.RUNNING, name="näme", committed_at=3.0, attempts=1, byte_count=1 << 40),
+]
+ATTEMPT = Attempt(task=RUNS, number=1, node_id=1, node_name="n:3000", node_uuid=RUNS, stage=Stage.RUNNING)
+NODE = NodeRecord(id=1, address=make_address("n", 3000, "hush-node"), locked=True)
+
+
+def alembic(connection: Connection | None = None) -> Config:
+    """Alembic's configuration for our migrations."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+REVISIONS = sorted(script.revision for script in ScriptDirectory.from_config(alembic()).walk_revisions())
+
+
+def as_it_was(connection: Connection, revision: str) -> None:
+    """A database of an earlier version in which there is something."""
+    command.upgrade(alembic(connection), revision)
+    rows: list[tuple[str, dict[str, Any]]] = [("tasks", columns(task, schema.tasks)) for task in TASKS]
+    rows.append(("attempts", columns(ATTEMPT, schema.attempts)))
+    node = {**columns(NODE, schema.nodes), "host": "n", "port": 3000, "token": "hush-node", "tls": False}
+    rows.append(("nodes", node | {"insecure": False}))
+    rows.append(("events", {"task": RUNS, "at": 3.0, "text": "committed with 2 files"}))
+    for name, row in rows:
+        table = Table(name, MetaData(), autoload_with=connection)
+        known = {key: _plain(value) for key, value in row.items() if key in table.columns}
+        connection.execute(insert(table).values(known))
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | dict) else value
+
+
+@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_what_an_earlier_version_kept_is_still_there(
+    kind: str, revision: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+    else:
+        server: Server = request.getfixturevalue("postgres")
+        url = server.new_database()
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(as_it_was, revision)
+    await engine.dispose()
+
+    store = await Store.open(url)
+    try:
+        ended = await store.find_task(ENDED)
+        assert ended is not None
+        assert ended[0].outcome is Outcome.COMPLETED
+        ((task, attempt),) = await store.active_tasks()
+        assert (task.uuid, task.phase, task.name, task.byte_count) == (RUNS, Phase.RUNNING, "näme", 1 << 40)
+        assert attempt is not None
+        assert (attempt.node_name, attempt.stage) == ("n:3000", Stage.RUNNING)
+        assert [event.text for event in await store.timeline(RUNS)] == ["committed with 2 files"]
+        (node,) = await store.nodes()
+        assert (node.address.host, node.address.token, node.locked) == ("n", "hush-node", True)
+        assert await store.advance(task, Phase.COLLECTING, at=4.0, text="done") > task.version
+        async with store._engine.connect() as connection:
+            version = (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalar_one()
+        assert version == migrate.HEAD
+    finally:
+        await store.close()
