@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Writes the reference pages that are made from the code: `make docs`. A test fails when they are out of date."""
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def shell_page() -> str:
         _NOTE,
         "# The admin shell",
         "",
-        "    nc 127.0.0.1 8080",
+        "```sh",
+        "nc 127.0.0.1 8080",
+        "```",
         "",
         "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words of the original. With",
         "`--admin-pass` the first line is `LOGIN <password>`; a wrong one costs a second and closes the session. Words",
@@ -111,8 +115,10 @@ def api_page() -> str:
         "",
         "A node, or a script beside it, says so and repeats it before `ttl` seconds are over:",
         "",
-        '    curl -s -H "Authorization: Bearer $LEASE_TOKEN" http://cluster:10000/api/v1/leases \\',
-        """         -d '{"host": "10.0.0.7", "port": 3000, "ttl": 60}'""",
+        "```sh",
+        'curl -s -H "Authorization: Bearer $LEASE_TOKEN" http://cluster:10000/api/v1/leases \\',
+        """     -d '{"host": "10.0.0.7", "port": 3000, "ttl": 60}'""",
+        "```",
         "",
         "`--lease-token` is good for this alone. With `ends_in` (a wall time) it gets nothing new in the last",
         "`drain_before` seconds, and its results are brought here before it goes.",

@@ -1,3 +1,5 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
 """Documentation that cannot go out of date unnoticed."""
 
 from __future__ import annotations
