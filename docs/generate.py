@@ -21,6 +21,7 @@ from clusterodm.admin.shell import OTHERS
 from clusterodm.core import errors
 from clusterodm.observe import Metrics
 from clusterodm.settings import Settings, env_name, flag_name
+from docs.diagram import imports_svg
 
 HERE = Path(__file__).parent
 _NOTE = "<!-- Written by `make docs` from the code; change the code, not this page. -->"
@@ -201,6 +202,7 @@ PAGES = {
     "metrics.md": metrics_page,
     "errors.md": errors_page,
     "attacks.md": attacks_page,
+    "images/imports.svg": imports_svg,
 }
 
 

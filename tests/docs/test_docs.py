@@ -18,7 +18,7 @@ from clusterodm.settings import Settings, env_name, flag_name
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ALL = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"]
+ALL = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -4,8 +4,8 @@
 
     unshare --net --mount python -m tests.docs.walk PAGE FOLDER
 
-Ports, addresses and names are those of the page: a node at 192.168.1.11:3000, on another host, and, where the page starts
-none of its own, a cluster in front of it on its usual ports.
+Ports, addresses and names are those of the page: a node at 192.168.1.11:3000, on another host, and, where the page
+starts none of its own, a cluster in front of it on its usual ports.
 """
 
 from __future__ import annotations
