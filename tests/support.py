@@ -21,6 +21,7 @@ from clusterodm.cluster.tasks import Entry
 from clusterodm.core.nodes import make_address
 from clusterodm.devnode import DevNode, Knobs, running_devnode
 from clusterodm.settings import load_settings
+from clusterodm.store import Store
 
 #: Everything happens at once in tests.
 FAST: dict[str, Any] = {
@@ -46,6 +47,12 @@ async def eventually(check: Callable[[], Any], *, seconds: float = 20.0) -> Any:
             return value
         assert time.monotonic() < end, f"did not become true within {seconds} s"
         await asyncio.sleep(0.005)
+
+
+async def holder(store: Store, lease: str) -> str:
+    """Who has a lease, by its database; empty when nobody does."""
+    async with store._transaction() as connection:
+        return (await connection.execute(store._holder(lease))).scalar_one_or_none() or ""
 
 
 class Api:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import FreeSlots, Needs, best, rank, refusal, wait_reason
+from clusterodm.core.placement import FreeSlots, Needs, best, refusal, wait_reason
 from clusterodm.core.scheduling import Turn, plan, turns
 from clusterodm.core.tasks import Phase, Task
 
@@ -73,13 +73,13 @@ def test_after_a_lack_of_memory_only_a_larger_node_will_do(fields: dict[str, Any
 )
 def test_the_better_node_comes_first(better: dict[str, Any], worse: dict[str, Any]) -> None:
     nodes = [node(1, **worse), node(2, **better)]
-    assert [found.id for found in rank(nodes, NEEDS, 0.0)] == [2, 1]
-    assert best(nodes, NEEDS, 0.0) == nodes[1]
+    assert best(nodes, NEEDS, 0.0) == best(nodes[::-1], NEEDS, 0.0) == nodes[1]
 
 
 def test_full_nodes_are_ranked_last_by_the_shorter_queue() -> None:
-    found = rank([node(1, queue=3), node(2, queue=2), node(3, slots=2, queue=1)], NEEDS, 0.0)
-    assert [n.id for n in found] == [3, 2, 1]
+    nodes = [node(1, queue=3), node(2, queue=2), node(3, slots=2, queue=1)]
+    assert best(nodes, NEEDS, 0.0) == nodes[2]
+    assert best(nodes[:2], NEEDS, 0.0) == nodes[1]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,8 @@ def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_po
     assert all(count <= by_id[number].free for number, count in used.items())
     left = [msgspec.structs.replace(n, reserved=n.reserved + used.get(n.id, 0)) for n in nodes]
     for uuid in decided.waiting:
-        assert not [n for n in rank(left, Needs.of(by_uuid[uuid]), 10.0) if n.free > 0]
+        needs = Needs.of(by_uuid[uuid])
+        assert not [n for n in left if n.online and n.free > 0 and not refusal(n, needs, 10.0)]
 
 
 @given(st.lists(waiting, max_size=30, unique_by=lambda t: t.uuid))

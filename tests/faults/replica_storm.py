@@ -37,7 +37,7 @@ from clusterodm.devnode.photos import make_photos
 from clusterodm.store import Store, TaskFilter
 from tests.postgres import running_postgres
 from tests.processes import Program, free_port
-from tests.support import Api, eventually
+from tests.support import Api, eventually, holder
 
 REPLICAS = 3
 NODES = 3
@@ -278,8 +278,10 @@ async def _kill(program: Program, store: Store, tally: Tally) -> None:
 
 
 async def _another_leads(store: Store, died: str) -> bool:
-    holder = await store.holder("lead")
-    return any(each.id == holder and not each.name.endswith(died) for each in await store.replicas())
+    leader = await holder(store, "lead")
+    async with store._transaction() as connection:
+        there = await store._replicas(connection)
+    return any(each.id == leader and not each.name.endswith(died) for each in there)
 
 
 async def _restart(program: Program, tally: Tally) -> None:

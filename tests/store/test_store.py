@@ -25,7 +25,7 @@ from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.store import Replica, Store, TaskFilter, database, migrate
 from clusterodm.store.schema import metadata
 from tests.postgres import Server
-from tests.support import eventually
+from tests.support import eventually, holder
 
 UUID = "32ffd3e3-5386-40b9-978f-0221804788c9"
 
@@ -260,28 +260,28 @@ async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Stor
     assert await store.take("lead", "a", 60)
     assert not await store.take("lead", "b", 60)
     assert await store.take("lead", "a", 60)
-    assert await store.holder("lead") == "a"
+    assert await holder(store, "lead") == "a"
     await store.release("lead", "b")
-    assert await store.holder("lead") == "a"
+    assert await holder(store, "lead") == "a"
     await store.release("lead", "a")
-    assert await store.holder("lead") == ""
+    assert await holder(store, "lead") == ""
     assert await store.take("lead", "b", -1)
-    assert await store.holder("lead") == ""
+    assert await holder(store, "lead") == ""
     assert await store.take("lead", "a", 60)
 
 
 async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
     one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
-    holder, there = await store.beat(one, "lead", leads=True)
-    assert (holder, [each.id for each in there]) == ("a", ["a"])
-    holder, there = await store.beat(two, "lead", leads=True)
-    assert (holder, [each.id for each in there]) == ("a", ["a", "b"])
+    leader, there = await store.beat(one, "lead", leads=True)
+    assert (leader, [each.id for each in there]) == ("a", ["a"])
+    leader, there = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in there]) == ("a", ["a", "b"])
     await store.take("upload", "b", 60)
     await store.leave("a")
-    holder, there = await store.beat(two, "lead", leads=True)
-    assert (holder, [each.id for each in there]) == ("b", ["b"])
+    leader, there = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in there]) == ("b", ["b"])
     await store.leave("b")
-    assert await store.holder("upload") == ""
+    assert await holder(store, "upload") == ""
 
 
 async def test_leases_of_those_who_are_gone_are_dropped(store: Store) -> None:
@@ -289,7 +289,7 @@ async def test_leases_of_those_who_are_gone_are_dropped(store: Store) -> None:
     await store.take("mine", "a", 60)
     await store.take("theirs", "z", 60)
     await store.drop_leases()
-    assert [await store.holder(name) for name in ("mine", "theirs")] == ["a", ""]
+    assert [await holder(store, name) for name in ("mine", "theirs")] == ["a", ""]
 
 
 async def test_others_hear_of_what_was_kept_and_of_nothing_else(postgres: Server) -> None:

@@ -250,7 +250,7 @@ class Ahead:
         sent.error = NodeUnreachable("the transfer was stopped")
         try:
             if node is not None:
-                await self._client.init(node.address, sent.task, key, sent.task.options, self._webhook(sent.task.uuid))
+                await self._client.init(node.address, sent.task, key, self._webhook(sent.task.uuid))
                 await sent.transfer.run()
                 sent.error = None
         except NodeError as error:

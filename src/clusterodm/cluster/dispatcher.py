@@ -319,7 +319,7 @@ class Dispatcher:
                 await sent.finish()
             else:
                 webhook = self._webhook(uuid)
-                await self._client.init(node.address, entry.task, attempt.node_uuid, entry.task.options, webhook)
+                await self._client.init(node.address, entry.task, attempt.node_uuid, webhook)
                 await transfer.run()
         finally:
             del self.sending[uuid]

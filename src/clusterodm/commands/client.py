@@ -60,8 +60,8 @@ class Remote:
 
     async def init(self, uuid: str, name: str, options: list[dict[str, Any]]) -> None:
         """Announce a task; repeating it is harmless because the uuid is ours."""
-        task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, name=name)
-        await self._patiently("starting", lambda: self._client.init(self._address, task, uuid, options, ""))
+        task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, name=name, options=options)
+        await self._patiently("starting", lambda: self._client.init(self._address, task, uuid, ""))
 
     async def upload(self, uuid: str, path: Path, on_bytes: Callable[[int], None]) -> None:
         """Send one file, again from its beginning after a lost connection."""

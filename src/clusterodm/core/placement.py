@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from operator import itemgetter
 
 import msgspec
@@ -64,19 +64,11 @@ def _is_larger(node: NodeFacts, needs: Needs) -> bool:
     return takes_more or node.total_memory > needs.more_memory_than > 0
 
 
-def rank(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> list[NodeFacts]:
-    """Acceptable nodes, best first: those with a free slot, then smallest maxImages (absent counts as largest), those
-    with slots for more than the uploads that go there ahead, most free slots, shortest queue, least recently chosen."""
-    return sorted(_acceptable(nodes, needs, now), key=_order)
-
-
 def best(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
-    """The first of `rank`, found faster; None when no node is acceptable."""
-    return min(_acceptable(nodes, needs, now), key=_order, default=None)
-
-
-def _acceptable(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> Iterator[NodeFacts]:
-    return (node for node in nodes if not refusal(node, needs, now))
+    """The first of all acceptable nodes: those with a free slot, then smallest maxImages (absent counts as largest),
+    those with slots for more than the uploads that go there ahead, most free slots, shortest queue, least recently
+    chosen. None when no node is acceptable."""
+    return min((node for node in nodes if not refusal(node, needs, now)), key=_order, default=None)
 
 
 _Order = tuple[bool, float, bool, int, int, float, int]
@@ -97,7 +89,7 @@ def _order(node: NodeFacts) -> _Order:
 
 
 class FreeSlots:
-    """Nodes, and those of them that have a free slot in the order of `rank`: with thousands of nodes a slot is found
+    """Nodes, and those of them that have a free slot in the order of `best`: with thousands of nodes a slot is found
     without looking at each of them, and only what changed is sorted anew."""
 
     def __init__(self, nodes: Iterable[NodeFacts] = ()) -> None:

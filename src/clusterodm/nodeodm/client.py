@@ -71,11 +71,11 @@ class NodeClient:
             raise NodeUnreachable("the node answered with another task")
         return snapshot
 
-    async def init(self, node: NodeAddress, task: Task, uuid: str, options: list[dict[str, Any]], webhook: str) -> None:
+    async def init(self, node: NodeAddress, task: Task, uuid: str, webhook: str) -> None:
         """Announce a task under the attempt's `uuid`."""
         fields = {
             "name": task.name,
-            "options": msgspec.json.encode(options).decode(),
+            "options": msgspec.json.encode(task.options).decode(),
         }
         fields |= {"dateCreated": str(task.date_created)} if task.date_created else {}
         fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}

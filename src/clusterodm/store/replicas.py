@@ -55,12 +55,8 @@ class ReplicaVerbs(Database):
             await connection.execute(delete(table).where(table.c.seen_at < now - _FORGET))
             return holder, await self._replicas(connection)
 
-    async def replicas(self) -> list[Replica]:
-        """All replicas that are there, oldest first."""
-        async with self._transaction() as connection:
-            return await self._replicas(connection)
-
     async def _replicas(self, connection: AsyncConnection) -> list[Replica]:
+        """All that are there, oldest first."""
         table, now = schema.replicas, self._now()
         query = select(table).where(table.c.seen_at > now - SILENT)
         rows = (await connection.execute(query.order_by(table.c.started_at, table.c.id))).mappings()
@@ -81,12 +77,8 @@ class ReplicaVerbs(Database):
         )
         return bool((await connection.execute(statement)).rowcount)
 
-    async def holder(self, lease: str) -> str:
-        """Who has a lease; empty when nobody does."""
-        async with self._transaction() as connection:
-            return (await connection.execute(self._holder(lease))).scalar_one_or_none() or ""
-
     def _holder(self, lease: str) -> Select[Any]:
+        """Who has a lease; no row when nobody does."""
         table = schema.leases.c
         return select(table.holder).where(table.name == lease, table.until >= self._now())
 
