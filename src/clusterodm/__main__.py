@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any, Final
@@ -45,13 +46,19 @@ def build_app(wanted: str = "") -> typer.Typer:
             typer.echo(f"clusterodm {__version__}")
             raise typer.Exit
 
-    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+    for name in _needed(wanted):
         command = load(name)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
     return app
+
+
+def _needed(wanted: str) -> Sequence[str]:
+    if wanted == "--version":
+        return ()
+    return (wanted,) if wanted in COMMANDS else COMMANDS
 
 
 def load(name: str) -> Any:

@@ -18,7 +18,9 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
-from clusterodm.admin import TICK, Feed, Shell, make_admin_app
+from clusterodm.admin.feed import TICK, Feed
+from clusterodm.admin.shell import Shell
+from clusterodm.admin.web import make_admin_app
 from clusterodm.aio import Clock, every
 from clusterodm.assembly import Own, build
 from clusterodm.auth import JobTokens
@@ -28,7 +30,7 @@ from clusterodm.cluster.replicas import Loops
 from clusterodm.core.nodes import parse_address
 from clusterodm.folder import locked_folder
 from clusterodm.observe import logging_to
-from clusterodm.proxy import make_app
+from clusterodm.proxy.routes import make_app
 from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
 from clusterodm.store import Store

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import aiohttp
 import msgspec
 
-from clusterodm.admin import Looked
+from clusterodm.admin.metrics import Looked
 from clusterodm.aio import Clock, Duty
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.accounts import Accounts

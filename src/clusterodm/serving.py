@@ -17,10 +17,11 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from clusterodm.admin import Shell
+from clusterodm.admin.shell import Shell
 from clusterodm.core.errors import ConfigError
-from clusterodm.proxy import CONTEXT, Front, Hot
 from clusterodm.proxy.connections import CONNECTIONS
+from clusterodm.proxy.context import CONTEXT
+from clusterodm.proxy.hot import Front, Hot
 from clusterodm.settings import Settings
 
 #: Bytes of a request body that wait for us at most (twice this), for each connection.
