@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INJECTIONS ?= 1000
 SEED ?= 1
 ROUNDS ?= 3
-JOBS ?= 2
+JOBS ?= 3
 export UV_LINK_MODE := copy
 
 .PHONY: help demo test faults machine-faults replica-faults check audit format bench docs site screenshots package container \

@@ -23,6 +23,7 @@ from tests.admin.support import start
 from tests.clients.test_browser import CHROMIUM, QUIET
 from tests.support import Rig, eventually, images
 
+expect.set_options(timeout=15_000)
 PICTURES = os.environ.get("SCREENSHOTS")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
