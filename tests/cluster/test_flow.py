@@ -7,12 +7,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
 import time
 import zipfile
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -259,41 +257,6 @@ async def test_the_owners_webhook_is_called_once_with_the_tasks_info(cluster: Ri
     assert all(call["uuid"] == uuid and call["status"]["code"] == 40 for call in calls)
 
 
-async def test_kept_results_are_served_with_ranges_and_single_assets_after_the_node_is_gone(cluster: Rig) -> None:
-    await cluster.add_node()
-    api = await cluster.start(results="keep")
-    uuid = await api.create()
-    await api.ends(uuid)
-    await cluster.stop_node(0)
-    _, headers, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
-    assert headers["Accept-Ranges"] == "bytes"
-    status, headers, part = await api.raw("GET", f"/task/{uuid}/download/all.zip", headers={"Range": "bytes=5-14"})
-    assert (status, part, headers["Content-Length"]) == (206, whole[5:15], "10")
-    _, _, report = await api.raw("GET", f"/task/{uuid}/download/report/report.html")
-    assert report == zipfile.ZipFile(io.BytesIO(whole)).read("report/report.html")
-    status, _, part = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"Range": "bytes=-5"})
-    assert (status, part) == (206, report[-5:])
-    assert await api.get(f"/task/{uuid}/download/nothing.tif") == {"error": "Invalid asset"}
-
-
-async def test_an_asset_of_results_that_stayed_on_the_node_is_served_too(cluster: Rig) -> None:
-    await cluster.add_node()
-    api = await cluster.start()
-    uuid = await api.create()
-    assert await api.get(f"/task/{uuid}/download/all.zip") == {"error": "Asset not ready"}
-    await api.ends(uuid)
-    _, _, content = await api.raw("GET", f"/task/{uuid}/download/README.txt")
-    assert b"No photogrammetry" in content
-
-
-async def test_held_files_go_when_the_results_are_safe(cluster: Rig) -> None:
-    await cluster.add_node()
-    api = await cluster.start()
-    uuid = await api.create()
-    await api.ends(uuid)
-    await eventually(lambda: not (cluster.folder / "data" / "spool" / uuid).exists())
-
-
 async def test_a_hung_node_delays_no_other(cluster: Rig) -> None:
     await cluster.add_node(hang=1.0)
     await cluster.add_node()
@@ -354,38 +317,6 @@ async def test_remove_works_in_every_phase(cluster: Rig, phase: Phase) -> None:
     assert await api.get(f"/task/{uuid}/info") == {"error": f"{uuid} not found"}
     assert not (cluster.folder / "data" / "spool" / uuid).exists()
     await eventually(lambda: not any(node.tasks for node in cluster.nodes))
-
-
-async def test_a_head_request_for_results_has_headers_and_no_body(cluster: Rig) -> None:
-    await cluster.add_node()
-    api = await cluster.start()
-    uuid = await api.create()
-    await api.ends(uuid)
-    status, headers, body = await api.raw("HEAD", f"/task/{uuid}/download/all.zip")
-    assert (status, body) == (200, b"")
-    assert int(headers["Content-Length"]) > 0
-    assert "version" in await api.get("/info")
-
-
-async def test_a_node_that_stops_in_the_middle_of_a_download_never_looks_like_a_whole_file(cluster: Rig) -> None:
-    node = await cluster.add_node()
-    api = await cluster.start()
-    uuid = await api.create()
-    await api.ends(uuid)
-    archive = node.archive(uuid)
-    os.truncate(archive, 300_000_000)  # more than all buffers on the way hold
-
-    async def stop_halfway() -> int:
-        got = 0
-        async with api.session.get(f"{api.url}/task/{uuid}/download/all.zip") as response:
-            async for block in response.content.iter_any():
-                got += len(block)
-                if got > 1_000_000:
-                    await cluster.stop_node(0)
-        return got
-
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await stop_halfway()
 
 
 async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_took_is_not(

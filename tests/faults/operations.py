@@ -16,7 +16,7 @@ from tests.faults.crashing import POINTS
 from tests.faults.liar import LIES
 
 if TYPE_CHECKING:
-    from tests.faults.storm import Client
+    from tests.faults.client import Client
 
 
 async def _during(client: Client, fault: Callable[[], Awaitable[Any]], most: float) -> None:
