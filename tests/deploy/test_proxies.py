@@ -6,7 +6,6 @@ and paths of this machine are put in."""
 from __future__ import annotations
 
 import asyncio
-import getpass
 import shutil
 import ssl
 import sys
@@ -19,6 +18,7 @@ import pytest
 import trustme
 
 from clusterodm.devnode import Knobs, running_devnode
+from tests import nginx as shipped_nginx
 from tests.processes import free_port, program
 from tests.support import Api, eventually, images
 
@@ -52,18 +52,8 @@ class Site:
 
 
 def nginx(site: Site) -> list[str]:
-    changes = {
-        "listen 443": f"listen 127.0.0.1:{site.port}",
-        "/etc/letsencrypt/live/maps.example/fullchain.pem": f"{site.folder}/cert.pem",
-        "/etc/letsencrypt/live/maps.example/privkey.pem": f"{site.folder}/key.pem",
-        "/var/log/nginx/clusterodm": f"{site.folder}/access",
-    }
-    paths = " ".join(
-        f"{kind}_temp_path {site.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    around = f"pid {site.folder}/pid; error_log {site.folder}/error.log; events {{}}\nhttp {{ {paths}\n"
-    whole = site.write("nginx.conf", f"{around}{site.shipped('nginx.conf', **changes)}}}\n")
-    return ["/usr/sbin/nginx", "-c", whole, "-g", f"daemon off; user {getpass.getuser()};"]
+    text = shipped_nginx.config(site.folder, site.port, [site.upstream], tls=True)
+    return ["/usr/sbin/nginx", "-c", site.write("nginx.conf", text), "-e", f"{site.folder}/error.log"]
 
 
 def haproxy(site: Site) -> list[str]:

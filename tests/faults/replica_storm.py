@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import re
 import shutil
 import signal
 import socket
@@ -35,6 +33,7 @@ from clusterodm.core.tasks import node_uuid
 from clusterodm.devnode import DevNode, Knobs, running_devnode
 from clusterodm.devnode.photos import make_photos
 from clusterodm.store import Store, TaskFilter
+from tests import nginx
 from tests.postgres import running_postgres
 from tests.processes import Program, free_port
 from tests.support import Api, eventually, holder
@@ -80,25 +79,6 @@ class Tally:
         return "\n".join(["| what | count |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
-def balancer_config(port: int, backends: list[int], folder: Path) -> str:
-    """nginx as docs/replicas.md has it, on loopback."""
-    page = Path("docs/replicas.md").read_text()
-    found = re.search(r"```nginx\n(.*?)```", page, re.DOTALL)
-    assert found is not None
-    shown = re.sub(r"server replica-\d:3000.*\n", "", found[1])
-    servers = "".join(f"    server 127.0.0.1:{each} max_fails=0;\n" for each in backends)
-    shown = shown.replace("upstream clusterodm {\n", f"upstream clusterodm {{\n{servers}")
-    shown = re.sub(r"listen .*;", f"listen 127.0.0.1:{port};", shown)
-    places = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    user = "user root;" if os.geteuid() == 0 else ""  # else its workers cannot write below a test's folder
-    return (
-        f"{user} daemon off; pid {folder}/pid; error_log {folder}/error.log crit; worker_processes 1;\n"
-        f"events {{ worker_connections 512; }}\nhttp {{ access_log off; {places}\n{shown}\n}}\n"
-    )
-
-
 @asynccontextmanager
 async def balancer(folder: Path, backends: list[int]) -> AsyncIterator[str]:
     """A real nginx in front; its URL."""
@@ -106,7 +86,7 @@ async def balancer(folder: Path, backends: list[int]) -> AsyncIterator[str]:
     folder.chmod(0o777)
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(balancer_config(port, backends, folder))
+    config.write_text(nginx.config(folder, port, backends, tls=False))
     process = await asyncio.create_subprocess_exec("nginx", "-c", str(config), "-e", str(folder / "error.log"))
     try:
         await eventually(lambda: _listens(port))
