@@ -71,6 +71,14 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     assert len(charts["hours"]) == 24
 
 
+async def test_an_upload_is_shown_with_what_is_here_of_it(cluster: Rig) -> None:
+    api, operator = await start(cluster)
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"photo", gcp_list__txt=b"point")
+    task = (await operator.get(f"tasks/{uuid}"))["task"]
+    assert (task["files"], task["images"], task["bytes"]) == (2, 1, 10)
+
+
 async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
     api, operator = await start(cluster)
     uuids = [await api.create(1, name=f"field {number}") for number in range(4)]

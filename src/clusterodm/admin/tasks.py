@@ -27,6 +27,7 @@ from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, TaskNotFound
+from clusterodm.core.names import is_image
 from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, shown_code
 from clusterodm.store import TaskFilter
@@ -128,8 +129,12 @@ async def show(cluster: Context, entry: Entry) -> TaskDetail:
     held = await cluster.spool.listing(uuid)
     archive = cluster.results.archive(uuid)
     completed = task.outcome is Outcome.COMPLETED
+    shown = entry_view(entry, guesses)
+    if task.phase is Phase.RECEIVING:  # they are counted at the commit
+        shown.files, shown.images = len(held), sum(is_image(file.name) for file in held)
+        shown.bytes = sum(file.size for file in held)
     return TaskDetail(
-        task=entry_view(entry, guesses),
+        task=shown,
         why=_why(cluster, entry, guesses),
         options=[OptionView(name=str(option["name"]), value=option.get("value")) for option in task.options],
         attempts=[_attempt(attempt) for attempt in await cluster.store.attempts(uuid)],
