@@ -9,15 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import kubernetes_validate
 import pytest
 import yaml
 
 from clusterodm import __version__
-from clusterodm.observe import Metrics
-from clusterodm.providers import make_fleet
 from clusterodm.settings import Settings, env_name
+from tests.providers.support import kubeconfig, provider_of
 
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk is not installed")
 
@@ -43,12 +41,6 @@ EVERYTHING = REPLICAS | {
     "podAnnotations": {"team": "maps"},
     "nodeSelector": {"pool": "services"},
     "tolerations": [{"key": "spot", "operator": "Exists"}],
-}
-KUBECONFIG = {
-    "current-context": "c",
-    "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
-    "users": [{"name": "u", "user": {"token": "hush-kube"}}],
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "as it comes": {},
@@ -127,15 +119,11 @@ def test_one_process_is_stopped_before_the_next_starts_and_replicas_take_turns()
 
 
 async def test_the_autoscalers_file_is_one_that_we_take(tmp_path: Path) -> None:
-    path = tmp_path / "asr.json"
-    path.write_text(rendered(EVERYTHING)["Secret", "clusterodm-asr"]["stringData"]["asr.json"])
-    entry = json.loads(path.read_text())
+    entry = json.loads(rendered(EVERYTHING)["Secret", "clusterodm-asr"]["stringData"]["asr.json"])
     assert (entry["provider"], entry["namespace"]) == ("kubernetes", "maps")
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(yaml.safe_dump(KUBECONFIG))
-    path.write_text(json.dumps(entry | {"kubeconfig": str(kubeconfig)}))
-    async with aiohttp.ClientSession() as session:
-        assert list(make_fleet(path, session, Metrics()).providers) == ["kubernetes"]
+    outside = {"kubeconfig": str(kubeconfig(tmp_path, "https://127.0.0.1:1"))}  # tests run in no pod
+    async with provider_of(tmp_path, entry | outside) as provider:
+        assert [rung.size for rung in provider.ladder] == ["small"]
 
 
 def test_the_role_is_the_one_that_is_shipped_without_a_chart() -> None:

@@ -22,6 +22,7 @@ from clusterodm.auth.tokens import read_tokens
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from tests.docs.pages import ELSEWHERE, PAGES, TOP, commands, elsewhere
+from tests.providers.support import kubeconfig
 
 WALKED = [page for page in PAGES if any(not elsewhere(command) for command in commands(page))]
 OWN = ["unshare", "--net", "--mount"]
@@ -111,22 +112,13 @@ async def _taken(said: dict[str, Any], folder: Path) -> None:
     text = json.dumps(said).replace("CHANGEME!", "hush-made-up").replace('"..."', '"hush-made-up"')
     said = json.loads(text)
     if said.get("provider") == "kubernetes":
-        (folder / "kubeconfig").write_text(KUBECONFIG)
-        said["kubeconfig"] = str(folder / "kubeconfig")
+        said["kubeconfig"] = str(kubeconfig(folder, "https://127.0.0.1:1"))
     (folder / "asr.json").write_text(json.dumps(said))
     async with aiohttp.ClientSession() as session:
         fleet = make_fleet(folder / "asr.json", session, Metrics())
         assert all(provider.ladder for provider in fleet.providers.values())
         for provider in fleet.providers.values():
             await provider.close()
-
-
-KUBECONFIG = """
-current-context: c
-contexts: [{name: c, context: {cluster: c, user: u}}]
-clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}]
-users: [{name: u, user: {token: hush-kube}}]
-"""
 
 
 def test_the_file_of_tokens_is_taken() -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import aiohttp
 import botocore.session
+import yaml
 from moto.server import ThreadedMotoServer
 
 from clusterodm.observe import Metrics
@@ -40,6 +41,9 @@ class Cloud:
     world: World | None = None
     #: Take a machine away as a cloud does, by name.
     take: Callable[[str], None] = field(default=lambda name: None)
+
+
+KUBERNETES_TOKEN = "hush-service-account"
 
 
 @asynccontextmanager
@@ -196,3 +200,18 @@ def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1",
     """What a machine of a size (by its number) is ordered with."""
     rung = provider.ladder[size]
     return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))
+
+
+def kubeconfig(folder: Path, url: str, **user: Any) -> Path:
+    """A kubeconfig for an API server there, with a user of these fields."""
+    path = folder / "kubeconfig"
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "clusterodm"}}],
+        "clusters": [{"name": "k", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user or {"token": KUBERNETES_TOKEN}}],
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path

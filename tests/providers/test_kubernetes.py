@@ -35,10 +35,9 @@ from clusterodm.providers import Guarded, ProviderMachine, Status, kubernetes
 from clusterodm.providers.kubeconfig import from_kubeconfig, in_cluster
 from clusterodm.testing import KubernetesApi
 from tests.processes import free_port
-from tests.providers.support import provider_of, spec
+from tests.providers.support import KUBERNETES_TOKEN, kubeconfig, provider_of, spec
 from tests.support import Rig, eventually
 
-TOKEN = "hush-service-account"
 ROLE = Path("deploy/kubernetes/rbac.yaml")
 SIZES = [
     {"maxImages": 10, "slug": "small", "cpu": "2", "memory": "8Gi"},
@@ -57,20 +56,6 @@ def rights() -> dict[tuple[str, str], set[str]]:
     }
 
 
-def kubeconfig(folder: Path, url: str, **user: Any) -> Path:
-    path = folder / "kubeconfig"
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "clusterodm"}}],
-        "clusters": [{"name": "k", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": user or {"token": TOKEN}}],
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
 def check_schema(plural: str, item: dict[str, Any]) -> None:
     """By the official schema; unknown fields are errors."""
     kubernetes_validate.validate(item, kubernetes_validate.latest_version(), strict=True)
@@ -78,7 +63,7 @@ def check_schema(plural: str, item: dict[str, Any]) -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[KubernetesApi]:
-    api = KubernetesApi(token=TOKEN, port=free_port())
+    api = KubernetesApi(token=KUBERNETES_TOKEN, port=free_port())
     api.rights = rights()
     api.created = check_schema
     async with api.running() as url:
@@ -197,7 +182,7 @@ async def test_a_quota_is_no_room_and_a_wrong_token_is_refused(server: Kubernete
         server.token = "hush-another"
         with pytest.raises(Rejected, match="the key is not valid"):
             await provider.check()
-        server.token, server.rights = TOKEN, {}
+        server.token, server.rights = KUBERNETES_TOKEN, {}
         with pytest.raises(Rejected, match="forbidden"):
             await provider.check()
 
