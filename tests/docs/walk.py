@@ -25,7 +25,7 @@ from pathlib import Path
 import trustme
 
 from clusterodm.devnode.photos import make_photos
-from tests.docs.pages import TOP, commands, elsewhere
+from tests.docs.pages import TOP, commands, walked
 
 NODE = "192.168.1.11"
 #: Tasks take a second instead of half a minute, and the program is that of these tests.
@@ -178,7 +178,7 @@ def main(page: Path, folder: Path) -> None:
         walk.servers.append(subprocess.Popen([*inside, *where], env=walk.environ))
         wait_for(NODE, 3000, walk.servers[0])
         for command in commands(page):
-            if not elsewhere(command):
+            if walked(command):
                 walk.follow(command)
     finally:
         walk.end()
