@@ -16,13 +16,17 @@ export function machines(root) {
   const card = (title, inside) => h("section", { class: "card" }, h("header", {}, h("h2", {}, title)), inside);
   root.replaceChildren(h("h1", {}, "Machines"), h("div", { class: "cards" }, card("Now", here), card("What they cost this month", costs), card("Gone", past)));
 
+  let over = new Set();  // asked for, so it may be ahead of what was told
   function draw() {
-    put(here, known.machines.length ? table(known.machines, true) : h("p", { class: "empty" }, known.status?.providers ? "There is none now; tasks that find no slot get one." : "No provider is configured (--asr)."));
+    const alive = known.machines.filter((machine) => !over.has(machine.id));
+    put(here, alive.length ? table(alive, true) : h("p", { class: "empty" }, known.status?.providers ? "There is none now; tasks that find no slot get one." : "No provider is configured (--asr)."));
   }
   async function later() {
     const [owners, gone] = await Promise.all([get("machines/costs?by=owner"), get("machines/gone")]);
     put(costs, owners.length ? h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["Owner", "Time", "Cost"].map((text) => h("th", { scope: "col" }, text)))),
       h("tbody", {}, owners.map((each) => h("tr", {}, h("td", {}, each.key || "with nothing to do"), h("td", {}, span(each.hours * 3600)), h("td", {}, money(each.amount))))))) : h("p", { class: "empty" }, "Nothing yet."));
+    over = new Set(gone.map((machine) => machine.id));
+    draw();
     put(past, gone.length ? table(gone, false) : h("p", { class: "empty" }, "None was deleted yet."));
   }
   const each = (kind) => { if (kind === "machines") later().catch(() => {}); };
