@@ -25,7 +25,7 @@ from tests.docs.pages import ELSEWHERE, NOWHERE, PAGES, TOP, commands, walked
 from tests.providers.support import kubeconfig
 
 WALKED = [page for page in PAGES if any(map(walked, commands(page)))]
-OWN = ["unshare", "--net", "--mount"]
+OWN = ["unshare", "--net"]
 
 
 def named(page: Path) -> str:

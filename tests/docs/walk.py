@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Runs the commands of a page of the documentation, as they stand there, in a network and a file system of their own.
+"""Runs the commands of a page of the documentation, as they stand there, in a network and a folder of their own.
 
-    unshare --net --mount python -m tests.docs.walk PAGE FOLDER
+    unshare --net python -m tests.docs.walk PAGE FOLDER
 
 Ports, addresses and names are those of the page: a node at 192.168.1.11:3000, on another host, and, where the page
 starts none of its own, a cluster in front of it on its usual ports.
