@@ -32,13 +32,13 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Lead links where they lead on the site."""
     source = ABOVE.get(page.file.src_uri) or f"docs/{page.file.src_uri}"
     here = posixpath.dirname(source)
+    names = {above: name for name, above in ABOVE.items()}
 
     def led(match: re.Match[str]) -> str:
         mark, text, target, anchor = match.groups()
         if "://" in target or target.startswith("mailto:"):
             return match[0]
         path = posixpath.normpath(posixpath.join(here, target))
-        names = {above: name for name, above in ABOVE.items()}
         if path in names:
             page_path = names[path]
         elif path.startswith("docs/") and not path.startswith("docs/examples"):

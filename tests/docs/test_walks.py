@@ -17,7 +17,7 @@ import aiohttp
 import pytest
 import typer
 
-from clusterodm.__main__ import COMMANDS, load
+from clusterodm.__main__ import COMMANDS, build_app
 from clusterodm.auth.tokens import read_tokens
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
@@ -57,24 +57,17 @@ def test_commands_stand_in_blocks_of_commands(page: Path) -> None:
     assert loose == []
 
 
+PROGRAM: Any = typer.main.get_command(build_app())
+
+
 def options_of(words: list[str]) -> set[str]:
     """The options of a command that is named on a page. Fails when there is no such command."""
-    found: Any = typer.main.get_command(_loaded(words[0]))
-    context = typer.Context(found)
-    if hasattr(found, "get_command") and len(words) > 1:
-        inner = found.get_command(context, words[1])
-        assert inner is not None or not words[1].isalpha(), words
-        found = inner or found
+    found = PROGRAM.commands[words[0]]
+    inner = getattr(found, "commands", {})
+    if inner and len(words) > 1:
+        assert words[1] in inner or not words[1].isalpha(), words
+        found = inner.get(words[1], found)
     return {option for parameter in found.params for option in parameter.opts}
-
-
-def _loaded(name: str) -> typer.Typer:
-    loaded = load(name)
-    if isinstance(loaded, typer.Typer):
-        return loaded
-    app = typer.Typer()
-    app.command()(loaded)
-    return app
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -88,6 +88,10 @@ def _order(node: NodeFacts) -> _Order:
     )
 
 
+def _has_slot(node: NodeFacts) -> bool:
+    return node.online and node.free > 0
+
+
 class FreeSlots:
     """Nodes, and those of them that have a free slot in the order of `best`: with thousands of nodes a slot is found
     without looking at each of them, and only what changed is sorted anew."""
@@ -109,7 +113,7 @@ class FreeSlots:
         """A node, or what is known of it now."""
         self._unrank(node.id)
         self.nodes[node.id] = node
-        if node.online and node.free > 0:
+        if _has_slot(node):
             insort(self._able, (_order(node), node))
 
     def drop(self, node_id: int) -> None:
@@ -119,7 +123,7 @@ class FreeSlots:
 
     def _unrank(self, node_id: int) -> None:
         known = self.nodes.get(node_id)
-        if known is not None and known.online and known.free > 0:
+        if known is not None and _has_slot(known):
             del self._able[self._rank(known)]
 
     def _rank(self, node: NodeFacts) -> int:
