@@ -88,6 +88,22 @@ async def test_a_machine_that_is_about_to_go_can_be_kept(cluster: Rig, cloud: Cl
     await eventually(lambda: not cloud.names())
 
 
+async def test_what_an_operator_says_is_not_undone_by_a_step_that_began_before(cluster: Rig, cloud: Cloud) -> None:
+    _, operator = await begin(cluster, cloud)
+    machines = cluster.cluster.context.machines
+    before = machines.alive()[0]
+    await operator.order("POST", f"machines/{before.id}/keep")
+    assert (await machines.change(before, address="127.1.0.2")).kept
+    kept = machines.alive()[0]
+    await operator.order("POST", f"machines/{before.id}/release")
+    assert not (await machines.advance(kept, State.LEAVING, "for a test")).kept
+    assert not (await operator.get("machines"))[0]["kept"]
+    await machines.change(kept, address="127.1.0.3")
+    after = machines.alive()[0]
+    assert (after.state, after.address) == (State.LEAVING, "127.1.0.3")
+    assert (await cluster.cluster.context.store.machines_alive())[0].address == "127.1.0.3"
+
+
 async def test_the_shell_knows_machines(cluster: Rig, cloud: Cloud) -> None:
     await begin(cluster, cloud)
     session = await greeted(cluster)

@@ -156,9 +156,10 @@ class Storm:
                 while any(cloud.names() or (cloud.world and cloud.world.volumes) for cloud in self.clouds):
                     await asyncio.sleep(0.1)
         except TimeoutError:
+            known = {each["id"]: each for each in await self.operator("GET", "machines") or []}
             for cloud in self.clouds:
                 assert cloud.world is not None
-                self.problems += [f"{cloud.name}: {name} is left" for name in cloud.names()]
+                self.problems += [f"{cloud.name}: {name} is left: {known.get(name)}" for name in cloud.names()]
                 self.problems += [f"{cloud.name}: disk {disk} is left" for disk in cloud.world.volumes]
         self.problems += [f"{name} was deleted while a task ran on it" for name in self.murders]
 
@@ -179,12 +180,14 @@ class Storm:
         return cloud.world
 
     async def operator(self, method: str, path: str) -> Any:
-        """An order of an operator; None when it was not taken."""
+        """What an operator is answered; None when that was an error, or nothing."""
         operator = Operator(f"http://127.0.0.1:{self.admin_port}")
         try:
-            return (await operator.ask(method, f"/api/v1/{path}"))[1]
+            status, answer = await operator.ask(method, f"/api/v1/{path}")
         except (aiohttp.ClientError, ConnectionError):
             return None
+        else:
+            return answer if status == 200 else None
         finally:
             await operator.session.close()
 
@@ -307,8 +310,9 @@ async def an_operator_keeps_and_releases_a_machine(storm: Storm, uuid: str, chan
     for machine in (await storm.operator("GET", "machines") or [])[:1]:
         await storm.operator("POST", f"machines/{machine['id']}/keep")
         await asyncio.sleep(0.5)
-        for _ in range(20):
-            if await storm.operator("POST", f"machines/{machine['id']}/release"):
+        while not await storm.operator("POST", f"machines/{machine['id']}/release"):
+            there = await storm.operator("GET", "machines")
+            if there is not None and machine["id"] not in {each["id"] for each in there}:
                 break
             await asyncio.sleep(0.2)
     return 40
@@ -359,7 +363,7 @@ def table(storm: Storm) -> Table:
     made.add_section()
     made.add_row("all", str(storm.counts.total()), str(storm.lost.total()))
     made.add_row("machines created", str(sum(len(cloud.world.created) for cloud in storm.clouds if cloud.world)), "")
-    left = [problem for problem in storm.problems if problem.endswith("is left")]
+    left = [problem for problem in storm.problems if " is left" in problem]
     made.add_row("machines and disks left", str(len(left)), "")
     made.add_row("busy machines deleted", str(len(storm.murders)), "")
     return made

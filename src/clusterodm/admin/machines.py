@@ -87,15 +87,14 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
 
 async def keep(cluster: Context, machine: Machine) -> Done:
     """Have a machine stay though it has nothing to do, also one that is about to go."""
+    machine = await cluster.machines.change(machine, kept=True)
     if machine.state is State.DELETING:
         raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
-    if machine.state is not State.LEAVING:
-        await cluster.machines.change(machine, kept=True)
-        return Done(text=f"{machine.id} is kept")
-    node, now = cluster.machines.node(machine), cluster.clock()
-    await cluster.machines.advance(machine, State.READY, "kept by an operator", kept=True, idle_since=now)
-    if node is not None:
-        await cluster.registry.change(node, draining=False)
+    if machine.state is State.LEAVING:
+        await cluster.machines.advance(machine, State.READY, "kept by an operator", idle_since=cluster.clock())
+        node = cluster.machines.node(machine)
+        if node is not None:
+            await cluster.registry.change(node, draining=False)
     return Done(text=f"{machine.id} is kept")
 
 

@@ -103,7 +103,7 @@ class Machines:
             changes["gone_at"] = self._clock()
         async with self._writing:
             await self._store.change_machine(machine, to, **changes)
-            changed = msgspec.structs.replace(machine, state=to, **changes)
+            changed = msgspec.structs.replace(self._alive.get(machine.id, machine), state=to, **changes)
             if to is State.GONE:
                 self._alive.pop(machine.id, None)
             else:
@@ -112,10 +112,12 @@ class Machines:
         return changed
 
     async def change(self, machine: Machine, **changes: Any) -> Machine:
-        """Change other columns than the state. Raises StaleMachine."""
+        """Change other columns than the state, whatever that is now; how the machine is then. Raises StaleMachine when
+        it is gone."""
         async with self._writing:
             await self._store.change_machine(machine, **changes)
-            changed = self._alive[machine.id] = msgspec.structs.replace(machine, **changes)
+            changed = msgspec.structs.replace(self._alive.get(machine.id, machine), **changes)
+            self._alive[machine.id] = changed
         return changed
 
     def touch(self, machine: Machine, at: float) -> None:

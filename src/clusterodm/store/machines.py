@@ -38,17 +38,19 @@ class MachineVerbs(Database):
             await self._tell(connection, "machines")
 
     async def change_machine(self, machine: Machine, to: State | None = None, **changes: Any) -> None:
-        """Change columns of a machine, and its state when `to` is given. Raises StaleMachine when the stored state is
-        no longer that of `machine`."""
+        """Change columns of a machine. With `to` its state too: raises StaleMachine when the stored state is no longer
+        that of `machine`. Without, it raises that only when the machine is gone."""
+        state, expected = schema.machines.c.state, schema.machines.c.state != str(State.GONE)
         if to is not None:
             require_transition(machine.state, to)
             changes["state"] = to
+            expected = state == str(machine.state)
         row = {key: plain(value) for key, value in changes.items()}
-        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
+        here = (schema.machines.c.id == machine.id) & expected
         async with self._transaction() as connection:
             result = await connection.execute(update(schema.machines).where(here).values(row))
             if result.rowcount != 1:
-                raise StaleMachine(f"machine {machine.id} is no longer {machine.state}")
+                raise StaleMachine(f"machine {machine.id} is {'no longer ' + machine.state if to else 'gone'}")
             await self._tell(connection, "machines")
 
     async def machines_alive(self) -> list[Machine]:
