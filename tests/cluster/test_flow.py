@@ -7,8 +7,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import sqlite3
 import time
 import zipfile
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -97,7 +99,6 @@ async def test_a_lost_node_costs_an_attempt_and_the_client_sees_running(cluster:
     await eventually(cluster.nodes[0].busy)
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
     before = await api.get(f"/task/{uuid}/output")
-    await eventually(lambda: cluster.entry(uuid).task.node_code == 20)
     await cluster.stop_node(0)
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED)
     assert await api.code(uuid) == 20
@@ -108,6 +109,22 @@ async def test_a_lost_node_costs_an_attempt_and_the_client_sees_running(cluster:
     assert any("it goes on elsewhere" in line for line in after)
     attempts = await cluster.cluster.context.store.attempts(uuid)
     assert len({attempt.node_uuid for attempt in attempts}) == len(attempts) == 2
+
+
+async def test_what_a_client_saw_running_is_never_queued_again_when_node_and_cluster_are_lost(cluster: Rig) -> None:
+    await cluster.add_node(seconds=60)
+    api = await cluster.start(node_lost_after=0.3)
+    await cluster.ready()
+    uuid = await api.create()
+    await eventually(lambda: cluster.entry(uuid).task.node_code == 20)
+    await cluster.stop_node(0)
+    await cluster.stop()
+    with closing(sqlite3.connect(cluster.folder / "data" / "clusterodm.db")) as database, database:
+        database.execute("UPDATE tasks SET node_code = 0")  # as after a kill before progress was kept
+    api = await cluster.start(node_lost_after=0.3)
+    assert await api.code(uuid) == 20
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED)
+    assert await api.code(uuid) == 20
 
 
 async def test_a_task_that_its_node_forgot_goes_on_elsewhere(cluster: Rig) -> None:

@@ -15,7 +15,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.retry import RULES, Again, Failure, Over, decide
-from clusterodm.core.tasks import QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task, shown_code
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
@@ -62,7 +62,9 @@ class Attempts:
             verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
         if isinstance(verdict, Again):
             changes = {"charged": verdict.charged, "not_before": verdict.not_before}
-            changes["node_code"] = 0 if entry.task.node_code in (0, QUEUED_CODE) else RUNNING_CODE
+            sending = entry.task.phase is Phase.DISPATCHING
+            shown = entry.task.node_code if sending else shown_code(entry.task)
+            changes["node_code"] = RUNNING_CODE if shown == RUNNING_CODE else 0
             if verdict.larger and node is not None:
                 changes |= _larger_than(node.facts())
             ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)
