@@ -27,7 +27,7 @@ from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.providers import Bucket
 from clusterodm.providers.config import S3
 from tests.processes import free_port
-from tests.providers.support import Cloud, running_cloud
+from tests.providers.support import Cloud
 from tests.support import Api, Rig, eventually
 
 ACCESS, SECRET = "ODMACCESSKEY", "hush-bucket-key"
@@ -110,12 +110,6 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
         made = await asyncio.to_thread(_gateway, url)
         yield made
         await asyncio.to_thread(made.close)
-
-
-@pytest.fixture
-async def cloud() -> AsyncIterator[Cloud]:
-    async with running_cloud("hetzner") as made:
-        yield made
 
 
 async def start(

@@ -4,55 +4,20 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clusterodm import schedule
-from clusterodm.cluster import blocked, lifecycle, reaper
-from clusterodm.core.machines import Machine, State
+from clusterodm.cluster import blocked
+from clusterodm.core.machines import State
 from clusterodm.core.tasks import Phase
-from clusterodm.testing.world import LOSE, REFUSE
+from clusterodm.testing.world import REFUSE
+from tests.cluster.machines import machines, no_machines, start
 from tests.providers.support import CLOUDS, Cloud, running_cloud
-from tests.support import Api, Rig, eventually
+from tests.support import Rig, eventually
 
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "_SCALE", 0.02)
-    monkeypatch.setattr(schedule, "_REAP", 0.05)
-    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
-
-
-@pytest.fixture
-async def cloud() -> AsyncIterator[Cloud]:
-    async with running_cloud("hetzner") as made:
-        yield made
-
-
-async def start(rig: Rig, *clouds: Cloud, settings: dict[str, Any] | None = None, **keys: Any) -> Api:
-    """The cluster with an autoscaler over these clouds; `keys` are added to each entry, `settings` to the flags."""
-    costs = {key: keys.pop(key) for key in ("maxHourlyCost", "maxMonthlyCost") if key in keys}
-    entries = [{"idleTimeout": 0.2, **cloud.entry, **keys} for cloud in clouds]
-    path = rig.folder / "asr.json"
-    path.write_text(json.dumps({"providers": entries, **costs}))
-    return await rig.start(asr=path, machine_poll_interval=0.05, **(settings or {}))
-
-
-def machines(rig: Rig) -> list[Machine]:
-    return rig.cluster.context.machines.alive()
-
-
-async def no_machines(rig: Rig, cloud: Cloud) -> None:
-    """Nothing is left, here or there."""
-    await eventually(lambda: not machines(rig) and not cloud.names())
-    if cloud.world is not None:
-        await eventually(lambda: cloud.world and not cloud.world.volumes)
-    await eventually(lambda: not rig.cluster.context.registry.nodes())
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 @pytest.mark.parametrize("name", CLOUDS)
@@ -340,87 +305,3 @@ async def test_what_is_spent_is_known_by_owner_task_and_machine(cluster: Rig, cl
     assert by_task[uuid] * 3600 > 0.2
     assert {key for key, _, _ in await store.costs(name, "owner")} == {"local", ""}
     assert len(await store.costs(name, "machine")) == 1
-
-
-# Crashes and lies
-
-
-@pytest.mark.parametrize("name", ["digitalocean", "hetzner", "scaleway"])
-async def test_a_creation_without_an_answer_leaves_one_machine(cluster: Rig, name: str) -> None:
-    async with running_cloud(name) as cloud:
-        assert cloud.world is not None
-        left = [LOSE] * 2
-        cloud.world.misbehave = lambda request: left.pop() if left and request.method == "POST" else ""
-        api = await start(cluster, cloud)
-        await api.ends(await api.create(2))
-        assert len(cloud.world.created) == 1
-        await no_machines(cluster, cloud)
-
-
-async def test_a_creation_that_never_gets_an_answer_is_given_up_and_leaves_nothing(cluster: Rig, cloud: Cloud) -> None:
-    assert cloud.world is not None
-    small = {"small"}
-    cloud.world.misbehave = lambda request: LOSE if request.method == "POST" and small else ""
-    api = await start(cluster, cloud, createRetries=0)
-    uuid = await api.create(2)
-    await eventually(lambda: any(machine.state is State.DELETING for machine in machines(cluster)))
-    small.clear()
-    await api.ends(uuid)
-    await no_machines(cluster, cloud)
-
-
-async def test_what_is_refused_is_not_asked_for_again_and_again(cluster: Rig, cloud: Cloud) -> None:
-    api = await start(cluster, cloud, image="nothing", snapshot=True)
-    uuid = await api.create(2)
-    await eventually(lambda: "hetzner had no small of late" in cluster.entry(uuid).wait)
-    assert cloud.world is not None
-    assert cloud.world.created == []
-    await eventually(lambda: not machines(cluster))
-
-
-async def test_an_orphan_is_deleted_after_a_while_and_others_machines_never(
-    cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert cloud.world is not None
-    await start(cluster, cloud)
-    own = await cluster.cluster.context.store.value("cluster")
-    cloud.world.dead_on_arrival = True
-    for name, label in (("clusterodm-x-1", own), ("somebody-elses", "other")):
-        cloud.world.start(cloud.world.create(name, "small", "fsn1", labels={"clusterodm": label}))
-    await eventually(lambda: cluster.cluster.context.reaper.orphans)
-    assert len(cloud.names()) == 2, "not at once"
-    monkeypatch.setattr(reaper, "GRACE", 0.0)
-    await eventually(lambda: cloud.names() == ["somebody-elses"])
-
-
-@pytest.mark.parametrize("name", CLOUDS)
-async def test_a_restart_takes_up_machines_and_tasks_where_they_are(cluster: Rig, name: str) -> None:
-    async with running_cloud(name, seconds=60) as cloud:
-        api = await start(cluster, cloud)
-        uuid = await api.create(2)
-        await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
-        before = cloud.names()
-        await cluster.stop()
-        api = await start(cluster, cloud)
-        await eventually(lambda: [machine.state for machine in machines(cluster)] == [State.READY])
-        assert cluster.entry(uuid).task.phase is Phase.RUNNING
-        assert cloud.names() == before
-        await api.post("/task/cancel", {"uuid": uuid})
-        await no_machines(cluster, cloud)
-
-
-async def test_a_machine_of_an_entry_that_is_gone_from_the_file_is_left_alone(cluster: Rig, cloud: Cloud) -> None:
-    api = await start(cluster, cloud, idleTimeout=60)
-    await api.ends(await api.create(2))
-    await cluster.stop()
-    await start(cluster, cloud, name="renamed", minImages=50)
-    assert [machine.provider for machine in machines(cluster)] == ["hetzner"]
-    assert len(cloud.names()) == 1
-
-
-async def test_no_secret_of_a_cloud_or_a_machine_is_shown(cluster: Rig, cloud: Cloud, tmp_path: Path) -> None:
-    api = await start(cluster, cloud, idleTimeout=60)
-    await api.ends(await api.create(2))
-    assert machines(cluster)[0].token not in repr(machines(cluster))
-    assert cloud.world is not None
-    assert "hush" not in cloud.world.created[0].user_data

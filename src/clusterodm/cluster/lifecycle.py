@@ -100,12 +100,8 @@ class Lifecycle:
         if machine.state in ALIVE:
             self._queue.put(machine.id)
         else:
-            self._tries.pop(machine.id, None)
-            self._missing.pop(machine.id, None)
-            self._silent_since.pop(machine.id, None)
-            self._online.pop(machine.id, None)
-            self.waiting.pop(machine.id, None)
-            self._met_at.pop(machine.id, None)
+            for kept in (self._tries, self._missing, self._silent_since, self._online, self.waiting, self._met_at):
+                kept.pop(machine.id, None)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():
@@ -354,6 +350,9 @@ class Lifecycle:
         )
         await provider.delete(known)
         if await provider.get(machine.provider_id, machine.location) is not None:
+            self._missing.pop(machine.id, None)
+            return self._interval
+        if not self._proved(machine, self._interval):
             return self._interval
         if machine.volumes:
             await provider.delete(known)  # only now are its disks free to go

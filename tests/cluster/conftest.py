@@ -1,0 +1,28 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Fixtures of tests that need machines."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from clusterodm import schedule
+from clusterodm.cluster import lifecycle
+from tests.providers.support import Cloud, running_cloud
+
+
+@pytest.fixture
+async def cloud() -> AsyncIterator[Cloud]:
+    """A pretended cloud."""
+    async with running_cloud("hetzner") as made:
+        yield made
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines are looked at more often than in earnest."""
+    monkeypatch.setattr(schedule, "_SCALE", 0.02)
+    monkeypatch.setattr(schedule, "_REAP", 0.05)
+    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
