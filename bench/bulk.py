@@ -15,28 +15,20 @@ from bench import peers
 from bench.rig import call, code, init, system, until
 from bench.scope import GB, ROUNDS, Scope
 from clusterodm.core.nodes import make_address
-from clusterodm.nodeodm import RateLimit, Transfer, Trust
+from clusterodm.nodeodm import RateLimit, Transfers, Trust
 
 
 def upload_all(port: int, uuid: str, files: list[Path], *, speed: int = 0) -> None:
     """Send files over ten connections, by sendfile, so that the sender costs next to nothing."""
 
     async def send() -> None:
-        with ThreadPoolExecutor(10) as threads:
-            node = make_address("127.0.0.1", port)
-            transfer = Transfer(
-                node,
-                uuid,
-                connections=10,
-                urgent=True,
-                limit=RateLimit(speed),
-                executor=threads,
-                tls=Trust().context(node),
-            )
-            for file in files:
-                transfer.add(file)
-            transfer.end()
-            await transfer.run()
+        transfers = Transfers(Trust(), RateLimit(speed), connections=10, most=1, urgent=True)
+        transfer = transfers.to(make_address("127.0.0.1", port), uuid)
+        for file in files:
+            transfer.add(file)
+        transfer.end()
+        await transfer.run()
+        transfers.close()
 
     asyncio.run(send())
 

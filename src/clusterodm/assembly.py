@@ -46,7 +46,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.scaling import Wish
-from clusterodm.nodeodm import NodeClient, RateLimit, Trust
+from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.results import Results
@@ -119,6 +119,7 @@ def build(
         clock=clock,
     )
     limit = RateLimit(settings.upload_max_speed)
+    transfers = partial(Transfers, client.trust, limit, connections=settings.parallel_uploads)
     webhook = partial(_callback, settings.public_address, own.jobs)
     ahead = Ahead(
         tasks,
@@ -127,8 +128,7 @@ def build(
         client,
         metrics,
         most=settings.send_ahead,
-        connections=settings.parallel_uploads,
-        limit=limit,
+        transfers=transfers(most=settings.send_ahead, urgent=False),
         webhook=webhook,
         sender=replicas.me.id,
         duty=duty,
@@ -146,8 +146,7 @@ def build(
         ahead,
         duty=duty,
         max_sending=settings.max_sending,
-        connections=settings.parallel_uploads,
-        limit=limit,
+        transfers=transfers(most=settings.max_sending, urgent=True),
         webhook=webhook,
         ageing=settings.priority_ageing * 60,
         clock=clock,

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final
-
-import msgspec
 
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.registry import Node, Registry
@@ -25,7 +22,7 @@ from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, refusal
 from clusterodm.core.retry import RULES, Failure
 from clusterodm.core.tasks import TAKEN_BACK, Attempt, Cleanup, Phase, Stage, Task, node_uuid
-from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
+from clusterodm.nodeodm import NodeClient, Transfer, Transfers
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
@@ -76,8 +73,7 @@ class Ahead:
         metrics: Metrics,
         *,
         most: int,
-        connections: int,
-        limit: RateLimit,
+        transfers: Transfers,
         webhook: Callable[[str], str],
         sender: str,
         duty: Duty,
@@ -90,8 +86,7 @@ class Ahead:
         self._metrics = metrics
         #: Uploads at a time.
         self.most = most
-        self._connections = connections
-        self._limit = limit
+        self._transfers = transfers
         self._webhook = webhook
         self._sender = sender
         self._duty = duty
@@ -99,7 +94,6 @@ class Ahead:
         self._sent: dict[str, Sent] = {}
         #: Held while an attempt is ended, so that it ends once.
         self._ending = asyncio.Lock()
-        self._threads = ThreadPoolExecutor(max(1, most * connections), thread_name_prefix="ahead")
         #: Those that are being sent, by the uuid on their node.
         self._sending: dict[str, Sent] = {}
         self._sends: WorkQueue[str] = WorkQueue("ahead", self._send, workers=2 * most + 1)
@@ -152,7 +146,10 @@ class Ahead:
 
     async def send(self) -> None:
         """For ever: the sending itself, which goes on where the duty ends after a commit."""
-        await self._sends.run()
+        try:
+            await self._sends.run()
+        finally:
+            self._transfers.close()
 
     async def _sweep(self) -> None:
         """Files that came in at other replicas."""
@@ -225,15 +222,7 @@ class Ahead:
         return None
 
     def _start(self, task: Task, attempt: Attempt, node: Node, names: list[str]) -> None:
-        transfer = Transfer(
-            node.address,
-            attempt.node_uuid,
-            connections=self._connections,
-            urgent=False,
-            limit=self._limit,
-            executor=self._threads,
-            tls=self._client.trust.context(node.address),
-        )
+        transfer = self._transfers.to(node.address, attempt.node_uuid)
         sent = self._sent[task.uuid] = Sent(task, attempt, transfer)
         node.ahead.add(task.uuid)
         for name in names:
@@ -316,9 +305,7 @@ class Ahead:
             attempt = entry.attempt
             if attempt is None or attempt.stage is not Stage.AHEAD:
                 return
-            ended = msgspec.structs.replace(
-                attempt, stage=Stage.ENDED, ended_at=self._clock(), reason=TAKEN_BACK, cleanup=Cleanup.REMOVE
-            )
+            ended = attempt.ended(self._clock(), TAKEN_BACK, Cleanup.REMOVE)
             with suppress(StaleTask):
                 text = f"what was sent ahead to {attempt.node_name} is taken back: {why}"
                 await self._tasks.change(entry, text, attempt=ended)

@@ -15,7 +15,7 @@ from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.retry import RULES, Again, Failure, Over, decide
-from clusterodm.core.tasks import RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task, shown_code
+from clusterodm.core.tasks import RUNNING_CODE, Cleanup, Outcome, Phase, Stage, Task, shown_code
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
@@ -67,12 +67,12 @@ class Attempts:
             changes["node_code"] = RUNNING_CODE if shown == RUNNING_CODE else 0
             if verdict.larger and node is not None:
                 changes |= _larger_than(node.facts())
-            ended = _ended(attempt, now, str(failure), Cleanup.REMOVE)
+            ended = attempt.ended(now, str(failure), Cleanup.REMOVE)
             text = f"attempt {attempt.number} on {attempt.node_name} ended: {why}"
             await self._tasks.advance(entry, Phase.QUEUED, text, attempt=ended, **changes)
             await self._say(entry, f"{text}; it goes on elsewhere")
         else:
-            ended = _ended(attempt, now, str(failure), Cleanup.NONE)
+            ended = attempt.ended(now, str(failure), Cleanup.NONE)
             text = f"failed: {verdict.error}"
             await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
 
@@ -98,7 +98,3 @@ class Attempts:
 
 def _larger_than(node: NodeFacts) -> dict[str, int]:
     return {"larger_than": node.max_images or 0, "more_memory_than": node.total_memory}
-
-
-def _ended(attempt: Attempt, now: float, reason: str, cleanup: Cleanup) -> Attempt:
-    return msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=now, reason=reason, cleanup=cleanup)

@@ -158,13 +158,7 @@ class Control:
             cleanup = Cleanup.REMOVE
         elif cleanup is Cleanup.CANCEL and not _was_on_node(entry.task):
             return None
-        return msgspec.structs.replace(
-            attempt,
-            stage=Stage.ENDED,
-            ended_at=attempt.ended_at or self._clock(),
-            reason=BY_OWNER,
-            cleanup=cleanup,
-        )
+        return attempt.ended(self._clock(), BY_OWNER, cleanup)
 
 
 def _was_on_node(task: Task) -> bool:

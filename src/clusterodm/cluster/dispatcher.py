@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import structlog
@@ -26,7 +25,7 @@ from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnrea
 from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement, plan
 from clusterodm.core.tasks import ON_NODE, Attempt, Phase, Stage, Task, node_uuid
-from clusterodm.nodeodm import NodeClient, RateLimit, Transfer
+from clusterodm.nodeodm import NodeClient, Transfer, Transfers
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
 
@@ -60,8 +59,7 @@ class Dispatcher:
         *,
         duty: Duty,
         max_sending: int,
-        connections: int,
-        limit: RateLimit,
+        transfers: Transfers,
         webhook: Callable[[str], str],
         ageing: float,
         clock: Callable[[], float],
@@ -77,8 +75,7 @@ class Dispatcher:
         self._ahead = ahead
         self._duty = duty
         self._max_sending = max_sending
-        self._connections = connections
-        self._limit = limit
+        self._transfers = transfers
         self._webhook = webhook
         self._ageing = ageing
         self._clock = clock
@@ -92,7 +89,6 @@ class Dispatcher:
         self.remark: Callable[[str], str] = lambda uuid: ""
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
-        self._threads = ThreadPoolExecutor(max_sending * connections, thread_name_prefix="transfer")
         self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending + ahead.most)
         self._wake = asyncio.Event()
         tasks.watch(self._task_changed)
@@ -166,7 +162,7 @@ class Dispatcher:
                     except TimeoutError:
                         continue
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._transfers.close()
 
     def look_soon(self) -> None:
         """Something that the queue depends on has changed."""
@@ -307,7 +303,7 @@ class Dispatcher:
         """All held files, or those that were not sent ahead. Raises a NodeError."""
         uuid = entry.task.uuid
         files = [self._spool.path(uuid, file.name) for file in await self._spool.listing(uuid)]
-        transfer = sent.transfer if sent is not None else self._transfer(node, attempt)
+        transfer = sent.transfer if sent is not None else self._transfers.to(node.address, attempt.node_uuid)
         for file in files:
             if sent is None or file.name not in sent.names:
                 transfer.add(file)
@@ -324,17 +320,6 @@ class Dispatcher:
         finally:
             del self.sending[uuid]
             self._metrics.sent.inc(transfer.sent_bytes)
-
-    def _transfer(self, node: Node, attempt: Attempt) -> Transfer:
-        return Transfer(
-            node.address,
-            attempt.node_uuid,
-            connections=self._connections,
-            urgent=True,
-            limit=self._limit,
-            executor=self._threads,
-            tls=self._client.trust.context(node.address),
-        )
 
     async def _commit(self, entry: Entry, node: Node) -> None:
         """Start the task on its node, once: after a commit without an answer the node is asked whether it has the task,

@@ -181,6 +181,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     #: The replica that sends its files; empty: whichever comes first.
     sender: str = ""
 
+    def ended(self, now: float, reason: str, cleanup: Cleanup) -> Attempt:
+        """The same at its end, with what is still to be done on its node; one that is over ended when it did."""
+        at = self.ended_at or now
+        return msgspec.structs.replace(self, stage=Stage.ENDED, ended_at=at, reason=reason, cleanup=cleanup)
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a task's timeline."""

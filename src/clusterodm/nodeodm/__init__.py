@@ -4,7 +4,7 @@
 
 from clusterodm.nodeodm.client import NodeClient, Snapshot
 from clusterodm.nodeodm.download import Download
-from clusterodm.nodeodm.transfer import RateLimit, Transfer
+from clusterodm.nodeodm.transfer import RateLimit, Transfer, Transfers
 from clusterodm.nodeodm.trust import Trust
 
-__all__ = ["Download", "NodeClient", "RateLimit", "Snapshot", "Transfer", "Trust"]
+__all__ = ["Download", "NodeClient", "RateLimit", "Snapshot", "Transfer", "Transfers", "Trust"]

@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
@@ -26,6 +26,7 @@ import msgspec
 
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
+from clusterodm.nodeodm.trust import Trust
 
 CONNECT_TIMEOUT: Final = 10.0
 #: Seconds without progress after which a node counts as hung.
@@ -212,6 +213,34 @@ class Transfer:
         while self._limit.per_second and self._limit.urgent and not self._urgent:
             if self._stopped.wait(_YIELD):
                 return
+
+
+class Transfers:
+    """Makes transfers, `most` at a time, over so many `connections` each. They share their threads, and a limit with
+    others; those that are not urgent make way for those that are."""
+
+    def __init__(self, trust: Trust, limit: RateLimit, *, connections: int, most: int, urgent: bool) -> None:
+        self._trust = trust
+        self._limit = limit
+        self._connections = connections
+        self._urgent = urgent
+        self._threads = ThreadPoolExecutor(max(1, most * connections), thread_name_prefix="transfer")
+
+    def to(self, node: NodeAddress, uuid: str) -> Transfer:
+        """A transfer to a node, of the task that has this uuid there."""
+        return Transfer(
+            node,
+            uuid,
+            connections=self._connections,
+            urgent=self._urgent,
+            limit=self._limit,
+            executor=self._threads,
+            tls=self._trust.context(node),
+        )
+
+    def close(self) -> None:
+        """Let go of the threads; those that still send are not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _part_head(boundary: str, name: str) -> bytes:
