@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from clusterodm.cluster import reaper
-from clusterodm.core.machines import State
+from clusterodm.cluster.registry import Node
+from clusterodm.core.machines import Machine, State
 from clusterodm.core.tasks import Phase
 from clusterodm.testing import FakeMachine
 from clusterodm.testing.world import LOSE
@@ -62,6 +64,44 @@ async def test_a_creation_that_never_gets_an_answer_is_given_up_and_leaves_nothi
     small.clear()
     await api.ends(uuid)
     await no_machines(cluster, cloud)
+
+
+async def test_a_machine_gets_nothing_new_from_before_it_is_deleted(cluster: Rig, cloud: Cloud) -> None:
+    api = await start(cluster, cloud, idleTimeout=60)
+    await api.ends(await api.create(2))
+    context, closed = cluster.cluster.context, list[str]()
+
+    def look(machine: Machine) -> None:
+        if machine.state is State.DELETING:
+            closed.extend(node.closed for node in context.registry.nodes())
+
+    context.machines.watch(look)
+    await context.lifecycle.delete(machines(cluster)[0], "for a test")
+    assert closed == ["draining"]
+
+
+async def test_a_machine_whose_node_answers_at_the_last_moment_stays(
+    cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs |= {"hang": 1.0, "seconds": 60}
+    api = await start(cluster, cloud, bootTimeout=0.3)
+    registry = cluster.cluster.context.registry
+    change = registry.change
+
+    async def at_last(node: Node, **changes: Any) -> None:
+        await change(node, **changes)
+        running = cloud.world.created[0].node if cloud.world else None
+        if changes == {"draining": True} and running is not None:
+            running.knobs.hang = 0.0
+            registry.look(node)
+            await eventually(lambda: node.online)
+
+    monkeypatch.setattr(registry, "change", at_last)
+    uuid = await api.create(2)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    assert len(cloud.world.created) == 1
+    assert cloud.names() == [machines(cluster)[0].id]
 
 
 async def test_what_is_refused_is_not_asked_for_again_and_again(cluster: Rig, cloud: Cloud) -> None:

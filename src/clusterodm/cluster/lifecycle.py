@@ -8,7 +8,6 @@ name, and what was created without our hearing of it is found by that name.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -19,6 +18,7 @@ from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.blocked import REFUSED, STOCK_OUT, Blocked
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.sightings import Sightings
 from clusterodm.core.durations import span
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, StaleMachine, StaleTask, Unreachable
 from clusterodm.core.machines import ALIVE, Machine, State
@@ -32,8 +32,6 @@ _log = structlog.get_logger("machines")
 
 #: Seconds after the creation in which a provider may not know its own machine yet.
 _SETTLE: Final = 60.0
-#: Looks in a row at which a provider must say that a machine is not there before we believe it.
-_PROOFS: Final = 2
 #: Seconds without an answer after which a node without tasks is given up with its machine.
 _BROKEN: Final = 600.0
 
@@ -60,17 +58,13 @@ class Lifecycle:
         self._cluster = cluster
         self._interval = interval
         self._clock = clock
+        self._sightings = Sightings(cluster=cluster, interval=interval, clock=clock)
         self.blocked = Blocked(clock)
         #: When (by a clock that nobody sets) we met machines that were there before us.
         self._met_at: dict[str, float] = {}
         #: Machines that wait for room at their provider, and why, in its words.
         self.waiting: dict[str, str] = {}
-        #: What each provider listed last, and when.
-        self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
-        self._listing: dict[str, asyncio.Lock] = {}
         self._tries: dict[str, int] = {}
-        #: Looks in a row at which a provider did not have a machine, and when (by a clock that nobody sets) that began.
-        self._missing: dict[str, tuple[int, float]] = {}
         #: Whether the node of a machine was online when we were last told.
         self._online: dict[str, bool] = {}
         self._silent_since: dict[str, float] = {}
@@ -91,17 +85,22 @@ class Lifecycle:
         """Work for ever."""
         await self._queue.run()
 
-    async def delete(self, machine: Machine, why: str) -> None:
-        """Begin to delete a machine. What is on it goes elsewhere. Raises StaleMachine."""
+    async def delete(self, machine: Machine, why: str, *, failure: Failure = Failure.MACHINE, detail: str = "") -> None:
+        """Begin to delete a machine. What is on it goes elsewhere, and nothing new goes there, not even when we are
+        interrupted here and its node answers before we go on. Raises StaleMachine."""
+        node = self._machines.node(machine)
+        if node is not None:
+            await self._registry.change(node, draining=True)
         changed = await self._machines.advance(machine, State.DELETING, why)
-        await self._free(changed, Failure.MACHINE, why)
+        await self._free(changed, failure, detail or why)
 
     def _changed(self, machine: Machine) -> None:
         if machine.state in ALIVE:
             self._queue.put(machine.id)
         else:
-            for kept in (self._tries, self._missing, self._silent_since, self._online, self.waiting, self._met_at):
+            for kept in (self._tries, self._silent_since, self._online, self.waiting, self._met_at):
                 kept.pop(machine.id, None)
+            self._sightings.seen(machine.id)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():
@@ -165,7 +164,7 @@ class Lifecycle:
     # BOOTING
 
     async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
-        found = await self._look(machine, provider)
+        found = await self._sightings.look(machine, provider)
         age = self._clock.age(machine.booting_at)
         if machine.id in self._met_at:
             age = min(age, self._clock.steady() - self._met_at[machine.id])
@@ -190,11 +189,19 @@ class Lifecycle:
             why = f"its node answers after {span(age)}"
             await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
             return None
-        if age > provider.config.boot_timeout:
-            self.blocked.block(_rung(machine), STOCK_OUT)
-            await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
-            return None
-        return self._interval
+        if age <= provider.config.boot_timeout or await self._answers(node):
+            return self._interval
+        self.blocked.block(_rung(machine), STOCK_OUT)
+        await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
+        return None
+
+    async def _answers(self, node: Node | None) -> bool:
+        """Whether a node answers at the last moment; if not, it gets nothing from then on."""
+        if node is not None:
+            await self._registry.change(node, draining=True)
+            if node.online:
+                await self._registry.change(node, draining=False)
+        return node is not None and node.online
 
     async def _wait(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> float | None:
         """It waits for room at its provider, which may take longer than to boot, or for ever."""
@@ -277,24 +284,17 @@ class Lifecycle:
     async def _lost(self, machine: Machine, provider: Guarded) -> bool:
         """Whether the provider says, again and again, that the machine is no longer; then it is given up. A machine
         whose node answers is there, whatever its provider says, unless that is about to take it away."""
-        found = await self._look(machine, provider)
+        found = await self._sightings.look(machine, provider)
         node = self._machines.node(machine)
         answers = node is not None and node.online and (found is None or found.status is not Status.ENDING)
         if answers or (found is not None and found.status in (Status.RUNNING, Status.STARTING)):
-            self._missing.pop(machine.id, None)
+            self._sightings.seen(machine.id)
             return False
-        if not self._proved(machine, self._interval):
+        if not self._sightings.missed(machine, self._interval):
             return False
         gone = "is not there any more" if found is None else f"is {found.status}"
         await self.delete(machine, f"its provider says that it {gone}")
         return True
-
-    def _proved(self, machine: Machine, seconds: float) -> bool:
-        """Take note that a machine is missing; whether it has been at several looks, over so many seconds."""
-        now = self._clock.steady()
-        count, since = self._missing.get(machine.id, (0, now))
-        self._missing[machine.id] = (count + 1, since)
-        return count + 1 >= _PROOFS and now - since >= seconds
 
     async def _overdue(self, machine: Machine, provider: Guarded) -> bool:
         """Whether a task is on it for longer than configured; then the machine goes, and the task goes on elsewhere."""
@@ -306,8 +306,7 @@ class Lifecycle:
             limit = config.max_upload_time if sending else config.max_runtime
             if 0 < limit < age:
                 failure = Failure.UPLOAD if sending else Failure.RUNTIME
-                changed = await self._machines.advance(machine, State.DELETING, str(failure))
-                await self._free(changed, failure, f"{span(limit)}")
+                await self.delete(machine, str(failure), failure=failure, detail=span(limit))
                 return True
         return False
 
@@ -316,21 +315,8 @@ class Lifecycle:
         ends_at = node.record.ends_at
         if not ends_at or self._clock() < ends_at - 2 * self._interval:
             return False
-        why = "the time that its provider gave it is over"
-        changed = await self._machines.advance(machine, State.DELETING, why)
-        await self._free(changed, Failure.RUNTIME, why)
+        await self.delete(machine, "the time that its provider gave it is over", failure=Failure.RUNTIME)
         return True
-
-    async def _look(self, machine: Machine, provider: Guarded) -> ProviderMachine | None:
-        """The machine as its provider has it: from a list of all, which is as good for all of them, and asked for by
-        itself when it is not there."""
-        async with self._listing.setdefault(provider.name, asyncio.Lock()):
-            at, listed = self._listed.get(provider.name, (-self._interval, {}))
-            if self._clock.steady() - at >= self._interval or machine.provider_id not in listed:
-                at = self._clock.steady()
-                listed = {found.id: found for found in await provider.list_machines(self._cluster)}
-                self._listed[provider.name] = (at, listed)
-        return listed.get(machine.provider_id) or await provider.get(machine.provider_id, machine.location)
 
     # DELETING
 
@@ -350,9 +336,9 @@ class Lifecycle:
         )
         await provider.delete(known)
         if await provider.get(machine.provider_id, machine.location) is not None:
-            self._missing.pop(machine.id, None)
+            self._sightings.seen(machine.id)
             return self._interval
-        if not self._proved(machine, self._interval):
+        if not self._sightings.missed(machine, self._interval):
             return self._interval
         if machine.volumes:
             await provider.delete(known)  # only now are its disks free to go
@@ -367,13 +353,13 @@ class Lifecycle:
         for found in named:
             await provider.delete(found)
         if named:
-            self._missing.pop(machine.id, None)
+            self._sightings.seen(machine.id)
             volumes = [volume for found in named for volume in found.volumes]
             only = {"provider_id": named[0].id} if len(named) == 1 else {}
             await self._machines.change(machine, volumes=volumes, **only)
             return self._interval
-        if not self._proved(machine, _SETTLE):
-            return max(self._interval, _SETTLE / _PROOFS)
+        if not self._sightings.missed(machine, _SETTLE):
+            return max(self._interval, _SETTLE / 2)
         await self._machines.advance(machine, State.GONE, machine.reason)
         return None
 
