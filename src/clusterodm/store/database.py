@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -49,7 +50,8 @@ class Database:
     async def open(cls, url: str) -> Self:
         """Open (and migrate) the database at an SQLAlchemy URL. Raises DataFolderError and StoreDown."""
         if make_url(url).get_backend_name() == "sqlite":
-            engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60)
+            how = {"factory": _SQLite}
+            engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60, connect_args=how)
             event.listen(engine.sync_engine, "connect", _set_pragmas)
         else:
             engine = create_async_engine(url, **_POOL)
@@ -182,8 +184,9 @@ async def ask_version(url: str) -> str:
 
 
 def _interrupted(error: DBAPIError) -> bool:
-    """Whether a server gave a transaction up that would go through if it came again."""
-    return getattr(error.orig, "sqlstate", "") in ("40001", "40P01", "57P01", "57P02", "57P03")
+    """Whether a transaction was given up that would go through if it came again."""
+    state = getattr(error.orig, "sqlstate", "")
+    return "is locked" in str(error.orig) or state in ("40001", "40P01", "57P01", "57P02", "57P03")
 
 
 def _hopeless(error: Exception) -> bool:
@@ -216,6 +219,17 @@ def columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:
 def as_record(row: RowMapping, kind: type[Record]) -> Record:
     """A record made of a row whose columns have its names."""
     return msgspec.convert({str(key): value for key, value in row.items()}, kind, strict=False)
+
+
+class _SQLite(sqlite3.Connection):
+    """A connection that keeps no lock once it is closed. Closed in the middle of a transaction it would keep it for as
+    long as one of its statements is in somebody's hands, say in the traceback of work that was canceled."""
+
+    def close(self) -> None:
+        """Take back what was not committed, and close."""
+        with suppress(sqlite3.ProgrammingError):  # closed already
+            self.rollback()
+        super().close()
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:
