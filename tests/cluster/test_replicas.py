@@ -307,7 +307,7 @@ async def test_machines_are_seen_everywhere_and_looked_after_by_whoever_leads(
         await group.everywhere(lambda context: any(each.state is State.READY for each in context.machines.alive()))
         [follower] = [number for number in group.running if number not in group.leaders()]
         context = group.clusters[follower].context
-        [machine] = context.machines.alive()
+        [machine] = [each for each in context.machines.alive() if each.state is State.READY]
         await machines.delete(context, machine)
         await group.everywhere(lambda context: machine.id not in [each.id for each in context.machines.alive()])
         await apis[1].ends(second)

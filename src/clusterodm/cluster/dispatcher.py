@@ -91,6 +91,8 @@ class Dispatcher:
         self.sending: dict[str, Transfer] = {}
         self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending + ahead.most)
         self._wake = asyncio.Event()
+        #: The duty begins.
+        self._leads = asyncio.Event()
         tasks.watch(self._task_changed)
         registry.watch(self._wake.set)
 
@@ -118,7 +120,9 @@ class Dispatcher:
             self._registry.release(attempt.node_id, task.uuid)
 
     async def recover(self) -> None:
-        """When the duty begins: take up what was on its way from where nobody is any more."""
+        """When the duty begins: take up what was on its way from where nobody is any more, and look at the queue."""
+        self._leads.set()
+        self._wake.set()
         for entry in list(self._tasks.active()):
             if entry.attempt is not None and entry.task.phase is Phase.DISPATCHING:
                 self._hold_slot(entry.task, entry.attempt)
@@ -152,13 +156,14 @@ class Dispatcher:
                 group.create_task(every(_SWEEP, self._find_orphans, "dispatch"), name="orphans")
                 while True:
                     self._wake.clear()
+                    self._leads.clear()
                     began = time.monotonic()
                     self._look()
                     # a queue that takes long to decide on is looked at less often, so that all else goes on
                     await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (time.monotonic() - began))))
                     try:
                         async with asyncio.timeout(_SWEEP):
-                            await (self._wake.wait() if self._duty.held else asyncio.sleep(_SWEEP))
+                            await (self._wake if self._duty.held else self._leads).wait()
                     except TimeoutError:
                         continue
         finally:
