@@ -84,23 +84,23 @@ async def test_a_machine_whose_node_answers_at_the_last_moment_stays(
     cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cloud.world is not None
-    cloud.world.knobs |= {"hang": 1.0, "seconds": 60}
+    cloud.world.knobs["seconds"] = 60
+    cloud.world.dead_on_arrival = True
     api = await start(cluster, cloud, bootTimeout=0.3)
-    registry = cluster.cluster.context.registry
+    world, registry = cloud.world, cluster.cluster.context.registry
     change = registry.change
 
     async def at_last(node: Node, **changes: Any) -> None:
         await change(node, **changes)
-        running = cloud.world.created[0].node if cloud.world else None
-        if changes == {"draining": True} and running is not None:
-            running.knobs.hang = 0.0
-            registry.look(node)
+        if changes == {"draining": True}:
+            world.dead_on_arrival = False
+            world.start(world.created[0])
             await eventually(lambda: node.online)
 
     monkeypatch.setattr(registry, "change", at_last)
     uuid = await api.create(2)
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
-    assert len(cloud.world.created) == 1
+    assert len(world.created) == 1
     assert cloud.names() == [machines(cluster)[0].id]
 
 
