@@ -45,7 +45,7 @@ test: $(VENV)/.dev
 	tools/setup-tools
 	tools/setup-clouds
 	tools/setup-services
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.storm --injections $(INJECTIONS) --seed $(SEED)
