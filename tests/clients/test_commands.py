@@ -56,13 +56,22 @@ async def test_submit_sends_waits_and_fetches(cluster: Rig, tmp_path: Path) -> N
 
 
 async def test_submit_goes_on_after_the_cluster_was_away_and_sends_nothing_twice(cluster: Rig, tmp_path: Path) -> None:
-    port = free_port()
+    tried = asyncio.Event()
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.close()
+        tried.set()
+
     await cluster.add_node()
     photos = make_photos(tmp_path / "photos", 3)
-    work = asyncio.create_task(run("submit", *photos, "--url", f"http://127.0.0.1:{port}", "--wait"))  # noqa: TID251 - awaited below
-    await asyncio.sleep(1.0)  # long enough for the first try to fail, which is what this test is about
-    await cluster.start(port=port)
-    code, text = await work
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as away, asyncio.TaskGroup() as group:
+        port = away.sockets[0].getsockname()[1]
+        work = group.create_task(run("submit", *photos, "--url", f"http://127.0.0.1:{port}", "--wait"))
+        await tried.wait()
+        away.close()
+        await cluster.start(port=port)
+    code, text = work.result()
     assert code == 0, text
     assert "trying again" in text
     assert next(iter(cluster.nodes[0].tasks.values())).images_count == 3
