@@ -87,7 +87,8 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
 
 async def keep(cluster: Context, machine: Machine) -> Done:
     """Have a machine stay though it has nothing to do, also one that is about to go."""
-    machine = await cluster.machines.change(machine, kept=True)
+    if machine.state is not State.DELETING:
+        machine = await cluster.machines.change(machine, kept=True)
     if machine.state is State.DELETING:
         raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
     if machine.state is State.LEAVING:
