@@ -18,7 +18,7 @@ from aiohttp import web
 from clusterodm import schedule
 from clusterodm.admin import machines
 from clusterodm.app import Cluster, running_cluster
-from clusterodm.cluster import replicas
+from clusterodm.cluster import dispatcher, replicas
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.core.machines import State
@@ -123,6 +123,20 @@ async def test_one_leads_and_another_when_it_ends(group: Group) -> None:
     await group.node()
     uuid = await group.apis[3 - leader].create()
     await api.ends(uuid)
+
+
+async def test_who_takes_the_lead_looks_at_the_queue_at_once(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "_SWEEP", 600.0)
+    await group.add()
+    await group.node()
+    uuid = await group.apis[0].init()
+    await group.apis[0].upload(uuid, a__jpg=b"a")
+    follower = await group.add()
+    await eventually(lambda: follower.context.registry.nodes()[0].online)
+    await group.end(0)
+    await eventually(group.leaders)
+    await group.apis[1].commit(uuid)
+    await group.apis[1].ends(uuid)
 
 
 async def test_the_files_of_a_task_are_sent_by_whichever_replica_has_room(group: Group) -> None:
