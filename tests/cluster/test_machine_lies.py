@@ -23,7 +23,10 @@ from tests.support import Rig, eventually
 pytestmark = pytest.mark.usefixtures("hurry")
 
 
-async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(cluster: Rig, cloud: Cloud) -> None:
+@pytest.mark.parametrize("missed", [0, 2])
+async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(
+    cluster: Rig, cloud: Cloud, missed: int
+) -> None:
     assert cloud.world is not None
     there, hidden = cloud.world.machines, dict[str, FakeMachine]()
 
@@ -35,8 +38,13 @@ async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(c
             there.update(hidden)
         return ""
 
+    def miss_before(machine: Machine) -> None:
+        for _ in range(missed if machine.state is State.LEAVING else 0):
+            cluster.cluster.context.lifecycle._sightings.missed(machine, 0.0)
+
     cloud.world.misbehave = lie
     api = await start(cluster, cloud)
+    cluster.cluster.context.machines.watch(miss_before)
     await api.ends(await api.create(2))
     await eventually(lambda: not machines(cluster))
     assert cloud.world.created[0].gone.is_set()

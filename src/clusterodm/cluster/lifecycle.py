@@ -89,18 +89,18 @@ class Lifecycle:
         """Begin to delete a machine. What is on it goes elsewhere, and nothing new goes there, not even when we are
         interrupted here and its node answers before we go on. Raises StaleMachine."""
         node = self._machines.node(machine)
-        if node is not None:
+        if node is not None and not node.record.draining:
             await self._registry.change(node, draining=True)
         changed = await self._machines.advance(machine, State.DELETING, why)
         await self._free(changed, failure, detail or why)
 
     def _changed(self, machine: Machine) -> None:
+        self._sightings.seen(machine.id)  # what was missed in another state, or before it was told to go, is no proof
         if machine.state in ALIVE:
             self._queue.put(machine.id)
         else:
             for kept in (self._tries, self._silent_since, self._online, self.waiting, self._met_at):
                 kept.pop(machine.id, None)
-            self._sightings.seen(machine.id)
 
     def _nodes_changed(self) -> None:
         for machine in self._machines.alive():

@@ -47,5 +47,5 @@ class Sightings:
         return count + 1 >= _PROOFS and now - since >= seconds
 
     def seen(self, machine_id: str) -> None:
-        """A machine is there after all; or it is gone, and nobody asks any more."""
+        """Misses of a machine count no more: it is there after all, or it is looked for from the beginning."""
         self._missing.pop(machine_id, None)
