@@ -88,7 +88,7 @@ async def _auth(request: web.Request) -> web.Response:
 
 async def _init(request: web.Request) -> web.Response:
     node = _node(request)
-    fields, _ = await read_form(request, idle=_IDLE)
+    fields = await _multipart_fields(request)
     given = request.headers.get("set-uuid", "")
     uuid = parse_set_uuid(given) if given else str(uuid_module.uuid4())
     if uuid in node.tasks:
@@ -100,6 +100,14 @@ async def _init(request: web.Request) -> web.Response:
         await node.spool.drop(uuid)
         raise
     return json_answer({"uuid": uuid})
+
+
+async def _multipart_fields(request: web.Request) -> dict[str, str]:
+    """The fields of a multipart body; none of any other, as on a node (`multer().none()` is its only parser there)."""
+    if request.content_type != "multipart/form-data":
+        return {}
+    fields, _ = await read_form(request, idle=_IDLE)
+    return fields
 
 
 def _task(node: DevNode, uuid: str, fields: dict[str, str]) -> DevTask:

@@ -81,7 +81,7 @@ class NodeClient:
         fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}
         fields |= {"outputs": msgspec.json.encode(task.outputs).decode()} if task.outputs else {}
         fields |= {"webhook": webhook} if webhook else {}
-        answer = await self._post(node, "/task/new/init", fields, {"set-uuid": uuid})
+        answer = await self._announce(node, uuid, fields)
         if answer.get("uuid") != uuid:
             raise NodeRefused("the node did not take the task's uuid")
 
@@ -101,7 +101,14 @@ class NodeClient:
         """Delete what was uploaded for a task that was never committed. There is no order for that, but a node drops
         the files of an announcement that it refuses."""
         with suppress(NodeRefused, NodeForgot):
-            await self._post(node, "/task/new/init", {"options": "["}, {"set-uuid": uuid})
+            await self._announce(node, uuid, {"options": "["})
+
+    async def _announce(self, node: NodeAddress, uuid: str, fields: Mapping[str, str]) -> dict[str, Any]:
+        """POST `/task/new/init` as multipart: a node reads no other body there, and answers as if it had."""
+        form = aiohttp.MultipartWriter("form-data")
+        for name, value in fields.items():
+            form.append(value).set_content_disposition("form-data", name=name)
+        return await self._post(node, "/task/new/init", form, {"set-uuid": uuid})
 
     async def restart(self, node: NodeAddress, uuid: str, options: list[dict[str, Any]] | None) -> None:
         """Start the task again with the files that its node still has."""
@@ -144,9 +151,13 @@ class NodeClient:
         return await self._call("GET", node, path, query or {}, seconds=seconds)
 
     async def _post(
-        self, node: NodeAddress, path: str, fields: Mapping[str, str], headers: Mapping[str, str] | None = None
+        self,
+        node: NodeAddress,
+        path: str,
+        body: Mapping[str, str] | aiohttp.MultipartWriter,
+        headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        answer = await self._call("POST", node, path, {}, data=fields, headers=headers)
+        answer = await self._call("POST", node, path, {}, data=body, headers=headers)
         if not isinstance(answer, dict):
             raise NodeUnreachable("the answer is not one of a node")
         return answer
