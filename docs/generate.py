@@ -18,7 +18,7 @@ from clusterodm.admin.metrics import GAUGES
 from clusterodm.admin.openapi import document
 from clusterodm.admin.shell import COMMANDS as SHELL
 from clusterodm.admin.shell import OTHERS
-from clusterodm.core import errors
+from clusterodm.core import answers, errors
 from clusterodm.observe import Metrics
 from clusterodm.settings import Settings, env_name, flag_name
 from docs.diagram import imports_svg
@@ -59,8 +59,9 @@ def shell_page() -> str:
         "```",
         "",
         "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words of the original. With",
-        "`--admin-pass` the first line is `LOGIN <password>`; a wrong one costs a second and closes the session. Words",
-        "may be in any case, a task may be named by the beginning of its id, and every answer but a list is `OK`,",
+        "`--admin-pass` the first line, within a minute, is `LOGIN <password>`; a wrong one costs a second and closes",
+        "the session, and after ten an address is not listened to for a while. Words may be in any case, a task may be",
+        "named by the beginning of its id, and every answer but a list is `OK`,",
         "`FAIL: why` or `INVALID: why`. A node in a list reads",
         "",
         "    1) localhost:3001 [online] [0/2] <engine: odm 3.5.5> <API: 2.2.4> [L,D,A]",
@@ -169,6 +170,21 @@ def errors_page() -> str:
     lines = [_NOTE, "# Errors", "", "```", (errors.__doc__ or "").split("\n\n", 1)[1].strip(), "```", ""]
     found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ClusterError)]
     lines += [f"- **{kind.__name__}**: {(kind.__doc__ or '').strip()}" for kind in found]
+    lines += [
+        "",
+        "## What they are answered with",
+        "",
+        'Clients and operators get `{"error": text}` as JSON, with `"noRetry": true` where trying again is pointless;',
+        "a bad token gets no body. Nodes answer errors with 200, so clients look into the body, not at the status. The",
+        "original's paths (`/r/`) answer what was wrong with the request with 200, too. The shell says `FAIL: text`,",
+        "or `INVALID: text` for a command that is none. What is not listed is answered as what it is a kind of.",
+        "",
+        "| error | status for clients | status for operators | text |",
+        "|---|---|---|---|",
+    ]
+    for kind, row in answers.TABLE.items():
+        lines.append(f"| {kind.__name__} | {row.clients} | {row.operators} | {row.text.format('*why*')} |")
+    lines.append(f"| any other | {answers.OTHER.clients} | {answers.OTHER.operators} | {answers.BUG} |")
     return "\n".join(lines) + "\n"
 
 

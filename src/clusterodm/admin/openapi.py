@@ -27,6 +27,9 @@ _ERRORS: Final = {
     "403": "The request comes from a page of another origin.",
     "404": "There is no such node or task.",
     "409": "It cannot be carried out now; the text says why.",
+    "429": "Too many wrong passwords came from this address; Retry-After says when the next one is looked at.",
+    "502": "A node or a provider of machines does not answer, or not as it should.",
+    "503": "The database, or another service that is needed, does not answer now.",
 }
 
 

@@ -15,10 +15,12 @@ import structlog
 
 from clusterodm import __version__
 from clusterodm.admin import machines, nodes, tasks
-from clusterodm.admin.guard import DELAY, same
+from clusterodm.admin.guard import same
 from clusterodm.admin.lines import Lines
+from clusterodm.admin.logins import Logins
 from clusterodm.admin.views import MachineView, NodeView, TaskView
 from clusterodm.cluster.context import Context
+from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError
 from clusterodm.core.machines import Machine
 from clusterodm.core.names import printable
@@ -27,6 +29,8 @@ from clusterodm.store import TaskFilter
 _log = structlog.get_logger("shell")
 
 _MAX_SESSIONS: Final = 50
+#: Seconds in which a session must log in: those that only sit there take the place of operators.
+_LOGIN_TIME: Final = 60.0
 _LINES: Final = 20
 
 
@@ -299,7 +303,7 @@ class Shell:
         self._cluster = cluster
         self._password = cluster.settings.admin_pass.get_secret_value()
         self._sessions = 0
-        self._turn = asyncio.Lock()
+        self._logins = Logins()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One session, to its end. An error of it ends it alone."""
@@ -317,8 +321,10 @@ class Shell:
 
     async def _session(self, lines: Lines, writer: asyncio.StreamWriter) -> None:
         await _say(writer, [f"ClusterODM {__version__}", "HELP for help, QUIT to leave", ""])
-        if self._password and not await self._login(lines, writer):
-            return
+        if self._password:
+            async with asyncio.timeout(_LOGIN_TIME):
+                if not await self._login(lines, writer):
+                    return
         last = ""
         while True:
             writer.write(b"#> ")
@@ -339,15 +345,21 @@ class Shell:
                 return False
             verb, _, password = line.partition(" ")
             if verb.upper() == "LOGIN":
-                if same(password.strip(), self._password):
-                    await _say(writer, ["OK"])
-                    return True
-                async with self._turn:  # one after another, however many try at once
-                    await asyncio.sleep(DELAY)
-                _log.warning("wrong password")
-                await _say(writer, ["FAIL"])
-                return False
+                answer = await self._judge(password.strip(), writer.get_extra_info("peername"))
+                await _say(writer, [answer])
+                return answer == "OK"
             await _say(writer, ["LOGIN <password>" if verb.upper() == "HELP" else "INVALID: LOGIN <password> first"])
+
+    async def _judge(self, password: str, peer: tuple[str, int] | None) -> str:
+        """What a password is answered with."""
+        address = peer[0] if peer else None
+        seconds = self._logins.refused(address)
+        if not seconds:
+            if same(password, self._password):
+                return "OK"
+            _log.warning("wrong password", address=address)
+            seconds = await self._logins.wrong(address)
+        return f"FAIL: too many wrong passwords, try again in {seconds} s" if seconds else "FAIL"
 
     async def answer(self, line: str) -> list[str]:
         """What a line is answered with."""
@@ -371,10 +383,10 @@ class Shell:
         except Invalid as error:
             return f"INVALID: {error}"
         except ClusterError as error:
-            return f"FAIL: {error}"
+            return f"FAIL: {answers.text(error)}"
         except Exception as error:  # noqa: BLE001 - one of the three edges: an admin command
             _log.error("a command failed", command=name, error=type(error).__name__, exc_info=error)
-            return "FAIL: something went wrong here; the log says what"
+            return f"FAIL: {answers.BUG}"
 
 
 async def _say(writer: asyncio.StreamWriter, lines: list[str]) -> None:

@@ -20,8 +20,9 @@ from clusterodm.admin.feed import Feed
 from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.cluster.context import Context
+from clusterodm.core import answers
 from clusterodm.core.cluster import API_VERSION
-from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, MachineNotFound, NodeNotFound, TaskNotFound
+from clusterodm.core.errors import ClusterError, ConfigError, Malformed, NodeNotFound
 from clusterodm.delivery import deliver
 
 _log = structlog.get_logger("admin")
@@ -89,10 +90,9 @@ def _answer_to(error: Exception, request: web.Request) -> web.Response:
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-    if isinstance(error, ClusterError):
-        return _error(400, str(error))
-    _log.error("a request failed", method=request.method, path=request.path, exc_info=error)
-    return _error(500, "something went wrong here; the log says what")
+    if not isinstance(error, ClusterError):
+        _log.error("a request failed", method=request.method, path=request.path, exc_info=error)
+    return web.json_response(answers.body(error), status=answers.row(error).operators)
 
 
 def _pattern(path: str) -> str:
@@ -114,37 +114,32 @@ def _handler(cluster: Context, route: Route) -> Handler:
         path = _checked(dict(request.match_info), route.path_type)
         query = _checked(_single(request), route.query_type)
         body = _decoded(await request.read(), route.body_type) if route.body_type else None
-        try:
-            return _json(await route.run(cluster, path, query, body))
-        except (MachineNotFound, NodeNotFound, TaskNotFound) as error:
-            return _error(404, str(error))
-        except ClusterError as error:  # the request was right, but it cannot be done
-            return _error(409, str(error))
+        return _json(await route.run(cluster, path, query, body))
 
     return handle
 
 
 def _single(request: web.Request) -> dict[str, str]:
     if len(request.query) != len(set(request.query)):
-        raise BadRequest("a parameter is given twice")
+        raise Malformed("a parameter is given twice")
     return dict(request.query)
 
 
 def _checked(given: dict[str, str], kind: type[Any]) -> Any:
     unknown = set(given) - set(kind.__struct_fields__)
     if unknown:
-        raise BadRequest(f"unknown parameter {min(unknown)[:50]}")
+        raise Malformed(f"unknown parameter {min(unknown)[:50]}")
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise BadRequest(str(error)) from None
+        raise Malformed(str(error)) from None
 
 
 def _decoded(content: bytes, kind: type[Any]) -> Any:
     try:
         return msgspec.json.decode(content, type=kind, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body: {error}") from None
+        raise Malformed(f"the body: {error}") from None
 
 
 def _add_others(app: web.Application, cluster: Context, feed: Feed) -> None:
@@ -221,10 +216,13 @@ def _add_original(app: web.Application, cluster: Context) -> None:
 
     async def add(request: web.Request) -> web.Response:
         given = await _fields(request)
+        port = given.get("port", "")
         try:
-            await nodes.add(cluster, given.get("hostname", ""), int(given.get("port") or 0), given.get("token", ""))
-        except (ConfigError, ValueError) as error:
+            await nodes.add(cluster, given.get("hostname", ""), int(port or 0), given.get("token", ""))
+        except ConfigError as error:
             return _json({"error": str(error)})
+        except ValueError:
+            return _json({"error": f"a port is a number, not {port[:50]!r}"})
         return _json({"success": True})
 
     async def change(request: web.Request) -> web.Response:

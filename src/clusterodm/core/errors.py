@@ -4,6 +4,7 @@
 
 ClusterError
 ├── BadRequest            the caller's fault; its text is shown to the caller
+│   ├── Malformed         a request that cannot be read
 │   ├── TaskNotFound
 │   ├── NodeNotFound
 │   └── MachineNotFound
@@ -39,6 +40,10 @@ class BadRequest(ClusterError):
     def __init__(self, message: str, *, no_retry: bool = False) -> None:
         super().__init__(message)
         self.no_retry = no_retry
+
+
+class Malformed(BadRequest):
+    """A request that is not what is described: a parameter, a body."""
 
 
 class TaskNotFound(BadRequest):

@@ -11,15 +11,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from clusterodm.core.errors import (
-    BadRequest,
-    ClientGone,
-    ClusterError,
-    NodeError,
-    ServiceDown,
-    StoreDown,
-    Unauthorized,
-)
+from clusterodm.core import answers
+from clusterodm.core.errors import ClusterError, Unauthorized
 from clusterodm.proxy.body import TAKEN_OVER
 
 _log = structlog.get_logger("proxy")
@@ -40,30 +33,16 @@ def json_answer(value: Any, *, status: int = 200) -> web.Response:
 
 
 def render_error(error: Exception, path: str) -> web.Response:
-    """The one table from errors to answers. Errors are HTTP 200: clients look into the body; a bad token is an empty
-    401, and an unknown path is a 404 as on a node."""
+    """An error as clients read it (core.answers); an unknown path is a 404 as on a node."""
     match error:
-        case Unauthorized():
-            answer = web.Response(status=401)
-        case BadRequest(no_retry=True):
-            answer = json_answer({"error": str(error), "noRetry": True})
-        case ClientGone():
-            answer = json_answer({"error": str(error)}, status=408)
-        case NodeError():
-            answer = json_answer({"error": f"The node cannot be reached now ({error}), try again later"})
-        case ServiceDown():
-            answer = json_answer({"error": f"{error}, try again later"})
-        case StoreDown():  # a balancer may try another replica
-            answer = json_answer({"error": str(error)}, status=503)
-        case ClusterError():
-            answer = json_answer({"error": str(error)})
         case web.HTTPNotFound() | web.HTTPMethodNotAllowed():
-            answer = json_answer({"error": f"Not found: {path[:200]}"}, status=404)
+            return json_answer({"error": f"Not found: {path[:200]}"}, status=404)
         case web.HTTPException():
-            answer = json_answer({"error": error.reason}, status=error.status)
+            return json_answer({"error": error.reason}, status=error.status)
+        case Unauthorized():  # without a body, as on a node
+            return web.Response(status=answers.row(error).clients)
         case _:
-            answer = json_answer({"error": "Something went wrong here; the log says what"})
-    return answer
+            return json_answer(answers.body(error), status=answers.row(error).clients)
 
 
 @web.middleware

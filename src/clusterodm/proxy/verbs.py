@@ -11,6 +11,7 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
+from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.proxy.context import caller, context
 from clusterodm.proxy.forms import read_form
@@ -47,7 +48,7 @@ async def _order(
     try:
         await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), grant, fields)
     except ClusterError as error:
-        return json_answer({"success": False, "error": str(error)})
+        return json_answer({"success": False, **answers.body(error)}, status=answers.row(error).clients)
     return json_answer({"success": True})
 
 
