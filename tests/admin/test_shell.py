@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from clusterodm.admin import guard, shell
+from clusterodm.admin import logins, shell
 from tests.admin.support import PASSWORD, start
 from tests.support import Rig, eventually
 
@@ -183,7 +183,7 @@ async def test_a_password_is_asked_for_and_a_wrong_one_costs_time_and_closes(clu
     begun = time.monotonic()
     wrong.writer.write(b"LOGIN hush-wrong\r\n")
     assert await asyncio.wait_for(wrong.reader.read(), 20) == b"FAIL\r\n"
-    assert time.monotonic() - begun > guard.DELAY - 0.05  # timers are that exact
+    assert time.monotonic() - begun > logins.DELAY - 0.05  # timers are that exact
 
 
 @pytest.mark.parametrize("program", ["nc", "telnet"])

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from clusterodm.admin import guard
+from clusterodm.admin import logins
 from clusterodm.core.errors import ConfigError
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.support import Rig, eventually
@@ -123,7 +123,7 @@ async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: s
 
 
 async def test_without_the_password_nothing_is_told_but_health(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "DELAY", 0.01)
+    monkeypatch.setattr(logins, "DELAY", 0.01)
     _, operator = await start(cluster, admin_pass=PASSWORD)
     nobody = Operator(operator.url)
     cluster.stack.push_async_callback(nobody.session.close)

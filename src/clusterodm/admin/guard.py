@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hmac
@@ -14,13 +13,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from clusterodm.admin.logins import Logins
 from clusterodm.core.errors import ConfigError
 from clusterodm.settings import Settings
 
 #: The one user of the admin port, as in the original.
 USER: Final = "admin"
-#: Seconds that a wrong password costs.
-DELAY: Final = 1.0
 _SAFE: Final = ("GET", "HEAD", "OPTIONS")
 _OPEN: Final = ("/healthz", "/readyz")
 _LEASES: Final = "/api/v1/leases"
@@ -45,7 +43,7 @@ class Guard:
     def __init__(self, settings: Settings) -> None:
         self._password = settings.admin_pass.get_secret_value()
         self._lease_token = settings.lease_token.get_secret_value()
-        self._turn = asyncio.Lock()
+        self._logins = Logins()
         if not self._password and not _is_loopback(settings.admin_host):
             raise ConfigError(f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed")
 
@@ -57,13 +55,18 @@ class Guard:
             return _error(403, "without --admin-pass this port answers only to localhost")
         if request.method not in _SAFE and not _same_origin(request):
             return _error(403, "this request comes from a page of another origin")
-        if self._may_enter(request):
-            return None
-        async with self._turn:  # wrong passwords are tried one after another, however many come at once
-            await asyncio.sleep(DELAY if request.headers.get("Authorization") else 0.0)
-        answer = _error(401, "the password of admin is needed")
-        answer.headers["WWW-Authenticate"] = 'Basic realm="ClusterODM", charset="UTF-8"'
-        return answer
+        return await self._judge(request)
+
+    async def _judge(self, request: web.Request) -> web.Response | None:
+        """Look at what a request shows; only who shows something waits."""
+        if not request.headers.get("Authorization"):
+            return None if self._may_enter(request) else _unauthorized()
+        seconds = self._logins.refused(request.remote)
+        if not seconds:
+            if self._may_enter(request):
+                return None
+            seconds = await self._logins.wrong(request.remote)
+        return _too_many(seconds) if seconds else _unauthorized()
 
     def _may_enter(self, request: web.Request) -> bool:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -80,6 +83,18 @@ class Guard:
 
 def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status)
+
+
+def _unauthorized() -> web.Response:
+    answer = _error(401, "the password of admin is needed")
+    answer.headers["WWW-Authenticate"] = 'Basic realm="ClusterODM", charset="UTF-8"'
+    return answer
+
+
+def _too_many(seconds: int) -> web.Response:
+    answer = _error(429, f"too many wrong passwords came from this address, try again in {seconds} s")
+    answer.headers["Retry-After"] = str(seconds)
+    return answer
 
 
 def _same_origin(request: web.Request) -> bool:
