@@ -30,7 +30,8 @@ from clusterodm.admin.views import (
 )
 from clusterodm.cluster.context import Context
 
-_HOST: Final = r"^(https?://)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^[0-9A-Fa-f]*:[0-9A-Fa-f:.]*$"
+_IPV6: Final = "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
+_HOST: Final = rf"^(https?://)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^{_IPV6}$|^https?://\[{_IPV6}\]$"
 _STATE: Final = f"({'|'.join(tasks.STATES)})"
 _STATES: Final = f"^({_STATE}(,{_STATE})*)?$"
 

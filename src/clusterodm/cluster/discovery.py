@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from clusterodm.aio import Clock
@@ -72,7 +73,7 @@ class Discovery:
             _log.info("the name of the nodes cannot be looked up", name=name.host, error=str(error))
             return
         hosts = {str(address[0]) for *_, address in found}
-        there = {NodeAddress(host=host, port=name.port, token=name.token, tls=name.tls) for host in hosts}
+        there = {msgspec.structs.replace(name, host=host) for host in hosts}
         known = {node.address for node in self._registry.nodes() if node.record.origin is Origin.DNS}
         self._missing = {address: self._missing.get(address, 0) + 1 for address in known - there}
         flickers = {address for address, count in self._missing.items() if count < _MISSES}

@@ -17,7 +17,6 @@ from clusterodm.cluster.registry import Registry
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.ids import is_task_id
 from clusterodm.core.membership import NodeEntry
-from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Attempt, Phase, Stage, Task
 from clusterodm.store import Store
 
@@ -69,7 +68,7 @@ class Importer:
 
     async def _nodes(self, found: list[NodeEntry]) -> int:
         for node in found:
-            await self._registry.add(make_address(node.hostname, node.port, node.token or ""), locked=node.locked)
+            await self._registry.add(node.address(), locked=node.locked)
         return len(found)
 
     async def _routes(self, found: dict[str, OldRoute]) -> int:
@@ -81,7 +80,8 @@ class Importer:
 
     async def _route(self, uuid: str, route: OldRoute) -> bool:
         """A task that runs or ran on a node without our files: followed there, and told from there."""
-        node = await self._registry.add(make_address(route.node.hostname, route.node.port, route.node.token or ""))
+        address = route.node.address()
+        node = self._registry.find(address) or await self._registry.add(address)  # one that is known keeps its terms
         now = self._clock()
         at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
         task = Task(uuid=uuid, owner=SHARED_OWNER, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)

@@ -85,7 +85,7 @@ def add(
 async def _add(address: str, token: str, url: str, password: str, json: bool) -> None:
     wanted = parse_address(address)
     body = {
-        "host": f"https://{wanted.host}" if wanted.tls else wanted.host,
+        "host": wanted.url.removesuffix(f":{wanted.port}") if wanted.tls else wanted.host,
         "port": wanted.port,
         "token": token or wanted.token,
         "certificate": "any" if wanted.insecure else "verified",

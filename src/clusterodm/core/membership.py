@@ -37,6 +37,10 @@ class NodeEntry(msgspec.Struct):
     #: Ours: the certificate of this node is not verified.
     insecure: bool = False
 
+    def address(self) -> NodeAddress:
+        """How to reach it. Raises ConfigError."""
+        return make_address(self.hostname, self.port, self.token or "", insecure=self.insecure)
+
 
 def parse_nodes_file(content: bytes) -> list[Listed]:
     """Nodes of a file: JSON as in nodes.json, or an address a line with `#` comments. Raises ConfigError."""
@@ -45,13 +49,7 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
             entries = msgspec.json.decode(content, type=list[NodeEntry], strict=False)
         except msgspec.DecodeError as error:
             raise ConfigError(f"not a list of nodes: {error}") from None
-        return [
-            Listed(
-                make_address(entry.hostname, entry.port, entry.token or "", insecure=entry.insecure),
-                locked=entry.locked,
-            )
-            for entry in entries
-        ]
+        return [Listed(entry.address(), locked=entry.locked) for entry in entries]
     try:
         lines = [line.partition("#")[0].strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError:

@@ -59,8 +59,9 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False, in
     """An address from its parts, checked; a host may be a whole URL, as users of the original have it."""
     if "//" in host:
         base = parse_address(host)
-        insecure = insecure or base.insecure
-        return NodeAddress(host=base.host, port=port, token=token, tls=base.tls or port == 443, insecure=insecure)
+        return msgspec.structs.replace(
+            base, port=port, token=token or base.token, tls=base.tls or port == 443, insecure=insecure or base.insecure
+        )
     if not host or not host.isprintable() or any(char in host for char in " /?#@"):
         raise ConfigError(f"bad host name for a node: {host!r}")
     if ":" in host and not _is_ipv6(host):

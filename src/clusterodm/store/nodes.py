@@ -13,7 +13,7 @@ from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
 from clusterodm.store.database import Database, columns, plain
 
-_ADDRESS = ("host", "port", "token", "tls", "insecure")
+_ADDRESS = NodeAddress.__struct_fields__
 
 
 class NodeVerbs(Database):
