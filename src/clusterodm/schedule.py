@@ -109,6 +109,7 @@ class Schedule:
         context = self._context
         return {
             "registry": context.registry.run,
+            "freshness": context.tasks.freshness.run,
             "dispatcher": context.dispatcher.run,
             "sends ahead": self._workers.ahead.send,
             "room": self._workers.janitor.make_room,

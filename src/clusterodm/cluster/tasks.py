@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from clusterodm.core.errors import ClusterError, StaleTask, TaskNotFound
+from clusterodm.cluster.freshness import Freshness
+from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
 from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, Outcome, Phase, Task, task_info, visible
 from clusterodm.store import PROGRESS, Store
@@ -24,8 +25,6 @@ _log = structlog.get_logger("tasks")
 _KEEP_FINISHED: Final = 1000
 #: Seconds for which a uuid is claimed at most; that of a process that dies is free as soon as that is seen.
 _LONGEST_UPLOAD: Final = 86400.0
-#: Seconds for which a client's question waits for the store.
-_PATIENCE: Final = 1.0
 #: Tasks that are read again with one query.
 _BATCH: Final = 500
 _encode = msgspec.json.Encoder().encode
@@ -58,45 +57,6 @@ class Entry:
         return self._info
 
 
-class Freshness:
-    """Makes sure that what memory has of a task is no older than the question, so that a client never sees an older
-    state because its last request went to another process. One query answers all questions that came before it."""
-
-    def __init__(self, store: Store, tasks: Tasks) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._asked: set[str] = set()
-        self._next: asyncio.Future[None] | None = None
-        self._running = asyncio.Lock()
-
-    async def check(self, uuid: str) -> None:
-        """Return once memory is as new as the store was after this call began; also when the store does not answer in
-        time, because an old answer is better than none."""
-        self._asked.add(uuid)
-        if self._next is not None:
-            await asyncio.shield(self._next)
-            return
-        mine = self._next = asyncio.get_running_loop().create_future()
-        try:
-            async with self._running:
-                asked, self._asked, self._next = self._asked, set(), None
-                with suppress(ClusterError, TimeoutError):
-                    async with asyncio.timeout(_PATIENCE):
-                        await self._look(asked)
-        finally:
-            if self._next is mine:
-                self._next = None
-            mine.set_result(None)
-
-    async def _look(self, asked: set[str]) -> None:
-        versions = await self._store.versions(list(asked))
-        await self._tasks.refresh(uuid for uuid in asked if self._is_older(uuid, versions.get(uuid)))
-
-    def _is_older(self, uuid: str, version: int | None) -> bool:
-        entry = self._tasks.get(uuid)
-        return entry is not None and (version is None or version > entry.task.version)
-
-
 class Tasks:
     """Tasks by uuid. Active ones are always in memory, finished ones when somebody asks."""
 
@@ -109,7 +69,7 @@ class Tasks:
         self._watchers: list[Callable[[Entry], None]] = []
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
-        self._freshness = Freshness(store, self) if store.shared else None
+        self.freshness = Freshness(self._read_newer)
         #: Whether other processes change tasks, too.
         self.others = store.shared
         #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
@@ -156,6 +116,15 @@ class Tasks:
                 self._apply(*pair)
             for uuid in set(batch) - {task.uuid for task, _ in found}:
                 self._forgotten(uuid)
+
+    async def _read_newer(self, uuids: set[str]) -> None:
+        """Read those of these tasks again of which the store has a newer state than memory."""
+        versions = await self._store.versions(list(uuids))
+        await self.refresh(uuid for uuid in uuids if self._is_older(uuid, versions.get(uuid)))
+
+    def _is_older(self, uuid: str, version: int | None) -> bool:
+        entry = self.get(uuid)
+        return entry is not None and (version is None or version > entry.task.version)
 
     def _apply(self, task: Task, attempt: Attempt | None) -> None:
         """Take over a stored state unless memory has a newer one."""
@@ -238,8 +207,8 @@ class Tasks:
 
     async def require(self, uuid: str, owner: str) -> Entry:
         """A committed task of `owner`; raises TaskNotFound as for one that never was."""
-        if self.others and self._freshness is not None and uuid in self:
-            await self._freshness.check(uuid)
+        if self.others and uuid in self:
+            await self.freshness.check(uuid)
         entry = self.get(uuid) or await self.find(uuid)
         if entry is None or entry.task.owner != owner or not visible(entry.task):
             raise TaskNotFound(f"{uuid[:100]} not found")
