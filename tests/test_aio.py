@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from clusterodm import aio
-from clusterodm.aio import Clock, WorkQueue
+from clusterodm.aio import Clock, Observers, WorkQueue
 from clusterodm.core.errors import ClusterError
 from tests.support import eventually
 
@@ -170,3 +171,46 @@ def test_ages_count_what_went_by_and_not_what_the_clock_was_set_to() -> None:
     assert clock.age(1030.0) == 0.0
     assert clock.age(1000.0) < 0
     assert clock.age(90_005.0) < 0
+
+
+class Listener:
+    """Hears of changes; a deaf one fails."""
+
+    def __init__(self, *, deaf: bool = False) -> None:
+        self.deaf = deaf
+        self.heard: list[str] = []
+
+    def hear(self, what: str) -> None:
+        if self.deaf:
+            raise ZeroDivisionError
+        self.heard.append(what)
+
+
+def test_an_observer_that_raises_keeps_no_other_from_hearing_and_is_logged_once_by_name_and_counted() -> None:
+    first, broken, last = Listener(), Listener(deaf=True), Listener()
+    observers: Observers[[str]] = Observers()
+    for each in (first, broken, last):
+        observers.add(each.hear)
+    with capture_logs() as logs:
+        for what in ("a", "b", "c"):
+            observers.tell(what)
+    assert first.heard == last.heard == ["a", "b", "c"]
+    assert [(line["observer"], line["log_level"]) for line in logs] == [("Listener.hear", "error")]
+    assert isinstance(logs[0]["exc_info"], ZeroDivisionError)
+    assert observers.failures == {"Listener.hear": 3}
+
+
+def test_observers_of_any_kind_have_a_name() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    class Callable_:
+        def __call__(self) -> None:
+            raise ZeroDivisionError
+
+    observers: Observers[[]] = Observers()
+    observers.add(broken)
+    observers.add(Callable_())
+    observers.add(lambda: 1 // 0)
+    observers.tell()
+    assert observers.failures == {f"{__name__}.broken": 1, f"{__name__}.Callable_": 1, f"{__name__}.<lambda>": 1}

@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What all loops of the cluster are made of: a keyed work queue, a clock that jumps do not deceive, and
-streams read piece by piece."""
+"""What all loops of the cluster are made of: a keyed work queue, observers of changes, a clock that jumps do
+not deceive, and streams read piece by piece."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, ParamSpec, TypeVar
 
 import structlog
 from aiohttp import StreamReader
@@ -19,6 +19,9 @@ from aiohttp import StreamReader
 from clusterodm.core.errors import ClusterError
 
 K = TypeVar("K", bound=Hashable)
+P = ParamSpec("P")
+
+_log = structlog.get_logger("observers")
 
 #: Seconds that the wall clock may run ahead between two looks before that counts as a jump.
 _JUMP: Final = 30.0
@@ -64,6 +67,39 @@ class Duty:
 
     def __init__(self, *, held: bool = True) -> None:
         self.held = held
+
+
+class Observers(Generic[P]):
+    """Who is told of a change, one after another. One that raises keeps nobody else from hearing of it, nor the change
+    from being made; that is a bug, so it is logged the first time and counted each time."""
+
+    def __init__(self) -> None:
+        #: How often each observer raised, by its name.
+        self.failures: Counter[str] = Counter()
+        self._observers: list[Callable[P, object]] = []
+
+    def add(self, observer: Callable[P, object]) -> None:
+        """Have `observer` called from now on."""
+        self._observers.append(observer)
+
+    def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call all observers."""
+        for observer in self._observers:
+            try:
+                observer(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - whoever made the change cannot do anything about it
+                self._failed(_name(observer), error)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        self.failures[name] += 1
+        if self.failures[name] == 1:
+            _log.error("an observer failed, later failures are only counted", observer=name, exc_info=error)
+
+
+def _name(observer: Callable[..., object]) -> str:
+    whose = getattr(observer, "__self__", None)
+    name = str(getattr(observer, "__name__", type(observer).__name__))
+    return f"{type(whose).__name__}.{name}" if whose is not None else f"{observer.__module__}.{name}"
 
 
 class WorkQueue(Generic[K]):

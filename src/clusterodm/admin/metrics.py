@@ -29,6 +29,7 @@ GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
     "clusterodm_leads": ("Whether this process is the replica that places, tracks and decides.", []),
     "clusterodm_replicas": ("Processes that are this cluster.", []),
     "clusterodm_orphans": ("Machines at providers that are nobody's.", []),
+    "clusterodm_observer_failures": ("How often a part failed at a change that it was told of: a bug.", ["observer"]),
     "clusterodm_node_online": ("Whether a node answered lately.", ["node"]),
     "clusterodm_node_closed": ("Whether a node gets nothing new.", ["node"]),
     "clusterodm_node_slots": ("Slots of a node: used, reserved, free.", ["node", "state"]),
@@ -68,6 +69,9 @@ class Looked(Collector):
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin, count in sorted(origins.items()):
             gauges["clusterodm_nodes"].add_metric([origin], count)
+        told = (cluster.tasks.observers, cluster.registry.observers, cluster.machines.observers)
+        for name, count in sorted(sum((each.failures for each in told), Counter()).items()):
+            gauges["clusterodm_observer_failures"].add_metric([name], count)
         yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
         yield from gauges.values()
 

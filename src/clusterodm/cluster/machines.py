@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock
+from clusterodm.aio import Clock, Observers
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.machines import Machine, State
@@ -30,7 +30,7 @@ class Machines:
         self._registry = registry
         self._clock = clock
         self._alive: dict[str, Machine] = {}
-        self._watchers: list[Callable[[Machine], None]] = []
+        self.observers: Observers[[Machine]] = Observers()
         #: Held while machines are changed in the store and in memory: an older state never replaces a newer one.
         self._writing = asyncio.Lock()
         #: Tasks by the node that they are on; made anew after a task has changed.
@@ -70,12 +70,11 @@ class Machines:
         else:
             self._alive[machine.id] = machine
         if before is None or before.state is not machine.state:
-            for watcher in self._watchers:
-                watcher(machine)
+            self.observers.tell(machine)
 
     def watch(self, watcher: Callable[[Machine], None]) -> None:
         """Have `watcher(machine)` called after each change of a state."""
-        self._watchers.append(watcher)
+        self.observers.add(watcher)
 
     def alive(self) -> list[Machine]:
         """All that are not gone, oldest order first."""
@@ -127,8 +126,7 @@ class Machines:
 
     def _tell(self, machine: Machine) -> None:
         _log.info(machine.reason, machine=machine.id, state=str(machine.state))
-        for watcher in self._watchers:
-            watcher(machine)
+        self.observers.tell(machine)
 
     # What is on them
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from clusterodm.aio import WorkQueue
+from clusterodm.aio import Observers, WorkQueue
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
@@ -128,7 +128,7 @@ class Registry:
         self._described = shipped
         self._options_at = 0.0
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
-        self._watchers: list[Callable[[], None]] = []
+        self.observers: Observers[[]] = Observers()
         #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
         self.at_rest: Callable[[], bool] = lambda: False
         self._rested = False
@@ -164,7 +164,7 @@ class Registry:
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Have `watcher()` called when something that placement looks at has changed."""
-        self._watchers.append(watcher)
+        self.observers.add(watcher)
 
     async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Any) -> Node:
         """Take a node in on these terms (columns of NodeRecord); one that is known by host and port gets the new token
@@ -326,8 +326,7 @@ class Registry:
                 self._polls.put(node.record.id, max(place / _POLLS_PER_SECOND, due))
 
     def _tell(self) -> None:
-        for watcher in self._watchers:
-            watcher()
+        self.observers.tell()
 
     @staticmethod
     def _forget_reservations(node: Node, asked_at: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from clusterodm.aio import Observers
 from clusterodm.cluster.freshness import Freshness
 from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
@@ -66,7 +67,7 @@ class Tasks:
         self._clock = clock
         self._active: dict[str, Entry] = {}
         self._finished: OrderedDict[str, Entry] = OrderedDict()
-        self._watchers: list[Callable[[Entry], None]] = []
+        self.observers: Observers[[Entry]] = Observers()
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
         self.freshness = Freshness(self._read_newer)
@@ -178,7 +179,7 @@ class Tasks:
 
     def watch(self, watcher: Callable[[Entry], None]) -> None:
         """Have `watcher(entry)` called after each change of a phase or of the attempt."""
-        self._watchers.append(watcher)
+        self.observers.add(watcher)
 
     def active(self) -> Iterable[Entry]:
         """Entries of all active tasks."""
@@ -340,8 +341,7 @@ class Tasks:
             if phase is Phase.FINISHED:
                 self._remember(entry)
         (self._queued.add if phase is Phase.QUEUED else self._queued.discard)(uuid)
-        for watcher in self._watchers:
-            watcher(entry)
+        self.observers.tell(entry)
 
     def _remember(self, entry: Entry) -> None:
         self._finished[entry.task.uuid] = entry
