@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from clusterodm import aio
 from clusterodm.aio import Clock, Observers, WorkQueue
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError
 from tests.support import eventually
 
@@ -21,7 +22,7 @@ from tests.support import eventually
 @asynccontextmanager
 async def working(work: Callable[[str], Awaitable[float | None]], workers: int = 10) -> AsyncIterator[WorkQueue[str]]:
     """A queue that works while the block runs."""
-    queue = WorkQueue("test", work, workers=workers)
+    queue = WorkQueue("test", work, workers=workers, backoff=Backoff(first=0.001, longest=0.01))
     async with asyncio.TaskGroup() as group:
         running = group.create_task(queue.run())
         yield queue
@@ -82,8 +83,7 @@ async def test_the_earlier_of_two_times_counts() -> None:
         assert len(queue) == 1
 
 
-async def test_failed_work_comes_back_and_does_not_hold_up_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aio, "FIRST_BACK_OFF", 0.001)
+async def test_failed_work_comes_back_and_does_not_hold_up_the_rest() -> None:
     calls: Counter[str] = Counter()
 
     async def work(key: str) -> None:
@@ -95,6 +95,24 @@ async def test_failed_work_comes_back_and_does_not_hold_up_the_rest(monkeypatch:
         queue.put("bad")
         queue.put("good")
         await eventually(lambda: calls == {"bad": 4, "good": 1} and not len(queue))
+
+
+async def test_what_failed_together_does_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(number / 10 for number in range(10))
+    monkeypatch.setattr(aio, "chance", lambda: next(numbers))
+
+    async def work(key: str) -> None:
+        raise ClusterError("not yet")
+
+    queue = WorkQueue("test", work, workers=10, backoff=Backoff(first=100.0, longest=100.0))
+    with capture_logs() as logs:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(queue.run())
+            for number in range(10):
+                queue.put(str(number))
+            await eventually(lambda: len(logs) == 10)
+            running.cancel()
+    assert sorted(line["again_in"] for line in logs) == [55.0, 60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0, 100.0]
 
 
 async def test_work_that_wants_to_comes_again() -> None:

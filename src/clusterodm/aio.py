@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import random
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable
@@ -16,6 +17,7 @@ from typing import Final, Generic, ParamSpec, TypeVar
 import structlog
 from aiohttp import StreamReader
 
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError
 
 K = TypeVar("K", bound=Hashable)
@@ -26,9 +28,13 @@ _log = structlog.get_logger("observers")
 #: Seconds that the wall clock may run ahead between two looks before that counts as a jump.
 _JUMP: Final = 30.0
 
-#: Seconds before the first repetition of failed work; doubles up to the last.
-FIRST_BACK_OFF: Final = 0.5
-LAST_BACK_OFF: Final = 30.0
+#: Between two tries of failed work.
+BACKOFF: Final = Backoff(first=0.5, longest=30.0)
+
+
+def chance() -> float:
+    """A random number for a Backoff."""
+    return random.random()  # noqa: S311  # nosec B311 - nobody gains by guessing it
 
 
 class Clock:
@@ -112,12 +118,19 @@ class WorkQueue(Generic[K]):
     """
 
     def __init__(
-        self, name: str, work: Callable[[K], Awaitable[float | None]], *, workers: int, duty: Duty | None = None
+        self,
+        name: str,
+        work: Callable[[K], Awaitable[float | None]],
+        *,
+        workers: int,
+        duty: Duty | None = None,
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self._name = name
         self._work = work
         self._workers = workers
         self._duty = duty or Duty()
+        self._backoff = backoff
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._sequence = 0
@@ -212,10 +225,14 @@ class WorkQueue(Generic[K]):
 
     def _failed(self, key: K, error: Exception) -> float:
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(LAST_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(count - 1, 10))
+        delay = self._backoff.wait(count, chance())
         expected = isinstance(error, ClusterError)
         self._log.warning(
-            "work failed", key=str(key), error=str(error) or type(error).__name__, again_in=delay, exc_info=not expected
+            "work failed",
+            key=str(key),
+            error=str(error) or type(error).__name__,
+            again_in=round(delay, 2),
+            exc_info=not expected,
         )
         return delay
 

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.auth import lightning
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.tasks import Phase
 from tests.proxy.test_intake import zip_server
@@ -59,7 +60,7 @@ class Service:
 
 @pytest.fixture
 async def service(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> Service:
-    monkeypatch.setattr(lightning, "_LAST_DELAY", 0.01)
+    monkeypatch.setattr(lightning, "_BACKOFF", Backoff(first=0.01, longest=0.01))
     service = Service()
     app = web.Application()
     app.router.add_post("/r/{path:.*}", service.answer)

@@ -236,7 +236,7 @@ async def test_a_rung_that_failed_is_tried_again_soon_at_first_and_then_less_oft
     await eventually(lambda: len(cluster.cluster.context.lifecycle.blocked.until) == 2)
     posts = cloud.world.calls["POST"]
     await eventually(lambda: cloud.world and cloud.world.calls["POST"] > posts + 2)
-    assert max(cluster.cluster.context.lifecycle.blocked._seconds.values()) >= 0.2
+    assert max(cluster.cluster.context.lifecycle.blocked._failures.values()) >= 2
     cloud.world.quota = -1
     await api.ends(uuid)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterodm.core.retry import RULES, Again, Failure, Over, back_off, classify, decide
+from clusterodm.core.retry import BACK_OFF, RULES, Again, Failure, Over, classify, decide
 from clusterodm.core.tasks import Phase, Task
 
 
@@ -65,6 +65,11 @@ def test_every_failure_has_a_rule() -> None:
     assert set(RULES) == set(Failure)
 
 
-@given(st.integers(0, 10**6))
-def test_the_wait_grows_to_a_minute_at_most(attempts: int) -> None:
-    assert 0 <= back_off(attempts) <= back_off(attempts + 1) <= 60
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_the_wait_grows_to_a_minute_at_most_and_chance_shortens_it(attempts: int, chance: float) -> None:
+    verdict = decide(
+        task(attempts=attempts), Failure.DISPATCH, "", 100.0, max_attempts=3, larger_exists=False, chance=chance
+    )
+    assert isinstance(verdict, Again)
+    assert verdict.not_before == 100.0 + BACK_OFF.wait(attempts, chance)
+    assert 100.0 < verdict.not_before <= 160.0

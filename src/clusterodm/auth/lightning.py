@@ -19,7 +19,9 @@ import aiohttp
 import msgspec
 import structlog
 
+from clusterodm.aio import chance
 from clusterodm.auth.base import Authenticator, AuthInfo, Grant, digest_of
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, ServiceDown
 from clusterodm.core.limits import Limits
 from clusterodm.settings import Settings
@@ -34,7 +36,7 @@ _FRESH: Final = 900.0
 _AGAIN: Final = 30.0
 #: Tries to ask about a token that we know nothing of, and seconds before each but the first.
 _TRIES: Final = 10
-_FIRST_DELAY, _LAST_DELAY = 0.1, 3.0
+_BACKOFF: Final = Backoff(first=0.1, longest=3.0)
 #: Seconds that one call may take.
 _TIMEOUT: Final = 10.0
 #: Tokens that are asked about at the same time; more wait.
@@ -154,13 +156,11 @@ class LightningAuthenticator(Authenticator):
         return self._remember(owner, now)
 
     async def _validate(self, token: str, *, tries: int) -> _Validity:
-        delay = _FIRST_DELAY
-        for _ in range(tries - 1):
+        for count in range(1, tries):
             try:
                 return await self._ask("/tokens/validate", _Validity, json={"token": token})
             except ServiceDown:
-                await asyncio.sleep(min(delay, _LAST_DELAY))
-                delay *= 2
+                await asyncio.sleep(_BACKOFF.wait(count, chance()))
         return await self._ask("/tokens/validate", _Validity, json={"token": token})
 
     async def _ask(self, path: str, kind: type[T], **body: Any) -> T:

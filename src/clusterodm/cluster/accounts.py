@@ -13,9 +13,10 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Duty, WorkQueue, chance
 from clusterodm.auth import Authenticator
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
 from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, task_info
 from clusterodm.store import Store
@@ -24,7 +25,7 @@ _log = structlog.get_logger("accounts")
 
 #: Tries after which a report is repeated only now and then; with the back-off of the queue that is some minutes.
 _TRIES: Final = 10
-_NOW_AND_THEN: Final = 600.0
+_NOW_AND_THEN: Final = Backoff(first=600.0, longest=600.0)
 #: Seconds after which a report is given up.
 _GIVE_UP: Final = 7 * 86400.0
 _OVER: Final = (Phase.FINISHED, Phase.REMOVED)
@@ -110,7 +111,7 @@ class Accounts:
             if count < _TRIES:
                 raise
             if self._clock.age(task.finished_at) < _GIVE_UP:
-                return _NOW_AND_THEN
+                return _NOW_AND_THEN.wait(count, chance())
             text = f"never reported to the service that knows its owner: {error}"
         self._tries.pop(task.uuid, None)
         await self._tasks.change(entry, text, billing_due=False)

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from clusterodm.aio import chance
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
@@ -57,7 +58,15 @@ class Attempts:
         self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
         larger = node is not None and self._larger_exists(entry.task, node.facts())
         why = f"{failure}{f' ({detail})' if detail else ''}"
-        verdict = decide(entry.task, failure, detail, now, max_attempts=self._max_attempts, larger_exists=larger)
+        verdict = decide(
+            entry.task,
+            failure,
+            detail,
+            now,
+            max_attempts=self._max_attempts,
+            larger_exists=larger,
+            chance=chance(),
+        )
         if isinstance(verdict, Again) and not await self._spool.listing(entry.task.uuid):
             verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
         if isinstance(verdict, Again):

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from clusterodm.aio import Clock
+from clusterodm.aio import Clock, chance
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.scaling import Rung
 
 #: Seconds for which a rung is passed over after it failed: the first time, and at most; and at most after it refused
@@ -22,13 +23,14 @@ class Blocked:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.until: dict[Rung, float] = {}
-        self._seconds: dict[Rung, float] = {}
+        self._failures: dict[Rung, int] = {}
 
     def block(self, rung: Rung, longest: float) -> None:
         """It failed."""
-        seconds = self._seconds[rung] = min(longest, 2 * self._seconds.get(rung, FIRST_BLOCK / 2))
-        self.until[rung] = self._clock.steady() + seconds
+        count = self._failures[rung] = self._failures.get(rung, 0) + 1
+        backoff = Backoff(first=FIRST_BLOCK, longest=longest)
+        self.until[rung] = self._clock.steady() + backoff.wait(count, chance())
 
     def worked(self, rung: Rung) -> None:
         """It worked."""
-        self._seconds.pop(rung, None)
+        self._failures.pop(rung, None)

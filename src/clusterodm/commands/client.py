@@ -13,6 +13,8 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
+from clusterodm.aio import chance
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError, NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Phase, Task
@@ -21,8 +23,7 @@ from clusterodm.nodeodm import NodeClient, Snapshot
 T = TypeVar("T")
 
 _BLOCK: Final = 1 << 20
-_FIRST_PAUSE: Final = 0.5
-_LAST_PAUSE: Final = 15.0
+_BACKOFF: Final = Backoff(first=0.5, longest=15.0)
 _UPLOAD_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read=180)
 
 
@@ -39,16 +40,18 @@ class Remote:
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
-        give_up, pause = loop.time() + self._patience, _FIRST_PAUSE
+        give_up = loop.time() + self._patience
+        count = 0
         while True:
+            count += 1
+            pause = _BACKOFF.wait(count, chance())
             try:
                 return await work()
             except NodeUnreachable as error:
                 if loop.time() > give_up:
                     raise
-                self.on_trouble(f"{what}: {error}; trying again in {pause:g} s")
+                self.on_trouble(f"{what}: {error}; trying again in {pause:.1f} s")
             await asyncio.sleep(pause)
-            pause = min(_LAST_PAUSE, pause * 2)
 
     async def known(self, uuid: str) -> bool:
         """Whether the task was committed already."""

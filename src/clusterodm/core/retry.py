@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.nodes import LONGEST_SET_ASIDE
 from clusterodm.core.tasks import Task
 
@@ -92,25 +93,29 @@ class Over(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    task: Task, failure: Failure, detail: str, now: float, *, max_attempts: int, larger_exists: bool
+    task: Task,
+    failure: Failure,
+    detail: str,
+    now: float,
+    *,
+    max_attempts: int,
+    larger_exists: bool,
+    chance: float = 0.0,
 ) -> Again | Over:
     """What follows when the current attempt of `task` ends with `failure`.
 
     `detail` is the node's own text; it is what the owner sees at the end. A task that ran out of memory is not tried
-    again where no larger node exists: the same would happen.
+    again where no larger node exists: the same would happen. `chance`: a random number for the back-off.
     """
     rule = RULES[failure]
     charged = task.charged + int(rule.charged)
     tired = charged >= max_attempts and rule.charged
     if not rule.again or tired or (rule.larger and not larger_exists):
         return Over(error=detail or str(failure))
-    return Again(charged=charged, not_before=now + back_off(task.attempts), larger=rule.larger)
+    return Again(charged=charged, not_before=now + BACK_OFF.wait(task.attempts, chance), larger=rule.larger)
 
 
 #: Seconds between two attempts at most.
 LONGEST_BACK_OFF: Final = 60.0
-
-
-def back_off(attempts: int) -> float:
-    """Seconds to wait before the next attempt: short at first."""
-    return min(LONGEST_BACK_OFF, 2.0 ** min(attempts, 6) - 1)
+#: Between two attempts: short at first.
+BACK_OFF: Final = Backoff(first=1.0, longest=LONGEST_BACK_OFF)

@@ -17,14 +17,16 @@ from typing import Final
 import aiohttp
 from aiohttp import ClientResponse
 
-from clusterodm.aio import next_piece
+from clusterodm.aio import chance, next_piece
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeError, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.client import NodeClient, describe
 from clusterodm.zero_copy import WORTH, duplicate
 
-#: Seconds before each try to go on; after the last one the download is given up.
-_DELAYS: Final = (0.5, 1.5, 4.0)
+#: Tries to go on, and what is between them; after the last one the download is given up.
+_TRIES: Final = 3
+_BACKOFF: Final = Backoff(first=0.5, factor=3.0, longest=4.5)
 #: What must be the same in a second answer, or else it is another file.
 _SAME: Final = ("ETag", "Last-Modified")
 
@@ -109,9 +111,9 @@ class Download:
         return await next_piece(self._answer.content)
 
     async def _go_on(self, why: str) -> None:
-        for delay in _DELAYS:
+        for count in range(1, _TRIES + 1):
             await self._stack.aclose()
-            await asyncio.sleep(delay)
+            await asyncio.sleep(_BACKOFF.wait(count, chance()))
             try:
                 await self._again()
             except NodeError as error:

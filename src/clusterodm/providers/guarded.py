@@ -11,6 +11,8 @@ from typing import Final, TypeVar
 
 import structlog
 
+from clusterodm.aio import chance
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ProviderError, Unreachable
 from clusterodm.core.scaling import Rung
 from clusterodm.observe import Metrics
@@ -97,13 +99,12 @@ class Guarded:
         await self._provider.close()
 
     async def _call(self, name: str, work: Callable[[], Awaitable[T]], *, tries: int = 1) -> T:
-        delay = _DELAY
-        for _ in range(tries - 1):
+        for count in range(1, tries):
             try:
                 return await self._once(name, work)
             except Unreachable as error:
-                await asyncio.sleep(min(_LONGEST, max(delay, error.retry_after)))
-                delay *= 2
+                wait = Backoff(first=_DELAY, longest=_LONGEST).wait(count, chance())
+                await asyncio.sleep(min(_LONGEST, max(wait, error.retry_after)))
         return await self._once(name, work)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
