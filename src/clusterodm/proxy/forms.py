@@ -15,6 +15,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from clusterodm.core.errors import BadRequest
 from clusterodm.proxy.body import Body, open_body
+from clusterodm.proxy.delimiter import Delimiter
 
 #: Bytes of all fields of one request together; options may hold a boundary or a camera model.
 MAX_FIELDS: Final = 8 << 20
@@ -97,7 +98,7 @@ def _as_text(value: Any) -> str:
 
 async def _read_multipart(body: Body, boundary: str, files: FileHandler | None) -> tuple[dict[str, str], int]:
     reader = _Reader(files)
-    delimiter = _Delimiter(boundary)
+    delimiter = Delimiter(boundary)
     try:
         parser = PushMultipartParser(boundary, max_header_size=16 << 10, max_segment_count=100_000 + MAX_FIELD_COUNT)
         async for block in body:
@@ -118,30 +119,6 @@ async def _read_multipart(body: Body, boundary: str, files: FileHandler | None) 
     except MultipartError as error:
         raise BadRequest(f"The multipart body cannot be read: {error}") from None
     return reader.fields, reader.file_count
-
-
-class _Delimiter:
-    """What separates parts. Blocks without it, in the middle of a file, need no parser and no copy."""
-
-    def __init__(self, boundary: str) -> None:
-        self._delimiter = b"\r\n--" + boundary.encode()
-        #: The parser holds back the beginning of what may become the delimiter.
-        self._held_back = False
-
-    def surely_not_in(self, block: bytes | memoryview) -> bool:
-        """Whether no part of the delimiter is in `block`, nor in what the parser has of the blocks before. To be asked
-        for every block in turn."""
-        whole = block.obj if isinstance(block, memoryview) else block
-        assert isinstance(whole, bytes | bytearray), "blocks begin where their memory does"  # noqa: S101 - see body.py
-        held_back, end = self._held_back, len(block)
-        longest = len(self._delimiter) + 1  # what follows a delimiter is two bytes, so one of them may have come
-        self._held_back = True
-        if end <= longest:
-            return False  # too short to tell what the parser will hold back
-        last = whole.rfind(b"\r", end - longest, end)
-        tail = bytes(whole[last:end]) if last >= 0 else b"?"
-        self._held_back = self._delimiter.startswith(tail) or tail.startswith(self._delimiter)
-        return not held_back and not self._held_back and whole.find(self._delimiter, 0, end) < 0
 
 
 def _begin(reader: _Reader, segment: MultipartSegment) -> None:
