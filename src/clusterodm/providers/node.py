@@ -17,7 +17,6 @@ def node_config(config: Common, *, port: int | str, token: str, max_images: int,
 
 def _bucket(s3: S3) -> dict[str, Any]:
     """Where the node puts its results by itself."""
-    acl = {"s3ACL": s3.acl} if s3.acl not in ("", "none") else {}
     return {
         "s3Endpoint": s3.endpoint,
         "s3Bucket": s3.bucket,
@@ -25,5 +24,5 @@ def _bucket(s3: S3) -> dict[str, Any]:
         "s3SecretKey": s3.secret_key,
         "s3ForcePathStyle": True,
         "s3IgnoreSSL": s3.ignore_ssl,
-        **acl,
+        "s3_acl": s3.acl or "none",  # the one key that is not written like the others; without it all may read
     }
