@@ -24,6 +24,8 @@ T = TypeVar("T")
 CALL_TIMEOUT: Final = 45.0
 #: Bytes of the largest answer that we read into memory.
 MAX_ANSWER: Final = 64 << 20
+#: How a node refuses a token; only those behind a proxy answer with 401.
+_OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
 _FORGOT: Final = ("not found", "invalid uuid")
 
 
@@ -75,7 +77,7 @@ class NodeClient:
         """Announce a task under the attempt's `uuid`."""
         fields = {
             "name": task.name,
-            "options": msgspec.json.encode(task.options).decode(),
+            "options": _options(task.options),
         }
         fields |= {"dateCreated": str(task.date_created)} if task.date_created else {}
         fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}
@@ -112,7 +114,7 @@ class NodeClient:
 
     async def restart(self, node: NodeAddress, uuid: str, options: list[dict[str, Any]] | None) -> None:
         """Start the task again with the files that its node still has."""
-        given = {} if options is None else {"options": msgspec.json.encode(options).decode()}
+        given = {} if options is None else {"options": _options(options)}
         await self._post(node, "/task/restart", {"uuid": uuid, **given})
 
     @asynccontextmanager
@@ -195,6 +197,16 @@ class NodeClient:
         return _checked(_decode(content))
 
 
+def _options(options: list[dict[str, Any]]) -> str:
+    """Options with every value as text, as clients send them: a node converts what is no text by its type, and passes
+    on what it does not convert as it came (a number where it expects text ends NodeODM)."""
+    return msgspec.json.encode([{"name": each["name"], "value": _text(each.get("value"))} for each in options]).decode()
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def _query(node: NodeAddress, query: Mapping[str, str]) -> dict[str, str]:
     return {**query, "token": node.token} if node.token else dict(query)
 
@@ -225,6 +237,8 @@ def _checked(answer: Any) -> Any:
 
 def _refuse(answer: Any, status: int) -> None:
     text = str(answer.get("error", "")) if isinstance(answer, dict) else ""
+    if text.startswith(_OTHER_TOKEN):
+        raise NodeRefused("the node wants another token")
     if any(part in text.lower() for part in _FORGOT):
         raise NodeForgot(text[:500])
     if status >= 500:

@@ -244,7 +244,7 @@ class Transfers:
 
 
 def _part_head(boundary: str, name: str) -> bytes:
-    quoted = name.replace("\\", "\\\\").replace('"', "%22")
+    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
     return (
         f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{quoted}"\r\n'
         "Content-Type: application/octet-stream\r\n\r\n"
