@@ -74,7 +74,7 @@ async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> No
     await api.commit(COMES)
     info = await api.ends(COMES)
     assert (info["name"], info["options"]) == ("half", [{"name": "dsm", "value": True}])
-    assert {file.name for file in await node.spool.listing(COMES)} == {"one.jpg", "two.jpg"}
+    assert set(node.held(COMES)) == {"one.jpg", "two.jpg"}
 
 
 async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path) -> None:

@@ -25,7 +25,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def _held(node: DevNode, uuid: str) -> set[str]:
-    return {file.name for file in await node.spool.listing(uuid)}
+    return set(node.held(uuid))
 
 
 async def _sent(cluster: Rig, uuid: str, names: set[str], *, on: int = 0, number: int = 1) -> None:
@@ -242,7 +242,7 @@ async def test_a_task_that_is_announced_again_runs_with_the_last_options(cluster
     await api.commit(uuid)
     await api.ends(uuid)
     ran = node.tasks[node.commits[0]]
-    assert [option["name"] for option in ran.options] == ["dtm"]
+    assert [option["name"] for option in ran.options] == ["dtm", "pc-ept", "cog", "gltf"]
 
 
 async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(cluster: Rig) -> None:

@@ -118,9 +118,8 @@ async def node_dies(client: Client) -> None:
         for node in client.storm.nodes:
             for number in range(1, 40):
                 uuid = node_uuid(client.uuid, number)
-                if uuid in node.tasks and node.tasks[uuid].code in (10, 20):
+                if uuid not in node.tasks or node.tasks[uuid].code in (10, 20):
                     node.forget(uuid)
-                node.announced.pop(uuid, None)
 
     await _during(client, forget, 0.8)
 

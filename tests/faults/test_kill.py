@@ -65,7 +65,7 @@ async def test_killed_while_sending_nothing_is_sent_twice_into_one_attempt(clust
     await api.commit(uuid)
 
     async def some_have_arrived() -> bool:
-        return 0 < len(await node.spool.listing(uuid)) < 4
+        return 0 < len(node.held(uuid)) < 4
 
     await eventually(some_have_arrived)
     await cluster_program.end()

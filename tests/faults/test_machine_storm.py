@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from clusterodm.devnode import DevNode, Knobs
-from clusterodm.devnode.node import DevTask
+from clusterodm.devnode.tasks import DevTask
 from clusterodm.testing import World
 from tests.faults.machine_storm import MISHAPS, Storm, run
 from tests.processes import free_port

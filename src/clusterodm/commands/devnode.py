@@ -5,81 +5,107 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
-import msgspec
 import typer
 
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.errors import ConfigError
 from clusterodm.devnode import Knobs, running_devnode
-from clusterodm.devnode.node import FAILURES
+from clusterodm.devnode.config import NodeConfig, read_config
+from clusterodm.devnode.knobs import FAILURES
+
+#: Where a node looks for a free port when it is told none.
+_AUTO: Final = range(3000, 5000)
 
 
 def devnode(
-    port: Annotated[int, typer.Option("--port", "-p", help="Port; 0: a free one.")] = 3001,
+    port: Annotated[int | None, typer.Option("--port", "-p", help="Port; 0: a free one. 3001 by default.")] = None,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
-    slots: Annotated[int, typer.Option(min=1, help="Tasks at the same time.")] = 1,
+    slots: Annotated[
+        int | None,
+        typer.Option("--slots", "--parallel-queue-processing", "-q", min=1, help="Tasks at a time; 1 by default."),
+    ] = None,
     max_images: Annotated[int | None, typer.Option(min=1, help="Images that one task may have.")] = None,
     token: Annotated[str, typer.Option(help="Token that clients must send.", envvar="CLUSTERODM_DEVNODE_TOKEN")] = "",
-    seconds: Annotated[float, typer.Option(min=0, help="Time that a task takes.")] = 5.0,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", "--test-seconds", min=0, help="Time that a task takes; 5 by default.")
+    ] = None,
     fail: Annotated[str, typer.Option(help=f"Tasks fail with: {', '.join(FAILURES)}.")] = "",
     fail_chance: Annotated[float, typer.Option(min=0.0, max=1.0, help="Chance of --fail for each task.")] = 1.0,
+    test_fail_tasks: Annotated[bool, typer.Option("--test-fail-tasks", help="The same as --fail results.")] = False,
     hang: Annotated[float, typer.Option(min=0.0, max=1.0, help="Chance that a request is never answered.")] = 0.0,
     drop: Annotated[float, typer.Option(min=0.0, max=1.0, help="Chance that an upload's connection is cut.")] = 0.0,
+    refuse: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Chance that an upload is answered with 500, nothing being stored.")
+    ] = 0.0,
+    test_drop_uploads: Annotated[bool, typer.Option("--test-drop-uploads", help="The same as --refuse 0.5.")] = False,
     slow: Annotated[float, typer.Option(min=0, help="Seconds that every answer is late.")] = 0.0,
     forget: Annotated[float, typer.Option(min=0.0, max=1.0, help="Chance that a running task is forgotten.")] = 0.0,
     seed: Annotated[int | None, typer.Option(help="Seed of the chances, to repeat a run.")] = None,
+    cleanup_tasks_after: Annotated[
+        int | None, typer.Option(min=1, help="Minutes after which tasks that are over are deleted; 2880 by default.")
+    ] = None,
+    cleanup_uploads_after: Annotated[
+        int | None, typer.Option(min=1, help="Minutes after which idle uploads are deleted; 2880 by default.")
+    ] = None,
+    webhook: Annotated[str, typer.Option(help="Address that is called at the end of every task.")] = "",
+    max_concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Largest max-concurrency of a task; every task gets it.")
+    ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="JSON file as NodeODM takes it: port, token, maxImages, parallelQueueProcessing."),
+        Path | None, typer.Option(help="JSON file with the keys of NodeODM's; what is given here counts more.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for its files; a temporary one by default.")] = None,
 ) -> None:
     """Run a development node. It does no photogrammetry: results show only what the photos' EXIF says."""
     if fail and fail not in FAILURES:
         raise typer.BadParameter(f"one of {', '.join(FAILURES)}", param_hint="--fail")
+    said = read_config(config) if config is not None else NodeConfig(port=3001, test_seconds=5)
     knobs = Knobs(
-        slots=slots,
-        max_images=max_images,
-        token=token,
-        seconds=seconds,
-        fail=fail,
+        slots=slots or said.parallel_queue_processing or 1,
+        max_images=max_images or said.max_images,
+        token=token or said.token,
+        seconds=(said.test_seconds or 0) if seconds is None else seconds,
+        fail=fail or ("results" if test_fail_tasks or said.test_fail_tasks else ""),
         fail_chance=fail_chance,
         hang=hang,
         drop=drop,
+        refuse=refuse or (0.5 if test_drop_uploads or said.test_drop_uploads else 0.0),
         slow=slow,
         forget=forget,
+        cleanup_tasks_after=cleanup_tasks_after or said.cleanup_tasks_after,
+        cleanup_uploads_after=cleanup_uploads_after or said.cleanup_uploads_after,
+        webhook=webhook or said.webhook,
+        max_concurrency=max_concurrency or said.max_concurrency or 0,
         seed=seed,
     )
-    if config is not None:
-        said = _read(config)
-        knobs.token, knobs.max_images, knobs.slots = said.token, said.max_images, said.slots
-        port = said.port
-    run_until_done(_devnode(knobs, host, port, data_dir))
+    run_until_done(_devnode(knobs, host, said.port if port is None else port, data_dir))
 
 
-class _NodeConfig(msgspec.Struct, rename="camel"):
-    """What there is of NodeODM's configuration here."""
+async def _devnode(knobs: Knobs, host: str, port: int | str, folder: Path | None) -> None:
+    """Serve until a signal; then write down which tasks there are, as a node does."""
+    ended = asyncio.Event()
+    for how in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(how, ended.set)
+    ports = _AUTO if port == "auto" else [_number(port)]
+    for number in ports:
+        try:
+            async with running_devnode(knobs, folder=folder, host=host, port=number) as (node, opened):
+                typer.echo(f"development node (no photogrammetry) on http://{host}:{opened}")
+                await ended.wait()
+                node.dump()
+                return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or number == ports[-1]:
+                raise ConfigError(f"port {number} cannot be opened: {error}") from None
 
-    port: int = 3000
-    token: str = ""
-    max_images: int | None = None
-    slots: int = msgspec.field(default=1, name="parallelQueueProcessing")
 
-
-def _read(path: Path) -> _NodeConfig:
+def _number(port: int | str) -> int:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_NodeConfig)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigError(f"{path} cannot be used: {error}") from None
-
-
-async def _devnode(knobs: Knobs, host: str, port: int, folder: Path | None) -> None:
-    try:
-        async with running_devnode(knobs, folder=folder, host=host, port=port) as (_, opened):
-            typer.echo(f"development node (no photogrammetry) on http://{host}:{opened}")
-            await asyncio.Event().wait()
-    except* OSError as group:
-        raise ConfigError(f"port {port} cannot be opened: {group.exceptions[0]}") from None
+        return int(port)
+    except ValueError:
+        raise ConfigError(f"Invalid port: {port}") from None

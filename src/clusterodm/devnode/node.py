@@ -1,94 +1,28 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The development node itself: tasks in memory, files in a folder, faults on demand."""
+"""The development node itself: its tasks, their order, faults on demand, and what it remembers after a restart."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import msgspec
 
-from clusterodm.core.names import is_image
-from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, QUEUED_CODE, RUNNING_CODE
-from clusterodm.devnode.outputs import write_archive
-from clusterodm.devnode.photos import Photo, read_photo
-from clusterodm.spool import Spool
+from clusterodm.core.errors import BadRequest
+from clusterodm.core.tasks import CANCELED_CODE, FAILED_CODE, QUEUED_CODE, RUNNING_CODE
+from clusterodm.devnode.folders import Folders
+from clusterodm.devnode.knobs import Knobs
+from clusterodm.devnode.options import add_own, filter_options
+from clusterodm.devnode.tasks import BUSY, OVER, DevTask, from_fields, from_kept, now
+from clusterodm.devnode.work import Work, call_webhook
 
-#: Error texts of a real node by what `--fail` calls them.
-FAILURES: Final = {
-    "memory": "Not enough memory (exit code 137)",
-    "cpu": "Unsupported CPU (exit code 132)",
-    "dataset": "Cannot process dataset (exit code 1)",
-    "installation": "Installation issue (exit code 3)",
-    "other": "Processing failed (99)",
-}
-_WEBHOOK_TRIES: Final = 6
-
-
-class Knobs(msgspec.Struct, kw_only=True):
-    """How the node behaves. Chances are between 0 (never) and 1 (always); they may be changed while it runs."""
-
-    slots: int = 1
-    max_images: int | None = None
-    token: str = ""
-    #: How long a task takes.
-    seconds: float = 5.0
-    #: What tasks fail with (a key of FAILURES); empty: they do not.
-    fail: str = ""
-    fail_chance: float = 1.0
-    #: Chance that a request is never answered.
-    hang: float = 0.0
-    #: Chance that an upload's connection is closed instead of answered; half of them after the file was stored.
-    drop: float = 0.0
-    #: Seconds that every answer is late.
-    slow: float = 0.0
-    #: Chance that a task is forgotten while it runs, as by a killed node.
-    forget: float = 0.0
-    total_memory: int = 16 << 30
-    engine: str = "odm"
-    seed: int | None = None
-
-
-class DevTask(msgspec.Struct, kw_only=True):
-    """One task on the node."""
-
-    uuid: str
-    name: str
-    options: list[dict[str, Any]]
-    date_created: int
-    webhook: str = ""
-    code: int = RUNNING_CODE
-    error: str = ""
-    output: list[str] = []
-    progress: float = 0
-    images_count: int = 0
-    begun_at: float = 0.0
-    processing_time: int = -1
-    #: How often it was started; more than one only by a restart.
-    runs: int = 0
-
-    def info(self) -> dict[str, Any]:
-        """The body of `/task/<uuid>/info` without output."""
-        status: dict[str, Any] = {"code": self.code}
-        if self.error:
-            status["errorMessage"] = self.error
-        return {
-            "uuid": self.uuid,
-            "name": self.name,
-            "dateCreated": self.date_created,
-            "processingTime": self.processing_time,
-            "status": status,
-            "options": self.options,
-            "imagesCount": self.images_count,
-            "progress": self.progress,
-        }
+_HOUR: Final = 3600.0
 
 
 class DevNode:
@@ -97,19 +31,20 @@ class DevNode:
     def __init__(self, folder: Path, knobs: Knobs, options: list[dict[str, Any]]) -> None:
         self.knobs = knobs
         self.options = options
-        self.spool = Spool(folder / "files")
-        self._results = folder / "results"
-        self._results.mkdir(parents=True, exist_ok=True)
+        self.folders = Folders(folder)
         self.chance = random.Random(knobs.seed)  # nosec B311
-        #: Announced, not committed.
-        self.announced: dict[str, DevTask] = {}
         self.tasks: dict[str, DevTask] = {}
         #: Uuids in the order in which they were committed; a test asks it what really ran here.
         self.commits: list[str] = []
         #: What happens to results before a task counts as completed: a node may put them into a bucket.
         self.done: Callable[[DevTask], Awaitable[None]] = _nothing
-        self._work: dict[str, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
+        self._runs: dict[str, asyncio.Task[None]] = {}
+        #: Those whose files are being put in place.
+        self._moving: dict[str, asyncio.Event] = {}
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup
+        self._session: aiohttp.ClientSession
+        self._restore()
 
     def happens(self, chance: float) -> bool:
         """Throw the dice."""
@@ -117,125 +52,175 @@ class DevNode:
 
     def busy(self) -> int:
         """Tasks that run or wait."""
-        return sum(task.code in (QUEUED_CODE, RUNNING_CODE) for task in self.tasks.values())
+        return sum(task.code in BUSY for task in self.tasks.values())
 
     def archive(self, uuid: str) -> Path:
         """Where a task's results are or will be."""
-        return self._results / uuid / "all.zip"
+        return self.folders.archive(uuid)
 
-    async def commit(self, uuid: str) -> None:
-        """Take an announced task in. It shows as running until its files are in place, then waits for a slot."""
-        task = self.announced.pop(uuid)
-        task.images_count = len(await self.spool.listing(uuid))
+    def held(self, uuid: str) -> dict[str, Path]:
+        """The files that clients sent of a task, committed or not, by the names that they have here."""
+        return self.folders.held(uuid)
+
+    @property
+    def announced(self) -> set[str]:
+        """Uuids that wait for uploads and a commit."""
+        return self.folders.announced()
+
+    # What clients ask for
+
+    def check(self, options: Any) -> list[dict[str, Any]]:
+        """The options that a task would run with; raises BadRequest."""
+        return filter_options(options, self.options, self.knobs.max_concurrency)
+
+    def commit(self, uuid: str, fields: dict[str, str], no_file: str) -> None:
+        """Take a task in. It shows as running until its files are in place, then it waits for a slot. Raises
+        BadRequest, with `no_file` when nothing was uploaded."""
+        names = self.folders.uploaded(uuid)
+        if not names:
+            raise BadRequest(no_file)
+        task = from_fields(uuid, fields, self.check(fields.get("options")), len(names))
         self.tasks[uuid] = task
         self.commits.append(uuid)
-        self._wake.set()
+        self._moving[uuid] = moved = asyncio.Event()
+        self._spawn(self._take_in(task, moved))
 
     def cancel(self, task: DevTask) -> None:
-        """Stop a task; one that is over stays as it is."""
-        if task.code in (QUEUED_CODE, RUNNING_CODE):
-            task.code = CANCELED_CODE
+        """Stop a task; one that is over counts as canceled from now on."""
+        if task.code != CANCELED_CODE:
+            task.code, task.error, task.processing_time = CANCELED_CODE, None, -1
             self._stop(task.uuid)
 
     async def remove(self, task: DevTask) -> None:
         """Stop and delete a task."""
+        self.cancel(task)
+        if moving := self._moving.get(task.uuid):
+            await moving.wait()
         self.tasks.pop(task.uuid, None)
-        self._stop(task.uuid)
-        await self.spool.drop(task.uuid)
-        await asyncio.to_thread(shutil.rmtree, self._results / task.uuid, ignore_errors=True)
+        await asyncio.to_thread(self.folders.drop, task.uuid)
 
-    def restart(self, task: DevTask) -> None:
-        """Begin a finished task again."""
-        task.code, task.error, task.output, task.progress, task.processing_time = QUEUED_CODE, "", [], 0, -1
-        self._wake.set()
+    def restart(self, task: DevTask, options: list[dict[str, Any]] | None) -> bool:
+        """Begin a task that is over again; False when it is not over."""
+        if task.code not in OVER:
+            return False
+        if options is not None:
+            task.options = options
+            self._add_own(task)
+        if task.ready:
+            task.begin_again()
+        else:
+            task.code = RUNNING_CODE
+        self._next()
+        return True
 
     def forget(self, uuid: str) -> None:
-        """No longer know a task, as a node that was killed."""
+        """No longer know a task nor what was uploaded for it, as a node that was killed and lost its disk."""
         self.tasks.pop(uuid, None)
+        self.folders.drop_upload(uuid)
         self._stop(uuid)
 
-    def _stop(self, uuid: str) -> None:
-        if work := self._work.pop(uuid, None):
-            work.cancel()
-        self._wake.set()
+    # What it remembers
 
-    async def run(self) -> None:
-        """Work for ever."""
-        async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
-            while True:
-                self._wake.clear()
-                for task in list(self.tasks.values()):
-                    self._start(task, group, session)
-                await self._wake.wait()
+    def dump(self) -> None:
+        """Write the tasks down, as every hour and at an orderly end. A node that is killed forgets newer ones."""
+        self.folders.keep([task.kept() for task in self.tasks.values()])
 
-    def _start(self, task: DevTask, group: asyncio.TaskGroup, session: aiohttp.ClientSession) -> None:
-        if task.uuid in self._work or task.code not in (QUEUED_CODE, RUNNING_CODE):
-            return
-        if len(self._work) >= self.knobs.slots:
-            task.code = QUEUED_CODE
-            return
-        task.code = RUNNING_CODE
-        task.runs += 1
-        self._work[task.uuid] = group.create_task(self._one(task, session))
+    def _restore(self) -> None:
+        for said in self.folders.kept():
+            self.tasks[said["uuid"]] = from_kept(said, len(self.folders.images(said["uuid"])))
+        self._tidy()
+        self.folders.drop_orphans(self.tasks)
 
-    async def _one(self, task: DevTask, session: aiohttp.ClientSession) -> None:
+    def _tidy(self) -> None:
+        """Delete what is older than it may become."""
+        minutes = self.knobs.cleanup_tasks_after
+        for task in list(self.tasks.values()):
+            if minutes is not None and task.code in OVER and now() - task.over_since() > minutes * 60_000:
+                del self.tasks[task.uuid]
+                self.folders.drop(task.uuid)
+        if self.knobs.cleanup_uploads_after is not None:
+            self.folders.drop_stale_uploads(self.knobs.cleanup_uploads_after)
+
+    async def _every_hour(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUR - time.time() % _HOUR)
+            self._tidy()
+            self.dump()
+
+    # Its work
+
+    @asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        """Work while the block runs."""
+        async with aiohttp.ClientSession() as self._session, asyncio.TaskGroup() as self._group:
+            self._spawn(self._every_hour())
+            self._next()
+            yield
+            for job in list(self._jobs):
+                job.cancel()
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        made = self._group.create_task(job)
+        self._jobs.add(made)
+        made.add_done_callback(self._jobs.discard)
+        return made
+
+    def _next(self) -> None:
+        """Start what waits, as far as there are slots."""
+        for task in list(self.tasks.values()):
+            if len(self._runs) >= self.knobs.slots:
+                return
+            if task.ready and task.code == QUEUED_CODE and task.uuid not in self._runs:
+                task.code = RUNNING_CODE
+                task.runs += 1
+                self._runs[task.uuid] = self._spawn(self._run(task))
+
+    async def _take_in(self, task: DevTask, moved: asyncio.Event) -> None:
         try:
-            await self._process(task)
+            task.images_count = await asyncio.to_thread(self.folders.take_in, task.uuid, self.knobs.max_images)
+            self._add_own(task)
+            if task.code == RUNNING_CODE:
+                task.code = QUEUED_CODE
+        except (BadRequest, OSError) as error:
+            if task.code == RUNNING_CODE:
+                task.code, task.error = FAILED_CODE, str(error)
+        finally:
+            task.ready = True
+            self._moving.pop(task.uuid, None)
+            moved.set()
+        self._next()
+
+    def _add_own(self, task: DevTask) -> None:
+        if not task.skip_post_processing:
+            add_own(task.options, self.options)
+
+    async def _run(self, task: DevTask) -> None:
+        work = Work(task, self.folders, self.knobs, self.happens, self.done)
+        try:
+            if self.happens(self.knobs.forget):
+                self.tasks.pop(task.uuid, None)
+                return
+            await work.run()
+        except asyncio.CancelledError:
+            if task.code != CANCELED_CODE or self._is_current(task):  # the node ends, or has forgotten it
+                raise
         except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
             task.code, task.error = FAILED_CODE, f"Processing failed ({type(error).__name__})"
-        self._work.pop(task.uuid, None)
-        self._wake.set()
-        if task.webhook:
-            await self._tell(task, session)
+        finally:
+            if self._is_current(task):
+                del self._runs[task.uuid]
+            self._next()
+        for url in (task.webhook, self.knobs.webhook):
+            if len(url) > 3:
+                self._spawn(call_webhook(self._session, url, task, work.photos))
 
-    async def _process(self, task: DevTask) -> None:
-        task.begun_at = time.monotonic()
-        self._say(task, "Development node: no photogrammetry is done here", 0)
-        if self.happens(self.knobs.forget):
-            self.tasks.pop(task.uuid, None)
-            return
-        paths = [self.spool.path(task.uuid, file.name) for file in await self.spool.listing(task.uuid)]
-        photos: list[Photo] = []
-        for number, path in enumerate(paths, 1):
-            await self._spend(task, number / (len(paths) + 1))
-            photo = await asyncio.to_thread(read_photo, path) if is_image(path.name) else None
-            if photo:
-                photos.append(photo)
-            self._say(task, str(photo or f"{path.name}: not a picture, kept as it is"), 90 * number / len(paths))
-        if self.knobs.fail and self.happens(self.knobs.fail_chance):
-            self._say(task, FAILURES[self.knobs.fail], task.progress)
-            task.code, task.error = FAILED_CODE, FAILURES[self.knobs.fail]
-            return
-        self._say(task, "Writing positions, contact sheet and report", 95)
-        await asyncio.to_thread(self._write, task, photos, paths)
-        await self._spend(task, 1.0)
-        self._say(task, "Compressing all.zip\n", 100)
-        await self.done(task)
-        task.code = COMPLETED_CODE
+    def _is_current(self, task: DevTask) -> bool:
+        return self._runs.get(task.uuid) is asyncio.current_task()
 
-    def _write(self, task: DevTask, photos: list[Photo], paths: list[Path]) -> None:
-        target = self.archive(task.uuid)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_archive(target, task.name, photos, [path for path in paths if is_image(path.name)], task.options)
-
-    async def _spend(self, task: DevTask, share: float) -> None:
-        """Wait until this share of the task's time is over."""
-        end = task.begun_at + self.knobs.seconds * share
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
-
-    def _say(self, task: DevTask, line: str, progress: float) -> None:
-        task.output.append(line)
-        task.progress = round(progress, 1)
-        task.processing_time = int((time.monotonic() - task.begun_at) * 1000)
-
-    async def _tell(self, task: DevTask, session: aiohttp.ClientSession) -> None:
-        for attempt in range(_WEBHOOK_TRIES):
-            try:
-                async with session.post(task.webhook, json=task.info()) as response:
-                    if response.status == 200:
-                        return
-            except (aiohttp.ClientError, OSError, ValueError):
-                await asyncio.sleep(2**attempt)
+    def _stop(self, uuid: str) -> None:
+        if run := self._runs.pop(uuid, None):
+            run.cancel()
+        self._next()
 
 
 async def _nothing(task: DevTask) -> None:

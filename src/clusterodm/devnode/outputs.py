@@ -8,14 +8,15 @@ import html
 import io
 import math
 import zipfile
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import msgspec
 from PIL import Image
 
 from clusterodm.devnode.photos import Photo, thumbnail
+from clusterodm.devnode.tasks import DevTask
 
 NOTICE: Final = (
     "Made by a ClusterODM development node. No photogrammetry was done: these files show only what the photos' own "
@@ -25,17 +26,26 @@ _THUMB: Final = 160
 _SHEET_MAX: Final = 400
 
 
-def write_archive(
-    target: Path, name: str, photos: list[Photo], paths: Iterable[Path], options: list[dict[str, Any]]
-) -> None:
-    """Write `all.zip`."""
+def write_archive(target: Path, task: DevTask, photos: list[Photo], paths: Iterable[Path]) -> None:
+    """Write `all.zip`: all there is, or what the task's client wants of it."""
+    contents: dict[str, Callable[[], bytes]] = {
+        "README.txt": f"{NOTICE}\n".encode,
+        "camera_positions.geojson": lambda: _geojson(photos),
+        "report/report.html": lambda: _report(task.name or "", photos, task.options).encode(),
+        "contact_sheet.jpg": lambda: _contact_sheet(list(paths)),
+    }
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("README.txt", NOTICE + "\n")
-        archive.writestr("camera_positions.geojson", _geojson(photos))
-        archive.writestr("report/report.html", _report(name, photos, options))
-        archive.writestr(
-            zipfile.ZipInfo("contact_sheet.jpg", date_time=(2026, 1, 1, 0, 0, 0)), _contact_sheet(list(paths))
-        )
+        for name, content in contents.items():
+            if _is_wanted(name, task.outputs):
+                archive.writestr(zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0)), content())
+
+
+def _is_wanted(name: str, outputs: list[str]) -> bool:
+    """Whether a file, or a folder that it is in, is among the outputs."""
+    if not outputs:
+        return True
+    wanted = {output.rstrip("/") for output in outputs}
+    return bool(wanted & {".", name, *(str(parent) for parent in PurePosixPath(name).parents if parent.name)})
 
 
 def _geojson(photos: list[Photo]) -> bytes:

@@ -10,7 +10,7 @@ import tempfile
 import uuid as uuid_module
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -20,17 +20,16 @@ from aiohttp import web
 
 from clusterodm.core.cluster import API_VERSION
 from clusterodm.core.errors import BadRequest, Unauthorized
-from clusterodm.core.ids import parse_set_uuid
-from clusterodm.core.options import check_options, exact, parse_options
-from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE
-from clusterodm.devnode.node import DevNode, DevTask, Knobs
-from clusterodm.proxy.forms import FileHandler, FileSink, read_form
+from clusterodm.core.ids import is_task_id
+from clusterodm.core.options import exact
+from clusterodm.devnode.forms import read_multipart, read_order, skip_body
+from clusterodm.devnode.knobs import Knobs
+from clusterodm.devnode.node import DevNode
+from clusterodm.devnode.tasks import DevTask
 from clusterodm.proxy.render import Handler, add_cors, errors, json_answer, preflight
-from clusterodm.spool import Part
 
 NODE: Final = web.AppKey("node", DevNode)
-_IDLE: Final = 300.0
-_MAX_FILES: Final = 100_000
+_ORDERS: Final = ("/task/cancel", "/task/remove", "/task/restart")
 
 
 def _node(request: web.Request) -> DevNode:
@@ -39,25 +38,38 @@ def _node(request: web.Request) -> DevNode:
 
 @web.middleware
 async def _behave(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Be late, hang, or ask for the token, as the knobs say."""
+    """Be late or hang, as the knobs say, or ask for the token."""
     node = _node(request)
     knobs = node.knobs
     if knobs.slow:
         await asyncio.sleep(knobs.slow)
     if node.happens(knobs.hang):
         await asyncio.sleep(3600)
-    needs_token = knobs.token and request.method != "OPTIONS" and not _is_open(request.path)
-    if "_debugUnauthorized" in request.query or (needs_token and request.query.get("token") != knobs.token):
-        raise Unauthorized("no valid token")
-    return await handler(request)
+    try:
+        if request.method != "OPTIONS" and not _is_open(request.path):
+            _authorize(request)
+        return await handler(request)
+    except (BadRequest, web.HTTPException):
+        await skip_body(request)
+        raise
+
+
+def _authorize(request: web.Request) -> None:
+    """Refuse another token than the node's, in the node's own way: not with a 401."""
+    token = _node(request).knobs.token
+    if token and request.query.get("token") != token:
+        raise BadRequest("Invalid authentication token: token does not match.")
 
 
 def _is_open(path: str) -> bool:
-    return path in ("/", "/auth/info") or path.startswith("/page/")
+    """Whether a path needs no token, or asks for it once the body is read."""
+    return path == "/" or path.startswith(("/page/", "/auth/")) or path in _ORDERS
 
 
 async def _info(request: web.Request) -> web.Response:
     knobs = _node(request).knobs
+    if "_debugUnauthorized" in request.query:
+        raise Unauthorized("no valid token")
     return json_answer(
         {
             "version": API_VERSION,
@@ -87,67 +99,46 @@ async def _auth(request: web.Request) -> web.Response:
 
 
 async def _init(request: web.Request) -> web.Response:
-    node = _node(request)
-    fields = await _multipart_fields(request)
-    given = request.headers.get("set-uuid", "")
-    uuid = parse_set_uuid(given) if given else str(uuid_module.uuid4())
-    if uuid in node.tasks:
-        raise BadRequest(f"Invalid set-uuid: {uuid}")
+    node, uuid = _node(request), _new_uuid(request)
+    fields, _ = await read_multipart(request)
     try:
-        node.announced[uuid] = _task(node, uuid, fields)
+        node.check(fields.get("options") or None)
     except BadRequest:  # as a node does: what it had received under this uuid goes, too
-        node.announced.pop(uuid, None)
-        await node.spool.drop(uuid)
+        node.folders.drop_upload(uuid)
         raise
+    node.folders.announce(uuid, fields)
     return json_answer({"uuid": uuid})
 
 
-async def _multipart_fields(request: web.Request) -> dict[str, str]:
-    """The fields of a multipart body; none of any other, as on a node (`multer().none()` is its only parser there)."""
-    if request.content_type != "multipart/form-data":
-        return {}
-    fields, _ = await read_form(request, idle=_IDLE)
-    return fields
+def _new_uuid(request: web.Request) -> str:
+    """The uuid of a new task: what its client wants, letter by letter, or another one."""
+    given = request.headers.get("set-uuid", "")
+    if not given:
+        return str(uuid_module.uuid4())
+    if not is_task_id(given.lower()) or given in _node(request).tasks:
+        raise BadRequest(f"Invalid set-uuid: {given[:100]}")
+    return given
 
 
-def _task(node: DevNode, uuid: str, fields: dict[str, str]) -> DevTask:
-    now = datetime.now(UTC)
-    return DevTask(
-        uuid=uuid,
-        name=fields.get("name") or f"Task of {now.isoformat(timespec='milliseconds')}",
-        options=check_options(parse_options(fields.get("options", "")), node.options),
-        date_created=int(fields.get("dateCreated") or now.timestamp() * 1000),
-        webhook=fields.get("webhook", ""),
-    )
-
-
-def _files(node: DevNode, uuid: str) -> FileHandler:
-    def begin(name: str) -> FileSink:
-        return node.spool.new_part(uuid)
-
-    async def end(sink: FileSink, name: str) -> None:
-        assert isinstance(sink, Part)  # noqa: S101 - made by `begin`
-        await sink.close()
-        await node.spool.publish(uuid, sink, name)
-
-    return FileHandler(begin, end, _MAX_FILES)
-
-
-def _cut(request: web.Request) -> None:
+def _cut(request: web.Request) -> web.Response:
+    """Close the connection; nobody gets the answer."""
     if request.transport is not None:
         request.transport.abort()
+    return web.Response()
 
 
 async def _upload(request: web.Request) -> web.Response:
     node, uuid = _node(request), request.match_info["uuid"]
-    if uuid not in node.announced:
+    if not node.folders.is_announced(uuid):
         raise BadRequest("Invalid uuid (not found)")
+    if node.happens(node.knobs.refuse):
+        raise web.HTTPInternalServerError
     dropped = node.happens(node.knobs.drop)
     if dropped and node.happens(0.5):
-        _cut(request)
-    _, count = await read_form(request, idle=_IDLE, files=_files(node, uuid))
+        return _cut(request)
+    _, count = await read_multipart(request, partial(node.folders.receive, uuid))
     if dropped:
-        _cut(request)
+        return _cut(request)
     if not count:
         raise BadRequest("Need at least 1 file.", no_retry=True)
     return json_answer({"success": True})
@@ -155,27 +146,27 @@ async def _upload(request: web.Request) -> web.Response:
 
 async def _commit(request: web.Request) -> web.Response:
     node, uuid = _node(request), request.match_info["uuid"]
-    if uuid not in node.announced:
+    if not node.folders.is_announced(uuid):
         raise BadRequest("Invalid uuid (not found)")
-    files_here = await node.spool.listing(uuid)
-    if not files_here:
-        raise BadRequest("Need at least 1 file.")
-    if node.knobs.max_images is not None and len(files_here) > node.knobs.max_images:
-        raise BadRequest(
-            f"{len(files_here)} images uploaded, but this node can only process up to {node.knobs.max_images}."
-        )
-    await node.commit(uuid)
-    return json_answer({"uuid": uuid})
+    return _start(node, uuid, node.folders.take_announcement(uuid), "Need at least 1 file.")
 
 
 async def _new(request: web.Request) -> web.Response:
-    node = _node(request)
-    uuid = str(uuid_module.uuid4())
-    fields, count = await read_form(request, idle=_IDLE, files=_files(node, uuid))
-    if not count:
-        raise BadRequest("Need at least 1 file or a zip file url.")
-    node.announced[uuid] = _task(node, uuid, fields)
-    await node.commit(uuid)
+    node, uuid = _node(request), _new_uuid(request)
+    fields, count = await read_multipart(request, partial(node.folders.receive, uuid))
+    most = node.knobs.max_images
+    if most and count > most:
+        node.folders.drop_upload(uuid)
+        raise BadRequest(f"{count} images uploaded, but this node can only process up to {most}.")
+    return _start(node, uuid, fields, "Need at least 1 file or a zip file url.")
+
+
+def _start(node: DevNode, uuid: str, fields: dict[str, str], no_file: str) -> web.Response:
+    try:
+        node.commit(uuid, fields, no_file)
+    except BadRequest:
+        node.folders.drop_upload(uuid)
+        raise
     return json_answer({"uuid": uuid})
 
 
@@ -187,10 +178,12 @@ def _find(request: web.Request) -> DevTask:
 
 
 def _lines(request: web.Request, task: DevTask, name: str) -> list[str]:
+    """The console from a line on, counted from the end when negative; from the first one for what is no number."""
     try:
-        return task.output[int(request.query.get(name, 0)) :]
-    except ValueError:
-        return task.output
+        start = int(float(request.query.get(name, 0)))
+    except (ValueError, OverflowError):
+        start = 0
+    return task.output[start:]
 
 
 async def _task_info(request: web.Request) -> web.Response:
@@ -208,7 +201,7 @@ async def _download(request: web.Request) -> web.StreamResponse:
     if request.match_info["asset"] != "all.zip":
         raise BadRequest("Invalid asset")
     path = _node(request).archive(task.uuid)
-    if task.code != COMPLETED_CODE or not path.is_file():
+    if not path.is_file():
         raise BadRequest("Asset not ready")
     response = web.StreamResponse(
         headers={"Content-Type": "application/zip", "Content-Disposition": "attachment; filename=all.zip"}
@@ -228,24 +221,21 @@ async def _list(request: web.Request) -> web.Response:
 
 async def _order(request: web.Request) -> web.Response:
     node = _node(request)
-    fields, _ = await read_form(request, idle=_IDLE)
-    uuid = fields.get("uuid")
+    fields = await read_order(request)
+    _authorize(request)
+    uuid, verb = fields.get("uuid"), request.match_info["verb"]
     if not uuid:
         raise BadRequest("uuid param missing.")
-    task = node.tasks.get(uuid)
+    options = node.check(fields["options"]) if verb == "restart" and fields.get("options") else None
+    task = node.tasks.get(str(uuid))
     if task is None:
         return json_answer({"success": False, "error": f"{uuid} not found"})
-    match request.match_info["verb"]:
-        case "cancel":
-            node.cancel(task)
-        case "remove":
-            await node.remove(task)
-        case _ if task.code in (CANCELED_CODE, COMPLETED_CODE, FAILED_CODE):
-            if "options" in fields:
-                task.options = check_options(parse_options(fields["options"]), node.options)
-            node.restart(task)
-        case _:
-            return json_answer({"success": False, "error": "Task cannot be restarted"})
+    if verb == "cancel":
+        node.cancel(task)
+    elif verb == "remove":
+        await node.remove(task)
+    elif not node.restart(task, options):
+        return json_answer({"success": False, "error": "Task cannot be restarted"})
     return json_answer({"success": True})
 
 
@@ -306,9 +296,7 @@ async def running_devnode(
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
-            async with asyncio.TaskGroup() as group:
-                work = group.create_task(node.run())
+            async with node.working():
                 yield node, runner.addresses[0][1]
-                work.cancel()
         finally:
             await runner.cleanup()

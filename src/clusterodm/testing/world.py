@@ -19,7 +19,7 @@ from aiohttp import web
 from obstore.store import S3Store
 
 from clusterodm.devnode import DevNode, Knobs, running_devnode
-from clusterodm.devnode.node import DevTask
+from clusterodm.devnode.tasks import DevTask
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -1,0 +1,223 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A development node's files, where and under the names that a node has them.
+
+tmp/<uuid>/body.json             what was announced
+tmp/<uuid>/<name>                what was uploaded, whole or not
+data/<uuid>/images/<name>        after the commit
+data/<uuid>/gcp/<name>           after the commit: text files, and what to align with
+data/<uuid>/all.zip              results
+data/tasks.json                  tasks, written every hour and at an orderly end
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from clusterodm.archives import open_archive
+from clusterodm.core.errors import BadArchive, BadRequest
+
+_ALIGN: Final = re.compile(r"align\.(las|laz|tif)", re.IGNORECASE)
+#: Bytes that are gathered before they are written, off the event loop.
+_BLOCK: Final = 256 << 10
+#: What a seed may hold.
+_SEED_FILES: Final = 10_000
+_SEED_SIZE: Final = 8 << 30
+
+
+class Sink:
+    """A file that is being received, under its name from the first byte on: what is cut off stays, as on a node."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._pending: list[bytes] = []
+        self._size = 0
+
+    async def write(self, content: bytes | memoryview) -> None:
+        """Add bytes; they reach the file in large blocks. A view may change once this returns."""
+        self._size += len(content)
+        if self._size < _BLOCK:
+            self._pending.append(bytes(content))
+            return
+        blocks, self._pending, self._size = [*self._pending, content], [], 0
+        await asyncio.to_thread(self._write, blocks)
+
+    async def close(self) -> None:
+        """Write what is pending and close the file; harmless for one that is closed."""
+        if not self._file.closed:
+            blocks, self._pending = self._pending, []
+            try:
+                if sum(map(len, blocks)) > _BLOCK // 8:
+                    await asyncio.to_thread(self._write, blocks)
+                else:
+                    self._write(blocks)
+            finally:
+                self._file.close()
+
+    def _write(self, blocks: Iterable[bytes | memoryview]) -> None:
+        for block in blocks:
+            view = memoryview(block)
+            while view:
+                view = view[self._file.write(view) or 0 :]
+
+
+class Folders:
+    """All files of one node."""
+
+    def __init__(self, root: Path) -> None:
+        self._tmp = root / "tmp"
+        self._data = root / "data"
+        for folder in (self._tmp, self._data):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    # Uploads
+
+    def announce(self, uuid: str, fields: dict[str, str]) -> None:
+        """Write down what was announced; what was uploaded before stays."""
+        folder = self._tmp / uuid
+        folder.mkdir(exist_ok=True)
+        (folder / "body.json").write_bytes(msgspec.json.encode(fields))
+
+    def announced(self) -> set[str]:
+        """Uuids that wait for uploads and a commit."""
+        return {path.parent.name for path in self._tmp.glob("*/body.json")}
+
+    def is_announced(self, uuid: str) -> bool:
+        """Whether files of a task are taken."""
+        return _is_plain(uuid) and (self._tmp / uuid / "body.json").is_file()
+
+    def receive(self, uuid: str, name: str) -> Sink:
+        """Begin to receive a file; one whose name is taken gets another, whatever is in it."""
+        folder = self._tmp / uuid
+        folder.mkdir(exist_ok=True)
+        name = "_body.json" if name == "body.json" else name
+        while (folder / name).exists():
+            stem, dot, extension = name.rpartition(".")
+            name = f"{stem}_.{extension}" if dot else f"{name}_"
+        try:
+            return Sink(folder / name)
+        except OSError as error:
+            raise BadRequest(f"{error.strerror}, open 'tmp/{uuid}/{name}'") from None
+
+    def uploaded(self, uuid: str) -> list[str]:
+        """Names of what was uploaded for a task, without what announces it."""
+        return [name for name in _names(self._tmp / uuid) if name != "body.json"]
+
+    def take_announcement(self, uuid: str) -> dict[str, str]:
+        """What was announced; it is so no more."""
+        path = self._tmp / uuid / "body.json"
+        fields: dict[str, str] = msgspec.json.decode(path.read_bytes())
+        path.unlink()
+        return fields
+
+    def drop_upload(self, uuid: str) -> None:
+        """Delete what was uploaded for a task."""
+        if _is_plain(uuid):
+            shutil.rmtree(self._tmp / uuid, ignore_errors=True)
+
+    # Tasks
+
+    def take_in(self, uuid: str, max_images: int | None) -> int:
+        """Put the files of a committed task in place; the number of its images. Raises BadRequest; then all files are
+        gone."""
+        try:
+            return self._take_in(uuid, max_images)
+        except (BadRequest, OSError):
+            self.drop_upload(uuid)
+            self.drop(uuid)
+            raise
+
+    def _take_in(self, uuid: str, max_images: int | None) -> int:
+        project = self._data / uuid
+        shutil.rmtree(project, ignore_errors=True)
+        gcp, images = project / "gcp", project / "images"
+        gcp.mkdir(parents=True)
+        (self._tmp / uuid).rename(images)
+        if (images / "seed.zip").exists():
+            _unpack_seed(images / "seed.zip", project)
+        names = _names(images)
+        if max_images and len(names) > max_images:
+            text = f"{len(names)} images uploaded, but this node can only process up to {max_images}."
+            raise BadRequest(text)
+        for name in names:
+            if name.lower().endswith(".txt") or _ALIGN.fullmatch(name):
+                (images / name).rename(gcp / name)
+            elif name.lower().endswith(".zip"):
+                (images / name).unlink()
+        return len(_names(images))
+
+    def held(self, uuid: str) -> dict[str, Path]:
+        """The files of a task, committed or not, by name."""
+        if (self._tmp / uuid).is_dir():
+            return {name: self._tmp / uuid / name for name in self.uploaded(uuid)}
+        folders = [self._data / uuid / kind for kind in ("gcp", "images")]
+        return {name: folder / name for folder in folders for name in _names(folder)}
+
+    def images(self, uuid: str) -> list[Path]:
+        """The images of a task by name: everything that is not control data."""
+        folder = self._data / uuid / "images"
+        return sorted(folder / name for name in _names(folder))
+
+    def archive(self, uuid: str) -> Path:
+        """Where a task's results are or will be."""
+        return self._data / uuid / "all.zip"
+
+    def drop(self, uuid: str) -> None:
+        """Delete all files of a task."""
+        shutil.rmtree(self._data / uuid, ignore_errors=True)
+
+    # Restarts
+
+    def keep(self, tasks: list[dict[str, Any]]) -> None:
+        """Write the tasks down."""
+        (self._data / "tasks.json").write_bytes(msgspec.json.encode(tasks))
+
+    def kept(self) -> list[dict[str, Any]]:
+        """The tasks that were written down and whose files are there."""
+        path = self._data / "tasks.json"
+        said: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes()) if path.exists() else []
+        return [task for task in said if (self._data / task["uuid"] / "images").is_dir()]
+
+    def drop_orphans(self, known: Iterable[str]) -> None:
+        """Delete the files of tasks that are not known."""
+        for path in self._data.iterdir():
+            if path.is_dir() and path.name not in known:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def drop_stale_uploads(self, minutes: int) -> None:
+        """Delete uploads whose folder did not change for so long."""
+        for path in self._tmp.iterdir():
+            if path.stat().st_ctime + minutes * 60 < time.time():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except FileNotFoundError:
+        return []
+
+
+def _is_plain(uuid: str) -> bool:
+    return bool(uuid) and "/" not in uuid and uuid not in (".", "..")
+
+
+def _unpack_seed(seed: Path, project: Path) -> None:
+    moved = project / "seed.zip"
+    seed.rename(moved)
+    try:
+        with open_archive(moved, max_files=_SEED_FILES, max_size=_SEED_SIZE) as archive:
+            archive.extractall(project)
+    except (BadArchive, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError):
+        raise BadRequest("Could not extract .zip file, unzip exited with code 9") from None
+    moved.unlink()

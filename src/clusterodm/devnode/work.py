@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a development node does with one task: look at its photos, write results, call webhooks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from clusterodm.core.names import is_image
+from clusterodm.core.tasks import COMPLETED_CODE, FAILED_CODE
+from clusterodm.devnode.folders import Folders
+from clusterodm.devnode.knobs import FAILURES, Knobs
+from clusterodm.devnode.outputs import write_archive
+from clusterodm.devnode.photos import Photo, read_photo
+from clusterodm.devnode.tasks import DevTask
+
+#: Seconds before each further call of a webhook that was not answered with 200.
+_AGAIN: Final = (0, 5, 10, 15, 20, 25)
+
+
+class Work:
+    """One run of one task."""
+
+    def __init__(
+        self,
+        task: DevTask,
+        folders: Folders,
+        knobs: Knobs,
+        happens: Callable[[float], bool],
+        done: Callable[[DevTask], Awaitable[None]],
+    ) -> None:
+        self._task = task
+        self._folders = folders
+        self._knobs = knobs
+        self._happens = happens
+        #: What happens to results before a task counts as completed.
+        self._done = done
+        self.photos: list[Photo] = []
+
+    async def run(self) -> None:
+        """Work through the task."""
+        task = self._task
+        task.begun_at = time.monotonic()
+        self._say("Development node: no photogrammetry is done here", 0)
+        paths = self._folders.images(task.uuid)
+        for number, path in enumerate(paths, 1):
+            await self._spend(number / (len(paths) + 1))
+            photo = await asyncio.to_thread(read_photo, path) if is_image(path.name) else None
+            if photo:
+                self.photos.append(photo)
+            self._say(str(photo or f"{path.name}: not a picture, kept as it is"), 90 * number / len(paths))
+        if self._knobs.fail and self._happens(self._knobs.fail_chance):
+            self._fail(FAILURES[self._knobs.fail])
+            return
+        self._say("Writing positions, contact sheet and report", 95)
+        await asyncio.to_thread(self._write, paths)
+        await self._spend(1.0)
+        self._say("Compressing all.zip\n", 100)
+        await self._done(task)
+        task.code = COMPLETED_CODE
+
+    def _fail(self, text: str) -> None:
+        task = self._task
+        if text:
+            self._say(text, task.progress)
+        task.code, task.error, task.progress = FAILED_CODE, text or None, 100
+
+    def _write(self, paths: list[Path]) -> None:
+        pictures = [path for path in paths if is_image(path.name)]
+        write_archive(self._folders.archive(self._task.uuid), self._task, self.photos, pictures)
+
+    async def _spend(self, share: float) -> None:
+        """Wait until this share of the task's time is over."""
+        end = self._task.begun_at + self._knobs.seconds * share
+        await asyncio.sleep(max(0.0, end - time.monotonic()))
+
+    def _say(self, line: str, progress: float) -> None:
+        task = self._task
+        task.output.append(line)
+        task.progress = round(progress, 1)
+        task.processing_time = int((time.monotonic() - task.begun_at) * 1000)
+
+
+async def call_webhook(session: aiohttp.ClientSession, url: str, task: DevTask, photos: list[Photo]) -> None:
+    """Tell an address how a task ended, until it answers with 200."""
+    images = [
+        {"filename": photo.name, "width": photo.width, "height": photo.height, "camera": photo.camera}
+        | {"latitude": photo.latitude, "longitude": photo.longitude, "altitude": photo.altitude}
+        for photo in photos
+    ]
+    body = task.info() | {"images": images}
+    for pause in _AGAIN:
+        try:
+            async with session.post(url, json=body) as response:
+                if response.status == 200:
+                    return
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            pass
+        await asyncio.sleep(pause)
