@@ -10,7 +10,7 @@ ROUNDS ?= 3
 JOBS ?= 3
 export UV_LINK_MODE := copy
 
-.PHONY: help demo test faults machine-faults replica-faults check audit format bench docs site screenshots package container \
+.PHONY: help demo test faults machine-faults replica-faults node-contract check audit format bench docs site screenshots package container \
   lock clean
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
 	@echo "make machine-faults  the same over machines that are created and deleted"
 	@echo "make replica-faults  three replicas behind a balancer, each killed and stopped in turn (ROUNDS=3)"
+	@echo "make node-contract  what is relied on in nodes, over real ones (NODEODM=checkout NODEODX=checkout)"
 	@echo "make check        lint, types, import layers"
 	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
 	@echo "make bench        measure, and write docs/performance.md"
@@ -56,6 +57,9 @@ machine-faults: $(VENV)/.dev
 replica-faults: $(VENV)/.dev
 	tools/setup-services
 	$(BIN)/python -m tests.faults.replica_storm --rounds $(ROUNDS)
+
+node-contract: $(VENV)/.dev
+	NODEODM='$(NODEODM)' NODEODX='$(NODEODX)' $(BIN)/python -m pytest -rxs tests/node_contract
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

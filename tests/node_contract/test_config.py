@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The configuration file: the keys that the cluster writes are those that a node reads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clusterodm.devnode.config import read_config
+from clusterodm.providers.config import S3, Common, Size
+from clusterodm.providers.node import node_config
+from tests.node_contract.conftest import Start
+from tests.node_contract.nodes import DEVNODE, checkout
+from tests.processes import free_port
+
+#: What a node calls a setting in its program, by what it is called here.
+NAMES = {
+    "port": "port",
+    "token": "token",
+    "parallelQueueProcessing": "parallel_queue_processing",
+    "maxImages": "max_images",
+    "cleanupTasksAfter": "cleanup_tasks_after",
+    "cleanupUploadsAfter": "cleanup_uploads_after",
+    "testDropUploads": "test_drop_uploads",
+    "testFailTasks": "test_fail_tasks",
+    "testSeconds": "test_seconds",
+    "webhook": "webhook",
+    "maxConcurrency": "max_concurrency",
+    "s3Endpoint": "s3_endpoint",
+    "s3Bucket": "s3_bucket",
+    "s3AccessKey": "s3_access_key",
+    "s3SecretKey": "s3_secret_key",
+    "s3ForcePathStyle": "s3_force_path_style",
+    "s3IgnoreSSL": "s3_ignore_ssl",
+    "s3ACL": "s3_acl",
+}
+ALL: dict[str, Any] = {
+    "port": 4711,
+    "token": "of-the-file",
+    "parallelQueueProcessing": 3,
+    "maxImages": 40,
+    "cleanupTasksAfter": 100,
+    "cleanupUploadsAfter": 200,
+    "testDropUploads": True,
+    "testFailTasks": True,
+    "testSeconds": 7,
+    "webhook": "http://127.0.0.1:9/hook",
+    "maxConcurrency": 4,
+    "s3Endpoint": "http://127.0.0.1:9",
+    "s3Bucket": "results",
+    "s3AccessKey": "key",
+    "s3SecretKey": "secret",
+    "s3ForcePathStyle": True,
+    "s3IgnoreSSL": True,
+    "s3_acl": "private",
+}
+FILES: dict[str, Any] = {
+    "nothing": {},
+    "everything": ALL,
+    "numbers as text": {"maxImages": "40", "parallelQueueProcessing": "3 tasks", "cleanupTasksAfter": "0"},
+    "empty values": {"maxImages": "", "token": "", "webhook": "", "port": "", "cleanupTasksAfter": ""},
+    "no limit": {"maxImages": 0},
+    "names of other settings": {"max_images": 5, "s3ACL": "private", "parallel_queue_processing": 9},
+    "the cluster's, without a bucket": node_config(
+        Common(provider="command", image_size_mapping=[Size(max_images=40, slug="s")]),
+        port=4711,
+        token="t",
+        max_images=40,
+        slots=2,
+    ),
+}
+
+
+def _as_read(kind: str, path: Path) -> dict[str, Any]:
+    """What a node makes of a file."""
+    if kind == DEVNODE:
+        return msgspec.structs.asdict(read_config(path))
+    script = "process.stdout.write('\\n' + JSON.stringify(require('./config.js')))"
+    done = subprocess.run(
+        ["node", "-e", script, "--", "config.js", "--config", str(path)],
+        cwd=checkout(kind), capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    read = json.loads(done.stdout.splitlines()[-1])
+    return {ours: read[theirs] for theirs, ours in NAMES.items()}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_configuration_file_is_read_as_a_real_node_reads_it(kind: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(FILES[name]))
+    defaults = {
+        "port": "auto", "token": "", "parallel_queue_processing": 1, "max_images": None, "cleanup_tasks_after": 2880,
+        "cleanup_uploads_after": 2880, "test_drop_uploads": False, "test_fail_tasks": False, "test_seconds": 0,
+        "webhook": "", "max_concurrency": 0, "s3_endpoint": "", "s3_bucket": "", "s3_access_key": "",
+        "s3_secret_key": "", "s3_force_path_style": False, "s3_ignore_ssl": False, "s3_acl": "public-read",
+    }  # fmt: skip
+    changed = {
+        "nothing": {},
+        "everything": {ours: ALL["s3_acl" if theirs == "s3ACL" else theirs] for theirs, ours in NAMES.items()},
+        "numbers as text": {"max_images": 40, "parallel_queue_processing": 3, "cleanup_tasks_after": 0},
+        "empty values": {"cleanup_tasks_after": None, "port": ""},
+        "no limit": {},
+        "names of other settings": {},
+        "the cluster's, without a bucket": {
+            "port": 4711, "token": "t", "max_images": 40, "parallel_queue_processing": 2,
+        },
+    }[name]  # fmt: skip
+    assert _as_read(kind, path) == defaults | changed
+
+
+@pytest.mark.parametrize(
+    ("acl", "read"), [("", "none"), ("none", "none"), ("private", "private"), ("public-read", "public-read")]
+)
+def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: str, read: str, tmp_path: Path) -> None:
+    bucket = S3(endpoint="https://s3.example", bucket="b", access_key="k", secret_key="s", acl=acl, ignore_ssl=True)
+    path = tmp_path / "node.json"
+    path.write_text(
+        json.dumps(
+            node_config(
+                Common(provider="command", image_size_mapping=[Size(max_images=40, slug="s")], s3=bucket),
+                port=1,
+                token="t",
+                max_images=9,
+                slots=2,
+            )
+        )
+    )
+    found = {name: value for name, value in _as_read(kind, path).items() if name.startswith("s3")}
+    assert found == {
+        "s3_endpoint": "https://s3.example", "s3_bucket": "b", "s3_access_key": "k", "s3_secret_key": "s",
+        "s3_force_path_style": True, "s3_ignore_ssl": True, "s3_acl": read,
+    }  # fmt: skip
+
+
+async def test_a_node_behaves_as_its_file_says(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps({"token": "of-the-file", "maxImages": 40, "parallelQueueProcessing": 3}))
+    node = start("--config", str(path))
+    assert set(await node.get("/info")) == {"error"}
+    node.token = "of-the-file"
+    info = await node.get("/info")
+    assert (info["maxImages"], info["maxParallelTasks"]) == (40, 3)
+
+
+async def test_what_is_said_at_the_start_counts_more_than_the_file(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps({"port": free_port(), "maxImages": 40, "parallelQueueProcessing": 3}))
+    node = start("--config", str(path), "--max-images", "7", "-q", "4")
+    info = await node.get("/info")
+    assert (info["maxImages"], info["maxParallelTasks"]) == (7, 4)
+
+
+def test_a_file_that_is_no_json_ends_the_node(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "node.json"
+    path.write_text("{")
+    with pytest.raises(AssertionError, match="Invalid configuration file"):
+        start("--config", str(path))
