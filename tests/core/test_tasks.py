@@ -86,6 +86,11 @@ def test_info_never_has_the_key_error_and_counts_in_integers() -> None:
     assert all(type(info[key]) is int for key in ("processingTime", "imagesCount", "dateCreated", "progress"))
 
 
+def test_only_a_date_that_its_client_gave_is_a_given_one() -> None:
+    assert task(date_created=5_000, committed_at=5.0).given_date == 0
+    assert task(date_created=4_000, committed_at=5.0).given_date == 4_000
+
+
 def test_progress_of_a_completed_task_is_100_and_fractions_stay() -> None:
     assert task_info(task(Phase.FINISHED, outcome=Outcome.COMPLETED, progress=3))["progress"] == 100
     assert task_info(task(Phase.RUNNING, progress=34.5))["progress"] == 34.5

@@ -50,6 +50,16 @@ async def test_what_a_client_says_of_a_task_is_what_its_node_says_of_it(before: 
         assert {option["name"]: option["value"] for option in told["options"]} == given
 
 
+async def test_a_task_is_as_old_on_its_node_as_it_is_there(cluster: Rig, node: Client) -> None:
+    """Results are deleted some time after that date: the days that a task waited for its node do not count."""
+    api = await cluster.start()
+    uuid = await api.create(1)
+    committed = (await api.get(f"/task/{uuid}/info"))["dateCreated"]
+    await cluster.cluster.context.registry.add(make_address("127.0.0.1", node.program.port))
+    assert (await api.ends(uuid))["dateCreated"] == committed
+    assert (await node.info(uuid))["dateCreated"] > committed
+
+
 async def test_a_node_adds_its_own_options_unless_it_is_told_not_to(before: Rig, node: Client) -> None:
     api = await before.start()
     uuid = await api.create(1, options=options(dtm="true"))

@@ -133,6 +133,12 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: How often it was changed: of two states the one with more is the newer one.
     version: int = 0
 
+    @property
+    def given_date(self) -> int:
+        """The date of creation that its client gave; 0 when it is that of the commit. A node is told no other: it
+        deletes results some time after that date, and the task may have waited for days."""
+        return self.date_created if self.date_created != int(self.committed_at * 1000) else 0
+
 
 class Stage(StrEnum):
     """How far an attempt has come."""

@@ -79,7 +79,7 @@ class NodeClient:
             "name": task.name,
             "options": _options(task.options),
         }
-        fields |= {"dateCreated": str(task.date_created)} if task.date_created else {}
+        fields |= {"dateCreated": str(task.given_date)} if task.given_date else {}
         fields |= {"skipPostProcessing": "true"} if task.skip_post_processing else {}
         fields |= {"outputs": msgspec.json.encode(task.outputs).decode()} if task.outputs else {}
         fields |= {"webhook": webhook} if webhook else {}
