@@ -113,5 +113,6 @@ def test_flags_that_pages_name_exist(page: Path) -> None:
 def _other_flags() -> set[str]:
     sources = "".join(path.read_text() for path in (ROOT / "src/clusterodm/commands").glob("*.py"))
     names = set(re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE))
-    given = set(re.findall(r'typer\.Option\(\s*"(--[a-z-]+)"', sources))
+    written = re.findall(r'typer\.Option\(\s*((?:"--?[a-z-]+",\s*)+)', sources)
+    given = {flag for names in written for flag in re.findall(r"--[a-z-]+", names)}
     return {f"--{name.replace('_', '-')}" for name in names} | given | {"--help", "--config", "--install-completion"}
