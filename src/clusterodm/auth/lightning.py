@@ -24,6 +24,7 @@ from clusterodm.auth.base import Authenticator, AuthInfo, Grant, digest_of
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, ServiceDown
 from clusterodm.core.limits import Limits
+from clusterodm.reasons import describe
 from clusterodm.settings import Settings
 
 T = TypeVar("T")
@@ -174,8 +175,8 @@ class LightningAuthenticator(Authenticator):
             return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError:
             raise ServiceDown("the service that knows the tokens gives an answer that is none") from None
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            raise ServiceDown("the service that knows the tokens does not answer") from None
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ServiceDown(f"the service that knows the tokens does not answer ({describe(error)})") from None
 
     def _remember(self, owner: str, known: _Owner) -> _Owner:
         self._known[owner] = known

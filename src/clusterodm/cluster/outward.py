@@ -17,6 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
 from clusterodm.core.errors import FetchFailed
+from clusterodm.reasons import describe
 
 #: IPv6 addresses with an IPv4 address at their end.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -66,7 +67,7 @@ def failed(error: Exception) -> FetchFailed:
     """What a call that went wrong means. Its text has no URL: that may hold a secret."""
     if isinstance(error, aiohttp.InvalidURL):
         return FetchFailed(_NO_URL, final=True)
-    return FetchFailed(f"cannot be reached ({type(error).__name__})", final=False)
+    return FetchFailed(f"cannot be reached ({describe(error)})", final=False)
 
 
 class Outward:

@@ -19,6 +19,7 @@ from clusterodm.core.errors import ClusterError, NodeForgot, NodeRefused, NodeUn
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.nodeodm import NodeClient, Snapshot
+from clusterodm.reasons import describe
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class Remote:
             async with self._session.post(url, params=query, data=form, timeout=_UPLOAD_TIMEOUT, ssl=tls) as response:
                 status, content = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise NodeUnreachable(type(error).__name__) from None
+            raise NodeUnreachable(describe(error)) from None
         if status == 401:
             raise NodeRefused("a valid token is needed")
         try:

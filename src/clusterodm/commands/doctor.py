@@ -27,6 +27,7 @@ from clusterodm.folder import in_use
 from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
+from clusterodm.reasons import describe
 from clusterodm.settings import Settings, load_settings
 from clusterodm.store import ask_version
 
@@ -154,7 +155,8 @@ async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddre
     """A node from here: whether it answers, its version, its clock."""
     what = f"node {address}"
     try:
-        info = await NodeClient(session, trust).info(address, seconds=_TIMEOUT)
+        client = NodeClient(session, trust)
+        info = await client.info(address, seconds=_TIMEOUT)
     except NodeError as error:
         return Finding(what, "error", str(error))
     try:
@@ -164,7 +166,7 @@ async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddre
     text = f"{info.engine} {info.engine_version}, API {info.version}, {info.max_parallel_tasks} slots"
     if old:
         return Finding(what, "error", f"{text}: too old, at least {'.'.join(map(str, _OLDEST))} is needed")
-    skew = await _skew(session, address)
+    skew = await _skew(client, address)
     if abs(skew) > _SKEW:
         return Finding(what, "warning", f"{text}; its clock differs from ours by {skew:.0f} s")
     return Finding(what, "ok", text)
@@ -189,12 +191,11 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
         await provider.close()
 
 
-async def _skew(session: aiohttp.ClientSession, address: NodeAddress) -> float:
-    query = {"token": address.token} if address.token else {}
+async def _skew(client: NodeClient, address: NodeAddress) -> float:
     try:
-        async with asyncio.timeout(_TIMEOUT), session.get(f"{address.url}/info", params=query) as response:
+        async with asyncio.timeout(_TIMEOUT), client.open(address, "/info", {}) as response:
             said = parsedate_to_datetime(response.headers["Date"])
-    except (aiohttp.ClientError, OSError, TimeoutError, KeyError, ValueError):
+    except (NodeError, TimeoutError, KeyError, ValueError):
         return 0.0
     return said.timestamp() - time.time()
 
@@ -210,7 +211,7 @@ async def _public(session: aiohttp.ClientSession, address: str, *, runs: bool) -
         status = response.status
         known = status == 401 or b'"taskQueueCount"' in content
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {error or 'no answer in time'}")
+        return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {describe(error)}")
     if known:
         return Finding(what, "ok", "answers")
     return Finding(what, "error", f"something else answers there ({status})")

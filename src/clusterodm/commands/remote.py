@@ -19,6 +19,7 @@ from rich.table import Table
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
+from clusterodm.reasons import describe
 
 T = TypeVar("T")
 
@@ -71,7 +72,7 @@ class Admin:
                     _refuse(response.status, await response.read())
                 yield response
         except (aiohttp.ClientError, OSError) as error:
-            raise ClusterError(f"{self._url}: {error}") from None
+            raise ClusterError(f"{self._url}: {describe(error)}") from None
 
     async def _call(self, method: str, path: str, **how: Any) -> bytes:
         try:
@@ -81,7 +82,7 @@ class Admin:
             ):
                 content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ClusterError(f"no cluster answers at {self._url}: {error or 'no answer in time'}") from None
+            raise ClusterError(f"no cluster answers at {self._url}: {describe(error)}") from None
         if response.status != 200:
             _refuse(response.status, content)
         return content

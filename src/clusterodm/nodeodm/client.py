@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
+from clusterodm import reasons
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
@@ -26,6 +26,9 @@ CALL_TIMEOUT: Final = 45.0
 MAX_ANSWER: Final = 64 << 20
 #: How a node refuses a token; only those behind a proxy answer with 401.
 _OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
+#: Bytes of an answer that no node gives which are looked at.
+_SHORT: Final = 2000
+_WANTS_HTTPS: Final = "; it seems to want HTTPS there (https:// in front of its address)"
 _FORGOT: Final = ("not found", "invalid uuid")
 
 
@@ -59,7 +62,12 @@ class NodeClient:
 
     async def info(self, node: NodeAddress, *, seconds: float = 15.0) -> NodeInfo:
         """`/info`; raises NodeUnreachable for anything that is no node's answer."""
-        return _convert(await self._get(node, "/info", seconds=seconds), NodeInfo)
+        try:
+            return _convert(await self._get(node, "/info", seconds=seconds), NodeInfo)
+        except NodeUnreachable as error:
+            if not node.tls and str(error) in (reasons.CLOSED, reasons.NO_HTTP):  # all that a TLS server says
+                raise NodeUnreachable(f"{error}{_WANTS_HTTPS}") from None
+            raise
 
     async def options(self, node: NodeAddress) -> list[dict[str, Any]]:
         """`/options` as the node has it."""
@@ -145,7 +153,7 @@ class NodeClient:
             ) as response:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(describe(error)) from None
+            raise NodeUnreachable(reasons.describe(error)) from None
 
     async def _get(
         self, node: NodeAddress, path: str, query: Mapping[str, str] | None = None, *, seconds: float = CALL_TIMEOUT
@@ -189,11 +197,11 @@ class NodeClient:
                 content = await _read(response)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise NodeUnreachable(describe(error)) from None
+            raise NodeUnreachable(reasons.describe(error)) from None
         if status == 401:
             raise NodeRefused("the node wants another token")
         if status != 200:
-            raise NodeUnreachable(f"HTTP status {status}")
+            raise NodeUnreachable(_odd(node, status, response.headers.get("Location", ""), content))
         return _checked(_decode(content))
 
 
@@ -253,19 +261,8 @@ def _convert(answer: Any, kind: type[T]) -> T:
         raise NodeUnreachable("the answer is not one of a node") from None
 
 
-def _reason(error: OSError) -> str:
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else type(error).__name__
-
-
-def describe(error: Exception) -> str:
-    """What went wrong without the URL, which has the token in it."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = getattr(error.certificate_error, "verify_message", "")
-        return f"its certificate is not trusted ({reason})"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"no connection ({_reason(error.os_error)})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+def _odd(node: NodeAddress, status: int, location: str, content: bytes) -> str:
+    """What an answer that no node gives says of the address: most often that it is one for HTTPS."""
+    said = content[:_SHORT].lower()
+    wanted = location.startswith("https:") or (status == 400 and (b"https" in said or b"ssl" in said))
+    return f"HTTP status {status}{_WANTS_HTTPS if wanted and not node.tls else ''}"

@@ -21,7 +21,8 @@ from clusterodm.aio import chance, next_piece
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeError, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
-from clusterodm.nodeodm.client import NodeClient, describe
+from clusterodm.nodeodm.client import NodeClient
+from clusterodm.reasons import describe
 from clusterodm.zero_copy import WORTH, duplicate
 
 #: Tries to go on, and what is between them; after the last one the download is given up.

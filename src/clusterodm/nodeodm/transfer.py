@@ -27,6 +27,7 @@ import msgspec
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.trust import Trust
+from clusterodm.reasons import describe
 
 CONNECT_TIMEOUT: Final = 10.0
 #: Seconds without progress after which a node counts as hung.
@@ -148,7 +149,7 @@ class Transfer:
                 self._send_one(connection, file)
                 self.sent_files += 1
         except (OSError, http.client.HTTPException) as error:
-            raise NodeUnreachable(f"an upload had no answer ({_describe(error)})") from None
+            raise NodeUnreachable(f"an upload had no answer ({describe(error)})") from None
         finally:
             self._connections.discard(connection)
             connection.close()
@@ -170,7 +171,7 @@ class Transfer:
                 connection.connect()
             except OSError as error:
                 if attempt == _CONNECT_TRIES - 1 or self._stopped.wait(0.5 * 2**attempt):
-                    raise NodeUnreachable(f"no connection ({_describe(error)})") from None
+                    raise NodeUnreachable(f"no connection ({describe(error)})") from None
             else:
                 connection.sock.settimeout(IDLE_TIMEOUT)
                 return
@@ -265,7 +266,3 @@ def _check(status: int, content: bytes) -> None:
         raise (NodeForgot if "not found" in str(text) else NodeRefused)(str(text)[:500])
     if answer.get("success") is not True:
         raise NodeUnreachable("an upload was answered with something that is no node's")
-
-
-def _describe(error: Exception) -> str:
-    return getattr(error, "strerror", None) or type(error).__name__

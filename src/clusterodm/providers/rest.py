@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 
 from clusterodm.core.errors import ProviderError, Rejected, Unreachable
+from clusterodm.reasons import describe
 
 _MAX_ANSWER: Final = 16 << 20
 #: Pages of a list; more means that something is wrong.
@@ -58,7 +59,7 @@ class Rest:
             ) as response:
                 return self._judged(await _answer(response), response.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"no answer ({type(error).__name__})") from None
+            raise Unreachable(f"no answer ({describe(error)})") from None
 
     async def lines(self, path: str) -> AsyncIterator[Any]:
         """The JSON values of an answer that comes line by line."""
@@ -76,7 +77,7 @@ class Rest:
                     if len(buffer) > _MAX_ANSWER:
                         raise Unreachable("a line that does not end")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"no answer ({type(error).__name__})") from None
+            raise Unreachable(f"no answer ({describe(error)})") from None
 
     def _judged(self, answer: Answer, retry_after: str) -> Answer:
         if answer.status < 300 or answer.status == 404:
