@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
@@ -96,7 +97,7 @@ async def _in_bucket(bucket: Bucket, folder: str, asset: str, *, redirect: bool)
     found = await bucket.find(key)
     if found is not None:
         if redirect:
-            raise web.HTTPFound(await bucket.sign(key))
+            raise web.HTTPFound(URL(await bucket.sign(key), encoded=True))
         return _Remote(bucket, key, 0, found.size, found.etag)
     key = f"{folder}/{ARCHIVE}"
     whole = await bucket.find(key) if asset != ARCHIVE else None

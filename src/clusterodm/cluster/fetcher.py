@@ -117,9 +117,9 @@ class Fetcher:
         timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
         async with self._outward.session(timeout) as session:
             for _ in range(_MAX_REDIRECTS + 1):
-                self._outward.check(url)
+                wanted = self._outward.check(url)
                 try:
-                    async with session.get(url, allow_redirects=False) as response:
+                    async with session.get(wanted, allow_redirects=False) as response:
                         if response.status in (301, 302, 303, 307, 308):
                             url = urljoin(url, response.headers.get("Location", ""))
                             continue

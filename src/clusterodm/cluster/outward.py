@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
+from yarl import URL
 
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import FetchFailed
 from clusterodm.reasons import describe
+from clusterodm.urls import as_written
 
 #: IPv6 addresses with an IPv4 address at their end.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -28,10 +30,10 @@ _PRIVATE = "leads to a private address, which is not allowed here"
 def is_web_url(url: str) -> bool:
     """Whether `url` can be called at all."""
     try:
-        split = urlsplit(url)
-        return split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+        as_written(url)
     except ValueError:
         return False
+    return True
 
 
 def is_public(address: str) -> bool:
@@ -79,16 +81,24 @@ class Outward:
     def session(self, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
         """A session for calls; each must say `allow_redirects=False`."""
         connector = aiohttp.TCPConnector(resolver=None if self._allow_private else _PublicResolver())
-        return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": PROGRAM},
+        )
 
-    def check(self, url: str) -> None:
-        """Raise FetchFailed for an address that may not be called; one given by name is looked at when it is looked
-        up."""
-        if not is_web_url(url):
-            raise FetchFailed(_NO_URL, final=True)
+    def check(self, url: str) -> URL:
+        """What is to be called for an address: read once, so that what is checked is what is called. Raises FetchFailed
+        for one that may not be called; one given by name is looked at when it is looked up."""
         try:
-            public = is_public(urlsplit(url).hostname or "")
+            wanted = as_written(url)
         except ValueError:
-            return
+            raise FetchFailed(_NO_URL, final=True) from None
+        try:
+            public = is_public(wanted.host or "")
+        except ValueError:
+            return wanted
         if not public and not self._allow_private:
             raise FetchFailed(_PRIVATE, final=True)
+        return wanted

@@ -11,6 +11,8 @@ from clusterodm.core.nodes import NodeInfo
 
 #: The version of the NodeODM API that we speak; clients compare it.
 API_VERSION: Final = "2.2.4"
+#: How the cluster calls itself in requests and answers: versions of what it is made of are nobody's business.
+PROGRAM: Final = "ClusterODM"
 
 
 def cluster_info(online: Iterable[NodeInfo], described: NodeInfo, waiting: int) -> dict[str, Any]:

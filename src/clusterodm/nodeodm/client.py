@@ -8,15 +8,18 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from clusterodm import reasons
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
 from clusterodm.nodeodm.trust import Trust
+from clusterodm.urls import as_written
 
 T = TypeVar("T")
 
@@ -26,6 +29,8 @@ CALL_TIMEOUT: Final = 45.0
 MAX_ANSWER: Final = 64 << 20
 #: How a node refuses a token; only those behind a proxy answer with 401.
 _OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
+#: Characters of an ETag that is sent back.
+_LONGEST_ETAG: Final = 200
 #: Bytes of an answer that no node gives which are looked at.
 _SHORT: Final = 2000
 _WANTS_HTTPS: Final = "; it seems to want HTTPS there (https:// in front of its address)"
@@ -69,9 +74,20 @@ class NodeClient:
                 raise NodeUnreachable(f"{error}{_WANTS_HTTPS}") from None
             raise
 
-    async def options(self, node: NodeAddress) -> list[dict[str, Any]]:
-        """`/options` as the node has it."""
-        return _convert(await self._get(node, "/options"), list[dict[str, Any]])
+    async def changed_options(self, node: NodeAddress, etag: str) -> tuple[list[dict[str, Any]] | None, str]:
+        """`/options` as the node has it, and what it marks that answer with; None where it says that its options are
+        still those of `etag`."""
+        async with (
+            self.open(node, "/options", {"If-None-Match": etag} if etag else {}) as response,
+            asyncio.timeout(CALL_TIMEOUT),
+        ):
+            if response.status == 304:
+                return None, etag
+            if response.status != 200:
+                raise NodeUnreachable(f"HTTP status {response.status}")
+            content = await _read(response)
+        options = _convert(_checked(_decode(content)), list[dict[str, Any]])
+        return options, response.headers.get("ETag", "")[:_LONGEST_ETAG]
 
     async def task(self, node: NodeAddress, uuid: str, *, from_line: int | None = None) -> Snapshot:
         """`/task/<uuid>/info`, with the console lines from `from_line` when given."""
@@ -137,14 +153,13 @@ class NodeClient:
 
     @asynccontextmanager
     async def open(
-        self, node: NodeAddress, path: str, headers: Mapping[str, str], *, query: Mapping[str, str] | None = None
+        self, node: NodeAddress, path: str, headers: Mapping[str, str], *, query: str = ""
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Any GET on a node, as an open answer."""
+        """Any GET on a node, as an open answer; `path` and `query` go out as they are."""
         timeout = aiohttp.ClientTimeout(total=None, connect=10, sock_read=CALL_TIMEOUT)
         try:
             async with self._session.get(
-                node.url + path,
-                params=_query(node, query or {}),
+                _url(node, path, query),
                 headers=headers,
                 timeout=timeout,
                 ssl=self.trust.context(node),
@@ -187,8 +202,7 @@ class NodeClient:
                 asyncio.timeout(seconds),
                 self._session.request(
                     method,
-                    node.url + path,
-                    params=_query(node, query),
+                    _url(node, path, urlencode(query)),
                     ssl=self.trust.context(node),
                     allow_redirects=False,
                     **how,
@@ -215,8 +229,10 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _query(node: NodeAddress, query: Mapping[str, str]) -> dict[str, str]:
-    return {**query, "token": node.token} if node.token else dict(query)
+def _url(node: NodeAddress, path: str, query: str) -> URL:
+    token = urlencode({"token": node.token}) if node.token else ""
+    asked = "&".join(part for part in (query, token) if part)
+    return as_written(f"{node.url}{path}?{asked}")
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from aiohttp import web
+from yarl import URL
 
 from clusterodm.core.tasks import Outcome
 from clusterodm.delivery import deliver
@@ -21,5 +22,5 @@ async def download(request: web.Request) -> web.StreamResponse:
     entry = await cluster.tasks.require(uuid, grant.owner)
     asset, prefix = request.match_info["asset"], cluster.settings.downloads_from_s3
     if prefix and entry.task.outcome is Outcome.COMPLETED:
-        raise web.HTTPFound(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}")
+        raise web.HTTPFound(URL(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}", encoded=True))
     return await deliver(request, cluster, entry, asset)

@@ -11,6 +11,7 @@ from aiohttp import web
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.delivery import pipe
 from clusterodm.proxy.context import context
+from clusterodm.urls import without
 
 #: What the page may be made of; everything else is not passed to a node.
 PAGE_PATH: Final = r"/{file:([\w./-]*\.(css|js|map|woff2?|ttf|eot|svg|png|ico|html))?}"
@@ -38,8 +39,9 @@ async def page(request: web.Request) -> web.StreamResponse:
     asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
     response: web.StreamResponse | None = None
     try:
-        query = {name: value for name, value in request.query.items() if name != "token"}
-        async with cluster.client.open(node.address, path, asked, query=query) as answer:
+        sent = request.rel_url
+        query = without(sent.raw_query_string, "token")
+        async with cluster.client.open(node.address, sent.raw_path, asked, query=query) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=passed)
             await pipe(request, answer.content.readany, response)
