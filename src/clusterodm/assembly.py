@@ -26,6 +26,7 @@ from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.control import Control
+from clusterodm.cluster.description import Description
 from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
@@ -37,7 +38,7 @@ from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.reaper import Reaper
-from clusterodm.cluster.registry import Description, Registry
+from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks

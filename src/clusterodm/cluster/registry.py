@@ -13,10 +13,10 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Observers, WorkQueue
+from clusterodm.cluster.description import Describer, Description
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
-from clusterodm.core.options import exact
 from clusterodm.core.placement import FreeSlots
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
@@ -29,15 +29,6 @@ _MISSES: Final = 2
 _POLLS_PER_SECOND: Final = 200
 #: Times the interval after which a node is asked while the cluster has nothing to do.
 _AT_REST: Final = 3
-_DESCRIPTION_KEY: Final = "description"
-_FRESH_OPTIONS: Final = 3600.0
-
-
-class Description(msgspec.Struct, frozen=True):
-    """What we say of ourselves while no node is online: that of the node seen last, or the one we ship."""
-
-    info: NodeInfo
-    options: list[dict[str, Any]]
 
 
 class Node:
@@ -125,8 +116,7 @@ class Registry:
         self._clock = clock
         self._nodes: dict[int, Node] = {}
         self._free = FreeSlots()
-        self._described = shipped
-        self._options_at = 0.0
+        self.description = Describer(store, client, shipped)
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
         self.observers: Observers[[]] = Observers()
         #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
@@ -135,12 +125,11 @@ class Registry:
         #: Held while nodes are changed in the store and in memory, so that an older state never replaces a newer one.
         self._writing = asyncio.Lock()
         self._info: tuple[int, bytes] = (-1, b"")
-        self.options_json = msgspec.json.encode(exact(shipped.options))
 
     async def load(self) -> None:
         """Read the configured nodes and the stored description."""
         await self.reload()
-        await self.reload_description()
+        await self.description.reload()
 
     async def reload(self) -> None:
         """Read the nodes again: another process may have changed them."""
@@ -152,11 +141,6 @@ class Registry:
                 node = self._nodes.get(record.id)
                 if node is None or node.record != record:
                     self._add(record)
-
-    async def reload_description(self) -> None:
-        """Read again what nodes say of themselves."""
-        if stored := await self._store.value(_DESCRIPTION_KEY):
-            self._describe(msgspec.convert(stored, Description))
 
     async def run(self) -> None:
         """Ask all nodes for ever."""
@@ -252,13 +236,13 @@ class Registry:
     @property
     def options(self) -> list[dict[str, Any]]:
         """The options that tasks may have."""
-        return self._described.options
+        return self.description.now.options
 
     def info_json(self, waiting: int) -> bytes:
         """The body of `/info` with `waiting` tasks in the queue."""
         if self._info[0] != waiting:
             online = (node.info for node in self.nodes() if node.online)
-            self._info = (waiting, msgspec.json.encode(cluster_info(online, self._described.info, waiting)))
+            self._info = (waiting, msgspec.json.encode(cluster_info(online, self.description.now.info, waiting)))
         return self._info[1]
 
     # Slots
@@ -303,7 +287,8 @@ class Registry:
             node.failures, node.error, node.seen_at = 0, "", self._clock()
             node.most_used = max(node.most_used, node.info.total_memory - node.info.available_memory)
             self._forget_reservations(node, begun)
-            await self._refresh_description(node)
+            if node is self.reference():
+                await self.description.refresh(node.record.id, node.address, node.info)
         if node.online != before.online:
             _log.info("node is online" if node.online else "node is offline", node=str(node.address), error=node.error)
         self._info = (-1, b"")
@@ -333,23 +318,3 @@ class Registry:
         for task, committed_at in list(node.reserved.items()):
             if committed_at is not None and committed_at < asked_at:
                 del node.reserved[task]
-
-    async def _refresh_description(self, node: Node) -> None:
-        known = self._described.info
-        same = (known.engine, known.engine_version) == (node.info.engine, node.info.engine_version)
-        stale = time.monotonic() - self._options_at > _FRESH_OPTIONS or not self._options_at
-        if node is not self.reference() or (same and not stale):
-            return
-        self._options_at = time.monotonic()
-        try:
-            description = Description(node.info, await self._client.options(node.address))
-        except NodeError as error:
-            self._options_at = 0.0
-            _log.info("options cannot be read", node=str(node.address), error=str(error))
-            return
-        self._describe(description)
-        await self._store.keep_value(_DESCRIPTION_KEY, msgspec.to_builtins(description))
-
-    def _describe(self, description: Description) -> None:
-        self._described = description
-        self.options_json = msgspec.json.encode(exact(description.options))

@@ -220,6 +220,6 @@ class Replicas:
         if "machines" in kinds:
             await self._machines.reload()
         if "value description" in kinds:
-            await self._registry.reload_description()
+            await self._registry.description.reload()
         if "replicas" in kinds and self._wanted:
             await self._beat()

@@ -83,7 +83,7 @@ class Hot:
         if asked or (grant.limits.any and path == b"/options"):
             return None
         registry = cluster.registry
-        return registry.info_json(cluster.tasks.queued) if path == b"/info" else registry.options_json
+        return registry.info_json(cluster.tasks.queued) if path == b"/info" else registry.description.options_json
 
     def _task(self, path: bytes, uuid: str, asked: dict[str, str], grant: Grant) -> bytes | None:
         """Of a task that is in memory, where that is sure to be the newest."""

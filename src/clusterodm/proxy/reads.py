@@ -32,7 +32,7 @@ async def options(request: web.Request) -> web.Response:
     grant = await caller(request)
     registry = context(request).registry
     if not grant.limits.any:
-        return json_bytes(registry.options_json)
+        return json_bytes(registry.description.options_json)
     return json_answer(exact(shown_options(registry.options, grant.limits)))
 
 
