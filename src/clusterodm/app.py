@@ -27,6 +27,7 @@ from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.replicas import Loops
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
 from clusterodm.folder import locked_folder
 from clusterodm.observe import logging_to
@@ -130,7 +131,9 @@ def _new_id() -> str:
 async def _client_session() -> AsyncIterator[aiohttp.ClientSession]:
     """One connection pool for all nodes; a limit for each, so that a hung node cannot take all connections."""
     connector = aiohttp.TCPConnector(limit=0, limit_per_host=64, keepalive_timeout=4, ttl_dns_cache=30)
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": PROGRAM}
+    ) as session:
         yield session
 
 

@@ -244,7 +244,7 @@ def build(
         discovery=discovery,
         fetcher=fetcher,
         cleaner=Cleaner(store, tasks, registry, client, duty=duty, clock=clock),
-        notifier=Notifier(store, tasks, metrics, duty=duty, allow_private=settings.webhook_allow_private),
+        notifier=Notifier(store, tasks, results, metrics, duty=duty, allow_private=settings.webhook_allow_private),
         accounts=accounts,
         janitor=janitor,
     )

@@ -21,7 +21,7 @@ from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.cluster.context import Context
 from clusterodm.core import answers
-from clusterodm.core.cluster import API_VERSION
+from clusterodm.core.cluster import API_VERSION, PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError, Malformed, NodeNotFound
 from clusterodm.delivery import deliver
 
@@ -55,6 +55,7 @@ def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
 
 
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = PROGRAM
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
 

@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
-import json
+import zipfile
+import zlib
 from typing import Final
 
 import aiohttp
+import msgspec
 import structlog
 
 from clusterodm.aio import Duty, WorkQueue
 from clusterodm.cluster.outward import Outward, failed
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import FetchFailed, StaleTask
+from clusterodm.core.errors import BadRequest, FetchFailed, StaleTask
 from clusterodm.core.tasks import Phase, task_info
 from clusterodm.observe import Metrics
+from clusterodm.results import Results
 from clusterodm.store import Store
 
 _log = structlog.get_logger("notifier")
@@ -24,15 +27,21 @@ _log = structlog.get_logger("notifier")
 _TRIES: Final = 10
 #: Seconds that calls get to end when we do.
 _LAST_CALLS: Final = 5.0
+#: Where results say what is known of the photos, and bytes of it at most.
+_IMAGES: Final = "images.json"
+_MAX_IMAGES: Final = 8 << 20
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
 class Notifier:
     """Tells owners that their tasks are over."""
 
-    def __init__(self, store: Store, tasks: Tasks, metrics: Metrics, *, duty: Duty, allow_private: bool) -> None:
+    def __init__(
+        self, store: Store, tasks: Tasks, results: Results, metrics: Metrics, *, duty: Duty, allow_private: bool
+    ) -> None:
         self._store = store
         self._tasks = tasks
+        self._results = results
         self._outward = Outward(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
@@ -80,16 +89,34 @@ class Notifier:
             _log.info("the task changed while its webhook was called", task=uuid)
 
     async def _call(self, entry: Entry) -> None:
-        """POST the task's info as JSON, as a node does. Errors carry no URL: it may hold a secret."""
-        body = json.dumps(task_info(entry.task))
-        self._outward.check(entry.task.webhook)
-        headers = {"Content-Type": "application/json"}
+        """POST the task's info and what is known of its photos as JSON, as a node does. Errors carry no URL: it may
+        hold a secret."""
+        info = task_info(entry.task) | {"images": await self._images(entry.task.uuid)}
+        body = msgspec.json.encode(info)
+        wanted = self._outward.check(entry.task.webhook)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
             async with (
                 self._outward.session(_TIMEOUT) as session,
-                session.post(entry.task.webhook, data=body, headers=headers, allow_redirects=False) as response,
+                session.post(wanted, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status >= 300:
                     raise FetchFailed(f"HTTP status {response.status}", final=False)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise failed(error) from None
+
+    async def _images(self, uuid: str) -> list[msgspec.Raw]:
+        """What the engine wrote down of each photo, where the results are here: nothing is fetched for it."""
+        try:
+            content = await self._results.asset(uuid, _IMAGES)
+        except BadRequest:
+            return []
+        try:
+            if content.size > _MAX_IMAGES:
+                return []
+            written = b"".join([block async for block in content.blocks(0, content.size)])
+            return msgspec.json.decode(written, type=list[msgspec.Raw])
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.DecodeError):
+            return []
+        finally:
+            content.close()

@@ -19,6 +19,7 @@ import msgspec
 import typer
 
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError, StoreDown
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
@@ -93,7 +94,7 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
     except ConfigError as error:
         yield Finding("nodes-ca", "error", str(error))
     connector = aiohttp.TCPConnector(limit=20)
-    async with aiohttp.ClientSession(connector=connector) as session:
+    async with aiohttp.ClientSession(connector=connector, headers={"User-Agent": PROGRAM}) as session:
         for finding in await asyncio.gather(*(_node(session, trust, address) for address in _addresses(settings))):
             yield finding
         async for finding in _providers(session, settings):

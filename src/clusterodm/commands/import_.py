@@ -18,6 +18,7 @@ import typer
 from clusterodm.auth import SHARED_OWNER
 from clusterodm.cluster.importer import OldRoute
 from clusterodm.commands.ending import run_until_done
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError
 from clusterodm.core.ids import is_task_id
 from clusterodm.core.membership import parse_nodes_file
@@ -145,7 +146,7 @@ class _Import:
         if not asr:
             return
         path = Path(asr) if Path(asr).is_absolute() else self._source / asr
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
             try:
                 fleet = make_fleet(path, session, Metrics())
             except ClusterError as error:

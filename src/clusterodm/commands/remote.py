@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusterodm.commands.ending import run_until_done
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
 from clusterodm.reasons import describe
@@ -108,7 +109,7 @@ async def admin(url: str, password: str) -> AsyncIterator[Admin]:
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"an admin address reads {DEFAULT_URL}, not {url}")
     headers = {"Authorization": aiohttp.encode_basic_auth("admin", password, encoding="utf-8")} if password else {}
-    async with aiohttp.ClientSession(headers=headers) as session:
+    async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM} | headers) as session:
         yield Admin(session, url)
 
 

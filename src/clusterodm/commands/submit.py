@@ -28,6 +28,7 @@ from rich.progress import (
 
 from clusterodm.commands.client import Remote, unpack
 from clusterodm.commands.ending import run_until_done
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError
 from clusterodm.core.names import printable
 from clusterodm.core.nodes import NodeAddress, parse_address
@@ -126,7 +127,7 @@ def read_options(given: Iterable[str]) -> list[dict[str, Any]]:
 
 async def carry_out(work: Submission, screen: Console) -> Snapshot | None:
     """Send, follow and fetch. Raises ClusterError when the task does not complete."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
         remote = Remote(session, work.address)
         remote.on_trouble = lambda line: screen.print(f"[yellow]{line}[/]", highlight=False)
         if work.files and not await _committed(remote, work.uuid):
@@ -208,7 +209,7 @@ async def _fetch(remote: Remote, work: Submission, folder: Path, screen: Console
 
 async def _interrupted(work: Submission, screen: Console) -> None:
     """Ctrl-C: the task goes on unless its owner says otherwise."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
         remote = Remote(session, work.address, patience=0)
         with suppress(ClusterError):
             if (

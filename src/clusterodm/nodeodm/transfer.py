@@ -24,6 +24,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.trust import Trust
@@ -188,6 +189,7 @@ class Transfer:
         tail = f"\r\n--{boundary}--\r\n".encode()
         size = path.stat().st_size
         connection.putrequest("POST", self._target, skip_accept_encoding=True)
+        connection.putheader("User-Agent", PROGRAM)
         connection.putheader("Content-Type", f"multipart/form-data; boundary={boundary}")
         connection.putheader("Content-Length", str(len(head) + size + len(tail)))
         connection.endheaders(head)

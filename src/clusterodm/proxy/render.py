@@ -12,6 +12,7 @@ import structlog
 from aiohttp import web
 
 from clusterodm.core import answers
+from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, Unauthorized
 from clusterodm.proxy.body import TAKEN_OVER
 
@@ -64,7 +65,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
-    """Reflect the origin. There are no cookies here, so credentials are never allowed."""
+    """Say who answers, and reflect the origin. There are no cookies here, so credentials are never allowed."""
+    response.headers["Server"] = PROGRAM
     if origin := request.headers.get("Origin"):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Vary"] = "Origin"
