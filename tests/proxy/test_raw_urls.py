@@ -87,3 +87,23 @@ async def test_a_redirect_to_a_bucket_is_what_was_configured(cluster: Rig) -> No
     await api.ends(uuid)
     status, headers, _ = await api.raw("GET", f"/task/{uuid}/download/all.zip", allow_redirects=False)
     assert (status, headers["Location"]) == (302, f"{prefix}/{uuid}/all.zip")
+
+
+async def test_a_zipurl_that_is_asked_for_too_often_is_fetched_later(cluster: Rig) -> None:
+    asked: list[str] = []
+
+    async def give(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.Response(status=429) if len(asked) == 1 else web.Response(body=zipped({"a.jpg": b"a"}))
+
+    app = web.Application()
+    app.router.add_get("/a.zip", give)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    cluster.stack.push_async_callback(runner.cleanup)
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await cluster.add_node()
+    api = await cluster.start(zipurl_allow_private=True)
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/a.zip"
+    await api.ends((await api.post("/task/new", form({"zipurl": url})))["uuid"])
+    assert len(asked) == 2

@@ -91,11 +91,17 @@ class Feed:
         now = self._cluster.clock.steady()
         all_of_it = now - self._told_all_at > _REFRESH or self._nodes_changed
         self._told_all_at = now if all_of_it else self._told_all_at
-        for told in await self._news(all_of_it=all_of_it):
+        changed, self._changed = self._changed, {}
+        try:
+            news = await self._news(changed, all_of_it=all_of_it)
+        except Exception:
+            self._changed = changed | self._changed  # told with the next tick
+            self._nodes_changed = True
+            raise
+        for told in news:
             self._tell(told)
 
-    async def _news(self, *, all_of_it: bool) -> list[bytes]:
-        changed, self._changed = self._changed, {}
+    async def _news(self, changed: dict[str, Entry], *, all_of_it: bool) -> list[bytes]:
         told: list[bytes] = []
         guesses = await Guesses.now(self._cluster)
         if len(changed) > _MANY:
@@ -139,17 +145,22 @@ class Feed:
 
     def _progress(self, changed: dict[str, Entry]) -> list[bytes]:
         """Tasks on nodes whose progress is not what was told last."""
-        told = []
+        told: list[bytes] = []
         seen: dict[str, bytes] = {}
         for entry in self._cluster.tasks.active():
             uuid = entry.task.uuid
             if entry.attempt is None or uuid in changed:
                 continue
             seen[uuid] = _encode((entry.task.progress, entry.task.processing_time))
-            if self._shown.get(uuid) not in (None, seen[uuid]):
+            before = self._shown.get(uuid)
+            if before in (None, seen[uuid]):
+                continue
+            if len(told) < _MANY:
                 told.append(event("progress", {"uuid": uuid, "progress": entry.task.progress}))
+            else:
+                seen[uuid] = before  # its turn comes with the next tick
         self._shown = seen
-        return told[:_MANY]
+        return told
 
     def _tell(self, told: bytes) -> None:
         for waiting in self._watchers:

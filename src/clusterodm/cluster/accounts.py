@@ -87,6 +87,7 @@ class Accounts:
         except StaleTask as stale:
             _log.info("the task changed while it was settled", task=uuid, why=str(stale))
             return _LOOK
+        self._tries.pop(uuid, None)
         return None
 
     async def _approve(self, entry: Entry) -> float | None:

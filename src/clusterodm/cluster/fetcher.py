@@ -26,6 +26,8 @@ from clusterodm.spool import Part, Spool
 
 _MAX_REDIRECTS: Final = 5
 _TRIES: Final = 5
+#: Statuses of 4xx after which it is worth to come again: too slow, too early, too often.
+_LATER: Final = (408, 425, 429)
 _BLOCK: Final = 1 << 20
 
 
@@ -65,6 +67,7 @@ class Fetcher:
         if entry.task.phase is Phase.QUEUED and entry.task.zipurl:
             self._queue.put(entry.task.uuid)
         elif entry.task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._tries.pop(entry.task.uuid, None)
             self._queue.cancel(entry.task.uuid)
 
     def recover(self) -> None:
@@ -131,7 +134,10 @@ class Fetcher:
 
     async def _receive(self, response: aiohttp.ClientResponse, part: Part) -> None:
         if response.status != 200:
-            raise FetchFailed(f"answered with HTTP status {response.status}", final=400 <= response.status < 500)
+            raise FetchFailed(
+                f"answered with HTTP status {response.status}",
+                final=400 <= response.status < 500 and response.status not in _LATER,
+            )
         received = 0
         async for content in response.content.iter_any():
             received += len(content)

@@ -69,6 +69,7 @@ class Notifier:
     async def _notify(self, uuid: str) -> None:
         entry = await self._tasks.find(uuid)
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
+            self._tries.pop(uuid, None)
             return
         if not self._duty.held:  # somebody else calls it
             return

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Nothing that changed is lost to those who watch, whatever goes wrong with a tick."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from typing import Any
+
+import pytest
+
+from clusterodm.admin import feed
+from clusterodm.admin.feed import Feed
+from clusterodm.core.errors import StoreDown
+from tests.admin.support import start
+from tests.support import Rig, eventually
+
+
+def taken(waiting: asyncio.Queue[bytes], kind: str) -> list[Any]:
+    """The data of all events of a kind that wait."""
+    found = []
+    while not waiting.empty():
+        name, data = waiting.get_nowait().decode().split("\n")[:2]
+        if name == f"event: {kind}":
+            found.append(json.loads(data.removeprefix("data: ")))
+    return found
+
+
+async def test_a_tick_that_fails_tells_with_the_next_one(cluster: Rig) -> None:
+    await cluster.add_node(seconds=60)
+    api, _ = await start(cluster)
+    watched = Feed(cluster.cluster.context)
+    async with watched.watching() as waiting:
+        uuid = await api.create(1)
+        await eventually(lambda: cluster.entry(uuid).task.phase == "running")
+        other = sqlite3.connect(cluster.folder / "data" / "clusterodm.db", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        cluster.cluster.context.tasks.pace = None
+        taken(waiting, "task")
+        try:
+            with pytest.raises(StoreDown):
+                await watched.tick()
+        finally:
+            other.close()
+        assert taken(waiting, "task") == []
+        await watched.tick()
+        assert [view["uuid"] for view in taken(waiting, "task")] == [uuid]
+
+
+async def test_progress_of_more_tasks_than_one_tick_tells_is_told_with_the_next_one(
+    cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_MANY", 1)
+    await cluster.add_node(seconds=60, slots=3)
+    api, _ = await start(cluster, task_poll_interval=60)
+    context = cluster.cluster.context
+    watched = Feed(context)
+    async with watched.watching() as waiting:
+        uuids = [await api.create(1) for _ in range(3)]
+        await eventually(lambda: all(cluster.entry(uuid).task.phase == "running" for uuid in uuids))
+        await watched.tick()
+        await watched.tick()
+        for uuid in uuids:
+            context.tasks.progress(cluster.entry(uuid), progress=42.0)
+        taken(waiting, "progress")
+        told = []
+        for _ in uuids:
+            await watched.tick()
+            told += [each["uuid"] for each in taken(waiting, "progress")]
+        assert sorted(told) == sorted(uuids)
