@@ -274,8 +274,8 @@ class Hook:
         self.calls: list[tuple[str, Any]] = []
 
     async def called(self, request: web.Request) -> web.Response:
-        self.calls.append((request.path, await request.json()))
-        first = [path for path, _ in self.calls].count(request.path) == 1
+        self.calls.append((request.raw_path, await request.json()))
+        first = [path for path, _ in self.calls].count(request.raw_path) == 1
         return web.Response(status=500 if first else 200)
 
 
@@ -294,9 +294,10 @@ async def hook() -> AsyncIterator[Hook]:
 
 async def test_webhooks_are_told_the_info_and_the_images_until_they_answer_with_200(start: Start, hook: Hook) -> None:
     node = start("--webhook", f"{hook.url}/nodes", "--test-seconds", "0")
-    uuid = await node.completed(webhook=f"{hook.url}/task")
+    uuid = await node.completed(webhook=f"{hook.url}/task?signed=a%2Fb%20c")
     await eventually(lambda: len(hook.calls) >= 4)
-    assert sorted(path for path, _ in hook.calls) == ["/nodes", "/nodes", "/task", "/task"]
+    signed = "/task?signed=a%2Fb%20c"  # as it was written
+    assert sorted(path for path, _ in hook.calls) == ["/nodes", "/nodes", signed, signed]
     info = await node.info(uuid)
     for _, body in hook.calls:
         images = body.pop("images")

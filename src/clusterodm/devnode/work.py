@@ -19,6 +19,7 @@ from clusterodm.devnode.knobs import FAILURES, Knobs
 from clusterodm.devnode.outputs import write_archive
 from clusterodm.devnode.photos import Photo, read_photo
 from clusterodm.devnode.tasks import DevTask
+from clusterodm.urls import as_written
 
 #: Seconds before each further call of a webhook that was not answered with 200.
 _AGAIN: Final = (0, 5, 10, 15, 20, 25)
@@ -97,7 +98,7 @@ async def call_webhook(session: aiohttp.ClientSession, url: str, task: DevTask, 
     body = task.info() | {"images": images}
     for pause in _AGAIN:
         try:
-            async with session.post(url, json=body) as response:
+            async with session.post(as_written(url), json=body) as response:
                 if response.status == 200:
                     return
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
