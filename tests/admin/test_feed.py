@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from typing import Any
 
 import pytest
@@ -28,22 +27,22 @@ def taken(waiting: asyncio.Queue[bytes], kind: str) -> list[Any]:
     return found
 
 
-async def test_a_tick_that_fails_tells_with_the_next_one(cluster: Rig) -> None:
+async def down(*_: Any) -> None:
+    raise StoreDown("later")
+
+
+async def test_a_tick_that_fails_tells_with_the_next_one(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     await cluster.add_node(seconds=60)
     api, _ = await start(cluster)
     watched = Feed(cluster.cluster.context)
     async with watched.watching() as waiting:
         uuid = await api.create(1)
         await eventually(lambda: cluster.entry(uuid).task.phase == "running")
-        other = sqlite3.connect(cluster.folder / "data" / "clusterodm.db", isolation_level=None)
-        other.execute("BEGIN EXCLUSIVE")
-        cluster.cluster.context.tasks.pace = None
         taken(waiting, "task")
-        try:
+        with monkeypatch.context() as failing:
+            failing.setattr("clusterodm.admin.feed.figures.status", down)
             with pytest.raises(StoreDown):
                 await watched.tick()
-        finally:
-            other.close()
         assert taken(waiting, "task") == []
         await watched.tick()
         assert [view["uuid"] for view in taken(waiting, "task")] == [uuid]
