@@ -15,7 +15,7 @@ from clusterodm.core.errors import BadRequest
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options, shown_options
 
 DESCRIBED: list[dict[str, Any]] = [
-    {"name": "dsm", "type": "bool", "value": "false", "domain": "bool", "help": "h"},
+    {"name": "dsm", "type": "bool", "value": "false", "domain": "", "help": "h"},
     {"name": "resize-to", "type": "int", "value": "2048", "domain": "integer", "help": "h"},
     {"name": "pc-quality", "type": "enum", "value": "medium", "domain": ["high", "medium", "low"], "help": "h"},
     {"name": "max-concurrency", "type": "int", "value": "4", "domain": "positive integer", "help": "h"},

@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +13,6 @@ from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Unreach
 from clusterodm.core.ids import is_task_id, parse_set_uuid
 from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, printable, safe_name
 from clusterodm.core.nodes import NodeInfo, make_address, parse_address
-from clusterodm.core.options import check_options, exact, parse_options, with_split_cluster
-
-DESCRIBED: list[dict[str, Any]] = json.loads(files("clusterodm").joinpath("nodeodm-options.json").read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -145,94 +138,6 @@ def test_a_provider_may_say_when_to_ask_again() -> None:
 def test_a_token_is_in_no_text_of_an_address() -> None:
     address = make_address("n", 3000, "secret")
     assert "secret" not in f"{address} {address!r} {address.url}"
-
-
-def test_options_are_described_with_exactly_five_keys() -> None:
-    assert exact([{"name": "a", "extra": 1}, {"type": "int"}]) == [
-        {"name": "a", "type": "", "value": "", "domain": "", "help": ""}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "kept"),
-    [
-        ("dsm", "true", True),
-        ("dsm", 1, True),
-        ("dsm", False, False),
-        ("orthophoto-resolution", "2.5", 2.5),
-        ("orthophoto-resolution", "3", 3),
-        ("min-num-features", "8000.7", 8000),
-        ("mesh-octree-depth", 14, 14),
-        ("feature-type", "orb", "orb"),
-        ("boundary", {"a": 1}, '{"a":1}'),
-    ],
-)
-def test_option_values_are_converted(name: str, value: Any, kept: Any) -> None:
-    assert check_options([{"name": name, "value": value}], DESCRIBED) == [{"name": name, "value": kept}]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "text"),
-    [
-        ("orthophoto-resolution", -1, "Invalid value -1 (out of range)"),
-        ("feature-type", "bogus", "Invalid value bogus (not in enum)"),
-        ("dsm", "maybe", "Cannot convert maybe to boolean"),
-        ("min-num-features", "x", "Cannot convert x to integer"),
-        ("min-num-features", True, "Cannot convert True to integer"),
-        ("crop", "nan", "Cannot convert nan to float"),
-        ("crop", None, "Cannot convert None to float"),
-        ("crop", "1e999", "Cannot convert 1e999 to float"),
-        ("mesh-octree-depth", 15, "Invalid value 15 (out of range)"),
-        ("mesh-octree-depth", 0, "Invalid value 0 (out of range)"),
-    ],
-)
-def test_bad_option_values_are_told_in_a_nodes_own_form(name: str, value: Any, text: str) -> None:
-    with pytest.raises(BadRequest) as caught:
-        check_options([{"name": name, "value": value}], DESCRIBED)
-    assert json.loads(str(caught.value)) == [{"name": name, "error": text}]
-
-
-@pytest.mark.parametrize(
-    ("domain", "value", "fine"),
-    [
-        ("negative integer", 1, False),
-        ("negative integer", -1, True),
-        ("0 < x", 0, False),
-        ("float >= 2", 2, True),
-        ("positive integer", 0, True),
-        ("positive integer", -1, False),
-        ("", 9, True),
-    ],
-)
-def test_domains(domain: str, value: int, fine: bool) -> None:
-    described = [{"name": "o", "type": "int", "value": "0", "domain": domain, "help": ""}]
-    if fine:
-        assert check_options([{"name": "o", "value": value}], described)
-    else:
-        with pytest.raises(BadRequest):
-            check_options([{"name": "o", "value": value}], described)
-
-
-def test_unknown_options_are_left_out() -> None:
-    assert check_options([{"name": "no-such", "value": 1}], DESCRIBED) == []
-
-
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("{}", 0), ("5", 0), ('[1, {"value": 1}, {"name": "a"}]', 1)])
-def test_options_that_are_no_list_count_as_none(text: str, count: int) -> None:
-    assert len(parse_options(text)) == count
-
-
-@pytest.mark.parametrize("text", ["{not", "[" * 100_000])
-def test_options_that_are_not_json_are_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="Invalid options"):
-        parse_options(text)
-
-
-def test_sm_cluster_is_ours_to_say() -> None:
-    given: list[dict[str, Any]] = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
-    assert with_split_cluster(given, "http://ours") == [given[0], {"name": "sm-cluster", "value": "http://ours"}]
-    assert with_split_cluster(given, None) == [given[0]]
-    assert with_split_cluster(given[1:], "http://ours") == []
 
 
 def test_the_cluster_says_the_sum_of_its_online_nodes() -> None:

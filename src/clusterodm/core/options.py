@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm.core.errors import BadRequest
+from clusterodm.core.javascript import UNDEFINED, as_text, parse_float, parse_int, parses_as_json
+from clusterodm.core.names import printable
 
 Option = dict[str, Any]
 
@@ -34,20 +37,26 @@ def parse_options(text: str) -> list[Option]:
         raise BadRequest(f"Invalid options: {error}") from None
     if not isinstance(given, list):
         return []
+    if None in given:
+        raise BadRequest("Invalid options: null is not an option")
     return [entry for entry in given if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
 def check_options(given: list[Option], described: list[Option]) -> list[Option]:
-    """Keep known options with their values converted; raise BadRequest with the node's own form of error list."""
-    by_name = {option["name"]: option for option in described}
+    """Known options in the order of their description, with their values converted; of two of one name the first
+    counts, and unknown ones are left out. Raises BadRequest with the node's own form of error list.
+
+    What passes here passes on a node, and the reverse, but for numbers that are not finite.
+    """
+    by_name = {entry["name"]: entry for entry in reversed(given)}
     kept: list[Option] = []
     errors: list[dict[str, str]] = []
-    for entry in given:
-        option = by_name.get(entry["name"])
-        if option is None:
+    for option in described:
+        entry = by_name.get(option["name"])
+        if entry is None:
             continue
         try:
-            kept.append({"name": entry["name"], "value": _convert(entry.get("value"), option)})
+            kept.append({"name": entry["name"], "value": _convert(entry.get("value", UNDEFINED), option)})
         except ValueError as error:
             errors.append({"name": entry["name"], "error": str(error)})
     if errors:
@@ -55,79 +64,107 @@ def check_options(given: list[Option], described: list[Option]) -> list[Option]:
     return kept
 
 
+def unknown_options(given: list[Option], described: list[Option]) -> list[str]:
+    """What to tell an owner of each option that no node knows, so that it has no effect."""
+    names = [option["name"] for option in described]
+    unknown = dict.fromkeys(entry["name"] for entry in given if entry["name"] not in names)
+    return [_unknown(name, names) for name in list(unknown)[:_MOST_TOLD]]
+
+
+def _unknown(name: str, names: list[str]) -> str:
+    shown = printable(name)[:100]
+    near = difflib.get_close_matches(shown, names, n=1)
+    return f"option {shown} is unknown and has no effect" + (f"; did you mean {near[0]}?" if near else "")
+
+
 def _convert(value: Any, option: Option) -> Any:
-    converter: Callable[[Any], Any] = _CONVERTERS.get(option.get("type", "string"), _to_string)
-    converted = converter(value)
-    domain = option.get("domain", "")
-    if isinstance(domain, list):
-        if converted not in domain:
-            raise ValueError(f"Invalid value {converted} (not in enum)")
-    elif isinstance(converted, int | float) and not _in_domain(converted, str(domain)):
-        raise ValueError(f"Invalid value {value} (out of range)")
-    return converted
-
-
-def _to_int(value: Any) -> int:
-    try:
-        return int(_to_float(value))
-    except ValueError:
-        raise _refusal(value, "integer") from None
-
-
-def _to_float(value: Any) -> float:
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise _refusal(value, "float")
-    return int(number) if number == int(number) else number
+    kind, domain = option.get("type", "string"), option.get("domain", "")
+    converted = _CONVERTERS[kind](value) if kind in _CONVERTERS else value
+    if domain and not _in_domain(converted, domain):
+        where = "not in enum" if isinstance(domain, list) else "out of range"
+        raise ValueError(f"Invalid value {_shown(converted)} ({where})")
+    if kind in ("int", "float"):
+        return _finite(converted)
+    return converted if kind == "bool" else _to_string(converted)
 
 
 def _to_bool(value: Any) -> bool:
-    text = str(value).lower()
-    if text not in ("true", "1", "false", "0"):
-        raise _refusal(value, "boolean")
-    return text in ("true", "1")
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in _BOOLS:
+        return _BOOLS[value]
+    raise ValueError(f"Cannot convert {_shown(value)} to boolean")
+
+
+def _finite(number: float) -> int | float:
+    if not math.isfinite(number):
+        raise ValueError(f"Invalid value {_shown(number)} (out of range)")
+    return int(number) if number == int(number) else number
 
 
 def _to_string(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    """A node passes any value of a text option on; ours are texts, because some nodes die of anything else."""
+    if isinstance(value, str):
+        return value
+    if value is None or value is UNDEFINED:
+        return ""
+    return msgspec.json.encode(value).decode() if isinstance(value, dict | list) else as_text(value)
 
 
-def _refusal(value: Any, kind: str) -> ValueError:
-    return ValueError(f"Cannot convert {str(value)[:200]} to {kind}")
+def _shown(value: Any) -> str:
+    return as_text(value)[:200]
 
 
-_CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
-    "int": _to_int,
-    "float": _to_float,
-    "bool": _to_bool,
-    "enum": _to_string,
-    "string": _to_string,
-}
+_BOOLS: Final = {"true": True, "1": True, "false": False, "0": False}
+_CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {"int": parse_int, "float": parse_float, "bool": _to_bool}
 
-_RANGE: Final = re.compile(r"([-+.\d]+)\s*(<=?)\s*\w+(?:\s*(<=?)\s*([-+.\d]+))?")
-_BOUND: Final = re.compile(r"(<=|>=|<|>)\s*([-+.\d]+)\s*$")
+_MOST_TOLD: Final = 20
 
 
-def _in_domain(number: float, domain: str) -> bool:
-    """`positive integer`, `negative float`, `float > 0.0`, `integer: 1 <= x <= 14`; any other text allows all."""
-    if domain.startswith("positive"):
-        return number >= 0
-    if domain.startswith("negative"):
-        return number <= 0
-    if found := _RANGE.search(domain):
-        low, low_sign, high_sign, high = found.groups()
-        above = _compare(float(low), low_sign, number)
-        return above and (high is None or _compare(number, high_sign, float(high)))
-    if found := _BOUND.search(domain):
-        return _compare(number, found[1], float(found[2]))
-    return True
+def _in_domain(value: Any, domain: Any) -> bool:
+    """The domains that a node knows: a list of texts, or `integer`, `positive float`, `percent`, `float: 0 <= x <= 1`,
+    `integer > 3`, `json`, `string`, `path`. Raises ValueError for any other: a node refuses every value of it."""
+    if isinstance(domain, list):
+        return any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in domain)
+    for pattern, check in _DOMAINS:
+        if found := pattern.fullmatch(domain):
+            return check(found, value)
+    raise ValueError(f"Domain value cannot be handled: '{_shown(domain)}' : '{_shown(value)}'")
 
 
-def _compare(left: float, sign: str, right: float) -> bool:
-    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign]
+def _has_sign(found: re.Match[str], value: Any) -> bool:
+    number = _as_number(value)
+    if sign := found[1]:
+        return number >= 0 if sign == "positive " else number <= 0
+    return math.isfinite(number) and (found[2] == "float" or number == int(number))
+
+
+def _is_between(found: re.Match[str], value: Any) -> bool:
+    return _bound(found[1], found[2]) <= _as_number(value) <= _bound(found[1], found[3])
+
+
+def _is_beyond(found: re.Match[str], value: Any) -> bool:
+    left, right = _as_number(value), _bound(found[1], found[3])
+    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[found[2]]
+
+
+def _as_number(value: Any) -> float:
+    """A value where a number is wanted; no option that nodes have is a text with a domain of numbers."""
+    return value if isinstance(value, float) else math.nan
+
+
+def _bound(kind: str, text: str) -> float:
+    return parse_float(text) if kind == "float" else parse_int(text)
+
+
+_DOMAINS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Any], bool]], ...]] = (
+    (re.compile(r"(positive |negative )?(integer|float)"), _has_sign),
+    (re.compile(r"percent"), lambda found, value: 0 <= _as_number(value) <= 100),
+    (re.compile(r"(float|integer): ([-+.0-9]+) <= x <= ([-+.0-9]+)"), _is_between),
+    (re.compile(r"(float|integer) (>=|>|<|<=) ([-+.0-9]+)"), _is_beyond),
+    (re.compile(r"json"), lambda found, value: isinstance(value, str) and parses_as_json(value)),
+    (re.compile(r"string|path"), lambda found, value: True),
+)
 
 
 def with_split_cluster(options: list[Option], cluster_url: str | None) -> list[Option]:
