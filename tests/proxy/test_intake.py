@@ -96,7 +96,7 @@ async def test_hostile_names_become_plain_files(cluster: Rig) -> None:
         f"/task/new/upload/{uuid}", images({"../../evil.jpg": b"1", "body.json": b"2", "x" * 300 + ".jpg": b"3"})
     )
     names = set(await held(cluster, uuid))
-    assert {".._.._evil.jpg", "_body.json"} <= names
+    assert {"evil.jpg", "_body.json"} <= names
     assert len(names) == 3
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
 
@@ -12,16 +13,22 @@ MAX_NAME_BYTES: Final = 255
 #: Room that is left for the `_` of name conflicts.
 _SPARE_BYTES: Final = 16
 
-_RESERVED: Final = {"body.json": "_body.json", ".": "_", "..": "__", "": "unnamed"}
+_RESERVED: Final = {"body.json": "_body.json", ".": "_.", "..": "._.", "": "unnamed"}
+_SEPARATORS: Final = re.compile(r"[/\\]")
 _CONTROL_SUFFIXES: Final = (".txt", ".zip", ".srt", ".json")
 _NOT_SHOWN: Final = frozenset({"Cc", "Cs", "Cf", "Zl", "Zp"})
 _ALIGN: Final = frozenset({"align.las", "align.laz", "align.tif"})
 
 
+def base_name(name: str) -> str:
+    """The last part of a path, whichever system wrote it; empty when there is none. Nodes keep files under it."""
+    return _SEPARATORS.split(name.rstrip("/\\"))[-1]
+
+
 def safe_name(name: str) -> str:
-    """The name under which a file is kept: separators and control characters become `_`, reserved names are
+    """The name under which a file is kept: of a path the last part, control characters become `_`, reserved names are
     changed, long ones are cut before their extension. Never empty; nothing is refused for its name."""
-    cleaned = "".join("_" if _is_unsafe(char) else char for char in name)
+    cleaned = "".join("_" if unicodedata.category(char) in _NOT_SHOWN else char for char in base_name(name))
     cleaned = cleaned.encode("utf-8", "replace").decode()
     return _cut(_RESERVED.get(cleaned, cleaned))
 
@@ -30,10 +37,6 @@ def printable(text: str) -> str:
     """`text` for one line of a terminal: whatever could move its cursor, change its colours or begin another line is
     replaced by a space."""
     return "".join(" " if unicodedata.category(char) in _NOT_SHOWN else char for char in text)
-
-
-def _is_unsafe(char: str) -> bool:
-    return char in "/\\" or unicodedata.category(char) in _NOT_SHOWN
 
 
 def _cut(name: str) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 class Delimiter:
     """What separates parts. Blocks without it, in the middle of a file, need no parser and no copy."""
 
-    def __init__(self, boundary: str) -> None:
-        self._delimiter = b"\r\n--" + boundary.encode()
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = b"\r\n--" + boundary
         #: The parser holds back the beginning of what may become the delimiter.
         self._held_back = False
 

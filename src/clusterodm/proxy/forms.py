@@ -14,12 +14,17 @@ from aiohttp import web
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from clusterodm.core.errors import BadRequest
+from clusterodm.core.names import base_name
 from clusterodm.proxy.body import Body, open_body
 from clusterodm.proxy.delimiter import Delimiter
+from clusterodm.proxy.disposition import field_and_file
 
 #: Bytes of all fields of one request together; options may hold a boundary or a camera model.
 MAX_FIELDS: Final = 8 << 20
 MAX_FIELD_COUNT: Final = 100
+#: Headers of one part, and bytes of one of them.
+_MAX_HEADERS: Final = 32
+_MAX_HEADER: Final = 16 << 10
 
 
 class FileSink(Protocol):
@@ -98,9 +103,16 @@ def _as_text(value: Any) -> str:
 
 async def _read_multipart(body: Body, boundary: str, files: FileHandler | None) -> tuple[dict[str, str], int]:
     reader = _Reader(files)
-    delimiter = Delimiter(boundary)
+    separator = boundary.encode("utf-8", "surrogateescape")
+    delimiter = Delimiter(separator)
     try:
-        parser = PushMultipartParser(boundary, max_header_size=16 << 10, max_segment_count=100_000 + MAX_FIELD_COUNT)
+        parser = _Parser(
+            separator,
+            max_header_size=_MAX_HEADER,
+            max_header_count=_MAX_HEADERS,
+            max_segment_count=100_000 + MAX_FIELD_COUNT,
+            header_charset="latin-1",  # takes every byte; field_and_file decodes what matters
+        )
         async for block in body:
             plain = delimiter.surely_not_in(block)
             if plain and reader.sink is not None:
@@ -113,35 +125,48 @@ async def _read_multipart(body: Body, boundary: str, files: FileHandler | None) 
                     _begin(reader, event)
                 elif reader.sink is not None:
                     await reader.sink.write(event)
-                else:
-                    _add_text(reader, event)
+                elif reader.text is not None:
+                    _add_text(reader, reader.text, event)
         parser.close()
     except MultipartError as error:
-        raise BadRequest(f"The multipart body cannot be read: {error}") from None
+        raise BadRequest(f"The multipart body cannot be read: {error.args[0]}") from None
     return reader.fields, reader.file_count
 
 
+class _Parser(PushMultipartParser):  # type: ignore[misc]
+    """Takes every part; what its headers mean is read by `_begin`."""
+
+    def _create_segment(self, headerlist: list[tuple[str, str]]) -> MultipartSegment:
+        segment = MultipartSegment([])
+        segment.headerlist = headerlist
+        return segment
+
+
 def _begin(reader: _Reader, segment: MultipartSegment) -> None:
-    reader.name = segment.name or ""
-    reader.sink, reader.text = None, None
-    if segment.filename is None:
+    """A part that is no form field, and one for a file that is none (of a form that nobody filled in), goes by."""
+    reader.sink = reader.text = None
+    name, file = field_and_file(segment.header("Content-Disposition", ""))
+    if name is None or (file is not None and not base_name(file)):
+        return
+    reader.name = name
+    if file is None:
         if len(reader.fields) >= MAX_FIELD_COUNT:
             raise BadRequest("Too many fields", no_retry=True)
         reader.text = bytearray()
-    elif reader.files is None or reader.name != "images":
+    elif reader.files is None or name != "images":
         raise BadRequest("Unexpected field")
     else:
         if reader.file_count >= reader.files.max_files:
             raise BadRequest(f"Too many files (at most {reader.files.max_files})", no_retry=True)
-        reader.name = segment.filename
-        reader.sink = reader.files.begin(segment.filename)
+        reader.name = file
+        reader.sink = reader.files.begin(file)
 
 
-def _add_text(reader: _Reader, content: bytes) -> None:
+def _add_text(reader: _Reader, text: bytearray, content: bytes) -> None:
     reader.size += len(content)
-    if reader.text is None or reader.size > MAX_FIELDS:
+    if reader.size > MAX_FIELDS:
         raise BadRequest("The fields are too large", no_retry=True)
-    reader.text += content
+    text += content
 
 
 async def _end(reader: _Reader) -> None:
