@@ -17,6 +17,7 @@ import msgspec
 
 from clusterodm.admin.metrics import Looked
 from clusterodm.aio import Clock, Duty
+from clusterodm.archives import Bounds
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
@@ -199,11 +200,11 @@ def build(
         intake=Intake(
             tasks,
             spool,
+            consoles,
             lambda: registry.options,
             splitmerge=not settings.no_splitmerge,
             flood_limit=settings.flood_limit,
-            max_files=settings.max_files,
-            max_unpacked=settings.zipurl_max_size,
+            bounds=Bounds(settings.max_files, settings.zipurl_max_size),
             accounts=accounts,
             sizes=sizes,
             ahead=ahead,

@@ -17,7 +17,7 @@ from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import NodeError, NodeUnreachable, StaleTask
-from clusterodm.core.names import is_image
+from clusterodm.core.names import is_archive, is_image
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, refusal
 from clusterodm.core.retry import RULES, Failure
@@ -114,7 +114,7 @@ class Ahead:
             self._looks.put(uuid, _SETTLE)
 
     def _add(self, sent: Sent, uuid: str, name: str) -> None:
-        if name not in sent.names:
+        if name not in sent.names and not is_archive(name):  # it is unpacked here, or deleted there
             sent.names.add(name)
             sent.images += is_image(name)
             sent.transfer.add(self._spool.path(uuid, name))
@@ -183,7 +183,7 @@ class Ahead:
             return None
         if self._rests(entry):
             return None
-        files = await self._spool.listing(uuid)
+        files = [file for file in await self._spool.listing(uuid) if not is_archive(file.name)]
         if sum(file.size for file in files) < WORTH:
             return None
         node = self._choose(sum(is_image(file.name) for file in files))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""zipurl: images that we fetch ourselves, bounded in size, never from where only we may look."""
+"""Images out of archives, bounded in size: of a zipurl, fetched from where anybody may look, or uploaded."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from urllib.parse import urljoin
 import aiohttp
 
 from clusterodm.aio import Duty, WorkQueue
-from clusterodm.archives import open_archive
+from clusterodm.archives import Bounds, open_archive, wanted
 from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
-from clusterodm.core.names import is_image
-from clusterodm.core.tasks import Outcome, Phase
+from clusterodm.core.names import base_name, is_archive, is_image
+from clusterodm.core.tasks import HELD, Outcome, Phase
 from clusterodm.spool import Part, Spool
 
 _MAX_REDIRECTS: Final = 5
@@ -38,7 +38,7 @@ def check_zipurl(url: str) -> None:
 
 
 class Fetcher:
-    """Fetches and unpacks the zipurl of waiting tasks."""
+    """Fetches the zipurl of waiting tasks, and unpacks it or the archives that they were uploaded as."""
 
     def __init__(
         self,
@@ -83,30 +83,48 @@ class Fetcher:
         entry = self._tasks.get(uuid)
         if entry is None or entry.task.phase is not Phase.QUEUED or not entry.task.zipurl:
             return
-        part = self._spool.new_part(uuid)
+        held = entry.task.zipurl == HELD
         try:
-            await self._download(entry.task.zipurl, part)
-            await self._unpack(uuid, part.path)
-            await self._ready(entry)
+            await (self._unpack_held(uuid) if held else self._fetch_url(uuid, entry.task.zipurl))
+            await self._ready(entry, "unpacked" if held else "fetched from the zipurl")
         except FetchFailed as error:
             count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
             if not error.final and count < _TRIES:
                 raise
             self._tries.pop(uuid, None)
-            await self._tasks.finish(entry, Outcome.FAILED, f"zipurl: {error}", error=f"zipurl: {error}")
+            text = str(error) if held else f"zipurl: {error}"
+            await self._tasks.finish(entry, Outcome.FAILED, text, error=text)
+
+    async def _fetch_url(self, uuid: str, url: str) -> None:
+        part = self._spool.new_part(uuid)
+        try:
+            await self._download(url, part)
+            await self._unpack(uuid, part.path)
         finally:
             part.drop()
 
-    async def _ready(self, entry: Entry) -> None:
+    async def _unpack_held(self, uuid: str) -> None:
+        """Each archive goes once all of it is unpacked; begun anew, the same files come of it again, and count once."""
+        for file in await self._spool.listing(uuid):
+            if is_archive(file.name):
+                try:
+                    await self._unpack(uuid, self._spool.path(uuid, file.name))
+                except FetchFailed as error:
+                    raise FetchFailed(f"{file.name} {error}", final=error.final) from None
+                await self._spool.discard(uuid, file.name)
+
+    async def _ready(self, entry: Entry, how: str) -> None:
         files = await self._spool.listing(entry.task.uuid)
         if not files:
             raise FetchFailed("the archive holds no files", final=True)
+        if len(files) > self._max_files:
+            raise FetchFailed(f"too many files: {len(files)} (at most {self._max_files})", final=True)
         images = sum(is_image(file.name) for file in files)
         expected = await self._sizes.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
         try:
             await self._tasks.change(
                 entry,
-                f"{len(files)} files fetched from the zipurl",
+                f"{len(files)} files {how}",
                 zipurl="",
                 file_count=len(files),
                 image_count=images,
@@ -148,24 +166,19 @@ class Fetcher:
 
     async def _unpack(self, uuid: str, path: Path) -> None:
         try:
-            archive = await asyncio.to_thread(open_archive, path, max_files=self._max_files, max_size=self._max_size)
+            archive = await asyncio.to_thread(open_archive, path, Bounds(self._max_files, self._max_size))
         except BadArchive as error:
             raise FetchFailed(str(error), final=True) from None
         with archive:
-            for entry in filter(_wanted, archive.infolist()):
+            for entry in wanted(archive):
                 part = self._spool.new_part(uuid)
                 try:
                     await _extract(archive, entry, part)
-                    await self._spool.publish(uuid, part, entry.filename.rsplit("/", 1)[-1])
+                    await self._spool.publish(uuid, part, base_name(entry.filename))
                 except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
                     raise FetchFailed("is a damaged or encrypted zip archive", final=True) from None
                 finally:
                     part.drop()
-
-
-def _wanted(entry: zipfile.ZipInfo) -> bool:
-    name = entry.filename.rsplit("/", 1)[-1]
-    return not entry.is_dir() and not name.startswith(".") and "__MACOSX/" not in entry.filename
 
 
 async def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, part: Part) -> None:

@@ -14,24 +14,24 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from clusterodm.archives import open_archive
+from clusterodm.archives import Bounds, open_archive, photo_names
 from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.console import Consoles
 from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
-from clusterodm.core.names import is_image, printable, safe_name
-from clusterodm.core.options import Option, check_options, parse_options, with_split_cluster
-from clusterodm.core.tasks import Phase, Task, is_submodel
+from clusterodm.core.names import SEED, is_archive, is_image, printable, safe_name
+from clusterodm.core.options import Option, check_options, parse_options, unknown_options, with_split_cluster
+from clusterodm.core.tasks import HELD, Phase, Task, is_submodel
 from clusterodm.spool import Part, Spool
 
 #: Seconds without a file after which an upload no longer counts against `--flood-limit`, as in the original.
 _FORGIVEN: Final = 900.0
-_SEED: Final = "seed.zip"
 _UNKNOWN: Final = "Invalid uuid (not found)"
 
 
@@ -58,12 +58,12 @@ class Intake:
         self,
         tasks: Tasks,
         spool: Spool,
+        consoles: Consoles,
         described: Callable[[], list[Option]],
         *,
         splitmerge: bool,
         flood_limit: int,
-        max_files: int,
-        max_unpacked: int,
+        bounds: Bounds,
         job_token: Callable[[str], str],
         accounts: Accounts,
         sizes: Sizes,
@@ -76,11 +76,11 @@ class Intake:
         self._sizes = sizes
         self._ahead = ahead
         self._spool = spool
+        self._consoles = consoles
         self._described = described
         self._splitmerge = splitmerge
         self._flood_limit = flood_limit
-        self._max_files = max_files
-        self._max_unpacked = max_unpacked
+        self._bounds = bounds
         self._clock = clock
         self._arriving: set[str] = set()
 
@@ -93,16 +93,25 @@ class Intake:
         task = self._task(uuid, said)
         if uuid in self._arriving:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        if await self._tasks.add(task, "announced") is None:
-            await self._announce_again(task)
+        entry = await self._tasks.add(task, "announced") or await self._announce_again(task)
+        await self._tell_unknown(entry, said)
         return uuid
 
-    async def _announce_again(self, task: Task) -> None:
+    async def _announce_again(self, task: Task) -> Entry:
         entry = await self._tasks.find(task.uuid)
         if entry is None or entry.task.owner != task.owner or entry.task.phase is not Phase.RECEIVING:
             raise BadRequest(f"Invalid set-uuid: {task.uuid}")
         said = {"name", "options", "skip_post_processing", "outputs", "webhook", "date_created"}
         await self._tasks.change(entry, "announced again", **{key: getattr(task, key) for key in said})
+        await self._consoles.drop(task.uuid)
+        return entry
+
+    async def _tell_unknown(self, entry: Entry, said: Announcement) -> None:
+        """Name the options that nodes leave out without a word."""
+        unknown = unknown_options(parse_options(said.fields.get("options", "")), self._described())
+        for text in unknown:
+            await self._tasks.note(entry, text)
+        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in unknown])
 
     @asynccontextmanager
     async def reserved(self, said: Announcement) -> AsyncIterator[str]:
@@ -137,6 +146,7 @@ class Intake:
         entry = await self._tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
         if entry is None:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
+        await self._tell_unknown(entry, said)
         return await self.commit(uuid, said.grant)
 
     async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
@@ -169,7 +179,7 @@ class Intake:
 
     def check_name(self, name: str) -> None:
         """Refuse what we do not take at all."""
-        if not self._splitmerge and safe_name(name).lower() == _SEED:
+        if not self._splitmerge and safe_name(name).lower() == SEED:
             raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
 
     async def commit(self, uuid: str, grant: Grant) -> str:
@@ -186,19 +196,23 @@ class Intake:
         task, files = entry.task, await self._spool.listing(entry.task.uuid)
         if not files and not task.zipurl:
             raise BadRequest("Need at least 1 file.")
-        if len(files) > self._max_files:
-            raise BadRequest(f"Too many files: {len(files)} (at most {self._max_files})", no_retry=True)
-        images = sum(is_image(file.name) for file in files)
+        held = [file.name for file in files]
+        packed = [] if task.zipurl or any(map(is_image, held)) else [name for name in held if is_archive(name)]
+        names = [name for name in held if name not in packed] + await self._inside(task.uuid, packed)
+        if len(names) > self._bounds.max_files:
+            raise BadRequest(f"Too many files: {len(names)} (at most {self._bounds.max_files})", no_retry=True)
+        images = sum(map(is_image, names))
         check_images(images, grant.limits)
-        await self._check_seed(task.uuid, [file.name for file in files])
+        await self._check_seed(task.uuid, held)
         approved = await self._accounts.approved(task, images)
-        expected = await self._sizes.expect(task.uuid, [file.name for file in files], task.options)
+        expected = await self._sizes.expect(task.uuid, held, task.options)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
         counted: dict[str, Any] = {
             "committed_at": now,
             "date_created": task.date_created or int(now * 1000),
-            "file_count": len(files),
+            "zipurl": HELD if packed else task.zipurl,
+            "file_count": len(names),
             "image_count": images,
             "approval_due": not approved,
             "expected_memory": expected.memory if expected else 0,
@@ -206,9 +220,11 @@ class Intake:
             "priority": grant.priority,
             "share": grant.share,
             "concurrency": -1 if allowed is None else allowed,
-            "submodel": is_submodel(task.outputs, task.skip_post_processing, [file.name for file in files]),
+            "submodel": is_submodel(task.outputs, task.skip_post_processing, held),
         }
         text = f"committed with {len(files)} files, {counted['byte_count']} bytes"
+        if packed:
+            text += f", with {len(names)} files to be unpacked"
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
@@ -216,17 +232,27 @@ class Intake:
         except StaleTask:
             raise BadRequest(_UNKNOWN) from None
 
+    async def _inside(self, uuid: str, packed: list[str]) -> list[str]:
+        """The names of what will be unpacked from uploaded archives. Raises BadRequest for one that cannot be used."""
+        names: list[str] = []
+        for name in packed:
+            try:
+                names += await asyncio.to_thread(photo_names, self._spool.path(uuid, name), self._bounds)
+            except BadArchive as error:
+                raise BadRequest(f"{name} {error}", no_retry=True) from None
+        if packed and not any(map(is_image, names)):
+            raise BadRequest(f"{', '.join(packed[:3])}: there is no image in it", no_retry=True)
+        return names
+
     async def _check_seed(self, uuid: str, names: list[str]) -> None:
         """A seed is unpacked by a node, which believes it; so it is looked at here."""
-        if _SEED not in names:
+        if SEED not in names:
             return
-        path = self._spool.path(uuid, _SEED)
+        path = self._spool.path(uuid, SEED)
         try:
-            archive = await asyncio.to_thread(
-                open_archive, path, max_files=self._max_files, max_size=self._max_unpacked
-            )
+            archive = await asyncio.to_thread(open_archive, path, self._bounds)
         except BadArchive as error:
-            raise BadRequest(f"{_SEED} {error}", no_retry=True) from None
+            raise BadRequest(f"{SEED} {error}", no_retry=True) from None
         archive.close()
 
     def _check_flood(self, owner: str) -> None:

@@ -15,7 +15,8 @@ _SPARE_BYTES: Final = 16
 
 _RESERVED: Final = {"body.json": "_body.json", ".": "_.", "..": "._.", "": "unnamed"}
 _SEPARATORS: Final = re.compile(r"[/\\]")
-_CONTROL_SUFFIXES: Final = (".txt", ".zip", ".srt", ".json")
+_CONTROL_SUFFIXES: Final = (".txt", ".zip")
+SEED: Final = "seed.zip"
 _NOT_SHOWN: Final = frozenset({"Cc", "Cs", "Cf", "Zl", "Zp"})
 _ALIGN: Final = frozenset({"align.las", "align.laz", "align.tif"})
 
@@ -57,6 +58,12 @@ def next_name(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file counts as an image for limits and placement; control data does not."""
+    """Whether a node counts a file as an image: it does not count control data, and archives, which it deletes."""
     lowered = name.lower()
     return not lowered.endswith(_CONTROL_SUFFIXES) and lowered not in _ALIGN
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive that may hold photos; a seed is something else."""
+    lowered = name.lower()
+    return lowered.endswith(".zip") and lowered != SEED

@@ -76,6 +76,10 @@ def require_transition(source: Phase, to: Phase) -> None:
         raise StaleTask(f"a task cannot go from {source} to {to}")
 
 
+#: In place of a zipurl; clients cannot send it, because it is no URL.
+HELD: Final = "held"
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One task as the store keeps it. Times are seconds since the epoch unless the name says otherwise."""
 
@@ -88,7 +92,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     skip_post_processing: bool = False
     outputs: list[str] = []
     webhook: str = ""
-    #: Where we fetch the images from; empty once they are fetched.
+    #: Where we fetch the images from, HELD: out of the archives that were uploaded; empty once they are here.
     zipurl: str = ""
     #: Milliseconds, as the API speaks of it.
     date_created: int = 0
@@ -246,7 +250,7 @@ def task_info(task: Task) -> dict[str, Any]:
         "processingTime": task.processing_time,
         "status": status,
         "options": task.options,
-        "imagesCount": task.file_count,
+        "imagesCount": task.image_count,
         "progress": int(progress) if progress == int(progress) else progress,
     }
 
