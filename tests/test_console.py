@@ -66,3 +66,18 @@ async def test_consoles_that_fall_out_of_memory_are_read_again(tmp_path: Path) -
     assert await consoles.read("dd", 0) == b"[]"
     await consoles.drop("aa")
     assert await consoles.count("aa") == 0
+
+
+async def test_a_console_that_begins_anew_is_read_from_line_0_by_everybody(tmp_path: Path) -> None:
+    writer, other = Consoles(tmp_path, shared=True), Consoles(tmp_path, shared=True)
+    await writer.append("abc", ["old"] * 300)
+    assert json.loads(await other.read("abc", -1)) == ["old"]
+    await writer.reset("abc")
+    assert await writer.count("abc") == 0
+    await writer.append("abc", ["new"] * 500)
+    assert json.loads(await other.read("abc", 0)) == ["new"] * 500
+    assert await other.count("abc") == 500
+    await writer.reset("abc")
+    assert json.loads(await other.read("abc", 0)) == []
+    await writer.reset("none")
+    assert await writer.count("none") == 0

@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Console lines of tasks on disk: one JSON string a line, so that reading them is copying them.
 
-The number of lines in the file is the line number that clients see; it only grows. A sparse index of byte offsets makes
-a tail as cheap as it is short.
+The number of lines in the file is the line number that clients see; it only grows, until an owner restarts the task. A
+sparse index of byte offsets makes a tail as cheap as it is short.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from array import array
 from collections import OrderedDict
@@ -35,6 +36,8 @@ class Console:
         #: Bytes up to the end of the last whole line, and bytes looked at.
         self._size = 0
         self._seen = 0
+        #: Which file that is: a task that begins anew gets another.
+        self._file = 0
         #: The last whole lines as bytes, with the number of the first of them and that of the one after the last;
         #: replaced as a whole, so that it can be read without the lock. None: not looked at yet.
         self._tail: tuple[int, int, bytes] | None = None
@@ -51,17 +54,19 @@ class Console:
         """Take note of what the file has more than before: it may have been added by another process. A line that is
         half written does not count."""
         try:
-            size = self._path.stat().st_size
+            found = self._path.stat()
+            size, file_id = found.st_size, found.st_ino
         except FileNotFoundError:
-            size = 0
-        if size == self._size:
+            size, file_id = 0, 0
+        if size == self._size and file_id == self._file:
             if not size:
                 self._tail = (0, 0, b"")
             return
-        if size < self._size:
+        if size < self._size or file_id != self._file:
             self._marks, self.count, self._size = array("Q", [0]), 0, 0
-        self._seen = self._size
+        self._file, self._seen = file_id, self._size
         if not size:
+            self._tail = (0, 0, b"")
             return
         with self._path.open("rb") as file:
             file.seek(self._size)
@@ -123,6 +128,7 @@ class Console:
                 raise
             finally:
                 file.truncate(file.tell() if whole else self._size)
+            self._file = os.fstat(file.fileno()).st_ino
         self._seen = self._size
         self._index(encoded)
         first, _, lines = self._tail or (0, 0, b"")
@@ -150,6 +156,14 @@ def _write_all(file: FileIO, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _begin_anew(path: Path) -> None:
+    """Put an empty file in the place of another while that is still there, so that they cannot be taken for one."""
+    if path.exists():
+        fresh = path.with_suffix(".new")
+        fresh.touch()
+        fresh.replace(path)
 
 
 class Consoles:
@@ -195,6 +209,11 @@ class Consoles:
         if (lines := self.tail(uuid, start)) is not None:
             return lines
         return await asyncio.to_thread(self._console(uuid).read, start)
+
+    async def reset(self, uuid: str) -> None:
+        """Begin a task's console anew, from line 0: the task does."""
+        self._known.pop(uuid, None)
+        await asyncio.to_thread(_begin_anew, self._path(uuid))
 
     async def drop(self, uuid: str) -> None:
         """Delete a task's lines."""

@@ -17,11 +17,12 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from clusterodm.cluster.collector import results_gone, why_no_results
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.conditional import judge
-from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeRefused, ProviderError
-from clusterodm.core.tasks import Outcome, Phase
+from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeForgot, NodeRefused, ProviderError
+from clusterodm.core.tasks import has_results
 from clusterodm.nodeodm import Download
 from clusterodm.providers import Bucket
 from clusterodm.results import ARCHIVE, Content, Packed, find_asset
@@ -35,9 +36,9 @@ _ASKED: Final = ("Range", "If-Range")
 
 async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: str) -> web.StreamResponse:
     """Answer with `all.zip` or with one file out of it. Raises BadRequest when the task has none, and NodeError."""
-    if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
+    if not has_results(entry.task, entry.attempt):
         raise BadRequest("Asset not ready")
-    content = await _content(cluster, entry, asset)
+    content = await _content(cluster, entry, asset, head=request.method == "HEAD")
     if content is None:
         return await _stream(request, cluster, entry)
     try:
@@ -46,13 +47,14 @@ async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: s
         content.close()
 
 
-async def _content(cluster: Context, entry: Entry, asset: str) -> Content | None:
+async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) -> Content | None:
     """What is to be sent from here or from a bucket; None: all there is, from its node. An asset of an archive that is
-    still on its node has it pulled here first."""
+    still on its node has it pulled here first. What a bucket would say to `head` is said here: the address that it
+    signs is good for GET alone."""
     kept = cluster.results.whole(entry.task.uuid)
     bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
     if kept is None and bucket is not None and entry.attempt is not None:
-        folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect"
+        folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect" and not head
         if found := await _in_bucket(bucket, folder, asset, redirect=redirect):
             return found
     if asset == ARCHIVE:
@@ -164,7 +166,7 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
     """Pass a node's answer through as it comes."""
     node = cluster.registry.get(entry.attempt.node_id) if entry.attempt else None
     if entry.attempt is None or node is None:
-        raise BadRequest("Asset not ready")
+        raise results_gone(entry.attempt)
     asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
     try:
         async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
@@ -174,8 +176,8 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
             sent = await _through(request, answer, response) if request.method != "HEAD" else 0
             cluster.metrics.delivered.inc(sent)
             return response
-    except NodeRefused as error:
-        raise BadRequest(str(error)) from None
+    except (NodeForgot, NodeRefused) as error:
+        raise why_no_results(entry.attempt, error) from None
 
 
 async def _through(request: web.Request, answer: Download, response: web.StreamResponse) -> int:

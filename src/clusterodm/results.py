@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Protocol
 
+from clusterodm.core.assets import FILES
 from clusterodm.core.errors import BadRequest
 from clusterodm.spool import Part, drop_parts
 
@@ -138,7 +139,7 @@ class Results:
         return _whole(path) if path is not None else None
 
     async def asset(self, uuid: str, name: str) -> Content:
-        """One asset of a kept archive by its path in it, or by its last part when that is unique.
+        """One asset of a kept archive by its path in it, its short name, or its last part when that is unique.
 
         Raises BadRequest when there is none.
         """
@@ -191,8 +192,9 @@ def find_asset(file: IO[bytes], name: str) -> Found:
 
 
 def _matching(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:
-    if name in archive.NameToInfo:
-        return [archive.getinfo(name)]
+    for path in (name, FILES.get(name, name)):
+        if path in archive.NameToInfo:
+            return [archive.getinfo(path)]
     if "/" in name:
         return []
     return [entry for entry in archive.infolist() if entry.filename.endswith(f"/{name}")]

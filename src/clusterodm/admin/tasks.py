@@ -28,8 +28,9 @@ from clusterodm.cluster.tasks import Entry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, TaskNotFound
 from clusterodm.core.names import is_image
+from clusterodm.core.options import added_options
 from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, shown_code
+from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, has_results, shown_code
 from clusterodm.store import TaskFilter
 
 MAX_PAGE: Final = 500
@@ -128,20 +129,20 @@ async def show(cluster: Context, entry: Entry) -> TaskDetail:
     guesses = await Guesses.now(cluster)
     held = await cluster.spool.listing(uuid)
     archive = cluster.results.archive(uuid)
-    completed = task.outcome is Outcome.COMPLETED
     shown = entry_view(entry, guesses)
     if task.phase is Phase.RECEIVING:  # they are counted at the commit
         shown.files, shown.images = len(held), sum(is_image(file.name) for file in held)
         shown.bytes = sum(file.size for file in held)
+    options = [*task.options, *added_options(task.options, task.added_options)]
     return TaskDetail(
         task=shown,
         why=_why(cluster, entry, guesses),
-        options=[OptionView(name=str(option["name"]), value=option.get("value")) for option in task.options],
+        options=[OptionView(name=str(option["name"]), value=option.get("value")) for option in options],
         attempts=[_attempt(attempt) for attempt in await cluster.store.attempts(uuid)],
         timeline=await timeline(cluster, entry),
         held_files=[FileView(name=file.name, size=file.size) for file in held[:_MAX_FILES]],
         results=await asyncio.to_thread(_inside, archive) if archive else [],
-        results_at=_results_at(entry, here=archive is not None) if completed else "",
+        results_at=_results_at(entry, here=archive is not None) if has_results(task, entry.attempt) else "",
         console_lines=await cluster.consoles.count(uuid),
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
 import structlog
 
 from clusterodm.aio import Clock, Duty, WorkQueue, chance
@@ -18,7 +19,7 @@ from clusterodm.auth import Authenticator
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
-from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, task_info
+from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, has_results, task_info
 from clusterodm.store import Store
 
 _log = structlog.get_logger("accounts")
@@ -107,7 +108,7 @@ class Accounts:
         count = self._tries[task.uuid] = self._tries.get(task.uuid, 0) + 1
         text = "reported to the service that knows its owner"
         try:
-            await self._authenticator.finished(task.owner, task_info(task))
+            await self._authenticator.finished(task.owner, task_info(_as_it_ended(entry)))
         except ServiceDown as error:
             if count < _TRIES:
                 raise
@@ -117,3 +118,9 @@ class Accounts:
         self._tries.pop(task.uuid, None)
         await self._tasks.change(entry, text, billing_due=False)
         return None
+
+
+def _as_it_ended(entry: Entry) -> Task:
+    """A task that was canceled after it had completed is reported as completed: its owner has the results."""
+    delivered = has_results(entry.task, entry.attempt)
+    return msgspec.structs.replace(entry.task, outcome=Outcome.COMPLETED) if delivered else entry.task

@@ -14,9 +14,9 @@ import structlog
 from clusterodm.aio import Clock
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, ProviderError
+from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, ProviderError, ResultsGone
 from clusterodm.core.nodes import Origin
-from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Phase, Stage
+from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Stage, has_results
 from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.observe import Metrics
 from clusterodm.providers import Bucket, Fleet
@@ -88,7 +88,7 @@ class Collector:
 
         Raises BadRequest when the task has no results, a NodeError when they cannot be had now.
         """
-        if entry.task.outcome is not Outcome.COMPLETED or entry.task.phase is not Phase.FINISHED:
+        if not has_results(entry.task, entry.attempt):
             raise BadRequest("Asset not ready")
         if path := self._results.archive(entry.task.uuid):
             return path
@@ -98,8 +98,11 @@ class Collector:
             return await self._keep_once(uuid, _stored(bucket, f"{attempt.node_uuid}/{ARCHIVE}"))
         node = self._registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None:
-            raise BadRequest("Asset not ready")
-        return await self._pull(uuid, attempt, node)
+            raise results_gone(attempt)
+        try:
+            return await self._pull(uuid, attempt, node)
+        except (NodeForgot, NodeRefused) as error:
+            raise why_no_results(attempt, error) from None
 
     async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
         return await self._keep_once(uuid, _downloaded(self._client, node, attempt))
@@ -124,6 +127,19 @@ class Collector:
             part.drop()
 
 
+def results_gone(attempt: Attempt | None) -> ResultsGone:
+    """What to say of results that were left on a node which has them no more, or is no more."""
+    where = f"{attempt.node_name} has deleted them, or is no longer here" if attempt else "nothing of it is left"
+    return ResultsGone(f"The results of this task are gone: {where}", no_retry=True)
+
+
+def why_no_results(attempt: Attempt, error: NodeError) -> ResultsGone | NodeError:
+    """What a node's answer to a download means: a node keeps results for a while only (48 hours unless it is told
+    otherwise), and then knows neither them nor the task."""
+    deleted = isinstance(error, NodeForgot) or (isinstance(error, NodeRefused) and "asset" in str(error).lower())
+    return results_gone(attempt) if deleted else error
+
+
 async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> AsyncIterator[bytes]:
     async with Download(client, node.address, attempt.node_uuid, ARCHIVE) as download:
         while block := await download.read():
@@ -133,6 +149,6 @@ async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> Async
 async def _stored(bucket: Bucket, key: str) -> AsyncIterator[bytes]:
     found = await bucket.find(key)
     if found is None:
-        raise BadRequest("Asset not ready")
+        raise results_gone(None)
     async for block in bucket.read(key, 0, found.size):
         yield block

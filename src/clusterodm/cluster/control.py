@@ -15,8 +15,19 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.limits import Limits, limited_options
-from clusterodm.core.options import Option, check_options, parse_options
-from clusterodm.core.tasks import BY_OWNER, QUEUED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage, Task
+from clusterodm.core.options import Option, check_options, parse_options, unknown_options
+from clusterodm.core.tasks import (
+    BY_OWNER,
+    ON_NODE,
+    QUEUED_CODE,
+    RUNNING_CODE,
+    Attempt,
+    Cleanup,
+    Outcome,
+    Phase,
+    Stage,
+    Task,
+)
 from clusterodm.nodeodm import NodeClient
 from clusterodm.results import Results
 from clusterodm.spool import Spool
@@ -31,6 +42,7 @@ _FRESH: Final[dict[str, Any]] = {
     "progress": 0.0,
     "processing_time": -1,
     "node_code": 0,
+    "added_options": [],
     "charged": 0,
     "not_before": 0.0,
     "larger_than": 0,
@@ -63,11 +75,14 @@ class Control:
         self._clock = clock
 
     async def cancel(self, entry: Entry, *, by: str = "its owner") -> None:
-        """Cancel a task in any phase; one that is over, or about to be, stays as it is."""
+        """Cancel a task in any phase, as a node does: also one that is over, whose results stay."""
         for _ in range(_TRIES):
-            if entry.task.phase in (Phase.FINISHED, Phase.COLLECTING, Phase.REMOVED):
+            if entry.task.phase is Phase.REMOVED or entry.task.outcome is Outcome.CANCELED:
                 return
             try:
+                if entry.task.phase is Phase.FINISHED:
+                    await self._tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
+                    return
                 ended = self._ended(entry, Cleanup.CANCEL)
                 await self._tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
             except StaleTask:
@@ -96,19 +111,29 @@ class Control:
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
         described = self._registry.options
-        chosen = None if options is None else check_options(parse_options(options), described)
-        chosen = None if chosen is None else limited_options(chosen, described, limits)
+        given = [] if options is None else parse_options(options)
+        chosen = None if options is None else limited_options(check_options(given, described), described, limits)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
+        unknown = unknown_options(given, described)
         try:
             if await self._restart_there(entry, chosen):
+                await self._begin_console(entry, unknown)
                 await self._now_running(entry, changes)
             elif await self._spool.listing(entry.task.uuid):
+                await self._begin_console(entry, unknown)
                 await self._tasks.advance(entry, Phase.QUEUED, "restarted from the held files", **changes)
             else:
                 raise BadRequest("Task cannot be restarted: its node is gone and its files are no longer held")
         except StaleTask:
             return  # somebody restarted or removed it in the same moment
         await self._results.drop(entry.task.uuid)
+
+    async def _begin_console(self, entry: Entry, told: list[str]) -> None:
+        """A console begins anew on a restart, as on a node, with what the owner should know of the options."""
+        await self._consoles.reset(entry.task.uuid)
+        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in told])
+        for text in told:
+            await self._tasks.note(entry, text)
 
     async def _restart_there(self, entry: Entry, options: list[Option] | None) -> bool:
         attempt = entry.attempt
@@ -135,7 +160,6 @@ class Control:
         return snapshot.status.code in (QUEUED_CODE, RUNNING_CODE)
 
     async def _now_running(self, entry: Entry, changes: dict[str, Any]) -> None:
-        """A node begins its console anew on a restart; ours goes on."""
         assert entry.attempt is not None, "it runs there"  # noqa: S101 - checked by _restart_there
         attempt = msgspec.structs.replace(
             entry.attempt,
@@ -162,4 +186,4 @@ class Control:
 
 
 def _was_on_node(task: Task) -> bool:
-    return task.phase in (Phase.DISPATCHING, Phase.RUNNING)
+    return task.phase in ON_NODE

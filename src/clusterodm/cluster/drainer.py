@@ -10,7 +10,7 @@ from clusterodm.aio import Clock
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Tasks
-from clusterodm.core.errors import ClusterError
+from clusterodm.core.errors import ClusterError, ResultsGone
 from clusterodm.core.tasks import ON_NODE
 from clusterodm.results import Results
 from clusterodm.store import Store
@@ -64,6 +64,8 @@ class Drainer:
             return True
         try:
             await self._collector.archive(entry)
+        except ResultsGone:  # deleted there long ago: nothing is lost with the node
+            return True
         except ClusterError as error:
             _log.warning("results cannot be brought here", task=uuid, node=str(node.address), error=str(error))
             return False

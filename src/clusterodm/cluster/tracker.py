@@ -15,6 +15,7 @@ from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.options import added_options
 from clusterodm.core.retry import Failure, classify
 from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, Attempt, Phase
 from clusterodm.nodeodm import NodeClient, Snapshot
@@ -131,6 +132,7 @@ class Tracker:
             progress=min(100.0, max(0.0, snapshot.progress)),
             processing_time=int(snapshot.processing_time),
             node_code=code,
+            added_options=added_options(entry.task.options, snapshot.options),
         )
         if not entry.task.date_created:
             await self._adopt(entry, snapshot)

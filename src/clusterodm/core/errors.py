@@ -7,6 +7,7 @@ ClusterError
 │   ├── Malformed         a request that cannot be read
 │   ├── TaskNotFound
 │   ├── NodeNotFound
+│   ├── ResultsGone       a task has completed, but what it made is nowhere any more
 │   └── MachineNotFound
 ├── Unauthorized          no valid token
 ├── ServiceDown           a service that we ask about tokens does not answer
@@ -52,6 +53,10 @@ class TaskNotFound(BadRequest):
 
 class NodeNotFound(BadRequest):
     """No such node."""
+
+
+class ResultsGone(BadRequest):
+    """Results that nobody has any more; the text says who had them."""
 
 
 class MachineNotFound(BadRequest):

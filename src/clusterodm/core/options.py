@@ -71,6 +71,14 @@ def unknown_options(given: list[Option], described: list[Option]) -> list[str]:
     return [_unknown(name, names) for name in list(unknown)[:_MOST_TOLD]]
 
 
+def added_options(own: list[Option], theirs: list[Option]) -> list[Option]:
+    """What a node says that it runs a task with beside the task's own options: it adds some by itself."""
+    known = {option["name"] for option in own}
+    added = (option for option in theirs if isinstance(option.get("name"), str) and option["name"] not in known)
+    small = ({"name": option["name"], "value": option.get("value")} for option in added)
+    return [option for option in small if len(msgspec.json.encode(option)) <= _LARGEST_ADDED][:_MOST_TOLD]
+
+
 def _unknown(name: str, names: list[str]) -> str:
     shown = printable(name)[:100]
     near = difflib.get_close_matches(shown, names, n=1)
@@ -118,7 +126,9 @@ def _shown(value: Any) -> str:
 _BOOLS: Final = {"true": True, "1": True, "false": False, "0": False}
 _CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {"int": parse_int, "float": parse_float, "bool": _to_bool}
 
+#: Options that are told of at most, and bytes of one that a node added.
 _MOST_TOLD: Final = 20
+_LARGEST_ADDED: Final = 1000
 
 
 def _in_domain(value: Any, domain: Any) -> bool:

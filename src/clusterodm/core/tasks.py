@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm.core.errors import StaleTask
+from clusterodm.core.options import added_options
 
 #: Status codes of the NodeODM API.
 QUEUED_CODE: Final = 10
@@ -125,6 +126,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     progress: float = 0
     processing_time: int = -1
     node_code: int = 0
+    #: Options that its node added to those of its owner.
+    added_options: list[dict[str, Any]] = []
     #: The owner's webhook still has to be called.
     webhook_due: bool = False
     #: The service that knows its owner has still to approve it, or still to be told that it is over.
@@ -232,6 +235,12 @@ def shown_code(task: Task) -> int:
     return QUEUED_CODE if (waits_here or waits_there) and not task.submodel else RUNNING_CODE
 
 
+def has_results(task: Task, attempt: Attempt | None) -> bool:
+    """Whether a task has results that clients may fetch: those of a completed one stay when it is canceled later."""
+    canceled_later = task.outcome is Outcome.CANCELED and attempt is not None and attempt.reason == COMPLETED
+    return task.phase is Phase.FINISHED and (task.outcome is Outcome.COMPLETED or canceled_later)
+
+
 def visible(task: Task) -> bool:
     """Whether a client may know of the task: before the commit and after removal it does not exist."""
     return task.phase not in (Phase.RECEIVING, Phase.REMOVED)
@@ -249,7 +258,7 @@ def task_info(task: Task) -> dict[str, Any]:
         "dateCreated": task.date_created,
         "processingTime": task.processing_time,
         "status": status,
-        "options": task.options,
+        "options": [*task.options, *added_options(task.options, task.added_options)],
         "imagesCount": task.image_count,
         "progress": int(progress) if progress == int(progress) else progress,
     }

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from aiohttp import web
 from yarl import URL
 
-from clusterodm.core.tasks import Outcome
+from clusterodm.core.tasks import has_results
 from clusterodm.delivery import deliver
 from clusterodm.proxy.context import caller, context
 
@@ -21,6 +21,6 @@ async def download(request: web.Request) -> web.StreamResponse:
     uuid = request.match_info["uuid"].lower()
     entry = await cluster.tasks.require(uuid, grant.owner)
     asset, prefix = request.match_info["asset"], cluster.settings.downloads_from_s3
-    if prefix and entry.task.outcome is Outcome.COMPLETED:
+    if prefix and has_results(entry.task, entry.attempt):
         raise web.HTTPFound(URL(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}", encoded=True))
     return await deliver(request, cluster, entry, asset)

@@ -87,6 +87,7 @@ tasks = Table(
     Column("billing_due", Boolean, nullable=False, server_default=false()),
     Column("expected_memory", BigInteger, nullable=False, server_default="0"),
     Column("results_in", String(200), nullable=False, server_default=""),
+    Column("added_options", Json, nullable=False, server_default="[]"),
     Column("version", BigInteger, nullable=False, server_default="0"),
     Index(None, "phase", "finished_at"),
     Index(None, "owner", "finished_at"),

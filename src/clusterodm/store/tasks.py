@@ -24,7 +24,7 @@ from clusterodm.store.database import Database, as_record, columns, plain
 TaskAndAttempt = tuple[Task, Attempt | None]
 
 #: Columns that follow what the node says, kept now and then and at each change of the phase.
-PROGRESS: Final = ("progress", "processing_time", "node_code")
+PROGRESS: Final = ("progress", "processing_time", "node_code", "added_options")
 
 
 class TaskVerbs(Database):
