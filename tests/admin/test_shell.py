@@ -70,6 +70,18 @@ async def test_nodes_are_listed_added_locked_and_deleted_in_the_words_of_the_ori
         "2) other.example:3001",
     ]
     assert "hush" not in "".join(await session.say("NODE INFO 2"))
+    assert await session.say("NODE ADD http://OTHER.example.:3001 hush-other") == ["OK"]
+    assert [text.split(" [")[0] for text in await session.say("NODE LIST")][1:] == ["2) other.example.:3001"]
+    for words in ("https://third.example", "fourth.example:3002", "http://fifth.example 3003", "localhost:1"):
+        assert await session.say(f"NODE ADD {words}") == ["OK"]
+    assert [text.split(" [")[0] for text in await session.say("NODE LIST")][2:] == [
+        "3) third.example:443",
+        "4) fourth.example:3002",
+        "5) fifth.example:3003",
+        "6) localhost:1",
+    ]
+    for _ in range(4):
+        assert await session.say("NODE DEL 3") == ["OK"]
     assert await session.say("NODE DEL 2") == ["OK"]
     assert len(await session.say("NODE LIST")) == 1
     assert await session.say("NODE UPDATE") == ["OK"]
@@ -118,7 +130,13 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
         ("NODE LOCK", "INVALID: one node number is needed; NODE LIST shows them"),
         ("NODE LOCK x", "INVALID: a node is a number, not 'x'"),
         ("NODE LOCK 7", "FAIL: there is no node 7"),
-        ("NODE ADD host", "INVALID: NODE ADD <host> <port> [token]"),
+        ("NODE ADD", "INVALID: NODE ADD <host> <port> [token], or NODE ADD <url> [token]"),
+        ("NODE ADD host", "INVALID: NODE ADD <host> <port> [token], or NODE ADD <url> [token]"),
+        ("NODE ADD http://host:3000 a b", "INVALID: NODE ADD <host> <port> [token], or NODE ADD <url> [token]"),
+        (
+            "NODE ADD http://host:3000/odm/",
+            "FAIL: a node answers at the root of its port: leave out '/odm/' of its address",
+        ),
         ("NODE ADD host 99999", "FAIL: a port is between 1 and 65535, not 99999"),
         ("NODE ADD ba?d 1", "FAIL: bad host name for a node: 'ba?d'"),
         ("TASK WHY nothing-like-it", "FAIL: nothing-like-it not found"),

@@ -105,7 +105,7 @@ async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
         ("GET", "nodes/99", {}, 404),
         ("GET", "nodes/x", {}, 404),
         ("POST", "nodes", {"data": b"{"}, 400),
-        ("POST", "nodes", {"json": {"host": "h"}}, 400),
+        ("POST", "nodes", {"json": {"port": 1}}, 400),
         ("POST", "nodes", {"json": {"host": "a b", "port": 1}}, 400),
         ("POST", "nodes/99/lock", {}, 404),
         ("POST", "nodes", {"data": b"[" * 100_000}, 400),

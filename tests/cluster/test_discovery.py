@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.core.nodes import NodeAddress, Origin
+from clusterodm.core.nodes import NodeAddress, Origin, parse_address
 from tests.admin.support import Operator, start
 from tests.support import Rig, eventually
 
@@ -140,3 +140,21 @@ async def test_a_removed_node_finishes_what_it_has_and_keeps_its_results_reachab
     await eventually(lambda: cluster.entry(waiting).wait == "no node is configured")
     await operator.order("POST", "nodes", {"host": "127.0.0.1", "port": cluster.ports[0]})
     await api.ends(waiting)
+
+
+async def test_one_node_written_in_two_ways_is_one_node_and_goes_on(cluster: Rig) -> None:
+    node = await cluster.add_node(seconds=0)
+    port = cluster.ports[0]
+    api = await cluster.start()
+    registry = cluster.cluster.context.registry
+    first = registry.nodes()[0].record.id
+    for text in (f"localhost:{port}", f"http://LOCALHOST.:{port}", f"127.0.0.1:{port}"):
+        added = await registry.add(parse_address(text))
+        assert added.record.id == first
+        assert [str(known.address) for known in registry.nodes()] == [str(parse_address(text))]
+    uuid = await api.create()
+    await api.ends(uuid)
+    assert node.commits == [uuid]
+    await cluster.stop()
+    await cluster.start(node=[f"localhost:{port}", f"127.0.0.1:{port}"])
+    assert [known.record.id for known in cluster.cluster.context.registry.nodes()] == [first]

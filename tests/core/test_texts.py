@@ -105,10 +105,42 @@ def test_node_addresses(text: str, url: str, token: str) -> None:
     assert (address.url, address.token) == (url, token)
 
 
-@pytest.mark.parametrize("text", ["", "ftp://n:1", "n:99999", "http://:80", "n:x"])
-def test_bad_node_addresses_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "reads host:port"),
+        ("ftp://n:1", "reads host:port"),
+        ("n:99999", "bad port"),
+        ("http://:80", "reads host:port"),
+        ("n:x", "bad port"),
+        ("http://n:3000/odm/", "leave out '/odm/'"),
+        ("n:3000/odm", "leave out '/odm'"),
+        ("http://n:3000#x", "leave out '#'"),
+        ("http://me:hush-pass@n:3000", "what stands before the @"),
+        ("http://n:3000/?tokn=x", "not 'tokn'"),
+    ],
+)
+def test_bad_node_addresses_are_refused(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
         parse_address(text)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("localhost:3000", "127.0.0.1:3000", True),
+        ("LOCALHOST.:3000", "[::1]:3000", True),
+        ("[::ffff:127.0.0.1]:3000", "localhost:3000", True),
+        ("Node.Example:3000", "node.example.:3000", True),
+        ("[fe80::0001]:3000", "[FE80::1]:3000", True),
+        ("localhost:3000", "localhost:3001", False),
+        ("127.0.0.1:3000", "127.0.0.2:3000", False),
+        ("localhost:3000", "localhost.example:3000", False),
+    ],
+)
+def test_two_ways_to_write_a_place_are_one_node(one: str, other: str, same: bool) -> None:
+    assert (parse_address(one).place == parse_address(other).place) is same
 
 
 @pytest.mark.parametrize(("host", "port"), [("", 1), ("a b", 1), ("n", 0), ("n", 70000), ("a:b", 1), ("1::2::3", 1)])
@@ -120,6 +152,9 @@ def test_bad_parts_of_addresses_are_refused(host: str, port: int) -> None:
 def test_a_host_may_be_a_url() -> None:
     assert make_address("https://n", 8443, "t").url == "https://n:8443"
     assert make_address("fe80::1", 3000).url == "http://[fe80::1]:3000"
+    assert make_address("http://n/?token=t", 3000).token == "t"
+    with pytest.raises(ConfigError, match="leave out"):
+        make_address("http://n/odm", 3000)
 
 
 def test_an_address_says_whether_its_certificate_is_verified() -> None:

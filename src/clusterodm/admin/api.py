@@ -31,7 +31,9 @@ from clusterodm.admin.views import (
 from clusterodm.cluster.context import Context
 
 _IPV6: Final = "[0-9A-Fa-f]*:[0-9A-Fa-f:.]*"
-_HOST: Final = rf"^(https?://)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$|^{_IPV6}$|^https?://\[{_IPV6}\]$"
+_NAME: Final = r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_.])?"
+_AFTER: Final = r"(:[0-9]+)?(/[A-Za-z0-9._~/-]*)?"
+_HOST: Final = rf"^(https?://)?{_NAME}{_AFTER}$|^{_IPV6}$|^https?://\[{_IPV6}\]{_AFTER}$"
 _STATE: Final = f"({'|'.join(tasks.STATES)})"
 _STATES: Final = f"^({_STATE}(,{_STATE})*)?$"
 
@@ -73,9 +75,10 @@ class TaskId(View):
 class NewNode(View):
     """A node to take in."""
 
-    #: A name or an address; `https://` in front for a node that speaks TLS.
+    #: A name or an address, or a whole `http://host:port`; `https://` in front for a node that speaks TLS.
     host: Annotated[str, msgspec.Meta(pattern=_HOST, max_length=300)]
-    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    #: 0: it stands in `host`, or is the usual one.
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     token: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     #: Which certificate it may show, where it speaks TLS.
     certificate: Literal["verified", "any"] = "verified"

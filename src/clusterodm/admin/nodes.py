@@ -9,7 +9,7 @@ from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
 from clusterodm.core.errors import BadRequest, NodeNotFound
 from clusterodm.core.membership import lease_terms
-from clusterodm.core.nodes import Origin, make_address
+from clusterodm.core.nodes import NodeAddress, Origin, make_address, parse_address
 from clusterodm.core.placement import Needs, best, wait_reason
 from clusterodm.core.tasks import ON_NODE
 
@@ -83,10 +83,20 @@ def by_id(cluster: Context, node_id: int) -> Node:
     return node
 
 
-async def add(cluster: Context, host: str, port: int, token: str = "", *, insecure: bool = False) -> NodeView:
-    """Take a node in; one that is known by host and port gets the new token. Raises ConfigError."""
-    node = await cluster.registry.add(make_address(host, port, token, insecure=insecure))
+async def add(cluster: Context, host: str, port: int = 0, token: str = "", *, insecure: bool = False) -> NodeView:
+    """Take a node in; one that is known gets the new address and token. Port 0: `host` is a whole address. Raises
+    ConfigError."""
+    node = await cluster.registry.add(_address(host, port, token, insecure=insecure))
     return view(cluster, node)
+
+
+def _address(host: str, port: int, token: str, *, insecure: bool) -> NodeAddress:
+    if port:
+        return make_address(host, port, token, insecure=insecure)
+    whole = parse_address(host)
+    return make_address(
+        whole.host, whole.port, token or whole.token, tls=whole.tls, insecure=insecure or whole.insecure
+    )
 
 
 async def remove(cluster: Context, node: Node) -> Done:
@@ -149,7 +159,7 @@ async def lease(
     """A node registers itself, or renews. It gets nothing new when `ttl` seconds go by without another call, nor in
     the last `drain_before` of the `ends_in` seconds that it has left. A node that others configured keeps its terms:
     who may register nodes may not change those. Raises BadRequest."""
-    address = make_address(host, port, token, insecure=insecure)
+    address = _address(host, port, token, insecure=insecure)
     known = cluster.registry.find(address)
     if known is not None and known.record.origin is not Origin.LEASE:
         raise BadRequest(f"{address} is here already, and not by a lease")

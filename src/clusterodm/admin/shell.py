@@ -32,6 +32,7 @@ _MAX_SESSIONS: Final = 50
 #: Seconds in which a session must log in: those that only sit there take the place of operators.
 _LOGIN_TIME: Final = 60.0
 _LINES: Final = 20
+_ADDED: Final = "NODE ADD <host> <port> [token], or NODE ADD <url> [token]"
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -69,9 +70,14 @@ async def _task(cluster: Context, words: list[str], *, more: int = 0) -> Any:
 
 
 async def node_add(cluster: Context, words: list[str]) -> str:
-    if not 2 <= len(words) <= 3:
-        raise Invalid("NODE ADD <host> <port> [token]")
-    await nodes.add(cluster, words[0], _number(words[1], "a port"), words[2] if len(words) > 2 else "")
+    host, *rest = words or [""]
+    whole = ":" in host and not (rest and rest[0].isdecimal())
+    if not whole and not 1 <= len(rest) <= 2:
+        raise Invalid(_ADDED)
+    port = 0 if whole else _number(rest.pop(0), "a port")
+    if len(rest) > 1:
+        raise Invalid(_ADDED)
+    await nodes.add(cluster, host, port, rest[0] if rest else "")
     return "OK"
 
 
@@ -260,7 +266,7 @@ def _clock(at: float) -> str:
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "NODE ADD": Command("<host> <port> [token]", "Take a node in", node_add),
+    "NODE ADD": Command("<host> <port> [token]", "Take a node in; a URL may stand for host and port", node_add),
     "NODE DEL": Command("<number>", "Take a node out; its tasks finish there", node_del),
     "NODE INFO": Command("<number>", "All that is known of a node", node_info),
     "NODE LIST": Command("", "All nodes", node_list),

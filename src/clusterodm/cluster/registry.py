@@ -151,7 +151,7 @@ class Registry:
         self.observers.add(watcher)
 
     async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Any) -> Node:
-        """Take a node in on these terms (columns of NodeRecord); one that is known by host and port gets the new token
+        """Take a node in on these terms (columns of NodeRecord); one that is known by its place gets the new address
         and the new terms."""
         async with self._writing:
             return self._add(await self._store.add_node(NodeRecord(id=0, address=address, locked=locked, **terms)))
@@ -198,9 +198,8 @@ class Registry:
         self._polls.put(node.record.id)
 
     def find(self, address: NodeAddress) -> Node | None:
-        """A node by host and port."""
-        wanted = (address.host, address.port)
-        return next((node for node in self.nodes() if (node.address.host, node.address.port) == wanted), None)
+        """The node at the place of an address."""
+        return next((node for node in self.nodes() if node.address.place == address.place), None)
 
     def get(self, node_id: int) -> Node | None:
         """A node, also one that was removed while tasks are on it."""

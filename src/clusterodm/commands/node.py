@@ -113,6 +113,9 @@ async def _carry_out(verb: str, name: str, url: str, password: str, json: bool) 
 async def _find(api: Admin, name: str) -> NodeView:
     nodes = await api.get("nodes", list[NodeView])
     found = [each for each in nodes if name in (each.name, each.url, str(each.number))]
+    if not found and ":" in name:
+        place = parse_address(name).place
+        found = [each for each in nodes if parse_address(each.url).place == place]
     if not found:
         raise NodeNotFound(f"there is no node {name}")
     return found[0]

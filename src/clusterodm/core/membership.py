@@ -60,8 +60,8 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
 def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origin) -> Changes:
     """Who is to be added and removed so that the nodes of `origin` are those of the list. Nodes that an operator
     configured are left alone, also when the list has them too."""
-    here = {_key(record.address): record for record in known if not record.removed}
-    wanted = {_key(entry.address): entry for entry in listed}
+    here = {record.address.place: record for record in known if not record.removed}
+    wanted = {entry.address.place: entry for entry in listed}
     add = [
         entry
         for key, entry in wanted.items()
@@ -69,10 +69,6 @@ def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origi
     ]
     remove = [record for key, record in here.items() if record.origin is origin and key not in wanted]
     return Changes(add, remove)
-
-
-def _key(address: NodeAddress) -> tuple[str, int]:
-    return address.host, address.port
 
 
 def lease_terms(now: float, said: dict[str, Any]) -> dict[str, Any]:

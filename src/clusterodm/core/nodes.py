@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -30,6 +30,11 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """What makes two addresses those of one node, however its host is written."""
+        return _same_host(self.host), self.port
+
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
 
@@ -46,8 +51,14 @@ def parse_address(text: str) -> NodeAddress:
         raise ConfigError(f"bad port in node address {split.hostname or ''!r}") from None
     if not split.hostname or split.scheme not in ("", "http", "https"):
         raise ConfigError("a node address reads host:port or http://host:port or https://host:port")
+    if split.path not in ("", "/") or split.fragment:
+        raise ConfigError(f"a node answers at the root of its port: leave out {split.path or '#'!r} of its address")
+    if "@" in split.netloc:
+        raise ConfigError("a node knows no users: leave out what stands before the @ of its address")
     tls = split.scheme == "https" or port == 443
-    query = parse_qs(split.query)
+    query = parse_qs(split.query, keep_blank_values=True)
+    if unknown := sorted(query.keys() - {"token", "insecure"}):
+        raise ConfigError(f"a node address has ?token= and ?insecure= alone, not {unknown[0][:50]!r}")
     token, insecure = query.get("token", [""])[0], query.get("insecure", [""])[0]
     if insecure not in ("", "true", "false"):
         raise ConfigError("insecure is true or false")
@@ -59,9 +70,8 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False, in
     """An address from its parts, checked; a host may be a whole URL, as users of the original have it."""
     if "//" in host:
         base = parse_address(host)
-        return msgspec.structs.replace(
-            base, port=port, token=token or base.token, tls=base.tls or port == 443, insecure=insecure or base.insecure
-        )
+        insecure = insecure or base.insecure
+        return make_address(base.host, port, token or base.token, tls=base.tls or tls, insecure=insecure)
     if not host or not host.isprintable() or any(char in host for char in " /?#@"):
         raise ConfigError(f"bad host name for a node: {host!r}")
     if ":" in host and not _is_ipv6(host):
@@ -69,6 +79,17 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False, in
     if not 0 < port < 65536:
         raise ConfigError(f"a port is between 1 and 65535, not {port}")
     return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443, insecure=insecure)
+
+
+def _same_host(host: str) -> str:
+    """One way to write a host: in lower case without the dot of the root, and `localhost` for each way to say it."""
+    plain = host.lower().rstrip(".")
+    try:
+        ip: IPv4Address | IPv6Address = ip_address(plain)
+    except ValueError:
+        return plain
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return "localhost" if ip in (IPv4Address("127.0.0.1"), IPv6Address("::1")) else str(ip)
 
 
 def _is_ipv6(text: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
@@ -26,13 +27,14 @@ class NodeVerbs(Database):
             return [_node(row) for row in rows]
 
     async def add_node(self, record: NodeRecord) -> NodeRecord:
-        """Keep a node (its id is chosen here). One that is known by host and port gets the new address and the new
+        """Keep a node (its id is chosen here). One that is known by its place gets the new address and the new
         terms, and is no longer removed; whether it is locked or drains stays as it was."""
         values = {**msgspec.structs.asdict(record.address), **columns(record, schema.nodes)}
         values.pop("id")
         kept = ("host", "port", "locked", "draining")
         changed = {key: value for key, value in values.items() if key not in kept}
         async with self._transaction() as connection:
+            await _write_alike(connection, record.address)
             statement = self._insert(schema.nodes).values(values)
             await connection.execute(statement.on_conflict_do_update(index_elements=["host", "port"], set_=changed))
             here = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
@@ -83,6 +85,16 @@ class NodeVerbs(Database):
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
             return (await connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key))).scalar_one()
+
+
+async def _write_alike(connection: AsyncConnection, address: NodeAddress) -> None:
+    """Where the node at this place is kept with another way to write its host, have it written as here."""
+    table = schema.nodes.c
+    rows = (await connection.execute(select(table.id, table.host).where(table.port == address.port))).all()
+    alike = [row for row in rows if NodeAddress(host=row.host, port=address.port).place == address.place]
+    if alike and all(row.host != address.host for row in alike):
+        change = update(schema.nodes).where(table.id == alike[0].id).values(host=address.host)
+        await connection.execute(change)
 
 
 def _node(row: RowMapping) -> NodeRecord:
