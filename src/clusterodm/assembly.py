@@ -234,6 +234,7 @@ def build(
     metrics.registry.register(Looked(context))
 
     replicas.looked = tracker.look
+    replicas.forgotten = authenticator.forget
 
     async def close() -> None:
         for provider in fleet.providers.values():

@@ -267,3 +267,33 @@ async def test_what_was_not_reported_before_a_restart_is_reported_after_it(clust
 async def test_the_service_to_develop_with_needs_an_address(cluster: Rig) -> None:
     with pytest.raises(ConfigError, match="lightning-url"):
         await cluster.start(cloud_provider="lightningdev")
+
+
+async def test_clearing_the_cache_has_the_callers_token_asked_about_anew(cluster: Rig, service: Service) -> None:
+    service.tokens |= {TOKEN: {"maxImages": 1}, OTHER: {"maxImages": 1}}
+    api = await start(cluster, service)
+    stranger = await another(cluster, OTHER)
+    assert "error" not in await stranger.get("/info")
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a")
+    service.tokens |= {TOKEN: {"maxImages": 2}, OTHER: {"maxImages": 2}}
+    assert "at most 1" in (await api.upload(uuid, b__jpg=b"b"))["error"]
+    assert await api.get("/cache/clear") == {"ok": True}
+    assert await api.upload(uuid, b__jpg=b"b") == {"success": True}
+    assert service.count("/tokens/validate") == 3, "the stranger's goes on"
+    await api.get("/cache/clear")
+    service.down["/tokens/validate"] = 1000
+    answer = await api.upload(uuid, c__jpg=b"c")
+    assert "at most 2" in answer["error"], "while the service is away its last word counts"
+
+
+async def test_a_cleared_cache_stays_cleared_after_a_restart(cluster: Rig, service: Service) -> None:
+    service.tokens[TOKEN] = {"maxImages": 1}
+    api = await start(cluster, service)
+    assert await api.get("/cache/clear") == {"ok": True}
+    await cluster.stop()
+    service.tokens[TOKEN] = {"maxImages": 2}
+    api = await start(cluster, service)
+    uuid = await api.init()
+    for name in "ab":
+        assert await api.upload(uuid, **{f"{name}__jpg": name.encode()}) == {"success": True}

@@ -62,6 +62,9 @@ class Authenticator:
         """The grant of a token for which that can be said at once; None when `grant` must be asked."""
         return None
 
+    async def forget(self, owner: str) -> None:
+        """Ask anew at the next request what a token of `owner` may do."""
+
     async def login(self, fields: dict[str, str]) -> str | None:
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
         raise BadRequest("Not available")

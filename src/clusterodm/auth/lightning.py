@@ -116,6 +116,14 @@ class LightningAuthenticator(Authenticator):
         known = self._known.get(owner)
         return Grant(owner=owner, limits=known.limits) if token and known is not None and known.fresh else None
 
+    async def forget(self, owner: str) -> None:
+        """Have what the service said of a token count no more, but for the case that it does not answer."""
+        known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
+        if known is not None:
+            stale = msgspec.structs.replace(known, checked_at=0.0)
+            await asyncio.to_thread(self._write, owner, stale)
+            self._remember(owner, stale)
+
     async def login(self, fields: dict[str, str]) -> str | None:
         """Have the service look at a user name and password."""
         form = {name: fields.get(name, "") for name in ("username", "password")}

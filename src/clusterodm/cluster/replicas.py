@@ -64,6 +64,8 @@ class Replicas:
         self._wanted = True
         #: Called with a task that is to be looked at soon, where the duty is held.
         self.looked: Callable[[str], None] = lambda uuid: None
+        #: Called with an owner whose tokens are to be asked about anew.
+        self.forgotten: Callable[[str], Awaitable[None]] = _nobody
         #: How often the duty became ours.
         self._term = 0
         duty.held = not store.shared
@@ -168,6 +170,12 @@ class Replicas:
         else:
             await self._store.say("look", uuid)
 
+    async def forget(self, owner: str) -> None:
+        """Have every replica ask anew what a token of an owner may do."""
+        await self.forgotten(owner)
+        if self._store.shared:
+            await self._store.say("grant", owner)
+
     # What others changed
 
     async def listen(self) -> None:
@@ -221,5 +229,12 @@ class Replicas:
             await self._machines.reload()
         if "value description" in kinds:
             await self._registry.description.reload()
+        for kind in kinds:
+            if kind.startswith("grant "):
+                await self.forgotten(kind.removeprefix("grant "))
         if "replicas" in kinds and self._wanted:
             await self._beat()
+
+
+async def _nobody(owner: str) -> None:
+    """No authenticator is there to be told."""

@@ -65,6 +65,7 @@ async def node_says(request: web.Request) -> web.Response:
 
 
 async def cache_clear(request: web.Request) -> web.Response:
-    """GET /cache/clear: kept for clients of the original; there is no cache here that could be wrong."""
-    await caller(request)
+    """GET /cache/clear: what is known of the caller's token counts no more; a service calls it when a plan changes."""
+    grant = await caller(request)
+    await context(request).replicas.forget(grant.owner)
     return json_answer({"ok": True})
