@@ -177,7 +177,7 @@ class Settings(BaseModel):
         720.0, gt=0, description="Hours that a finished task, its console and its kept results stay."
     )
     zipurl_max_size: int = Field(
-        107_374_182_400, gt=0, description="Bytes that a zipurl or a seed.zip may have, packed and unpacked."
+        107_374_182_400, gt=0, description="Bytes that a zipurl, a zip of photos or a seed.zip may have, unpacked too."
     )
     zipurl_allow_private: bool = Field(
         False, description="Allow zipurl to lead to private, loopback and link-local addresses."

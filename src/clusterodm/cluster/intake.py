@@ -225,6 +225,10 @@ class Intake:
         text = f"committed with {len(files)} files, {counted['byte_count']} bytes"
         if packed:
             text += f", with {len(names)} files to be unpacked"
+        elif unused := [name for name in held if is_archive(name)]:
+            told = f"not unpacked, because there are photos beside it: {printable(', '.join(unused[:3]))[:300]}"
+            text += f"; {told}"
+            await self._consoles.append(task.uuid, [f"[clusterodm] {told}; nodes delete it"])
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
