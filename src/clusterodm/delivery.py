@@ -20,6 +20,7 @@ from yarl import URL
 from clusterodm.cluster.collector import results_gone, why_no_results
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
+from clusterodm.core.assets import FOLDERS
 from clusterodm.core.conditional import judge
 from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeForgot, NodeRefused, ProviderError
 from clusterodm.core.tasks import has_results
@@ -53,7 +54,7 @@ async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) ->
     signs is good for GET alone."""
     kept = cluster.results.whole(entry.task.uuid)
     bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
-    if kept is None and bucket is not None and entry.attempt is not None:
+    if kept is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
         folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect" and not head
         if found := await _in_bucket(bucket, folder, asset, redirect=redirect):
             return found

@@ -9,13 +9,14 @@ import asyncio
 import shutil
 import struct
 import zipfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Protocol
 
-from clusterodm.core.assets import FILES
+from clusterodm.core.assets import FILES, FOLDERS
 from clusterodm.core.errors import BadRequest
 from clusterodm.spool import Part, drop_parts
+from clusterodm.subarchive import Piece, cut, folder_pieces
 
 ARCHIVE: Final = "all.zip"
 _READ: Final = 1 << 20
@@ -100,6 +101,49 @@ class Packed:
         self._source.close()
 
 
+class Joined:
+    """A folder of a kept archive as an archive of its own, put together while it is sent."""
+
+    def __init__(self, path: Path, pieces: list[Piece], *, etag: str, modified: int) -> None:
+        self.size, self.etag, self.modified = sum(piece.length for piece in pieces), etag, modified
+        self.place: tuple[Path, int] | None = None
+        self._path = path
+        self._pieces = pieces
+
+    async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
+        """Read in threads."""
+        file = await asyncio.to_thread(self._path.open, "rb")
+        joined = _joined(file, cut(self._pieces, start, length))
+        try:
+            while block := await asyncio.to_thread(next, joined, b""):
+                yield block
+        finally:
+            file.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _joined(file: IO[bytes], pieces: Iterator[Piece]) -> Iterator[bytes]:
+    """The bytes of pieces in blocks of some size, however small the pieces are."""
+    gathered = bytearray()
+    for piece in pieces:
+        gathered += piece.content
+        file.seek(piece.start)
+        missing = piece.length - len(piece.content)
+        while missing:
+            block = file.read(min(missing, _READ))
+            if not block:
+                raise zipfile.BadZipFile("the archive is shorter than it says")
+            missing -= len(block)
+            gathered += block
+            if len(gathered) >= _READ:
+                yield bytes(gathered)
+                gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
 class Results:
     """All kept results under one folder."""
 
@@ -163,6 +207,10 @@ def _asset(path: Path, name: str) -> Content:
     whole = _whole(path)
     file = path.open("rb")
     try:
+        if name in FOLDERS and (pieces := _folder(file, name)):
+            file.close()
+            tag = f'"{name}-{whole.etag.strip(chr(34))}"'
+            return Joined(path, pieces, etag=tag, modified=whole.modified)
         found = find_asset(file, name)
     except BaseException:
         file.close()
@@ -172,6 +220,16 @@ def _asset(path: Path, name: str) -> Content:
         return Packed(file, found, etag=etag, modified=whole.modified)
     file.close()
     return Stored(path, found.start, found.entry.file_size, etag=etag, modified=whole.modified)
+
+
+def _folder(file: IO[bytes], name: str) -> list[Piece]:
+    """The pieces of a folder that is asked for as an archive; none where there is no such folder, or where the archive
+    has a file of that name."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        return []
+    return [] if name in archive.NameToInfo else folder_pieces(archive, file, FOLDERS[name])
 
 
 def find_asset(file: IO[bytes], name: str) -> Found:

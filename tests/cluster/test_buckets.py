@@ -183,6 +183,8 @@ async def test_clients_may_be_sent_to_a_private_bucket_by_a_signed_address(
     assert SECRET not in headers["Location"]
     _, _, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert whole.startswith(b"PK")
+    status, headers, _ = await api.raw("HEAD", f"/task/{uuid}/download/all.zip", allow_redirects=False)
+    assert (status, headers["Accept-Ranges"], headers["Content-Length"]) == (200, "bytes", str(len(whole)))
 
 
 async def test_what_a_node_did_not_put_into_the_bucket_is_brought_here(

@@ -225,7 +225,7 @@ class Intake:
         text = f"committed with {len(files)} files, {counted['byte_count']} bytes"
         if packed:
             text += f", with {len(names)} files to be unpacked"
-        elif unused := [name for name in held if is_archive(name)]:
+        elif not task.zipurl and (unused := [name for name in held if is_archive(name)]):
             told = f"not unpacked, because there are photos beside it: {printable(', '.join(unused[:3]))[:300]}"
             text += f"; {told}"
             await self._consoles.append(task.uuid, [f"[clusterodm] {told}; nodes delete it"])
