@@ -49,7 +49,7 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     await eventually(lambda: cluster.entry(uuid).task.phase == "running")
     detail = await operator.get(f"tasks/{uuid[:10]}")
     assert (detail["task"]["name"], detail["task"]["images"], detail["task"]["phase"]) == ("seen", 3, "running")
-    assert detail["options"] == [{"name": "dsm", "value": True}]
+    assert detail["options"][:1] == [{"name": "dsm", "value": True}]
     assert [file["name"] for file in detail["held_files"]] == ["0.jpg", "1.jpg", "2.jpg"]
     assert detail["why"].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}")
     await operator.order("POST", f"tasks/{uuid}/retry")

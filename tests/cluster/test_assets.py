@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from clusterodm.core.assets import FILES
-from clusterodm.devnode.node import DevNode, DevTask
+from clusterodm.devnode import DevNode
+from clusterodm.devnode.tasks import DevTask
 from tests.support import Api, Rig, zipped
 
 ARCHIVE = zipped({path: path.encode() * 50 for path in FILES.values()} | {"submodels/x/odm_dem/dsm.tif": b"another"})

@@ -228,7 +228,7 @@ async def test_restart_on_the_node_takes_new_options_and_its_console_begins_anew
     options = json.dumps([{"name": "dsm", "value": "true"}])
     assert await api.post("/task/restart", {"uuid": uuid, "options": options}) == {"success": True}
     info = await api.ends(uuid)
-    assert info["options"] == [{"name": "dsm", "value": True}]
+    assert info["options"][0] == {"name": "dsm", "value": True}
     assert node.tasks[uuid].runs == 2
     assert await api.get(f"/task/{uuid}/output") == lines
 

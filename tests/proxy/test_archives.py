@@ -23,7 +23,7 @@ async def test_an_archive_of_photos_is_unpacked_before_it_goes_to_a_node(cluster
     assert await api.post(f"/task/new/upload/{uuid}", data) == {"success": True}
     assert await api.commit(uuid) == {"uuid": uuid}
     assert (await api.ends(uuid))["imagesCount"] == 4
-    sent = {file.name: node.spool.path(uuid, file.name).read_bytes() for file in await node.spool.listing(uuid)}
+    sent = {name: path.read_bytes() for name, path in node.held(uuid).items()}
     texts = {"geo.txt": b"geo", "gcp_list.txt": b"gcp"}
     assert sent == {"a.jpg": b"a", "a_.jpg": b"another a", "b.jpg": b"b", "c.jpg": b"c", **texts}
     timeline = await cluster.timeline(uuid)
@@ -50,7 +50,7 @@ async def test_what_was_begun_to_be_unpacked_is_unpacked_after_a_restart(cluster
     node = await cluster.add_node()
     api = await cluster.start()
     assert (await api.ends(uuid))["imagesCount"] == 200
-    sent = {file.name: node.spool.path(uuid, file.name).read_bytes() for file in await node.spool.listing(uuid)}
+    sent = {name: path.read_bytes() for name, path in node.held(uuid).items()}
     assert sent == photos
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import msgspec
 
-from clusterodm.archives import open_archive
+from clusterodm.archives import Bounds, open_archive
 from clusterodm.core.errors import BadArchive, BadRequest
 
 _ALIGN: Final = re.compile(r"align\.(las|laz|tif)", re.IGNORECASE)
@@ -216,7 +216,7 @@ def _unpack_seed(seed: Path, project: Path) -> None:
     moved = project / "seed.zip"
     seed.rename(moved)
     try:
-        with open_archive(moved, max_files=_SEED_FILES, max_size=_SEED_SIZE) as archive:
+        with open_archive(moved, Bounds(_SEED_FILES, _SEED_SIZE)) as archive:
             archive.extractall(project)
     except (BadArchive, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError):
         raise BadRequest("Could not extract .zip file, unzip exited with code 9") from None

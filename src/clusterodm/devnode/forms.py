@@ -64,7 +64,7 @@ class _Reader:
 
     def __init__(self, boundary: str, receive: Receive | None) -> None:
         self._parser = PushMultipartParser(boundary, max_header_size=16 << 10)
-        self._delimiter = Delimiter(boundary)
+        self._delimiter = Delimiter(boundary.encode())
         self._receive = receive
         self._error: BadRequest | None = None
         self.fields: dict[str, str] = {}
