@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 
+from clusterodm.aio import Clock
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.nodes import make_address
@@ -34,6 +35,14 @@ FAST: dict[str, Any] = {
     "admin_cli_port": 0,
     "admin_web_port": 0,
 }
+
+
+class TurnedClock(Clock):
+    """A clock with hours added by a test: `ahead` really went by, `jumped` is only what the wall clock says."""
+
+    def __init__(self) -> None:
+        self.ahead = self.jumped = 0.0
+        super().__init__(lambda: time.time() + self.ahead + self.jumped, lambda: time.monotonic() + self.ahead)
 
 
 async def eventually(check: Callable[[], Any], *, seconds: float = 20.0) -> Any:
@@ -154,6 +163,7 @@ class Rig:
     nodes: list[DevNode] = field(default_factory=list)
     ports: list[int] = field(default_factory=list)
     stops: list[AsyncExitStack] = field(default_factory=list)
+    clock: TurnedClock = field(default_factory=TurnedClock)
     _running: AsyncExitStack = field(default_factory=AsyncExitStack)
     _cluster: Cluster | None = None
     _api: Api | None = None
@@ -196,7 +206,9 @@ class Rig:
             FAST | {"data_dir": self.folder / "data", "node": [f"127.0.0.1:{port}" for port in self.ports]} | settings
         )
         self._running = await self.stack.enter_async_context(AsyncExitStack())
-        self._cluster = await self._running.enter_async_context(running_cluster(load_settings(flags, environ={})))
+        self._cluster = await self._running.enter_async_context(
+            running_cluster(load_settings(flags, environ={}), clock=self.clock)
+        )
         self._api = Api(self._cluster.url, settings.get("token", ""))
         self.stack.push_async_callback(self._api.session.close)
         return self._api

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from clusterodm.core.errors import BadRequest, SpoolFull
+from clusterodm.core.quota import Quota
 from clusterodm.results import Results
-from clusterodm.spool import BLOCK, HeldFile, Spool
+from clusterodm.room import Usage
+from clusterodm.spool import BLOCK, HeldFile, Part, Spool
 
 
 async def receive(spool: Spool, content: bytes, name: str = "a.jpg") -> str:
@@ -66,7 +68,7 @@ async def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(SpoolFull):
         await part.close()
     part.drop()
-    assert list((tmp_path / "u" / "parts").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_short_write_is_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,3 +135,95 @@ async def test_a_damaged_archive_is_not_ready(results: Results, tmp_path: Path) 
         await results.asset("u", "report.pdf")
     with pytest.raises(BadRequest, match="Asset not ready"):
         await results.asset("v", "report.pdf")
+
+
+def on_disk(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+async def test_what_is_counted_is_what_is_there_however_files_come_and_go(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Quota(None, 10**9))
+    await receive(spool, b"x" * 100_000)
+    await receive(spool, b"x" * 100_000)  # once more
+    await receive(spool, b"y" * 50_000)
+    assert (spool.room.held, spool.room.of("u").files) == (150_000, 2) == (on_disk(tmp_path), 2)
+    await spool.discard("u", "a.jpg")
+    assert (spool.room.held, spool.room.of("u").files) == (50_000, 1) == (on_disk(tmp_path), 1)
+    part = spool.new_part("u")
+    await part.write(b"z" * BLOCK)
+    assert spool.room.held == 50_000 + BLOCK == on_disk(tmp_path)
+    part.drop()
+    assert spool.room.held == 50_000 == on_disk(tmp_path)
+    await spool.drop("u")
+    assert (spool.room.held, spool.room.tasks()) == (0, [])
+
+
+async def test_counting_anew_loses_nothing_that_comes_or_goes_meanwhile(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Quota(None, 10**9))
+    for _ in range(20):
+        await asyncio.gather(
+            spool.measure(),
+            *(receive(spool, bytes([number]) * 300_000, f"{number}.jpg") for number in range(8)),
+            spool.measure(),
+        )
+        assert spool.room.held == on_disk(tmp_path) == 8 * 300_000
+        await asyncio.gather(spool.measure(), spool.drop("u"), spool.measure())
+        assert spool.room.held == on_disk(tmp_path) == 0
+
+
+async def test_what_others_wrote_and_deleted_is_found_when_all_is_counted_anew(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Quota(None, 10**6))
+    await receive(spool, b"x" * 1000)
+    (tmp_path / "other" / "files").mkdir(parents=True)
+    (tmp_path / "other" / "files" / "a.jpg").write_bytes(b"y" * 500)
+    spool.path("u", "a.jpg").unlink()
+    await spool.measure()
+    assert (spool.room.held, spool.room.of("other"), spool.room.of("u")) == (500, Usage(500, 1), Usage())
+    assert spool.room.left() == 10**6 - 500
+
+
+async def test_a_part_that_is_dropped_while_it_is_written_leaves_nothing_and_tells_its_writer(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for _ in range(50):
+        parts = [spool.new_part("u") for _ in range(4)]
+
+        async def write(part: Part) -> None:
+            while True:
+                await part.write(b"x" * BLOCK)
+
+        writing = asyncio.gather(*map(write, parts), return_exceptions=True)
+        await asyncio.sleep(0)
+        await spool.drop("u")
+        ends = await writing
+        assert {str(end) for end in ends} == {"Invalid uuid (not found)"}
+        assert all(isinstance(end, BadRequest) for end in ends)
+        assert list(tmp_path.iterdir()) == []
+        assert spool.room.held == 0
+        assert not spool.receives("u")
+
+
+async def test_other_processes_see_that_a_large_file_comes_in(tmp_path: Path) -> None:
+    spool, other = Spool(tmp_path, owner="one"), Spool(tmp_path, owner="other")
+    part = spool.new_part("u")
+    await part.write(b"x" * BLOCK)
+    for folder in (tmp_path / "u" / "parts", tmp_path / "u"):
+        os.utime(folder, (1000.0, 1000.0))
+    await part.write(b"x" * BLOCK)
+    assert other.last_change("u") == 1000.0
+    await spool.measure()
+    assert other.last_change("u") > 1000.0
+    part.drop()
+
+
+async def test_room_is_waited_for_as_long_as_it_may_come(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, Quota(None, 1000), patience=30.0)
+    await receive(spool, b"x" * 900)
+    part = spool.new_part("v")
+    await part.write(b"y" * 500)
+    async with asyncio.TaskGroup() as group:
+        closing = group.create_task(part.close())
+        await spool.room.short.wait()
+        assert not closing.done()
+        await spool.drop("u")
+    assert await spool.publish("v", part, "b.jpg") == "b.jpg"
+    assert spool.room.held == 500

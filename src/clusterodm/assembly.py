@@ -39,11 +39,13 @@ from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.reaper import Reaper
+from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
+from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
@@ -82,7 +84,7 @@ def build(
     authenticator = make_authenticator(settings, session)
     fleet = make_fleet(settings.asr, session, metrics)
     spool, consoles, results = (
-        Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin),
+        Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin, shared=store.shared),
         Consoles(folder / "console", shared=store.shared),
         Results(folder / "results", owner=store.origin),
     )
@@ -90,6 +92,7 @@ def build(
     tasks = Tasks(store, clock, billed=authenticator.accounts)
     registry.at_rest = lambda: tasks.none_active
     tasks.watch(lambda entry: registry.wake())
+    uploads = Uploads(tasks, spool, metrics, flood_limit=settings.flood_limit, clock=clock)
     machines = Machines(store, tasks, registry, clock)
     duty = Duty()
     replicas = Replicas(store, duty, tasks, registry, machines)
@@ -186,6 +189,7 @@ def build(
         consoles,
         results,
         fleet,
+        uploads,
         stale_uploads_hours=settings.stale_uploads_timeout,
         keep_finished_hours=settings.keep_finished,
         clock=clock,
@@ -203,15 +207,16 @@ def build(
             consoles,
             lambda: registry.options,
             splitmerge=not settings.no_splitmerge,
-            flood_limit=settings.flood_limit,
             bounds=Bounds(settings.max_files, settings.zipurl_max_size),
             accounts=accounts,
             sizes=sizes,
             ahead=ahead,
+            uploads=uploads,
             job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
             clock=clock,
         ),
-        control=Control(tasks, registry, client, spool, consoles, results, clock=clock),
+        control=Control(tasks, registry, client, spool, consoles, results, uploads, clock=clock),
+        uploads=uploads,
         attempts=attempts,
         dispatcher=dispatcher,
         collector=collector,
@@ -249,6 +254,7 @@ def build(
         notifier=Notifier(store, tasks, results, metrics, duty=duty, allow_private=settings.webhook_allow_private),
         accounts=accounts,
         janitor=janitor,
+        reclaimer=Reclaimer(tasks, spool, uploads, release_running=settings.release_running_files, clock=clock),
     )
     return Parts(context, discovery, Schedule(context, workers), close)
 

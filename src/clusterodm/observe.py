@@ -143,6 +143,11 @@ class Metrics:
         self.provider_calls = self._counter(
             "clusterodm_provider_calls", "Calls to providers of machines.", ["provider", "call", "outcome"]
         )
+        self.uploads_dropped = self._counter(
+            "clusterodm_uploads_dropped",
+            "Uploads that were dropped before their commit, by why: given up, or removed by somebody.",
+            ["why"],
+        )
         self.webhooks = self._counter("clusterodm_webhooks", "Calls of owners' webhooks, by outcome.", ["outcome"])
 
     def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:

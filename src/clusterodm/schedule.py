@@ -16,6 +16,7 @@ from clusterodm.cluster.fetcher import Fetcher
 from clusterodm.cluster.importer import Importer
 from clusterodm.cluster.janitor import Janitor
 from clusterodm.cluster.notifier import Notifier
+from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.replicas import Loops
 
 #: Seconds between two times that progress reaches the store (and with it other replicas), between two rounds of the
@@ -45,6 +46,7 @@ class Workers:
     notifier: Notifier
     accounts: Accounts
     janitor: Janitor
+    reclaimer: Reclaimer
 
 
 class Schedule:
@@ -112,7 +114,7 @@ class Schedule:
             "freshness": context.tasks.freshness.run,
             "dispatcher": context.dispatcher.run,
             "sends ahead": self._workers.ahead.send,
-            "room": self._workers.janitor.make_room,
+            "room": self._workers.reclaimer.run,
             "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
             "figures": lambda: every(_SWEEP, self._follow, "figures"),
             "beat": context.replicas.beat,

@@ -116,7 +116,10 @@ class Settings(BaseModel):
         "does not count; 0: no limit.",
     )
     stale_uploads_timeout: int = Field(
-        0, ge=0, description="Hours without activity after which an upload is given up; 0: 48 hours."
+        0,
+        ge=0,
+        description="Hours without a byte after which an upload is given up; 0: 48 hours. When room is short, ten "
+        "minutes are enough.",
     )
     data_dir: Path = Field(Path("data"), description="Folder for everything that is kept.")
     database_url: SecretStr = Field(
@@ -203,6 +206,12 @@ class Settings(BaseModel):
         "balancer looks elsewhere first.",
     )
     shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
+
+    release_running_files: bool = Field(
+        False,
+        description="When room for uploads is short, give up the held files of running tasks, too, after abandoned "
+        "uploads and leftovers of tasks that are over; such a task fails if its node is lost.",
+    )
 
     @field_validator("database_url")
     @classmethod

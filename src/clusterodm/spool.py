@@ -17,23 +17,25 @@ import filecmp
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
-from clusterodm.core.errors import SpoolFull
+from clusterodm.core.errors import BadRequest, SpoolFull
 from clusterodm.core.names import next_name, safe_name
 from clusterodm.core.quota import Quota
+from clusterodm.room import PATIENCE, Room
 
 #: Bytes that are gathered before they are written, off the event loop: few enough to be still in the CPU's cache.
 BLOCK: Final = 256 << 10
 _IOV_MAX: Final = 512
-#: Seconds between two looks at the disk.
-_LOOK: Final = 0.5
+#: How often a folder is made that others delete in the same moment.
+_TRIES: Final = 20
 _WHOLE_DISK: Final = Quota(1.0, 0)
 
 
@@ -54,19 +56,42 @@ def _translate_full() -> Iterator[None]:
         raise
 
 
+class Account(Protocol):
+    """Where the bytes of a part count."""
+
+    async def wait(self, count: int) -> None:
+        """Return once there is room for so many bytes. Raises SpoolFull when none comes in time."""
+
+    def add(self, count: int) -> None:
+        """Count bytes about to be written."""
+
+    def refused(self, count: int) -> None:
+        """The disk had no room for so many bytes."""
+
+    def ended(self, part: Part) -> None:
+        """Nothing more is written to a part, and it was not published."""
+
+    def tidy(self) -> None:
+        """Delete the folders of a part that was deleted, unless they hold something; called from any thread."""
+
+
 class Part:
     """A file that is being received. Write to it, then `close` it; the spool publishes or drops it.
 
     The disk is touched in threads only, opening included: a file system that is busy writing back can hold up any call.
     """
 
-    def __init__(self, path: Path, may_grow: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(self, path: Path, account: Account | None = None) -> None:
         self.path = path
-        #: Called with the bytes about to be written; raises SpoolFull when there is no room for them.
-        self._may_grow = may_grow
+        self._account = account
         self._fd = -1
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
+        #: Held by the thread that writes: what it writes to must not be closed under it.
+        self._writing = threading.Lock()
+        self._dropped = False
+        #: Bytes that were counted, and that were written.
+        self.counted = 0
         self.size = 0
 
     async def write(self, content: bytes | memoryview) -> None:
@@ -85,8 +110,31 @@ class Part:
     async def _flush(self, write: Callable[[list[bytes | memoryview]], None]) -> None:
         blocks, size = self._pending, self._pending_size
         self._pending, self._pending_size = [], 0
-        self._may_grow(size)
-        await asyncio.get_running_loop().run_in_executor(None, write, blocks)
+        if self._account is not None:
+            await self._account.wait(size)
+        self._require()
+        if self._account is not None:
+            self._account.add(size)
+            self.counted += size
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._write, write, blocks)
+        except SpoolFull:
+            if self._account is not None:
+                self._account.refused(size)
+            raise
+        self._require()
+
+    def _require(self) -> None:
+        """Raise BadRequest, in a node's words, once the part was dropped under whoever writes to it."""
+        if self._dropped:
+            raise BadRequest("Invalid uuid (not found)")
+
+    def _write(self, write: Callable[[list[bytes | memoryview]], None], blocks: list[bytes | memoryview]) -> None:
+        with self._writing:
+            if not self._dropped:
+                write(blocks)
+        if self._dropped:
+            self._delete()
 
     def _write_last(self, blocks: list[bytes | memoryview]) -> None:
         try:
@@ -97,8 +145,7 @@ class Part:
     def _write_all(self, blocks: list[bytes | memoryview]) -> None:
         with _translate_full():
             if self._fd < 0:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+                self._fd = _create(self.path)
             total = sum(map(len, blocks))
             written = os.writev(self._fd, blocks) if blocks else 0
             self.size += written
@@ -115,58 +162,75 @@ class Part:
             self._fd = -1
 
     def drop(self) -> None:
-        """Delete what is there of a part that was not published; harmless for one that was."""
-        self._close_fd()
-        self.path.unlink(missing_ok=True)
+        """Delete what is there of a part that was not published, also while it is written to; harmless for one that
+        was."""
+        self._dropped = True
+        self._delete()
+        if self._account is not None:
+            self._account.ended(self)
+
+    def _delete(self) -> None:
+        """Close and delete the file, unless a thread writes to it: then that thread calls this at its end."""
+        if self._writing.acquire(blocking=False):
+            try:
+                self._close_fd()
+                self.path.unlink(missing_ok=True)
+                if self._account is not None:
+                    self._account.tidy()
+            finally:
+                self._writing.release()
+
+
+class _Ledger:
+    """The account of a task's parts in the spool."""
+
+    def __init__(self, spool: Spool, uuid: str, folder: Path) -> None:
+        self._spool = spool
+        self._uuid = uuid
+        self._folder = folder
+
+    async def wait(self, count: int) -> None:
+        await self._spool.room.wait(count)
+
+    def add(self, count: int) -> None:
+        self._spool.room.add(self._uuid, count)
+
+    def refused(self, count: int) -> None:
+        self._spool.room.refused(count)
+
+    def ended(self, part: Part) -> None:
+        self._spool.close_part(self._uuid, part)
+
+    def tidy(self) -> None:
+        with suppress(OSError):
+            self._folder.rmdir()
+            self._folder.parent.rmdir()
 
 
 class Spool:
     """All held files under one folder, within a quota."""
 
-    def __init__(self, root: Path, quota: Quota = _WHOLE_DISK, *, owner: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        quota: Quota = _WHOLE_DISK,
+        *,
+        owner: str = "",
+        shared: bool = False,
+        patience: float = PATIENCE,
+    ) -> None:
         self._root = root
         #: Who receives here; several processes may share the folder.
         self._owner = owner
-        self._quota = quota
-        self._held = 0
-        self._looked_at = 0.0
-        self._room = 0
-        self._size = 0
-        #: Set when an upload found no room; whoever can make some waits for it.
-        self.short = asyncio.Event()
+        #: Parts that this process is receiving, by task.
+        self._open: dict[str, set[Part]] = {}
         root.mkdir(parents=True, exist_ok=True)
+        self.room = Room(root, quota, shared=shared, patience=patience)
 
     async def measure(self) -> None:
-        """Count the bytes of all held files anew; between two counts what comes is added."""
-        self._held = await asyncio.to_thread(_size_below, self._root)
-        self._looked_at = 0.0
-
-    def room(self) -> int:
-        """Bytes that may still come; the disk is asked twice a second at most."""
-        now = time.monotonic()
-        if now - self._looked_at > _LOOK:
-            disk = os.statvfs(self._root)
-            total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-            self._room = self._quota.room(disk_total=total, disk_free=free, held=self._held)
-            self._size = self._quota.size(total)
-            self._looked_at = now
-        return self._room
-
-    @property
-    def held(self) -> int:
-        """Bytes of all held files, counted once a minute and added to in between."""
-        return self._held
-
-    def has_room(self) -> bool:
-        """Whether a good part of the quota is free: enough to stop making room."""
-        return self.room() > self._size // 10
-
-    def _grow(self, count: int) -> None:
-        if self.room() < count:
-            self.short.set()
-            raise SpoolFull("No room left for uploads here, try again later")
-        self._held += count
-        self._room -= count
+        """Count the bytes of all held files anew, and show other processes what is being received here."""
+        await asyncio.to_thread(_mark, [self._parts(uuid) for uuid in self._open])
+        await self.room.measure()
 
     def _files(self, uuid: str) -> Path:
         return self._root / uuid / "files"
@@ -175,9 +239,34 @@ class Spool:
         """Where a held file lies."""
         return self._files(uuid) / name
 
+    def _parts(self, uuid: str) -> Path:
+        return self._root / uuid / "parts"
+
     def new_part(self, uuid: str) -> Part:
         """Begin to receive a file of a task."""
-        return Part(self._root / uuid / "parts" / f"{self._owner}-{secrets.token_hex(8)}", self._grow)
+        folder = self._parts(uuid)
+        part = Part(folder / f"{self._owner}-{secrets.token_hex(8)}", _Ledger(self, uuid, folder))
+        self._open.setdefault(uuid, set()).add(part)
+        self.room.begin(uuid)
+        return part
+
+    def receives(self, uuid: str) -> bool:
+        """True if files of a task come in here at this moment."""
+        return uuid in self._open
+
+    def close_part(self, uuid: str, part: Part) -> None:
+        """Take a part that was not published out of the books."""
+        self._forget_part(uuid, part, -part.counted)
+
+    def _forget_part(self, uuid: str, part: Part, count: int, *, files: int = 0) -> None:
+        """Take a part out of the books, and count what came of it; once."""
+        parts = self._open.get(uuid, set())
+        if part in parts:
+            parts.remove(part)
+            self.room.add(uuid, count, files=files)
+            self.room.end(uuid)
+        if not parts:
+            self._open.pop(uuid, None)
 
     async def publish(self, uuid: str, part: Part, name: str) -> str:
         """Make a whole part visible under a safe form of `name`; the name it got.
@@ -185,23 +274,39 @@ class Spool:
         The same name with the same bytes is one file; with other bytes the name gets a `_`. Callers hold the task's
         lock, so that nothing is published after the commit.
         """
-        return await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
+        kept, new = await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
+        self._forget_part(uuid, part, 0 if new else -part.counted, files=new)
+        return kept
 
     async def discard(self, uuid: str, name: str) -> None:
         """Delete one held file."""
         path = self.path(uuid, name)
-        self._held -= path.stat().st_size
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        size = path.stat().st_size
+        self.room.begin(uuid)
+        try:
+            await asyncio.to_thread(path.unlink)
+            self.room.add(uuid, -size, files=-1)
+        finally:
+            self.room.end(uuid)
 
     async def listing(self, uuid: str) -> list[HeldFile]:
         """The held files of a task by name; none when there are none."""
         return await asyncio.to_thread(_list, self._files(uuid))
 
+    def abort(self, uuid: str) -> None:
+        """Delete what is being received for a task; who sends it gets an error."""
+        for part in list(self._open.get(uuid, ())):
+            part.drop()
+
     async def drop(self, uuid: str) -> None:
-        """Delete all files of a task."""
-        self._held -= await asyncio.to_thread(_size_below, self._root / uuid)
-        await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
-        self._looked_at = 0.0
+        """Delete all files of a task, also those that are being received."""
+        self.abort(uuid)
+        self.room.begin(uuid)
+        try:
+            await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
+        finally:
+            self.room.forget(uuid)
+            self.room.end(uuid)
 
     async def drop_parts(self, alive: Callable[[str], bool], *, rested: float = 0.0) -> None:
         """Delete what processes that are no longer alive were receiving when they ended, and what did not grow for
@@ -225,15 +330,35 @@ def _changed_at(path: Path) -> float:
         return 0.0
 
 
-def _publish(part: Path, files: Path, name: str) -> str:
+def _create(path: Path) -> int:
+    """Create a file in a folder that may be deleted in the same moment because it is empty."""
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+
+
+def _mark(folders: Iterable[Path]) -> None:
+    """Set the time of folders of parts to now: parts themselves grow without changing it."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
+
+
+def _publish(part: Path, files: Path, name: str) -> tuple[str, bool]:
+    """The name that a part got, and whether it is a new file."""
+    new = True
     with _translate_full():
         files.mkdir(parents=True, exist_ok=True)
         while not _link(part, files / name):
             if filecmp.cmp(part, files / name, shallow=False):
+                new = False
                 break
             name = next_name(name)
         part.unlink(missing_ok=True)
-    return name
+    return name, new
 
 
 def _link(part: Path, target: Path) -> bool:
@@ -249,15 +374,6 @@ def _link(part: Path, target: Path) -> bool:
             return False
         part.rename(target)
     return True
-
-
-def _size_below(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):
-                total += os.stat(os.path.join(parent, name)).st_size
-    return total
 
 
 def _list(folder: Path) -> list[HeldFile]:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -12,20 +11,12 @@ from typing import Any
 
 import pytest
 
-from clusterodm.aio import Clock
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.cluster.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase
 from clusterodm.settings import load_settings
-from tests.support import FAST, Api
-
-
-class TurnedClock(Clock):
-    """A clock with hours added by a test: `ahead` really went by, `jumped` is only what the wall clock says."""
-
-    def __init__(self) -> None:
-        self.ahead = self.jumped = 0.0
-        super().__init__(lambda: time.time() + self.ahead + self.jumped, lambda: time.monotonic() + self.ahead)
+from clusterodm.spool import BLOCK, Spool
+from tests.support import FAST, Api, TurnedClock
 
 
 class Aged:
@@ -42,6 +33,7 @@ class Aged:
             parts.consoles,
             parts.results,
             parts.autoscaler.fleet,
+            parts.uploads,
             stale_uploads_hours=stale,
             keep_finished_hours=720,
             clock=clock,
@@ -75,9 +67,27 @@ async def test_an_upload_without_activity_is_given_up_after_the_timeout(
     assert await api.upload(uuid, b__jpg=b"b") == {"success": True}
     old.clock.ahead = (kept + gone) * HOUR
     await old.janitor.sweep()
-    assert await api.upload(uuid, c__jpg=b"c") == {"error": "Invalid uuid (not found)"}
+    assert await api.upload(uuid, c__jpg=b"c") == {
+        "error": f"Invalid uuid (not found): the upload was given up because nothing was uploaded for {gone}.0 h; "
+        "begin again",
+        "noRetry": True,
+    }
     assert await old.cluster.context.spool.tasks() == []
     assert await old.cluster.context.store.find_task(uuid) is None
+
+
+async def test_an_upload_whose_file_takes_days_is_not_given_up(stack: AsyncExitStack, tmp_path: Path) -> None:
+    old, api = await aged(stack, tmp_path)
+    uuid = await api.init()
+    part = old.cluster.context.spool.new_part(uuid)
+    await part.write(b"x" * BLOCK)
+    old.clock.ahead = 100 * HOUR
+    await old.janitor.sweep()
+    assert await api.upload(uuid, b__jpg=b"b") == {"success": True}
+    part.drop()
+    old.clock.ahead = 200 * HOUR
+    await old.janitor.sweep()
+    assert "nothing was uploaded for 100.0 h" in (await api.upload(uuid, b__jpg=b"b"))["error"]
 
 
 async def test_a_waiting_task_is_never_given_up(stack: AsyncExitStack, tmp_path: Path) -> None:
@@ -124,7 +134,8 @@ async def test_a_finished_task_is_listed_for_two_days_known_for_thirty_and_then_
 async def test_files_of_a_request_that_never_became_a_task_go(stack: AsyncExitStack, tmp_path: Path) -> None:
     old, _ = await aged(stack, tmp_path)
     spool = old.cluster.context.spool
-    part = spool.new_part("00000000-0000-4000-8000-000000000000")
+    dead = Spool(tmp_path / "data" / "spool", owner="dead")
+    part = dead.new_part("00000000-0000-4000-8000-000000000000")
     await part.close()
     await old.janitor.sweep()
     assert len(await spool.tasks()) == 1

@@ -26,6 +26,7 @@ from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase
 from clusterodm.devnode import Knobs, running_devnode
 from clusterodm.settings import load_settings
+from clusterodm.spool import Spool
 from tests.postgres import Server
 from tests.providers.support import running_cloud
 from tests.support import FAST, Api, eventually, images
@@ -228,6 +229,37 @@ async def test_nothing_is_uploaded_after_a_commit_that_another_replica_took(grou
         count = (await apis[0].get(f"/task/{uuid}/info"))["imagesCount"]
         assert count == (2 if "success" in late else 1)
         assert len(await group.clusters[0].context.spool.listing(uuid)) == count
+
+
+def _received(spool: Spool, uuid: str) -> bool:
+    return not spool.receives(uuid)
+
+
+async def test_an_upload_that_comes_in_at_one_replica_is_ended_through_another(group: Group) -> None:
+    apis = await three(group)
+    spool = group.clusters[0].context.spool
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    for _ in range(5):
+        uuid = await apis[2].init()
+        await apis[1].upload(uuid, first__jpg=b"1" * 1000)
+        go_on = asyncio.Event()
+
+        async def body(go_on: asyncio.Event = go_on) -> AsyncIterator[bytes]:
+            yield b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n' + b"s" * 600_000
+            await go_on.wait()
+            yield b"s" * 600_000 + b"\r\n--x--\r\n"
+
+        async with asyncio.TaskGroup() as group_of_two:
+            sent = group_of_two.create_task(apis[0].post(f"/task/new/upload/{uuid}", body(), headers=headers))
+            await eventually(lambda: spool.room.held > 1000)
+            assert await apis[1].post("/task/cancel", {"uuid": uuid}) == {"success": True}
+            await eventually(partial(_received, spool, uuid))
+            go_on.set()
+        assert sent.result() == {"error": "Invalid uuid (not found)"}
+        await eventually(lambda: not list((group.folder / "data" / "spool").iterdir()))
+    for cluster in group.clusters:
+        await cluster.context.spool.measure()
+        assert cluster.context.spool.room.held == 0
 
 
 async def test_nodes_are_known_and_locked_everywhere(group: Group) -> None:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,34 +49,62 @@ def fill(path: Path) -> None:
     assert shutil.disk_usage(path.parent).free == 0
 
 
-async def test_uploads_get_a_clear_error_and_held_files_of_running_tasks_make_room(
-    cluster: Rig, small_disk: Path
-) -> None:
+async def _full(cluster: Rig, **settings: Any) -> tuple[Api, str]:
+    """A cluster whose disk is more than half full of the held files of a running task."""
     await cluster.add_node(seconds=60)
-    api = await cluster.start()
+    api = await cluster.start(**settings)
+    cluster.cluster.context.spool.room.patience = 1.0
     await cluster.ready()
     running = await api.init()
     for number in range(4):
         assert await send(api, running, f"{number}.jpg", 5 * MB) == ""
     await api.commit(running)
     await eventually(lambda: cluster.entry(running).task.phase is Phase.RUNNING)
+    return api, running
+
+
+async def test_uploads_get_a_clear_error_and_running_tasks_keep_their_files(cluster: Rig, small_disk: Path) -> None:
+    api, running = await _full(cluster)
     waiting = await api.init()
-    errors: list[str] = []
-
-    async def taken(name: str) -> bool:
-        error = await send(api, waiting, name, 5 * MB)
-        errors.extend([error] if error else [])
-        return not error
-
-    for number in range(5):
-        await eventually(lambda number=number: taken(f"{number}.jpg"))  # type: ignore[misc]
-    assert set(errors) == {"No room left for uploads here, try again later"}
-    assert any("held files let go" in line for line in await cluster.timeline(running))
-    await api.commit(waiting)
+    for number in range(3):
+        assert await send(api, waiting, f"{number}.jpg", 5 * MB) == ""
+    assert await send(api, waiting, "3.jpg", 5 * MB) == "No room left for uploads here, try again later"
+    assert len(await cluster.cluster.context.spool.listing(running)) == 4
     cluster.nodes[0].knobs.seconds = 0
     await api.post("/task/cancel", {"uuid": running})
+    for number in range(3, 5):  # a task that is over makes room
+        assert await send(api, waiting, f"{number}.jpg", 5 * MB) == ""
+    await api.commit(waiting)
     info = await api.ends(waiting)
     assert info["imagesCount"] == 5
+
+
+async def test_held_files_of_running_tasks_make_room_where_that_is_allowed(cluster: Rig, small_disk: Path) -> None:
+    api, running = await _full(cluster, release_running_files=True)
+    waiting = await api.init()
+    for number in range(5):
+        assert await send(api, waiting, f"{number}.jpg", 5 * MB) == ""
+    assert any("held files let go" in line for line in await cluster.timeline(running))
+    assert cluster.entry(running).task.phase is Phase.RUNNING
+
+
+async def test_an_abandoned_upload_makes_room_on_a_full_disk_and_a_running_task_survives_its_node(
+    cluster: Rig, small_disk: Path
+) -> None:
+    api, running = await _full(cluster, node_lost_after=3600)
+    abandoned, waiting = await api.init(), await api.init()
+    for number in range(2):
+        assert await send(api, abandoned, f"{number}.jpg", 5 * MB) == ""
+    cluster.clock.ahead += 660
+    for number in range(3):
+        assert await send(api, waiting, f"{number}.jpg", 5 * MB) == ""
+    assert "given up" in await send(api, abandoned, "late.jpg", MB)
+    await cluster.stop_node(0)
+    await cluster.add_node()
+    await eventually(lambda: cluster.entry(running).unreachable_since)
+    cluster.clock.ahead += 3660
+    info = await api.ends(running)
+    assert info["imagesCount"] == 4
 
 
 async def test_a_disk_filled_by_somebody_else_costs_time_and_nothing_more(cluster: Rig, small_disk: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import intake
+from clusterodm.cluster import uploads
 from clusterodm.core.tasks import Phase
 from tests.admin.support import start
 from tests.processes import free_port
@@ -324,5 +324,5 @@ async def test_uploads_whose_clients_went_away_are_forgiven(cluster: Rig, monkey
     api = await cluster.start(flood_limit=1)
     await api.init()
     assert "Too many uploads" in (await api.post("/task/new/init"))["error"]
-    monkeypatch.setattr(intake, "_FORGIVEN", 0.0)
+    monkeypatch.setattr(uploads, "_FORGIVEN", 0.0)
     assert "uuid" in await api.post("/task/new/init")

@@ -60,8 +60,8 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         canceled=ended.get("canceled", 0),
         longest_wait=max((now - at for at in since), default=0.0),
         expected_wait=guesses.next_one,
-        held_bytes=cluster.spool.held,
-        room_bytes=max(0, cluster.spool.room()),
+        held_bytes=cluster.spool.room.held,
+        room_bytes=max(0, cluster.spool.room.left()),
     )
 
 
@@ -87,7 +87,7 @@ def _problems(cluster: Context) -> list[str]:
     if silent:
         one = "a running task is on a node that does not answer"
         found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
-    if not cluster.spool.has_room():
+    if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found
 

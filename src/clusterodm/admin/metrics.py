@@ -50,8 +50,8 @@ class Looked(Collector):
         """All gauges."""
         gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         cluster = self._cluster
-        gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.held)
-        gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room()))
+        gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.room.held)
+        gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room.left()))
         phases = Counter(entry.task.phase for entry in cluster.tasks.active())
         for phase in sorted(ACTIVE):
             gauges["clusterodm_tasks"].add_metric([str(phase)], phases[phase])

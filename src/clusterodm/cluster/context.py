@@ -23,6 +23,7 @@ from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
+from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.nodeodm import NodeClient
 from clusterodm.observe import Metrics
@@ -44,6 +45,7 @@ class Context:
     replicas: Replicas
     intake: Intake
     control: Control
+    uploads: Uploads
     attempts: Attempts
     dispatcher: Dispatcher
     collector: Collector

@@ -12,6 +12,7 @@ import msgspec
 
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.limits import Limits, limited_options
@@ -63,6 +64,7 @@ class Control:
         spool: Spool,
         consoles: Consoles,
         results: Results,
+        uploads: Uploads,
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -72,10 +74,13 @@ class Control:
         self._spool = spool
         self._consoles = consoles
         self._results = results
+        self._uploads = uploads
         self._clock = clock
 
     async def cancel(self, entry: Entry, *, by: str = "its owner") -> None:
-        """Cancel a task in any phase, as a node does: also one that is over, whose results stay."""
+        """Cancel a task in any phase, as a node does: also one that is over (its results stay). Remove an upload."""
+        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+            return
         for _ in range(_TRIES):
             if entry.task.phase is Phase.REMOVED or entry.task.outcome is Outcome.CANCELED:
                 return
@@ -92,6 +97,8 @@ class Control:
 
     async def remove(self, entry: Entry, *, by: str = "its owner") -> None:
         """Remove a task in any phase, with its files, here and on its node."""
+        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+            return
         for _ in range(_TRIES):
             if entry.task.phase is Phase.REMOVED:
                 return
@@ -119,11 +126,8 @@ class Control:
             if await self._restart_there(entry, chosen):
                 await self._begin_console(entry, unknown)
                 await self._now_running(entry, changes)
-            elif await self._spool.listing(entry.task.uuid):
-                await self._begin_console(entry, unknown)
-                await self._tasks.advance(entry, Phase.QUEUED, "restarted from the held files", **changes)
             else:
-                raise BadRequest("Task cannot be restarted: its node is gone and its files are no longer held")
+                await self._restart_here(entry, changes, unknown)
         except StaleTask:
             return  # somebody restarted or removed it in the same moment
         await self._results.drop(entry.task.uuid)
@@ -134,6 +138,14 @@ class Control:
         await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in told])
         for text in told:
             await self._tasks.note(entry, text)
+
+    async def _restart_here(self, entry: Entry, changes: dict[str, Any], told: list[str]) -> None:
+        """Queue a task again; its files are not released meanwhile."""
+        async with self._tasks.locked(entry):
+            if not await self._spool.listing(entry.task.uuid):
+                raise BadRequest("Task cannot be restarted: its node is gone and its files are no longer held")
+            await self._begin_console(entry, told)
+            await self._tasks.advance(entry, Phase.QUEUED, "restarted from the held files", **changes)
 
     async def _restart_there(self, entry: Entry, options: list[Option] | None) -> bool:
         attempt = entry.attempt

@@ -9,7 +9,7 @@ import uuid as uuid_module
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
@@ -21,18 +21,15 @@ from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
 from clusterodm.core.names import SEED, is_archive, is_image, printable, safe_name
 from clusterodm.core.options import Option, check_options, parse_options, unknown_options, with_split_cluster
-from clusterodm.core.tasks import HELD, Phase, Task, is_submodel
+from clusterodm.core.tasks import HELD, Phase, Task, is_submodel, visible
 from clusterodm.spool import Part, Spool
-
-#: Seconds without a file after which an upload no longer counts against `--flood-limit`, as in the original.
-_FORGIVEN: Final = 900.0
-_UNKNOWN: Final = "Invalid uuid (not found)"
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +59,12 @@ class Intake:
         described: Callable[[], list[Option]],
         *,
         splitmerge: bool,
-        flood_limit: int,
         bounds: Bounds,
         job_token: Callable[[str], str],
         accounts: Accounts,
         sizes: Sizes,
         ahead: Ahead,
+        uploads: Uploads,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -75,23 +72,22 @@ class Intake:
         self._accounts = accounts
         self._sizes = sizes
         self._ahead = ahead
+        self._uploads = uploads
         self._spool = spool
         self._consoles = consoles
         self._described = described
         self._splitmerge = splitmerge
-        self._flood_limit = flood_limit
         self._bounds = bounds
         self._clock = clock
-        self._arriving: set[str] = set()
 
     async def announce(self, said: Announcement) -> str:
         """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
         word counts."""
         check_tasks_allowed(said.grant.limits)
-        self._check_flood(said.owner)
+        self._uploads.check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
         task = self._task(uuid, said)
-        if uuid in self._arriving:
+        if self._uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
         entry = await self._tasks.add(task, "announced") or await self._announce_again(task)
         await self._tell_unknown(entry, said)
@@ -118,12 +114,11 @@ class Intake:
         """The uuid under which `/task/new` gathers files before its fields are known; nobody else gets it meanwhile.
         Its files go when no task came of it."""
         check_tasks_allowed(said.grant.limits)
-        self._check_flood(said.owner)
+        self._uploads.check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
-        if uuid in self._arriving:
+        if self._uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        self._arriving.add(uuid)
-        try:
+        with self._uploads.arriving(uuid, said.owner):
             async with self._tasks.claimed(uuid) as ours:
                 if not ours or await self._tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")
@@ -132,8 +127,6 @@ class Intake:
                 finally:  # whoever gets the uuid next must not find our files
                     if await self._tasks.find(uuid) is None:
                         await self._spool.drop(uuid)
-        finally:
-            self._arriving.discard(uuid)
 
     async def new(self, uuid: str, said: Announcement) -> str:
         """`/task/new`: everything in one request; the files lie in the spool under `uuid`."""
@@ -155,7 +148,6 @@ class Intake:
         async with self._tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
             kept = await self._spool.publish(uuid, part, name)
-            entry.last_activity = self._clock()
             await self._check_images(uuid, kept, grant.limits)
             self._ahead.grew(uuid, kept)
 
@@ -171,10 +163,11 @@ class Intake:
             raise
 
     async def receiving(self, uuid: str, owner: str) -> Entry:
-        """The task that an upload is for. Raises BadRequest as a node does."""
+        """The task that an upload is for; it is active now. Raises BadRequest as a node does."""
         entry = await self._tasks.known(uuid)
         if entry is None or entry.task.owner != owner or entry.task.phase is not Phase.RECEIVING:
-            raise BadRequest(_UNKNOWN)
+            raise self._uploads.unknown(uuid, owner)
+        entry.last_activity = self._clock()
         return entry
 
     def check_name(self, name: str) -> None:
@@ -186,10 +179,12 @@ class Intake:
         """`/task/new/commit`: from the answer on, the task is ours. Repeated commits answer the same."""
         entry = await self._tasks.find(uuid)
         if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
-            raise BadRequest(_UNKNOWN)
+            raise self._uploads.unknown(uuid, grant.owner)
         async with self._tasks.locked(entry):
             if entry.task.phase is Phase.RECEIVING:
                 await self._commit(entry, grant)
+        if not visible(entry.task):  # it was removed while this waited for the lock
+            raise self._uploads.unknown(uuid, grant.owner)
         return uuid
 
     async def _commit(self, entry: Entry, grant: Grant) -> None:
@@ -234,7 +229,7 @@ class Intake:
         try:
             await self._tasks.advance(entry, Phase.QUEUED, text, **counted)
         except StaleTask:
-            raise BadRequest(_UNKNOWN) from None
+            raise self._uploads.unknown(task.uuid, task.owner) from None
 
     async def _inside(self, uuid: str, packed: list[str]) -> list[str]:
         """The names of what will be unpacked from uploaded archives. Raises BadRequest for one that cannot be used."""
@@ -258,18 +253,6 @@ class Intake:
         except BadArchive as error:
             raise BadRequest(f"{SEED} {error}", no_retry=True) from None
         archive.close()
-
-    def _check_flood(self, owner: str) -> None:
-        if self._flood_limit:
-            count = sum(entry.task.owner == owner and self._receives_now(entry) for entry in self._tasks.active())
-            if count >= self._flood_limit:
-                raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
-
-    def _receives_now(self, entry: Entry) -> bool:
-        """Whether files come in for a task; one whose client went away is forgiven after a while."""
-        task = entry.task
-        last = max(task.created_at, entry.last_activity, self._spool.last_change(task.uuid))
-        return task.phase is Phase.RECEIVING and self._clock() - last < _FORGIVEN
 
     def _task(self, uuid: str, said: Announcement) -> Task:
         fields = said.fields

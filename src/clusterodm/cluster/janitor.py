@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 import msgspec
@@ -12,6 +11,7 @@ import structlog
 
 from clusterodm.aio import Clock
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import ProviderError, StaleTask
 from clusterodm.core.tasks import Cleanup, Outcome, Phase
@@ -27,8 +27,6 @@ HOUR: Final = 3600.0
 #: files of failed and canceled tasks stay for a restart, as on a node.
 DEFAULT_HOURS: Final = 48
 _PAGE: Final = 200
-#: Seconds between two times that held files are let go.
-_PAUSE: Final = 0.5
 
 
 class Janitor:
@@ -42,6 +40,7 @@ class Janitor:
         consoles: Consoles,
         results: Results,
         fleet: Fleet,
+        uploads: Uploads,
         *,
         stale_uploads_hours: int,
         keep_finished_hours: float,
@@ -53,6 +52,7 @@ class Janitor:
         self._consoles = consoles
         self._results = results
         self._fleet = fleet
+        self._uploads = uploads
         self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
         self._keep_finished = keep_finished_hours * HOUR
         self._clock = clock
@@ -64,39 +64,10 @@ class Janitor:
         await self._let_go_of_files()
         await self._drop_traces()
 
-    async def make_room(self) -> None:
-        """For ever: when an upload found no room, let go of held files of the tasks that run longest. They need them
-        only if their node is lost, and an upload that cannot come in is lost for certain."""
-        while True:
-            await self._spool.short.wait()
-            self._spool.short.clear()
-            try:
-                await self._let_running_go()
-            except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
-                _log.warning("no room can be made", error=str(error) or type(error).__name__)
-            await asyncio.sleep(_PAUSE)
-
-    async def _let_running_go(self) -> None:
-        await self._spool.measure()
-        running = [entry for entry in self._tasks.active() if entry.task.phase is Phase.RUNNING and entry.attempt]
-        running.sort(key=lambda entry: entry.attempt.started_at if entry.attempt else 0.0)
-        for entry in running:
-            if self._spool.has_room():
-                return
-            if await self._spool.listing(entry.task.uuid):
-                await self._spool.drop(entry.task.uuid)
-                await self._tasks.note(
-                    entry,
-                    "held files let go, there was no room for uploads: it runs on, but it "
-                    "cannot go elsewhere if its node is lost",
-                )
-
     async def _give_up_uploads(self) -> None:
-        for entry in list(self._tasks.active()):
-            task = entry.task
-            last = max(task.created_at, entry.last_activity, self._spool.last_change(task.uuid))
-            if task.phase is Phase.RECEIVING and self._clock.age(last) > self._stale:
-                await self._remove(entry, "given up: nothing was uploaded for too long")
+        for entry in self._uploads.open():
+            if self._uploads.idle(entry) > self._stale:
+                await self._uploads.give_up(entry, self._stale, short=False)
 
     async def _forget_old_tasks(self) -> None:
         for task, _ in await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE):
@@ -116,6 +87,8 @@ class Janitor:
         for uuid in await self._spool.tasks():
             entry = await self._tasks.find(uuid)
             task = entry.task if entry else None
+            if self._spool.receives(uuid):
+                continue
             ended = task.finished_at if task else self._spool.last_change(uuid)
             completed = task is not None and task.outcome is Outcome.COMPLETED
             over = task is None or task.phase in (Phase.FINISHED, Phase.REMOVED)

@@ -41,7 +41,7 @@ _DIFFERENT: Final = {
     "admin-cli-port": "the admin shell binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
     "admin-web-port": "the admin page binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
     "asr": "machines boot by cloud-init instead of docker-machine, take further tasks, and go when they are idle",
-    "stale-uploads-timeout": "0 means 48 hours here; uploads that rest are never given up before",
+    "stale-uploads-timeout": "0 means 48 hours here; uploads that rest are given up before only when room is short",
 }
 
 

@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How much room held files may take: a share of the disk, or a number of bytes."""
+"""How much room held files may take: a share of the disk, or a number of bytes; and which files go when it is short."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
+from enum import IntEnum
 from typing import Final
 
 import msgspec
@@ -41,3 +43,48 @@ def parse_quota(text: str) -> Quota:
             raise ValueError("must be a share of the disk between 0% and 100%")
         return Quota(number / 100, 0)
     return Quota(None, int(number * _UNITS[unit.removesuffix("b")]))
+
+
+class Rank(IntEnum):
+    """In which order held files are released: the lowest first."""
+
+    #: Of an upload that rests, or of no task at all.
+    ABANDONED = 0
+    #: Of a task that is over: they are there for a restart.
+    LEFTOVER = 1
+    #: Of a task that runs: it needs them if its node is lost. Only with `--release-running-files`.
+    RUNNING = 2
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """The held files of one task that may be released."""
+
+    task: str
+    size: int
+    rank: Rank
+    #: When the upload was active last, the task ended or began to run: the earliest goes first.
+    since: float
+
+
+def shortage(needs: Iterable[int], *, room: int, releasable: int) -> int:
+    """Bytes to release for those who wait for room, the most modest first. Who could not be served even if all that is
+    releasable went costs nobody anything."""
+    missing, wanted = 0, 0
+    for need in sorted(needs):
+        wanted += need
+        if wanted - room > releasable:
+            break
+        missing = max(missing, wanted - room)
+    return missing
+
+
+def to_release(holdings: Collection[Holding], missing: int) -> list[Holding]:
+    """The first of them, by rank and age, that together have so many bytes."""
+    chosen: list[Holding] = []
+    for holding in sorted(holdings, key=lambda each: (each.rank, each.since, each.task)):
+        if missing <= 0:
+            break
+        if holding.size > 0:
+            chosen.append(holding)
+            missing -= holding.size
+    return chosen

@@ -13,6 +13,7 @@ from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
+from clusterodm.core.tasks import Phase
 from clusterodm.proxy.context import caller, context
 from clusterodm.proxy.forms import read_form
 from clusterodm.proxy.render import json_answer
@@ -33,11 +34,26 @@ async def restart(request: web.Request) -> web.Response:
     return await _order(
         request,
         lambda cluster, entry, grant, fields: cluster.control.restart(entry, fields.get("options"), grant.limits),
+        _committed,
     )
 
 
+async def _committed(cluster: Context, uuid: str, owner: str) -> Entry:
+    return await cluster.tasks.require(uuid, owner)
+
+
+async def _task_or_upload(cluster: Context, uuid: str, owner: str) -> Entry:
+    """A task, or an upload that is not committed: its owner may end that, too."""
+    entry = await cluster.tasks.known(uuid)
+    if entry is not None and entry.task.owner == owner and entry.task.phase is Phase.RECEIVING:
+        return entry
+    return await cluster.tasks.require(uuid, owner)
+
+
 async def _order(
-    request: web.Request, carry_out: Callable[[Context, Entry, Grant, dict[str, str]], Awaitable[None]]
+    request: web.Request,
+    carry_out: Callable[[Context, Entry, Grant, dict[str, str]], Awaitable[None]],
+    find: Callable[[Context, str, str], Awaitable[Entry]] = _task_or_upload,
 ) -> web.Response:
     grant = await caller(request)
     cluster = context(request)
@@ -46,7 +62,7 @@ async def _order(
     if not uuid:
         raise BadRequest("uuid param missing.")
     try:
-        await carry_out(cluster, await cluster.tasks.require(uuid, grant.owner), grant, fields)
+        await carry_out(cluster, await find(cluster, uuid, grant.owner), grant, fields)
     except ClusterError as error:
         return json_answer({"success": False, **answers.body(error)}, status=answers.row(error).clients)
     return json_answer({"success": True})
