@@ -23,6 +23,7 @@ COMMANDS: Final = (
     "queue",
     "node",
     "task",
+    "upload",
     "machine",
     "doctor",
     "demo",

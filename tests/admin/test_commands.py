@@ -96,6 +96,24 @@ async def test_an_operator_looks_after_tasks(cluster: Rig, tmp_path: Path) -> No
     assert "not found" in await run("task", "show", first, code=1)
 
 
+async def test_an_operator_looks_after_uploads(cluster: Rig) -> None:
+    api, _ = await start(cluster, admin_pass=PASSWORD)
+    run = Run(cluster)
+    assert await run("upload", "list") == "No uploads.\n"
+    first, second = await api.init(name="first [bold]"), await api.init(name="second")
+    await api.upload(first, a__jpg=b"a" * 1500)
+    cluster.clock.ahead += 660
+    await api.upload(second, b__jpg=b"b")
+    [one, two] = (await run("upload", "list")).splitlines()[1:]
+    assert one.startswith(first)
+    assert all(text in one for text in ("first [bold]", "1,500", "11 min ago, abandoned"))
+    assert two.startswith(second)
+    assert [each["uuid"] for each in (await run.json("upload", "list", "--limit", "1"))["uploads"]] == [first]
+    assert await run("upload", "drop", first[:8]) == f"{first} is dropped\n"
+    assert "not found" in await run("upload", "drop", first, code=1)
+    assert [each["uuid"] for each in (await run.json("upload", "list"))["uploads"]] == [second]
+
+
 async def test_a_wrong_password_and_a_wrong_address_are_said_clearly(cluster: Rig) -> None:
     await start(cluster, admin_pass=PASSWORD)
     run = Run(cluster)

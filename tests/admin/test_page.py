@@ -118,6 +118,34 @@ async def test_a_task_is_followed_prioritized_moved_and_its_results_are_download
     assert (await api.get(f"/task/{uuid}/info"))["error"] == f"{uuid} not found"
 
 
+async def test_uploads_that_are_not_committed_are_seen_and_dropped(cluster: Rig) -> None:
+    api, operator = await start(cluster)
+    first, second = await api.init(name="North <b>field</b>"), await api.init(name="South field")
+    for uuid in (first, second):
+        await api.post(f"/task/new/upload/{uuid}", images({"a.jpg": b"a" * 1_500_000}))
+    cluster.clock.ahead += 700
+    await api.upload(second, b__jpg=b"b")
+    async with opened(cluster, viewport={"width": 1360, "height": 860}) as page:
+        uploads = page.get_by_role("region", name="Uploads")
+        row = uploads.get_by_role("row", name="North <b>field</b>")
+        await expect(row).to_contain_text("abandoned")
+        await expect(row).to_contain_text("1.5 MB")
+        await expect(uploads.get_by_role("row", name="South field")).to_contain_text("idle")
+        await expect(page.get_by_text("uploading, 3.0 MB")).to_be_visible()
+        await accessible(page)
+        await picture(page, "uploads")
+        await row.get_by_role("button", name="Drop").click()
+        await page.get_by_role("button", name="Keep as it is").click()
+        assert (await operator.get("uploads"))["total"] == 2
+        await row.get_by_role("button", name="Drop").click()
+        await picture(page, "uploads-drop")
+        await page.get_by_role("button", name="Drop it").click()
+        await expect(row).to_have_count(0)
+        assert [each["uuid"] for each in (await operator.get("uploads"))["uploads"]] == [second]
+        await api.post("/task/cancel", {"uuid": second})
+        await expect(uploads).to_have_count(0)
+
+
 async def test_one_look_tells_how_the_cluster_is_and_it_changes_by_itself(cluster: Rig) -> None:
     await cluster.add_node(seconds=1.5)
     api, _ = await start(cluster)

@@ -122,6 +122,19 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
     assert await session.say(f"TASK INFO {waiting}") == [f"FAIL: {waiting} not found"]
 
 
+async def test_uploads_are_listed_and_dropped(cluster: Rig) -> None:
+    api, _ = await start(cluster)
+    session = await greeted(cluster)
+    assert await session.say("UPLOAD LIST") == ["0 of 0"]
+    uuid = await api.init(name="field")
+    await api.upload(uuid, a__jpg=b"photo")
+    listed = await session.say("UPLOAD LIST")
+    assert listed == [f"{uuid} [idle] idle for 0 s, 1 files, 5 bytes, local 'field'", "1 of 1"]
+    assert await session.say(f"UPLOAD DROP {uuid[:8]}") == [f"OK, {uuid} is dropped"]
+    assert await session.say("UPLOAD LIST 5") == ["0 of 0"]
+    assert await session.say(f"UPLOAD DROP {uuid}") == [f"FAIL: {uuid} not found"]
+
+
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
@@ -141,6 +154,7 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
         ("NODE ADD ba?d 1", "FAIL: bad host name for a node: 'ba?d'"),
         ("TASK WHY nothing-like-it", "FAIL: nothing-like-it not found"),
         ("TASK PRIORITY x", "INVALID: TASK PRIORITY <task> <n>"),
+        ("UPLOAD DROP", "INVALID: one upload id is needed; its beginning is enough"),
         ("TASK LIST many", "INVALID: a count is a number, not 'many'"),
         ("ASR VIEWCMD 10", "FAIL: there is no autoscaler (--asr)"),
         ("QUEUE LIST", "nothing waits"),

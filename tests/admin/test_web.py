@@ -14,6 +14,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from clusterodm.admin import logins
+from clusterodm.cluster import ahead
 from clusterodm.core.errors import ConfigError
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.support import Rig, eventually
@@ -77,6 +78,44 @@ async def test_an_upload_is_shown_with_what_is_here_of_it(cluster: Rig) -> None:
     await api.upload(uuid, a__jpg=b"photo", gcp_list__txt=b"point")
     task = (await operator.get(f"tasks/{uuid}"))["task"]
     assert (task["files"], task["images"], task["bytes"]) == (2, 1, 10)
+
+
+async def test_uploads_are_shown_with_what_they_hold_and_dropped(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "WORTH", 1)
+    await cluster.add_node(seconds=60)
+    api, operator = await start(cluster, node_lost_after=3600)
+    await cluster.ready()
+    first, second = await api.init(name="first"), await api.init(name="second")
+    await api.upload(first, a__jpg=b"photo", gcp_list__txt=b"point")
+    await eventually(lambda: cluster.entry(first).attempt)
+    cluster.clock.ahead += 660
+    await api.upload(second, b__jpg=b"b")
+    page = await operator.get("uploads")
+    assert (page["total"], page["bytes"]) == (2, 11)
+    one, two = page["uploads"]
+    shown = {name: one[name] for name in ("uuid", "name", "owner", "files", "bytes", "state", "node")}
+    assert shown == {
+        "uuid": first, "name": "first", "owner": "local", "files": 2, "bytes": 10, "state": "abandoned",
+        "node": f"127.0.0.1:{cluster.ports[0]}",
+    }  # fmt: skip
+    assert 660 <= one["idle_seconds"] < 700
+    assert one["created_at"] <= one["active_at"] < two["active_at"]
+    assert (two["uuid"], two["state"]) == (second, "idle")
+    assert [each["uuid"] for each in (await operator.get("uploads", limit=1, offset=1))["uploads"]] == [second]
+    status = await operator.get("status")
+    assert (status["receiving"], status["receiving_bytes"]) == (2, 11)
+    assert await operator.order("DELETE", f"uploads/{first}") == {"text": f"{first} is dropped"}
+    assert await api.upload(first, c__jpg=b"c") == {
+        "error": "Invalid uuid (not found): the upload was dropped by an operator; begin again",
+        "noRetry": True,
+    }
+    await api.commit(second)
+    status, refused = await operator.ask("DELETE", f"/api/v1/uploads/{second}")
+    assert (status, refused) == (409, {"error": "it is committed; cancel or remove the task instead"})
+    assert (await operator.ask("DELETE", f"/api/v1/uploads/{first}"))[0] == 404
+    third = await api.init()
+    await operator.order("POST", f"tasks/{third}/cancel")
+    assert (await operator.get("uploads"))["total"] == 0
 
 
 async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
@@ -248,7 +287,8 @@ async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:
     uuid = await api.create(2)
     await api.ends(uuid)
     await api.raw("GET", f"/task/{uuid}/download/all.zip")
-    await api.init()
+    await api.post("/task/cancel", {"uuid": await api.init()})
+    await api.upload(await api.init(), a__jpg=b"here")
     async with operator.session.get(f"{operator.url}/metrics") as answer:
         families = {family.name: family for family in text_string_to_metric_families(await answer.text())}
 
@@ -257,8 +297,11 @@ async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:
         return next(s.value for s in family.samples if s.name == name and labels.items() <= s.labels.items())
 
     assert value("clusterodm_tasks", phase="receiving") == 1
+    assert [value("clusterodm_uploads", state=state) for state in ("receiving", "idle", "abandoned")] == [0, 1, 0]
+    assert value("clusterodm_upload_bytes") == 4
+    assert value("clusterodm_uploads_dropped_total", why="removed") == 1
     assert value("clusterodm_attempts_total", outcome="completed") == 1
-    assert value("clusterodm_received_bytes_total") == 14
+    assert value("clusterodm_received_bytes_total") == 18
     assert value("clusterodm_sent_bytes_total") == 14
     assert value("clusterodm_delivered_bytes_total") > 100
     assert value("clusterodm_node_slots", state="free") == 3

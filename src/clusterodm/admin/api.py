@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from clusterodm.admin import figures, machines, nodes, tasks
+from clusterodm.admin import figures, machines, nodes, tasks, uploads
 from clusterodm.admin.views import (
     Charts,
     CostView,
@@ -25,6 +25,7 @@ from clusterodm.admin.views import (
     TaskDetail,
     TaskPage,
     TaskView,
+    UploadPage,
     View,
     Why,
 )
@@ -112,6 +113,13 @@ class TaskQuery(View):
     #: The beginning of a uuid, or a part of a name.
     text: Annotated[str, msgspec.Meta(max_length=200)] = ""
     limit: Annotated[int, msgspec.Meta(ge=1, le=tasks.MAX_PAGE)] = 50
+    offset: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
+
+
+class Page(View):
+    """Which page."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=uploads.MAX_PAGE)] = 50
     offset: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
 
 
@@ -269,6 +277,14 @@ async def _prioritize(cluster: Context, path: TaskId, query: Nothing, body: Prio
     return await tasks.prioritize(cluster, await tasks.find(cluster, path.uuid), body.priority)
 
 
+async def _uploads(cluster: Context, path: Nothing, query: Page, body: None) -> UploadPage:
+    return uploads.page(cluster, limit=query.limit, offset=query.offset)
+
+
+async def _drop_upload(cluster: Context, path: TaskId, query: Nothing, body: None) -> Done:
+    return await uploads.drop(cluster, path.uuid)
+
+
 async def _history(cluster: Context, path: Nothing, query: Span, body: None) -> History:
     return await figures.history(cluster, query.hours)
 
@@ -324,6 +340,8 @@ ROUTES: Final = (
     _route("POST", "/tasks/{uuid}/retry", "Begin a task again, or give it to another node.", Done, _retry),
     _route("POST", "/tasks/{uuid}/priority", "Give a task another priority.", Done, _prioritize, body_type=Priority),
     _route("DELETE", "/tasks/{uuid}", "Remove a task with its files.", Done, _remove_task),
+    _route("GET", "/uploads", "A page of uploads, longest idle first.", UploadPage, _uploads, query_type=Page),
+    _route("DELETE", "/uploads/{uuid}", "Drop an upload that is not committed.", Done, _drop_upload),
     _route("GET", "/history", "What each node did.", History, _history, query_type=Span),
     _route("GET", "/charts", "Figures of the last day by the hour.", Charts, _charts),
     _route("GET", "/settings", "All settings; secrets are masked.", list[SettingView], _settings),

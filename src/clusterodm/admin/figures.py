@@ -12,6 +12,7 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from clusterodm import __version__
+from clusterodm.admin import uploads
 from clusterodm.admin.estimating import Guesses
 from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
 from clusterodm.cluster.context import Context
@@ -51,6 +52,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         machines=len(cluster.machines.alive()),
         month_cost=cluster.autoscaler.spent_this_month,
         receiving=phases[Phase.RECEIVING],
+        receiving_bytes=uploads.held_bytes(cluster),
         queued=phases[Phase.QUEUED],
         dispatching=phases[Phase.DISPATCHING],
         running=phases[Phase.RUNNING],

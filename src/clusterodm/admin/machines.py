@@ -122,3 +122,11 @@ async def costs(cluster: Context, month: str, by: str) -> list[CostView]:
     return [
         CostView(key=key, hours=hours, amount=amount) for key, hours, amount in await cluster.store.costs(wanted, by)
     ]
+
+
+def line(machine: MachineView) -> str:
+    """A machine in one line."""
+    kept = " [kept]" if machine.kept else ""
+    busy = f"{len(machine.tasks)} tasks" if machine.tasks else "idle" if machine.idle_since else "no task"
+    where = f"{machine.size} in {machine.location} ({machine.provider})"
+    return f"{machine.id} [{machine.state}]{kept} {where} {busy} cost {machine.cost:.2f}: {machine.reason}"

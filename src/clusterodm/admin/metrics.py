@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from clusterodm import __version__
+from clusterodm.admin import uploads
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
 from clusterodm.core.tasks import ACTIVE
@@ -20,6 +21,8 @@ from clusterodm.core.tasks import ACTIVE
 #: Gauges that are looked up: their text and their labels.
 GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
     "clusterodm_tasks": ("Tasks that are not over, by phase.", ["phase"]),
+    "clusterodm_uploads": ("Uploads that are not committed: receiving, idle, or abandoned.", ["state"]),
+    "clusterodm_upload_bytes": ("Bytes of uploads that are not committed.", []),
     "clusterodm_held_bytes": ("Bytes of held files.", []),
     "clusterodm_room_bytes": ("Bytes of uploads that may still come.", []),
     "clusterodm_nodes": ("Nodes, by how they came to be known.", ["origin"]),
@@ -52,6 +55,7 @@ class Looked(Collector):
         cluster = self._cluster
         gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.room.held)
         gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room.left()))
+        _add_uploads(gauges, cluster)
         phases = Counter(entry.task.phase for entry in cluster.tasks.active())
         for phase in sorted(ACTIVE):
             gauges["clusterodm_tasks"].add_metric([str(phase)], phases[phase])
@@ -74,6 +78,13 @@ class Looked(Collector):
             gauges["clusterodm_observer_failures"].add_metric([name], count)
         yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
         yield from gauges.values()
+
+
+def _add_uploads(gauges: dict[str, GaugeMetricFamily], cluster: Context) -> None:
+    gauges["clusterodm_upload_bytes"].add_metric([], uploads.held_bytes(cluster))
+    states = Counter(uploads.state(cluster, entry) for entry in cluster.uploads.open())
+    for state in uploads.STATES:
+        gauges["clusterodm_uploads"].add_metric([state], states[state])
 
 
 def _add_node(gauges: dict[str, GaugeMetricFamily], node: Node) -> None:

@@ -175,3 +175,13 @@ async def end_lease(cluster: Context, node: Node) -> Done:
     if node.record.origin is not Origin.LEASE:
         raise NodeNotFound(f"there is no lease with id {node.record.id}")
     return await remove(cluster, node)
+
+
+def line(node: NodeView) -> str:
+    """A node in one line, as the original writes it."""
+    state = "online" if node.online else "offline"
+    there = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
+    flags = [letter for letter, is_so in there if is_so]
+    shown = f" [{','.join(flags)}]" if flags else ""
+    engine = f"<engine: {node.engine} {node.engine_version}> <API: {node.api_version}>"
+    return f"{node.number}) {node.name} [{state}] [{node.used}/{node.slots}] {engine}{shown}"

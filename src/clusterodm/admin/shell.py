@@ -14,11 +14,11 @@ import msgspec
 import structlog
 
 from clusterodm import __version__
-from clusterodm.admin import machines, nodes, tasks
+from clusterodm.admin import machines, nodes, tasks, uploads
 from clusterodm.admin.guard import same
 from clusterodm.admin.lines import Lines
 from clusterodm.admin.logins import Logins
-from clusterodm.admin.views import MachineView, NodeView, TaskView
+from clusterodm.admin.views import TaskView
 from clusterodm.cluster.context import Context
 from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError
@@ -91,7 +91,7 @@ async def node_info(cluster: Context, words: list[str]) -> str:
 
 
 async def node_list(cluster: Context, words: list[str]) -> list[str]:
-    return [node_line(view) for view in nodes.listing(cluster)]
+    return [nodes.line(view) for view in nodes.listing(cluster)]
 
 
 async def node_lock(cluster: Context, words: list[str]) -> str:
@@ -117,17 +117,7 @@ async def node_update(cluster: Context, words: list[str]) -> str:
 async def node_best(cluster: Context, words: list[str]) -> str:
     if len(words) != 1:
         raise Invalid("NODE BEST <images>")
-    return node_line(nodes.best_for(cluster, _number(words[0], "the count of images")))
-
-
-def node_line(node: NodeView) -> str:
-    """A node in one line, as the original writes it."""
-    state = "online" if node.online else "offline"
-    there = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
-    flags = [letter for letter, is_so in there if is_so]
-    shown = f" [{','.join(flags)}]" if flags else ""
-    engine = f"<engine: {node.engine} {node.engine_version}> <API: {node.api_version}>"
-    return f"{node.number}) {node.name} [{state}] [{node.used}/{node.slots}] {engine}{shown}"
+    return nodes.line(nodes.best_for(cluster, _number(words[0], "the count of images")))
 
 
 # Tasks
@@ -215,6 +205,17 @@ async def queue_list(cluster: Context, words: list[str]) -> list[str]:
     return lines or ["nothing waits"]
 
 
+async def upload_list(cluster: Context, words: list[str]) -> list[str]:
+    page = uploads.page(cluster, limit=_count(words))
+    return [uploads.line(upload) for upload in page.uploads] + [f"{len(page.uploads)} of {page.total}"]
+
+
+async def upload_drop(cluster: Context, words: list[str]) -> str:
+    if len(words) != 1:
+        raise Invalid("one upload id is needed; its beginning is enough")
+    return f"OK, {(await uploads.drop(cluster, words[0])).text}"
+
+
 # Machines
 
 
@@ -226,15 +227,7 @@ async def asr_viewcmd(cluster: Context, words: list[str]) -> list[str]:
 
 
 async def machine_list(cluster: Context, words: list[str]) -> list[str]:
-    return [machine_line(machine) for machine in machines.listing(cluster)] or ["there is no machine"]
-
-
-def machine_line(machine: MachineView) -> str:
-    """A machine in one line."""
-    kept = " [kept]" if machine.kept else ""
-    busy = f"{len(machine.tasks)} tasks" if machine.tasks else "idle" if machine.idle_since else "no task"
-    where = f"{machine.size} in {machine.location} ({machine.provider})"
-    return f"{machine.id} [{machine.state}]{kept} {where} {busy} cost {machine.cost:.2f}: {machine.reason}"
+    return [machines.line(machine) for machine in machines.listing(cluster)] or ["there is no machine"]
 
 
 async def machine_keep(cluster: Context, words: list[str]) -> str:
@@ -287,6 +280,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "TASK TIMELINE": Command("<task>", "What happened to a task", task_timeline),
     "TASK PRIORITY": Command("<task> <n>", "Higher goes first; 0 is usual", task_priority),
     "QUEUE LIST": Command("", "Tasks that wait, next first, and why", queue_list),
+    "UPLOAD LIST": Command("[count]", "Uploads that are not committed, longest idle first", upload_list),
+    "UPLOAD DROP": Command("<upload>", "Drop an upload with its files", upload_drop),
     "MACHINE LIST": Command("", "Machines that were created on demand", machine_list),
     "MACHINE KEEP": Command("<machine>", "Have a machine stay though it has nothing to do", machine_keep),
     "MACHINE RELEASE": Command("<machine>", "Let a machine go again when it has nothing to do", machine_release),

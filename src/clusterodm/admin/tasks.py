@@ -233,9 +233,7 @@ def _why_over(task: Task, node: str) -> str:
 
 
 async def cancel(cluster: Context, entry: Entry) -> Done:
-    """Cancel a task in any phase; one that is over stays as it is."""
-    if entry.task.phase is Phase.RECEIVING:
-        raise BadRequest("it is not committed yet; remove it instead")
+    """Cancel a task in any phase; one that is over stays as it is, an upload is removed."""
     await cluster.control.cancel(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is {entry.task.outcome or entry.task.phase}")
 

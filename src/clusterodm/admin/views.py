@@ -202,6 +202,33 @@ class TaskPage(View):
     total: int
 
 
+class UploadView(View):
+    """One upload that is not committed. It may be of several requests."""
+
+    uuid: str
+    name: str
+    owner: str
+    #: What is here of it: whole files, and bytes with those that are being received.
+    files: int
+    bytes: int
+    #: The node that gets its files ahead of the commit; empty: none does.
+    node: str
+    created_at: float
+    #: When bytes came last, and how long ago that is.
+    active_at: float
+    idle_seconds: float
+    #: receiving: bytes arrive now; idle; abandoned: idle for so long that it is given up as soon as room is short.
+    state: str
+
+
+class UploadPage(View):
+    """A page of uploads, longest idle first; `total` and `bytes` are of all."""
+
+    uploads: list[UploadView]
+    total: int
+    bytes: int
+
+
 class Why(View):
     """Why a task is as it is."""
 
@@ -238,7 +265,9 @@ class Status(View):
     machines: int
     #: What machines have cost this month.
     month_cost: float
+    #: Uploads that are not committed, and their bytes.
     receiving: int
+    receiving_bytes: int
     queued: int
     dispatching: int
     running: int

@@ -6,27 +6,36 @@ import { count, plural, size, span } from "./format.js";
 import { get, known } from "./live.js";
 import { guess, meter, nodeState, progress, slots, taskRow } from "./parts.js";
 import { legend, throughput, waiting } from "./charts.js";
+import { uploads } from "./uploads.js";
 
 const SHOWN = 12;
 let charts = null;
+let received = null;
 
 export function overview(root) {
   charts = null;
   const look = () => get("charts").then((value) => { charts = value; draw(root); }).catch(() => {});
   look();
-  const timer = setInterval(look, 60000);
+  received = uploads(() => draw(root));
+  received.look();
+  const timers = [setInterval(look, 60000), setInterval(received.look, 5000)];
+  let soon;
   draw(root);
-  return { draw: () => draw(root), end: () => clearInterval(timer) };
+  return {
+    draw: () => draw(root),
+    each: (kind) => { if (kind === "task") { clearTimeout(soon); soon = setTimeout(received.look, 400); } },
+    end: () => { clearTimeout(soon); timers.forEach(clearInterval); },
+  };
 }
 
 function draw(root) {
   if (!known.status) return put(root, h("p", { class: "empty" }, "Looking at the cluster…"));
   const tasks = [...known.tasks.values()];
   const queue = tasks.filter((task) => task.phase === "queued").sort((one, other) => one.position - other.position);
-  const active = tasks.filter((task) => task.phase !== "queued").sort((one, other) => (one.phase === "receiving") - (other.phase === "receiving") || other.committed_at - one.committed_at);
+  const active = tasks.filter((task) => !["queued", "receiving"].includes(task.phase)).sort((one, other) => other.committed_at - one.committed_at);
   put(root, h("h1", { class: "hidden" }, "Overview"), problems(), tiles(),
     h("div", { class: "grid2" },
-      h("div", {}, running(active), waitingList(queue)),
+      h("div", {}, running(active), waitingList(queue), received.card()),
       h("div", {}, nodes(), charts && pictures())));
 }
 
@@ -47,14 +56,14 @@ function tiles() {
     tile(`${at.slots_used}/${at.slots}`, "slots used", meter(100 * at.slots_used / Math.max(1, at.slots))),
     tile(count(at.running + at.dispatching + at.collecting), "tasks on nodes"),
     tile(count(at.queued), at.queued ? `waiting, longest ${span(at.longest_wait)}` : "waiting"),
-    tile(count(at.receiving), "uploading"),
+    tile(count(at.receiving), at.receiving ? `uploading, ${size(at.receiving_bytes)}` : "uploading"),
     tile(ended ? `${Math.round(100 * at.completed / ended)} %` : "–", `of ${plural(ended, "ended task")} completed`),
     tile(size(at.held_bytes), `held files, room for ${size(at.room_bytes)}`, meter(100 * at.held_bytes / Math.max(1, at.held_bytes + at.room_bytes), "held")));
 }
 
 function running(tasks) {
   const rows = tasks.slice(0, SHOWN).map((task) => taskRow(task, (each) => [h("td", { class: "soft small" }, each.node || "–"), h("td", { class: "wide" }, progress(each))]));
-  return card("On nodes", tasks.length, "#/tasks?state=dispatching,running,collecting,receiving", rows.length
+  return card("On nodes", tasks.length, "#/tasks?state=dispatching,running,collecting", rows.length
     ? h("div", { class: "scroll" }, h("table", { class: "stack" }, head("Task", "State", "Node", "Progress"), h("tbody", {}, rows)))
     : h("p", { class: "empty" }, "Nothing runs. A task that is committed starts here within a second."));
 }
