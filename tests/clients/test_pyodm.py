@@ -16,7 +16,7 @@ from pyodm.exceptions import NodeResponseError, TaskFailedError
 from pyodm.types import TaskStatus
 
 from clusterodm.devnode.photos import make_photos
-from tests.support import Rig
+from tests.support import Rig, eventually
 
 
 async def client(rig: Rig, work: Callable[[Node], Any], **query: str) -> Any:
@@ -52,6 +52,47 @@ async def test_a_whole_task(cluster: Rig, tmp_path: Path) -> None:
         assert task.remove()
         with pytest.raises(NodeResponseError, match="not found"):
             task.info()
+
+    await client(cluster, work)
+
+
+async def test_an_upload_that_finds_no_room_goes_on_once_there_is_some(cluster: Rig, tmp_path: Path) -> None:
+    await cluster.add_node()
+    api = await cluster.start(spool_max="3MB")
+    await cluster.ready()
+    room = cluster.cluster.context.spool.room
+    room.patience = 0.1
+    other = await api.init()
+    assert await api.upload(other, a__jpg=b"a" * 2_800_000) == {"success": True}
+    photos = [tmp_path / f"{number}.jpg" for number in range(6)]
+    for path in photos:
+        path.write_bytes(path.name.encode() * 40_000)
+
+    async def free() -> None:
+        await room.short.wait()
+        await eventually(lambda: room.waiting)
+        await eventually(lambda: not room.waiting)
+        assert await api.post("/task/remove", {"uuid": other}) == {"success": True}
+
+    def work(node: Node) -> None:
+        task = node.create_task([str(path) for path in photos], retry_timeout=1)
+        task.wait_for_completion(interval=0.2)
+        assert task.info().images_count == 6
+
+    await asyncio.gather(client(cluster, work), free())
+
+
+async def test_an_upload_that_never_finds_room_ends_with_the_reason(cluster: Rig, tmp_path: Path) -> None:
+    api = await cluster.start(spool_max="1MB")
+    cluster.cluster.context.spool.room.patience = 0.1
+    other = await api.init()
+    assert await api.upload(other, a__jpg=b"a" * 900_000) == {"success": True}
+    photo = tmp_path / "a.jpg"
+    photo.write_bytes(b"x" * 200_000)
+
+    def work(node: Node) -> None:
+        with pytest.raises(NodeResponseError, match="No room left for uploads here, try again later"):
+            node.create_task([str(photo)], max_retries=1, retry_timeout=0)
 
     await client(cluster, work)
 

@@ -17,7 +17,7 @@ from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.tasks import Phase
 from tests.proxy.test_intake import zip_server
-from tests.support import Api, Rig, eventually, form, zipped
+from tests.support import Api, Rig, eventually, form, images, zipped
 
 TOKEN, OTHER = "hush-flash-1", "hush-flash-2"
 
@@ -119,6 +119,11 @@ async def test_the_first_question_is_asked_again_until_it_is_answered(cluster: R
     stranger = await another(cluster, OTHER)
     status, _, body = await stranger.raw("GET", "/info")
     assert status == 200, "not a refusal: nobody knows whether the token is good"
+    assert "try again later" in json.loads(body)["error"]
+    service.down["/tokens/validate"] = 10
+    upload = "/task/new/upload/00000000-0000-4000-8000-000000000000"
+    status, _, body = await stranger.raw("POST", upload, data=images({"a.jpg": b"a"}))
+    assert status == 403, "the page of a node would take 200 for success, and commit without the file"
     assert "try again later" in json.loads(body)["error"]
 
 

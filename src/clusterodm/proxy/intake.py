@@ -12,10 +12,10 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
-from clusterodm.core.errors import BadRequest
+from clusterodm.core.errors import BadRequest, ClusterError, ServiceDown, SpoolFull
 from clusterodm.proxy.context import PROXIES, caller, context
 from clusterodm.proxy.forms import FileHandler, FileSink, read_form
-from clusterodm.proxy.render import json_answer
+from clusterodm.proxy.render import json_answer, render_error
 from clusterodm.spool import Part
 
 
@@ -61,6 +61,22 @@ async def init(request: web.Request) -> web.Response:
 
 async def upload(request: web.Request) -> web.Response:
     """POST /task/new/upload/{uuid}: files of any size, streamed to disk."""
+    try:
+        return await _upload(request)
+    except (SpoolFull, ServiceDown) as error:
+        return _again(error, request.path)
+
+
+def _again(error: ClusterError, path: str) -> web.Response:
+    """An answer after which every client sends the file again. The page of a node takes each status below 300 for
+    success and would commit without the file; PyODM shows the text of 200 and 403 only."""
+    answer = render_error(error, path)
+    answer.set_status(403)
+    answer.force_close()
+    return answer
+
+
+async def _upload(request: web.Request) -> web.Response:
     grant = await caller(request)
     cluster, uuid = context(request), request.match_info["uuid"].lower()
     await cluster.intake.receiving(uuid, grant.owner)
@@ -68,6 +84,7 @@ async def upload(request: web.Request) -> web.Response:
     async def publish(part: Part, name: str) -> None:
         await cluster.intake.publish(uuid, grant, part, name)
 
+    await cluster.spool.room.admit(request.content_length or 0)
     with _Parts(cluster, uuid, publish) as files:
         _, count = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
     if not count:
@@ -91,6 +108,7 @@ async def new(request: web.Request) -> web.Response:
         async def publish(part: Part, name: str) -> None:
             await cluster.spool.publish(uuid, part, name)
 
+        await cluster.spool.room.admit(request.content_length or 0)
         with _Parts(cluster, uuid, publish) as files:
             fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
         await cluster.intake.new(uuid, _announcement(request, grant, fields))
