@@ -24,7 +24,7 @@ def test_a_pace_is_the_median_of_enough_tasks() -> None:
 def test_what_remains_is_told_by_pace_and_by_progress() -> None:
     known = Pace(2.0)
     assert remaining(Running(100, 50.0, 0.0), known) == 150.0
-    assert remaining(Running(100, 500.0, 0.0), known) == 0.0
+    assert remaining(Running(100, 500.0, 0.0), known) == 50.0  # never "in a moment" for hours
     assert remaining(Running(100, 50.0, 50.0), known) == (150.0 + 50.0) / 2
 
 

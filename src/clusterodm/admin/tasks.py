@@ -220,8 +220,9 @@ def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
 def _why_running(cluster: Context, entry: Entry, node: str) -> str:
     if entry.unreachable_since:
         silent = cluster.clock.steady() - entry.unreachable_since
-        lost = max(0.0, cluster.settings.node_lost_after - silent)
-        return f"{node} has not answered for {span(silent)}; in {span(lost)} the task goes elsewhere"
+        left = cluster.settings.node_lost_after - silent
+        when = f"in {span(left)}" if left > 0 else "now"
+        return f"{node} has not answered for {span(silent)}; {when} it is given up, and the task goes on elsewhere"
     there = "waits in the queue of" if entry.task.node_code == 10 else "runs on"
     return f"{there} {node}, {entry.task.progress:.0f} % done"
 

@@ -18,7 +18,7 @@ from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, Sta
 from clusterodm.core.options import added_options
 from clusterodm.core.retry import Failure, classify
 from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, Attempt, Phase
-from clusterodm.nodeodm import NodeClient, Snapshot
+from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
 
 _log = structlog.get_logger("tracker")
 
@@ -28,6 +28,8 @@ _MISSES: Final = 2
 _POLLS_PER_SECOND: Final = 100
 #: Times that results may be missing on a node that says completed.
 _RESULT_TRIES: Final = 5
+#: Seconds that a node has for an answer even if it is given up right after.
+_SHORTEST_CALL: Final = 1.0
 
 
 class Tracker:
@@ -100,7 +102,8 @@ class Tracker:
     async def _look(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
         line = await self._consoles.count(attempt.task) - attempt.console_start
         try:
-            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line)
+            seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
+            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
         except NodeForgot as error:
             entry.misses += 1
             if entry.misses < _MISSES:
@@ -117,12 +120,17 @@ class Tracker:
 
     async def _unreachable(self, entry: Entry, why: str) -> float | None:
         """One missed answer proves nothing; many over a long time do."""
-        now = self._clock.steady()
-        entry.unreachable_since = entry.unreachable_since or now
-        if now - entry.unreachable_since < self._lost_after:
-            return min(self._interval * 2, 30.0, self._lost_after)
+        entry.unreachable_since = entry.unreachable_since or self._clock.steady()
+        if (left := self._left(entry)) > 0:
+            return min(self._interval * 2, 30.0, left)
         await self._attempts.failed(entry, Failure.UNREACHABLE, why)
         return None
+
+    def _left(self, entry: Entry) -> float:
+        """Seconds until the node of a task is given up, if it goes on giving no answer."""
+        if not entry.unreachable_since:
+            return self._lost_after
+        return self._lost_after - (self._clock.steady() - entry.unreachable_since)
 
     async def _take(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> None:
         await self._consoles.append(attempt.task, snapshot.output)

@@ -13,6 +13,8 @@ import msgspec
 
 #: Past tasks without which there is no guess.
 _ENOUGH: Final = 3
+#: The part of the time that a task has run for which it is expected to go on at least.
+_LONGER: Final = 0.1
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -45,8 +47,9 @@ def pace(past: Iterable[tuple[int, float]]) -> Pace:
 
 
 def remaining(task: Running, known: Pace) -> float:
-    """Seconds until a running task is over: half from its own progress, half from the pace of others."""
-    by_pace = max(0.0, known.seconds(task.images) - task.elapsed)
+    """Seconds until a running task is over: half from its own progress, half from the pace of others. One that takes
+    longer than others did is not over in the next moment: it is expected to take a part of that time more."""
+    by_pace = max(task.elapsed * _LONGER, known.seconds(task.images) - task.elapsed)
     if not 5 <= task.progress < 100:
         return by_pace
     by_progress = task.elapsed * (100 - task.progress) / task.progress

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The client side of the NodeODM API: one small HTTP client for calls, another for bulk files."""
 
-from clusterodm.nodeodm.client import NodeClient, Snapshot
+from clusterodm.nodeodm.client import CALL_TIMEOUT, NodeClient, Snapshot
 from clusterodm.nodeodm.download import Download
 from clusterodm.nodeodm.transfer import RateLimit, Transfer, Transfers
 from clusterodm.nodeodm.trust import Trust
 
-__all__ = ["Download", "NodeClient", "RateLimit", "Snapshot", "Transfer", "Transfers", "Trust"]
+__all__ = ["CALL_TIMEOUT", "Download", "NodeClient", "RateLimit", "Snapshot", "Transfer", "Transfers", "Trust"]

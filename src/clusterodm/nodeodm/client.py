@@ -89,10 +89,12 @@ class NodeClient:
         options = _convert(_checked(_decode(content)), list[dict[str, Any]])
         return options, response.headers.get("ETag", "")[:_LONGEST_ETAG]
 
-    async def task(self, node: NodeAddress, uuid: str, *, from_line: int | None = None) -> Snapshot:
+    async def task(
+        self, node: NodeAddress, uuid: str, *, from_line: int | None = None, seconds: float = CALL_TIMEOUT
+    ) -> Snapshot:
         """`/task/<uuid>/info`, with the console lines from `from_line` when given."""
         query = {} if from_line is None else {"with_output": str(from_line)}
-        snapshot = _convert(await self._get(node, f"/task/{uuid}/info", query), Snapshot)
+        snapshot = _convert(await self._get(node, f"/task/{uuid}/info", query, seconds=seconds), Snapshot)
         if snapshot.uuid != uuid:
             raise NodeUnreachable("the node answered with another task")
         return snapshot
