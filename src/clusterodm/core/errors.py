@@ -17,6 +17,7 @@ ClusterError
 ├── NodeError             a node's fault; retry elsewhere is a property of the type
 │   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
 │   ├── NodeRefused       the node answered with an error text
+│   │   └── TokenRejected it does not take the token that is known for it
 │   └── NodeForgot        the node does not know the task
 ├── FetchFailed           an address that an owner gave, which we cannot or may not call
 ├── BadArchive            a zip archive that is none, or holds more than allowed
@@ -93,6 +94,10 @@ class NodeUnreachable(NodeError):
 
 class NodeRefused(NodeError):
     """The node answered with an error of its own; the text is its reason."""
+
+
+class TokenRejected(NodeRefused):
+    """The node does not take the token that is known for it: its fault or an operator's, not that of what was asked."""
 
 
 class NodeForgot(NodeError):

@@ -15,7 +15,7 @@ import msgspec
 from yarl import URL
 
 from clusterodm import reasons
-from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
+from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
 from clusterodm.nodeodm.trust import Trust
@@ -215,7 +215,7 @@ class NodeClient:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NodeUnreachable(reasons.describe(error)) from None
         if status == 401:
-            raise NodeRefused("the node wants another token")
+            raise TokenRejected("the node wants another token")
         if status != 200:
             raise NodeUnreachable(_odd(node, status, response.headers.get("Location", ""), content))
         return _checked(_decode(content))

@@ -25,7 +25,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable
+from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.trust import Trust
 from clusterodm.reasons import describe
@@ -261,7 +261,7 @@ def _check(status: int, content: bytes) -> None:
     except msgspec.DecodeError:
         answer = None
     if status == 401:
-        raise NodeRefused("the node wants another token")
+        raise TokenRejected("the node wants another token")
     if status != 200 or not isinstance(answer, dict):
         raise NodeUnreachable(f"an upload was answered with HTTP status {status}")
     if text := answer.get("error"):
