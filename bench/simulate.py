@@ -30,7 +30,7 @@ from bench.simulation_report import EVERY, HOUR, Report, World, pictures, table
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import FreeSlots
-from clusterodm.core.retry import RULES, Again, Failure, decide
+from clusterodm.core.retry import RULES, Again, Circumstances, Failure, decide
 from clusterodm.core.scaling import Budget, Observed, Rules, Rung, Wish
 from clusterodm.core.scaling import plan as plan_machines
 from clusterodm.core.scheduling import plan
@@ -204,7 +204,9 @@ class Simulation:
         self.report.failures[failure.name] += 1
         node = self.facts.get(self.node_of.get(task.uuid, 0))
         larger = node is not None and (node.max_images or 0) < SIZES[-1]
-        verdict = decide(task, failure, "", self.now, max_attempts=3, larger_exists=larger)
+        beside = len(self.on_node[node.id]) > 1 if node is not None else False
+        around = Circumstances(max_attempts=3, larger_exists=larger, with_others=beside)
+        verdict = decide(task, failure, "", self.now, around)
         if node is not None and RULES[failure].set_aside:
             until = self.now + RULES[failure].set_aside
             self.facts[node.id] = msgspec.structs.replace(node, set_aside_until=until)
@@ -212,7 +214,7 @@ class Simulation:
             await self._over(task, Outcome.FAILED)
             return
         self._leave(task.uuid)
-        changes: dict[str, Any] = {"charged": verdict.charged, "not_before": verdict.not_before}
+        changes: dict[str, Any] = {"charged": verdict.charged, "not_before": verdict.not_before, "alone": verdict.alone}
         if verdict.larger and node is not None:
             changes["larger_than"] = node.max_images or 0
         await self._advance(task, Phase.QUEUED, **changes)

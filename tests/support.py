@@ -229,6 +229,15 @@ class Rig:
         return [event.text for event in await self.cluster.context.store.timeline(uuid)]
 
 
+async def narrow(cluster: Rig, *nodes: DevNode) -> None:
+    """Have nodes refuse a value of an option that the cluster believes to be good: `feature-quality` other than low."""
+    described = cluster.cluster.context.registry.description
+    await eventually(lambda: described.now.info.engine_version == "development")
+    for node in nodes:
+        [option] = [option for option in node.options if option["name"] == "feature-quality"]
+        option["domain"] = ["low"]
+
+
 @asynccontextmanager
 async def rig(folder: Path) -> AsyncIterator[Rig]:
     """A rig whose parts end with the block."""

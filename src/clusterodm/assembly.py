@@ -49,7 +49,6 @@ from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
-from clusterodm.core.scaling import Wish
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
@@ -90,6 +89,7 @@ def build(
     )
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
+    registry.machines = fleet.takes
     registry.at_rest = lambda: tasks.none_active
     tasks.watch(lambda entry: registry.wake())
     uploads = Uploads(tasks, spool, metrics, flood_limit=settings.flood_limit, clock=clock)
@@ -97,13 +97,13 @@ def build(
     duty = Duty()
     replicas = Replicas(store, duty, tasks, registry, machines)
     attempts = Attempts(
+        store,
         tasks,
         registry,
         consoles,
         spool,
         metrics,
         max_attempts=settings.max_attempts,
-        larger_size=lambda needs: fleet.takes(Wish(task="", images=needs.images, larger_than=needs.larger_than)),
         clock=clock,
     )
     collector = Collector(
@@ -204,8 +204,8 @@ def build(
         intake=Intake(
             tasks,
             spool,
+            registry,
             consoles,
-            lambda: registry.options,
             splitmerge=not settings.no_splitmerge,
             bounds=Bounds(settings.max_files, settings.zipurl_max_size),
             accounts=accounts,
@@ -238,7 +238,7 @@ def build(
     )
     metrics.registry.register(Looked(context))
 
-    replicas.looked = tracker.look
+    replicas.looked = registry.ended = tracker.look
     replicas.forgotten = authenticator.forget
 
     async def close() -> None:

@@ -14,7 +14,7 @@ from clusterodm.cluster import ahead
 from clusterodm.cluster.registry import Node
 from clusterodm.core.tasks import Cleanup, Phase, Stage, node_uuid
 from clusterodm.devnode import DevNode
-from tests.support import Rig, eventually, images
+from tests.support import Rig, eventually, images, narrow
 
 
 @pytest.fixture(autouse=True)
@@ -308,6 +308,21 @@ async def test_a_node_that_fails_while_files_are_sent_ahead_costs_the_client_not
     await api.ends(uuid)
     assert not bad.commits
     assert len(cluster.nodes[1].commits) == 1
+
+
+async def test_what_a_node_refuses_of_an_upload_goes_ahead_to_no_node_and_takes_none_from_others(cluster: Rig) -> None:
+    for _ in range(2):
+        await cluster.add_node()
+    api = await cluster.start()
+    await cluster.ready()
+    await narrow(cluster, *cluster.nodes)
+    uuid = await api.init(options='[{"name": "feature-quality", "value": "ultra"}]')
+    await _photos(cluster, uuid, "a.jpg")
+    await eventually(lambda: cluster.entry(uuid).attempt and cluster.entry(uuid).attempt.stage is Stage.ENDED)  # type: ignore[union-attr]
+    await _photos(cluster, uuid, "b.jpg")
+    assert [_node(cluster, number).set_aside_until for number in (0, 1)] == [0.0, 0.0]
+    await api.ends(await api.create())
+    assert len(await _attempts(cluster, uuid)) == 1
 
 
 async def test_many_uploads_at_once_all_run_once_with_all_their_files(cluster: Rig) -> None:

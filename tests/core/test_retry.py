@@ -4,16 +4,37 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterodm.core.retry import BACK_OFF, RULES, Again, Failure, Over, classify, decide
+from clusterodm.core.errors import NodeRefused, TokenRejected
+from clusterodm.core.retry import (
+    BACK_OFF,
+    PATIENCE,
+    RULES,
+    Again,
+    Circumstances,
+    Failure,
+    Over,
+    classify,
+    classify_refusal,
+    decide,
+    describe,
+    failure_of,
+    told_limit,
+)
 from clusterodm.core.tasks import Phase, Task
 
 
-def task(charged: int = 0, attempts: int = 1) -> Task:
-    return Task(uuid="u", owner="o", phase=Phase.RUNNING, charged=charged, attempts=attempts)
+def task(charged: int = 0, attempts: int = 1, **fields: Any) -> Task:
+    return Task(uuid="u", owner="o", phase=Phase.RUNNING, charged=charged, attempts=attempts, **fields)
+
+
+def around(**known: Any) -> Circumstances:
+    return Circumstances(max_attempts=3, **known)
 
 
 @pytest.mark.parametrize(
@@ -25,10 +46,68 @@ def task(charged: int = 0, attempts: int = 1) -> Task:
         ("Installation issue", Failure.HARDWARE),
         ("Cannot process dataset (exit code 1)", Failure.PROCESSING),
         ("anything else", Failure.PROCESSING),
+        ("120 images uploaded, but this node can only process up to 100.", Failure.TOO_MANY),
+        ("EROFS: read-only file system, mkdir 'tests/data/688d7959-2d2d-4b01-9629-e1af29eeac98'", Failure.NODE_FAULT),
+        ("ENOSPC: no space left on device, write", Failure.NODE_FAULT),
+        ("EACCES: permission denied, mkdir 'data/x'", Failure.NODE_FAULT),
+        ("EPERM: operation not permitted, unlink 'data/x'", Failure.NODE_FAULT),
+        ("EIO: i/o error, read", Failure.NODE_FAULT),
+        ("EMFILE: too many open files, open 'data/x'", Failure.NODE_FAULT),
+        ("Could not start process (spawn /code/run.sh ENOENT)", Failure.NODE_FAULT),
+        ("Could not start process (anything)", Failure.NODE_FAULT),
+        ("Directory exists and we couldn't remove it.", Failure.NODE_FAULT),
+        ("Could not archive .zip file, 7z exited with code 2", Failure.NODE_FAULT),
+        ("", Failure.NOT_DELIVERED),
     ],
 )
 def test_a_nodes_error_text_is_read(text: str, failure: Failure) -> None:
     assert classify(text) is failure
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "failure"),
+    [
+        ("Processing failed (99)", 1.0, Failure.AT_ONCE),
+        ("Processing failed (99)", -0.001, Failure.AT_ONCE),
+        ("Processing failed (99)", 3600.0, Failure.PROCESSING),
+        ("Cannot process dataset", 1.0, Failure.PROCESSING),
+        ("ENOSPC: no space left on device, write", 3600.0, Failure.NODE_FAULT),
+    ],
+)
+def test_what_fails_at_once_with_words_that_are_not_known_deserves_a_second_opinion(
+    text: str, seconds: float, failure: Failure
+) -> None:
+    assert classify(text, seconds) is failure
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (TokenRejected("the node wants another token"), Failure.TOKEN),
+        (NodeRefused("Invalid authentication IP: not allowed"), Failure.TOKEN),
+        (NodeRefused('[{"name":"boundary","error":"Invalid value {broken (out of range)"}]'), Failure.REFUSED),
+        (NodeRefused("Not enough memory"), Failure.REFUSED),
+        (NodeRefused("EROFS: read-only file system, mkdir 'tmp/x'"), Failure.NODE_FAULT),
+        (NodeRefused("2 images uploaded, but this node can only process up to 1."), Failure.TOO_MANY),
+    ],
+)
+def test_a_refusal_is_that_of_a_task_unless_it_speaks_of_the_node(error: NodeRefused, failure: Failure) -> None:
+    assert classify_refusal(error) is failure
+
+
+def test_a_node_names_its_limit() -> None:
+    assert told_limit("120 images uploaded, but this node can only process up to 100.") == 100
+    assert told_limit("this node can only process up to many") is None
+
+
+@given(st.sampled_from(Failure), st.text(max_size=40))
+def test_a_reason_is_read_as_it_was_written(failure: Failure, detail: str) -> None:
+    assert failure_of(describe(failure, detail)) is failure
+
+
+def test_other_reasons_are_no_failures() -> None:
+    assert failure_of("completed") is None
+    assert len(describe(Failure.REFUSED, "x" * 9999)) < 600
 
 
 @pytest.mark.parametrize(
@@ -40,25 +119,69 @@ def test_a_nodes_error_text_is_read(text: str, failure: Failure) -> None:
         (Failure.DISPATCH, 2, False, True),
         (Failure.DISPATCH, 99, False, True),
         (Failure.INTERRUPTED, 99, False, True),
+        (Failure.NODE_FAULT, 99, False, True),
+        (Failure.TOKEN, 99, False, True),
+        (Failure.TOO_MANY, 99, False, True),
+        (Failure.REFUSED, 0, False, True),
+        (Failure.REFUSED, 2, False, False),
+        (Failure.NOT_DELIVERED, 0, False, True),
         (Failure.MEMORY, 0, True, True),
         (Failure.MEMORY, 0, False, False),
         (Failure.PROCESSING, 0, True, False),
     ],
 )
 def test_the_policy(failure: Failure, charged: int, larger: bool, again: bool) -> None:
-    verdict = decide(task(charged), failure, "why", 100.0, max_attempts=3, larger_exists=larger)
+    verdict = decide(task(charged), failure, "why", 100.0, around(larger_exists=larger))
     assert isinstance(verdict, Again) is again
     if isinstance(verdict, Again):
         assert verdict.charged == charged + RULES[failure].charged
         assert verdict.not_before > 100.0
         assert verdict.larger is RULES[failure].larger
-    else:
-        assert verdict.error == "why"
+        assert not verdict.alone
 
 
-def test_without_a_text_of_the_node_the_failure_itself_is_told() -> None:
-    verdict = decide(task(2), Failure.UNREACHABLE, "", 0.0, max_attempts=3, larger_exists=False)
-    assert verdict == Over(error=str(Failure.UNREACHABLE))
+@pytest.mark.parametrize("failure", [Failure.UNREACHABLE, Failure.FORGOTTEN])
+def test_of_several_tasks_that_are_lost_together_none_is_charged_and_each_is_alone_next_time(failure: Failure) -> None:
+    verdict = decide(task(2), failure, "", 0.0, around(with_others=True))
+    assert isinstance(verdict, Again)
+    assert (verdict.charged, verdict.alone) == (2, True)
+
+
+def test_a_task_that_loses_a_node_while_it_is_alone_is_charged_whatever_else_is_lost() -> None:
+    verdict = decide(task(0, alone=True), Failure.FORGOTTEN, "", 0.0, around(with_others=True))
+    assert isinstance(verdict, Again)
+    assert (verdict.charged, verdict.alone) == (1, True)
+
+
+@given(st.sampled_from(Failure), st.booleans(), st.booleans(), st.booleans())
+def test_no_task_goes_on_for_ever_for_reasons_that_may_lie_in_it(
+    failure: Failure, larger: bool, with_others: bool, confirmed: bool
+) -> None:
+    known = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)
+    now, ends = task(0, 0), 0
+    for number in range(1, 40):
+        now = task(now.charged, number, alone=now.alone)
+        verdict = decide(now, failure, "why", 0.0, known)
+        if isinstance(verdict, Over):
+            ends = number
+            break
+        now = task(verdict.charged, number, alone=verdict.alone)
+    others_fault = {Failure.DISPATCH, Failure.INTERRUPTED, Failure.TOKEN, Failure.TOO_MANY, Failure.MOVED}
+    assert bool(ends) is (failure not in others_fault | {Failure.MACHINE})
+    assert ends <= PATIENCE + 3
+
+
+@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.AT_ONCE])
+def test_what_two_nodes_say_of_a_task_is_final(failure: Failure) -> None:
+    assert decide(task(), failure, "its words", 0.0, around(confirmed=True)) == Over(error="its words")
+
+
+def test_the_last_words_are_the_clusters_own_unless_the_node_speaks_of_the_data() -> None:
+    lost = decide(task(2, 4), Failure.FORGOTTEN, "f3c0 not found", 0.0, around())
+    assert lost == Over(error="the node no longer knows the task; given up after 4 attempts")
+    assert decide(task(2, 1), Failure.UNREACHABLE, "", 0.0, around()) == Over(error=str(Failure.UNREACHABLE))
+    data = decide(task(), Failure.PROCESSING, "Cannot process dataset", 0.0, around())
+    assert data == Over(error="Cannot process dataset")
 
 
 def test_every_failure_has_a_rule() -> None:
@@ -67,9 +190,7 @@ def test_every_failure_has_a_rule() -> None:
 
 @given(st.integers(1, 10**6), st.floats(0, 1))
 def test_the_wait_grows_to_a_minute_at_most_and_chance_shortens_it(attempts: int, chance: float) -> None:
-    verdict = decide(
-        task(attempts=attempts), Failure.DISPATCH, "", 100.0, max_attempts=3, larger_exists=False, chance=chance
-    )
+    verdict = decide(task(attempts=attempts), Failure.DISPATCH, "", 100.0, around(), chance)
     assert isinstance(verdict, Again)
     assert verdict.not_before == 100.0 + BACK_OFF.wait(attempts, chance)
     assert 100.0 < verdict.not_before <= 160.0

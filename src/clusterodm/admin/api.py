@@ -316,7 +316,7 @@ ROUTES: Final = (
     _route("GET", "/nodes/{id}", "One node.", NodeView, _node),
     _route("DELETE", "/nodes/{id}", "Take a node out; its tasks finish there.", Done, _remove_node),
     _route("POST", "/nodes/{id}/lock", "Give a node nothing new.", NodeView, _lock),
-    _route("POST", "/nodes/{id}/unlock", "Give a node work again.", NodeView, _unlock),
+    _route("POST", "/nodes/{id}/unlock", "Give a node work again, also one that was set aside.", NodeView, _unlock),
     _route("POST", "/nodes/{id}/drain", "Empty a node, so that it can be switched off.", NodeView, _drain),
     _route("POST", "/leases", "A node registers itself, or renews.", Lease, _lease, body_type=NewLease),
     _route("DELETE", "/leases/{id}", "A node says goodbye.", Done, _end_lease),

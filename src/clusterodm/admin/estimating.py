@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from clusterodm.cluster.context import Context
+from clusterodm.cluster.registry import Node
 from clusterodm.core.estimates import Pace, Running, pace, waits
 from clusterodm.core.scheduling import Turn, turns
 from clusterodm.core.tasks import ON_NODE, Outcome
@@ -45,11 +46,23 @@ class Guesses(msgspec.Struct, frozen=True):
             for entry in entries
             if entry.attempt is not None and entry.task.phase in ON_NODE
         ]
-        open_nodes = [node for node in cluster.registry.nodes() if node.online and not node.closed]
-        slots = sum(node.slots for node in open_nodes)
-        expected = waits([turn.task.image_count for turn in queue] + [1], running, slots, known)
+        slots = sum(node.slots for node in cluster.registry.nodes() if _takes_tasks(node, clock))
+        moving = [turn.task for turn in queue if not cluster.dispatcher.waits.is_stuck(turn.task.uuid)]
+        expected = waits([task.image_count for task in moving] + [1], running, slots, known)
+        by_task = dict(zip((task.uuid for task in moving), expected, strict=False))
+        looked_at = {entry.task.uuid for entry in entries if entry.wait}
+        told = [_told(by_task.get(turn.task.uuid), turn.task.uuid in looked_at) for turn in queue]
         index = {turn.task.uuid: place for place, turn in enumerate(queue)}
-        return cls(queue, expected[:-1], expected[-1], index)
+        return cls(queue, told, expected[-1], index)
+
+
+def _takes_tasks(node: Node, now: float) -> bool:
+    return node.online and not node.closed and node.set_aside_until <= now
+
+
+def _told(expected: float | None, looked_at: bool) -> float | None:
+    """The guess for a task; none where it says that the task goes at once, and the task was passed over."""
+    return None if expected == 0.0 and looked_at else expected
 
 
 async def _pace(cluster: Context) -> Pace:

@@ -16,12 +16,15 @@ from clusterodm.admin import uploads
 from clusterodm.admin.estimating import Guesses
 from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
 from clusterodm.cluster.context import Context
+from clusterodm.core.durations import span
 from clusterodm.core.tasks import BY_OWNER, COMPLETED, Outcome, Phase, Stage
 from clusterodm.settings import Settings, flag_name
 from clusterodm.store import EndedTask, PastAttempt
 
 _MAX_BARS: Final = 5000
 _MAX_ENDED: Final = 50_000
+#: Problems of one kind that are listed.
+_LISTED: Final = 3
 _SPANS: Final = 24
 _SPAN: Final = 3600.0
 
@@ -79,6 +82,8 @@ def _problems(cluster: Context) -> list[str]:
         offline = [str(node.address) for node in nodes if not node.online]
         found += [f"{name} is offline" for name in offline[:3]]
         found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
+    found += _ill(cluster)
+    found += cluster.dispatcher.waits.problems()
     found += [] if cluster.replicas.leader else ["no replica leads at the moment"]
     found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
     unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
@@ -92,6 +97,18 @@ def _problems(cluster: Context) -> list[str]:
     if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found
+
+
+def _ill(cluster: Context) -> list[str]:
+    """Nodes that are set aside because tasks fail there, with their words."""
+    now, found = cluster.clock(), []
+    for node_id, health in cluster.registry.health.ill().items():
+        if (node := cluster.registry.get(node_id)) is not None and not node.record.removed:
+            left = health.until - now
+            then = f"is set aside for another {span(left)}" if left > 0 else "was set aside and is tried again"
+            found.append(f"{node.address} {then}, tasks fail there: {health.words}")
+    more = len(found) - _LISTED
+    return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
 
 
 async def history(cluster: Context, hours: float) -> History:

@@ -51,7 +51,7 @@ def _view(cluster: Context, node: Node, number: int, there: dict[int, list[str]]
         slots=node.slots,
         used=info.task_queue_count,
         reserved=len(node.reserved),
-        max_images=info.max_images,
+        max_images=node.max_images,
         engine=info.engine,
         engine_version=info.engine_version,
         api_version=info.version,
@@ -114,7 +114,8 @@ async def lock(cluster: Context, node: Node) -> NodeView:
 
 
 async def unlock(cluster: Context, node: Node) -> NodeView:
-    """Give a node work again, also one that drains."""
+    """Give a node work again, also one that drains or was set aside."""
+    cluster.registry.health.pardon(node)
     await cluster.registry.change(node, locked=False, draining=False)
     return view(cluster, node)
 

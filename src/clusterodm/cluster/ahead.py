@@ -16,11 +16,11 @@ from typing import Final
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import NodeError, NodeUnreachable, StaleTask
-from clusterodm.core.names import is_archive, is_image
+from clusterodm.core.errors import NodeError, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.names import SEED, counted_files, is_archive
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, refusal
-from clusterodm.core.retry import RULES, Failure
+from clusterodm.core.retry import RULES, Failure, classify_refusal
 from clusterodm.core.tasks import TAKEN_BACK, Attempt, Cleanup, Phase, Stage, Task, node_uuid
 from clusterodm.nodeodm import NodeClient, Transfer, Transfers
 from clusterodm.observe import Metrics
@@ -48,7 +48,8 @@ class Sent:
         self.transfer = transfer
         #: Files that were sent or are to be.
         self.names: set[str] = set()
-        self.images = 0
+        #: Those of them that count against a node's limit.
+        self.files = 0
         #: What went wrong.
         self.error: NodeError | None = None
         self.begun = False
@@ -92,6 +93,8 @@ class Ahead:
         self._duty = duty
         self._clock = clock
         self._sent: dict[str, Sent] = {}
+        #: Uploads that a node refused.
+        self._refused: set[str] = set()
         #: Held while an attempt is ended, so that it ends once.
         self._ending = asyncio.Lock()
         #: Those that are being sent, by the uuid on their node.
@@ -116,13 +119,14 @@ class Ahead:
     def _add(self, sent: Sent, uuid: str, name: str) -> None:
         if name not in sent.names and not is_archive(name):  # it is unpacked here, or deleted there
             sent.names.add(name)
-            sent.images += is_image(name)
+            sent.files += name != SEED
             sent.transfer.add(self._spool.path(uuid, name))
 
     def _task_changed(self, entry: Entry) -> None:
         """One that its owner removed, or that was taken up elsewhere."""
         if entry.task.phase not in (Phase.RECEIVING, Phase.QUEUED):
             self._drop(entry.task.uuid)
+            self._refused.discard(entry.task.uuid)
 
     def _look_at_all(self) -> None:
         for uuid in self._sent:
@@ -181,12 +185,12 @@ class Ahead:
         uuid = entry.task.uuid
         if len(self._sent) >= self.most or entry.task.attempts >= _TRIES or not self._with_room():
             return None
-        if self._rests(entry):
+        if self._rests(entry) or uuid in self._refused:
             return None
         files = [file for file in await self._spool.listing(uuid) if not is_archive(file.name)]
         if sum(file.size for file in files) < WORTH:
             return None
-        node = self._choose(sum(is_image(file.name) for file in files))
+        node = self._choose(counted_files(file.name for file in files))
         if node is None:
             return None
         number = entry.task.attempts + 1
@@ -212,11 +216,11 @@ class Ahead:
         """Nodes with a slot for more than what goes there already."""
         return [node for node in self._registry.facts() if node.free > node.ahead]
 
-    def _choose(self, images: int) -> Node | None:
-        """The node for an upload that has so many images by now: if there is one, one that takes twice as many, because
+    def _choose(self, files: int) -> Node | None:
+        """The node for an upload that has so many files by now: if there is one, one that takes twice as many, because
         it grows."""
         free, now = self._with_room(), self._clock()
-        for count in (2 * images, images):
+        for count in (2 * files, files):
             if found := best(free, Needs(images=count), now):
                 return self._registry.get(found.id)
         return None
@@ -262,15 +266,25 @@ class Ahead:
         """Why what was sent is of no use; empty: it is."""
         node = self._registry.get(sent.attempt.node_id)
         if sent.done.is_set() and sent.error is not None:
-            self._registry.set_aside(sent.attempt.node_id, RULES[Failure.DISPATCH].set_aside)
+            self._blame(sent, sent.error)
             return str(sent.error)
         if node is None:
             return "the node was deleted"
         if any(getattr(entry.task, name) != getattr(sent.task, name) for name in _TOLD):
             return "it was announced again with something else"
-        if why := refusal(node.facts(), Needs(images=sent.images), self._clock()):
+        if why := refusal(node.facts(), Needs(images=sent.files), self._clock()):
             return f"the node {why}" if why.startswith("takes") else f"the node is {why}"
         return "nothing was uploaded for a while" if self._rests(entry) else ""
+
+    def _blame(self, sent: Sent, error: NodeError) -> None:
+        """What a node refused is the fault of the upload, which goes ahead to no other; all else is the node's."""
+        node_id, uuid = sent.attempt.node_id, sent.task.uuid
+        failure = classify_refusal(error) if isinstance(error, NodeRefused) else Failure.DISPATCH
+        if failure is Failure.REFUSED:
+            self._refused.add(uuid)
+        else:
+            self._registry.health.set_aside(node_id, RULES[failure].set_aside)
+            self._registry.health.failed(node_id, uuid, failure, str(error), 0.0)
 
     def _rests(self, entry: Entry) -> bool:
         last = max(entry.last_activity, self._spool.last_change(entry.task.uuid))

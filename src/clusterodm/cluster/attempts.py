@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,15 +13,43 @@ from clusterodm.aio import chance
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
+from clusterodm.core.errors import NodeRefused
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, refusal
-from clusterodm.core.retry import RULES, Again, Failure, Over, decide
-from clusterodm.core.tasks import RUNNING_CODE, Cleanup, Outcome, Phase, Stage, Task, shown_code
+from clusterodm.core.placement import Needs, machine_takes, refusal
+from clusterodm.core.retry import (
+    RULES,
+    Again,
+    Circumstances,
+    Failure,
+    Over,
+    classify,
+    classify_refusal,
+    decide,
+    describe,
+    failure_of,
+    told_limit,
+)
+from clusterodm.core.tasks import (
+    COMPLETED,
+    RUNNING_CODE,
+    Attempt,
+    Cleanup,
+    Outcome,
+    Phase,
+    Stage,
+    Task,
+    shown_code,
+)
 from clusterodm.observe import Metrics
 from clusterodm.spool import Spool
+from clusterodm.store import Store
 
 #: Seconds for which the end of an attempt tells something about its node.
 _LATELY: Final = 60.0
+#: Seconds within which tasks that one node loses were lost together: as long as it takes to ask it for all of them.
+_TOGETHER: Final = 120.0
+#: Nodes that one task avoids at most.
+_MOST_AVOIDED: Final = 20
 
 
 class Attempts:
@@ -29,6 +57,7 @@ class Attempts:
 
     def __init__(
         self,
+        store: Store,
         tasks: Tasks,
         registry: Registry,
         consoles: Consoles,
@@ -36,73 +65,135 @@ class Attempts:
         metrics: Metrics,
         *,
         max_attempts: int,
-        larger_size: Callable[[Needs], bool],
         clock: Callable[[], float],
     ) -> None:
+        self._store = store
         self._tasks = tasks
         self._registry = registry
         self._consoles = consoles
         self._spool = spool
         self._metrics = metrics
         self._max_attempts = max_attempts
-        self._larger_size = larger_size
         self._clock = clock
+        #: What was lost of late: node, task and when.
+        self._lost: list[tuple[int, str, float]] = []
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, entry: Entry) -> None:
+        """A task that completed shows that its node is well."""
+        attempt = entry.attempt
+        if attempt is None or attempt.reason != COMPLETED or self._clock() - attempt.ended_at > _LATELY:
+            return
+        if entry.task.outcome is Outcome.COMPLETED:
+            self._registry.health.completed(attempt.node_id, entry.task.uuid)
+
+    async def failed_there(self, entry: Entry, text: str) -> None:
+        """End the current attempt of a task that its node shows as failed, with this error text."""
+        await self.failed(entry, classify(text, entry.task.processing_time / 1000), text)
+
+    async def refused(self, entry: Entry, error: NodeRefused) -> None:
+        """End the current attempt of a task that its node did not take."""
+        await self.failed(entry, classify_refusal(error), str(error))
 
     async def failed(self, entry: Entry, failure: Failure, detail: str = "") -> None:
         """End the current attempt of a task with `failure`; the task goes back to the queue or is over."""
-        attempt = entry.attempt
+        attempt, task = entry.attempt, entry.task
         assert attempt is not None, "only a task with an attempt can fail"  # noqa: S101 - an invariant of the phases
         now = self._clock()
         self._metrics.attempts.labels(failure.name.lower()).inc()
-        node = self._registry.get(attempt.node_id)
-        self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
-        larger = node is not None and self._larger_exists(entry.task, node.facts())
-        why = f"{failure}{f' ({detail})' if detail else ''}"
-        verdict = decide(
-            entry.task,
-            failure,
-            detail,
-            now,
-            max_attempts=self._max_attempts,
-            larger_exists=larger,
-            chance=chance(),
-        )
-        if isinstance(verdict, Again) and not await self._spool.listing(entry.task.uuid):
+        detail = "" if failure is Failure.FORGOTTEN else detail.replace(attempt.node_uuid, task.uuid)
+        why = describe(failure, detail)
+        around = await self._circumstances(entry, attempt, failure, why)
+        self._tell_registry(attempt, task, failure, detail)
+        if around.confirmed:
+            self._registry.health.absolve(task.uuid)
+        verdict = decide(task, failure, detail, now, around, chance())
+        if isinstance(verdict, Again) and not await self._spool.listing(task.uuid):
             verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
         if isinstance(verdict, Again):
-            changes = {"charged": verdict.charged, "not_before": verdict.not_before}
-            sending = entry.task.phase is Phase.DISPATCHING
-            shown = entry.task.node_code if sending else shown_code(entry.task)
-            changes["node_code"] = RUNNING_CODE if shown == RUNNING_CODE else 0
-            if verdict.larger and node is not None:
-                changes |= _larger_than(node.facts())
-            ended = attempt.ended(now, str(failure), Cleanup.REMOVE)
+            ended = attempt.ended(now, why, Cleanup.REMOVE)
             text = f"attempt {attempt.number} on {attempt.node_name} ended: {why}"
-            await self._tasks.advance(entry, Phase.QUEUED, text, attempt=ended, **changes)
-            await self._say(entry, f"{text}; it goes on elsewhere")
+            then = "with a node to itself, because others were lost with it" if verdict.alone and not task.alone else ""
+            changes = self._changes(entry, attempt, failure, detail, verdict)
+            await self._tasks.advance(
+                entry, Phase.QUEUED, f"{text}; it goes on {then}" if then else text, attempt=ended, **changes
+            )
+            await self.say(entry, f"{text}; it goes on {then or 'elsewhere'}")
         else:
-            ended = attempt.ended(now, str(failure), Cleanup.NONE)
+            ended = attempt.ended(now, why, Cleanup.NONE)
             text = f"failed: {verdict.error}"
             await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
 
+    def _changes(self, entry: Entry, attempt: Attempt, failure: Failure, detail: str, verdict: Again) -> dict[str, Any]:
+        """The columns of a task that goes back to the queue."""
+        task, node = entry.task, self._registry.get(attempt.node_id)
+        shown = task.node_code if task.phase is Phase.DISPATCHING else shown_code(task)
+        changes: dict[str, Any] = {
+            "charged": verdict.charged,
+            "not_before": verdict.not_before,
+            "alone": verdict.alone,
+            "node_code": RUNNING_CODE if shown == RUNNING_CODE else 0,
+        }
+        if verdict.larger and node is not None:
+            changes |= _larger_than(node.facts())
+        if failure is Failure.TOO_MANY and (limit := told_limit(detail)) is not None:
+            changes["larger_than"] = max(task.larger_than, limit)
+        if RULES[failure].avoid:
+            rest = [each for each in task.avoid if each != attempt.node_id]
+            changes["avoid"] = [*rest, attempt.node_id][-_MOST_AVOIDED:]
+        return changes
+
+    async def _circumstances(self, entry: Entry, attempt: Attempt, failure: Failure, why: str) -> Circumstances:
+        rule, node = RULES[failure], self._registry.get(attempt.node_id)
+        earlier = await self._store.attempts(entry.task.uuid) if rule.avoid else []
+        return Circumstances(
+            max_attempts=self._max_attempts,
+            larger_exists=rule.larger and node is not None and self._larger_exists(entry.task, node.facts()),
+            with_others=rule.shared and self._lost_with_others(attempt),
+            confirmed=any(each.reason == why and each.node_id in entry.task.avoid for each in earlier),
+        )
+
+    def _lost_with_others(self, attempt: Attempt) -> bool:
+        """Whether other tasks run on the node of an attempt that is lost, or were lost there a moment ago."""
+        now, node_id = self._clock(), attempt.node_id
+        lately = [lost for lost in self._lost if now - _TOGETHER <= lost[2] <= now]
+        self._lost = [*lately, (node_id, attempt.task, now)]
+        return any(
+            node == node_id and uuid != attempt.task and at >= attempt.started_at for node, uuid, at in lately
+        ) or any(
+            each.task.uuid != attempt.task and each.attempt is not None and each.attempt.node_id == node_id
+            for each in self._tasks.active()
+            if each.task.phase in (Phase.RUNNING, Phase.COLLECTING)
+        )
+
     def learn(self, entry: Entry) -> None:
-        """An attempt that another process ended: its node gets nothing new for a while here, too."""
+        """An attempt that another process ended: what it tells of its node is known here, too."""
         attempt = entry.attempt
         if attempt is None or attempt.stage is not Stage.ENDED or self._clock() - attempt.ended_at > _LATELY:
             return
-        failure = next((failure for failure in Failure if str(failure) == attempt.reason), None)
+        failure = failure_of(attempt.reason)
         if failure is not None:
-            self._registry.set_aside(attempt.node_id, RULES[failure].set_aside)
+            words = attempt.reason.removeprefix(f"{failure} (").removesuffix(")")
+            self._tell_registry(attempt, entry.task, failure, words)
 
-    async def _say(self, entry: Entry, text: str) -> None:
+    def _tell_registry(self, attempt: Attempt, task: Task, failure: Failure, words: str) -> None:
+        """What the end of an attempt says of its node."""
+        self._registry.health.set_aside(attempt.node_id, RULES[failure].set_aside)
+        if failure is Failure.TOO_MANY and (limit := told_limit(words)) is not None:
+            self._registry.health.learn_limit(attempt.node_id, limit)
+        seconds = task.processing_time / 1000
+        self._registry.health.failed(attempt.node_id, task.uuid, failure, words or str(failure), seconds)
+
+    async def say(self, entry: Entry, text: str) -> None:
         """A line of ours in the task's console; only between attempts, because a node's lines are counted from the
         start of its attempt. The back-off before the next one leaves time for it."""
         await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}"])
 
     def _larger_exists(self, task: Task, small: NodeFacts) -> bool:
-        needs = Needs(images=task.image_count, **_larger_than(small))
+        needs = msgspec.structs.replace(Needs.of(task), avoid=(), **_larger_than(small))
         able = (msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self._registry.facts())
-        return self._larger_size(needs) or any(not refusal(node, needs, 0.0) for node in able)
+        larger = any(machine_takes(size, needs) for size in self._registry.machines())
+        return larger or any(not refusal(node, needs, 0.0) for node in able)
 
 
 def _larger_than(node: NodeFacts) -> dict[str, int]:

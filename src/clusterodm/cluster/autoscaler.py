@@ -23,7 +23,7 @@ from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ProviderError, StaleMachine
 from clusterodm.core.machines import COMING, Machine, State
-from clusterodm.core.names import is_image
+from clusterodm.core.names import counted_files
 from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Wish, plan
 from clusterodm.core.tasks import Phase
@@ -79,7 +79,10 @@ class Autoscaler:
         self._counted_at = clock.steady()
         self._kept_at = clock.steady()
         self._spent: tuple[str, float] = ("", 0.0)
+        #: Tasks for which a machine is there, comes or was ordered.
+        self._served: set[str] = set()
         dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
+        dispatcher.waits.coming = lambda uuid: uuid in self._served
 
     def begin(self) -> None:
         """The duty begins: time counts from now on, and what was spent is read again."""
@@ -142,7 +145,7 @@ class Autoscaler:
             uuid = entry.task.uuid
             if entry.task.phase is not Phase.RECEIVING or now - entry.last_activity > _RESTING:
                 continue
-            images = sum(is_image(file.name) for file in await self._spool.listing(uuid))
+            images = counted_files(file.name for file in await self._spool.listing(uuid))
             needs = Needs(images=images)
             free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
             mine = any(machine.task == uuid for machine in self._machines.alive())
@@ -157,7 +160,7 @@ class Autoscaler:
             return Wish(task=uuid, images=0, soon=soon)
         return Wish(
             task=uuid,
-            images=task.image_count,
+            images=Needs.of(task).images,
             larger_than=task.larger_than,
             memory=task.expected_memory,
             soon=soon,
@@ -172,6 +175,7 @@ class Autoscaler:
             if machine is not None and machine.state in COMING:
                 remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({self._where(machine)})"
         self._remarks = remarks
+        self._served = {*decided.matched, *(order.task for order in decided.orders)}
 
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size

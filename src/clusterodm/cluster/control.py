@@ -48,6 +48,8 @@ _FRESH: Final[dict[str, Any]] = {
     "not_before": 0.0,
     "larger_than": 0,
     "more_memory_than": 0,
+    "alone": False,
+    "avoid": [],
 }
 _TRIES: Final = 5
 _NO_LIMITS: Final = Limits()

@@ -14,12 +14,13 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from clusterodm.aio import Duty, WorkQueue, every
+from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.waits import Waits
 from clusterodm.console import Consoles
 from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.retry import Failure
@@ -62,7 +63,7 @@ class Dispatcher:
         transfers: Transfers,
         webhook: Callable[[str], str],
         ageing: float,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._registry = registry
@@ -86,6 +87,7 @@ class Dispatcher:
         #: such a wait.
         self.wanting: list[str] = []
         self.soon: list[str] = []
+        self.waits = Waits(consoles, clock)
         self.remark: Callable[[str], str] = lambda uuid: ""
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
@@ -110,12 +112,15 @@ class Dispatcher:
         self._wake.set()
 
     def _hold_slot(self, task: Task, attempt: Attempt) -> None:
-        """A slot is taken from the choice on; from the commit on the node itself tells."""
+        """A slot is taken from the choice on until it is known how the task ended on the node: one that fails all that
+        it gets would have others already when that is seen."""
         node = self._registry.get(attempt.node_id)
         if task.phase is Phase.DISPATCHING and node is not None:
             self._registry.reserve(node, task.uuid)
         elif task.phase is Phase.RUNNING and node is not None:
             self._registry.committed(node, task.uuid)
+        elif task.phase is Phase.COLLECTING and node is not None:
+            node.running.discard(task.uuid)
         elif task.phase not in ON_NODE:
             self._registry.release(attempt.node_id, task.uuid)
 
@@ -124,9 +129,9 @@ class Dispatcher:
         self._leads.set()
         self._wake.set()
         for entry in list(self._tasks.active()):
-            if entry.attempt is not None and entry.task.phase is Phase.DISPATCHING:
+            if entry.attempt is not None and entry.task.phase in (Phase.DISPATCHING, Phase.RUNNING):
                 self._hold_slot(entry.task, entry.attempt)
-                if self._orphaned(entry.attempt):
+                if entry.task.phase is Phase.DISPATCHING and self._orphaned(entry.attempt):
                     await self._take_up(entry)
 
     def _orphaned(self, attempt: Attempt) -> bool:
@@ -159,6 +164,8 @@ class Dispatcher:
                     self._leads.clear()
                     began = time.monotonic()
                     self._look()
+                    if self._duty.held:
+                        await self.waits.tell()
                     # a queue that takes long to decide on is looked at less often, so that all else goes on
                     await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (time.monotonic() - began))))
                     try:
@@ -177,6 +184,7 @@ class Dispatcher:
         """Decide for all waiting tasks and, if that is ours to do, start what can go."""
         if not self._tasks.any_queued(besides=self._chosen):
             self.wanting, self.soon = [], []
+            self.waits.look({}, {})
             return
         entries = {entry.task.uuid: entry for entry in self._tasks.active()}
         taken_up = sum(map(self._to_be_taken_up, entries.values()))
@@ -187,13 +195,23 @@ class Dispatcher:
             max_sending=self._max_sending * len(self._replicas.there) + taken_up,
             ageing=self._ageing,
             ahead=self._ahead.nodes(),
+            alone={node for entry in entries.values() if entry.task.alone and (node := self._node_of(entry))},
+            machines=self._registry.machines(),
         )
         self.wanting, self.soon = decided.wanting, decided.soon
         for uuid, why in decided.waiting.items():
             remark = self.remark(uuid)
             entries[uuid].wait = f"{why}; {remark}" if remark else why
+        known = self._duty.held or not self._registry.machines()
+        self.waits.look(decided.stuck, {uuid: entries[uuid].wait for uuid in decided.stuck}, machines_known=known)
         for placement in decided.placements if self._duty.held else ():
             self._start(placement)
+
+    def _node_of(self, entry: Entry) -> int | None:
+        """The node on which a task is, or for which it was chosen."""
+        if entry.attempt is not None and entry.task.phase in (Phase.DISPATCHING, Phase.RUNNING):
+            return entry.attempt.node_id
+        return self._chosen.get(entry.task.uuid)
 
     def _to_be_taken_up(self, entry: Entry) -> bool:
         """Whether a task is on its way only by name, so that it takes no turn from others."""
@@ -294,7 +312,7 @@ class Dispatcher:
                 return
             await self._send_files(entry, attempt, node, sent)
         except NodeRefused as error:
-            await self._attempts.failed(entry, Failure.REFUSED, str(error))
+            await self._attempts.refused(entry, error)
         except NodeError as error:
             await self._attempts.failed(entry, Failure.DISPATCH, str(error))
         else:
@@ -337,7 +355,7 @@ class Dispatcher:
                 await self._client.commit(node.address, attempt.node_uuid)
                 break
             except NodeRefused as error:
-                await self._attempts.failed(entry, Failure.REFUSED, str(error))
+                await self._attempts.refused(entry, error)
                 return
             except (NodeForgot, NodeUnreachable) as error:
                 known = await self._knows(node, attempt.node_uuid)

@@ -20,7 +20,7 @@ from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
-from clusterodm.core.names import base_name, is_archive, is_image
+from clusterodm.core.names import base_name, counted_files, is_archive, is_image
 from clusterodm.core.tasks import HELD, Outcome, Phase
 from clusterodm.spool import Part, Spool
 
@@ -128,6 +128,7 @@ class Fetcher:
                 zipurl="",
                 file_count=len(files),
                 image_count=images,
+                counted_files=counted_files(file.name for file in files),
                 expected_memory=expected.memory if expected else 0,
                 byte_count=sum(file.size for file in files),
             )

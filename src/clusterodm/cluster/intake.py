@@ -19,6 +19,7 @@ from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.fetcher import check_zipurl
+from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
@@ -26,8 +27,9 @@ from clusterodm.console import Consoles
 from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
-from clusterodm.core.names import SEED, is_archive, is_image, printable, safe_name
-from clusterodm.core.options import Option, check_options, parse_options, unknown_options, with_split_cluster
+from clusterodm.core.names import SEED, counted_files, is_archive, is_image, printable, safe_name
+from clusterodm.core.options import check_options, parse_options, unknown_options, with_split_cluster
+from clusterodm.core.placement import Needs
 from clusterodm.core.tasks import HELD, Phase, Task, is_submodel, visible
 from clusterodm.spool import Part, Spool
 
@@ -55,8 +57,8 @@ class Intake:
         self,
         tasks: Tasks,
         spool: Spool,
+        registry: Registry,
         consoles: Consoles,
-        described: Callable[[], list[Option]],
         *,
         splitmerge: bool,
         bounds: Bounds,
@@ -74,8 +76,8 @@ class Intake:
         self._ahead = ahead
         self._uploads = uploads
         self._spool = spool
+        self._registry = registry
         self._consoles = consoles
-        self._described = described
         self._splitmerge = splitmerge
         self._bounds = bounds
         self._clock = clock
@@ -104,7 +106,7 @@ class Intake:
 
     async def _tell_unknown(self, entry: Entry, said: Announcement) -> None:
         """Name the options that nodes leave out without a word."""
-        unknown = unknown_options(parse_options(said.fields.get("options", "")), self._described())
+        unknown = unknown_options(parse_options(said.fields.get("options", "")), self._registry.options)
         for text in unknown:
             await self._tasks.note(entry, text)
         await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in unknown])
@@ -149,6 +151,7 @@ class Intake:
             await self.receiving(uuid, grant.owner)
             kept = await self._spool.publish(uuid, part, name)
             await self._check_images(uuid, kept, grant.limits)
+            await self._check_files(entry, kept)
             self._ahead.grew(uuid, kept)
 
     async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
@@ -161,6 +164,19 @@ class Intake:
         except BadRequest:
             await self._spool.discard(uuid, kept)
             raise
+
+    async def _check_files(self, entry: Entry, kept: str) -> None:
+        """Let go of the file with which an upload is larger than any node takes. Files are only counted once they may
+        be too many; what came by other processes is seen at the commit."""
+        entry.counted += kept != SEED
+        if not self._registry.never(Needs(images=entry.counted)):
+            return
+        uuid = entry.task.uuid
+        entry.counted = counted_files(file.name for file in await self._spool.listing(uuid))
+        if why := self._registry.never(Needs(images=entry.counted)):
+            await self._spool.discard(uuid, kept)
+            entry.counted -= 1
+            raise BadRequest(why, no_retry=True)
 
     async def receiving(self, uuid: str, owner: str) -> Entry:
         """The task that an upload is for; it is active now. Raises BadRequest as a node does."""
@@ -198,17 +214,21 @@ class Intake:
             raise BadRequest(f"Too many files: {len(names)} (at most {self._bounds.max_files})", no_retry=True)
         images = sum(map(is_image, names))
         check_images(images, grant.limits)
+        counted = counted_files(names)
+        if why := self._registry.never(Needs(images=counted)):
+            raise BadRequest(why, no_retry=True)
         await self._check_seed(task.uuid, held)
         approved = await self._accounts.approved(task, images)
         expected = await self._sizes.expect(task.uuid, held, task.options)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
-        counted: dict[str, Any] = {
+        columns: dict[str, Any] = {
             "committed_at": now,
             "date_created": task.date_created or int(now * 1000),
             "zipurl": HELD if packed else task.zipurl,
             "file_count": len(names),
             "image_count": images,
+            "counted_files": counted,
             "approval_due": not approved,
             "expected_memory": expected.memory if expected else 0,
             "byte_count": sum(file.size for file in files),
@@ -217,7 +237,7 @@ class Intake:
             "concurrency": -1 if allowed is None else allowed,
             "submodel": is_submodel(task.outputs, task.skip_post_processing, held),
         }
-        text = f"committed with {len(files)} files, {counted['byte_count']} bytes"
+        text = f"committed with {len(files)} files, {columns['byte_count']} bytes"
         if packed:
             text += f", with {len(names)} files to be unpacked"
         elif not task.zipurl and (unused := [name for name in held if is_archive(name)]):
@@ -227,7 +247,7 @@ class Intake:
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
-            await self._tasks.advance(entry, Phase.QUEUED, text, **counted)
+            await self._tasks.advance(entry, Phase.QUEUED, text, **columns)
         except StaleTask:
             raise self._uploads.unknown(task.uuid, task.owner) from None
 
@@ -256,7 +276,7 @@ class Intake:
 
     def _task(self, uuid: str, said: Announcement) -> Task:
         fields = said.fields
-        described = self._described()
+        described = self._registry.options
         options = check_options(parse_options(fields.get("options", "")), described)
         options = limited_options(options, described, said.grant.limits)
         return Task(

@@ -14,10 +14,11 @@ import structlog
 
 from clusterodm.aio import Observers, WorkQueue
 from clusterodm.cluster.description import Describer, Description
+from clusterodm.cluster.health import Healths
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
-from clusterodm.core.placement import FreeSlots
+from clusterodm.core.placement import FreeSlots, Needs, never
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
 
@@ -49,8 +50,12 @@ class Node:
         #: The most memory in use since a task was last chosen for it.
         self.most_used = 0
         self.set_aside_until = 0.0
+        #: The limit of files that it named when it refused a task, and what `/info` said of it then.
+        self.learnt: tuple[int, int | None] | None = None
         #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
         self.reserved: dict[str, float | None] = {}
+        #: Tasks that run there as far as is known: a slot is free once it is known how its task ended.
+        self.running: set[str] = set()
         #: Uploads whose files go there ahead of their commit.
         self.ahead: set[str] = set()
 
@@ -70,6 +75,14 @@ class Node:
         return self.record.slots or max(1, self.info.max_parallel_tasks)
 
     @property
+    def max_images(self) -> int | None:
+        """Files of one task that it takes: as it says, or as it showed since it said so."""
+        said, learnt = self.info.max_images, self.learnt
+        if learnt is None or learnt[1] != said:
+            return said
+        return learnt[0] if said is None else min(learnt[0], said)
+
+    @property
     def closed(self) -> str:
         """Why it gets nothing new; empty: it may."""
         return self.record.closed(self._clock())
@@ -81,18 +94,19 @@ class Node:
 
     def facts(self, now: float | None = None) -> NodeFacts:
         """What placement looks at; kept until something changes, because it is asked for often."""
-        made, reserved, ahead = self._facts, len(self.reserved), len(self.ahead)
-        if made is not None and made.reserved == reserved and made.ahead == ahead and not self.record.ends:
+        record, info, made, reserved, ahead = self.record, self.info, self._facts, len(self.reserved), len(self.ahead)
+        queue = max(info.task_queue_count, len(self.running - self.reserved.keys()))
+        if made is not None and (made.queue, made.reserved, made.ahead) == (queue, reserved, ahead) and not record.ends:
             return made
-        record, info = self.record, self.info
         made = NodeFacts(
             id=record.id,
             name=str(self.address),
             online=self.online,
+            known=bool(self.seen_at),
             closed=record.closed(self._clock() if now is None else now),
-            max_images=info.max_images,
+            max_images=self.max_images,
             slots=self.slots,
-            queue=info.task_queue_count,
+            queue=queue,
             reserved=reserved,
             ahead=ahead,
             total_memory=info.total_memory,
@@ -117,11 +131,16 @@ class Registry:
         self._nodes: dict[int, Node] = {}
         self._free = FreeSlots()
         self.description = Describer(store, client, shipped)
+        self.health = Healths(self.get, clock)
         self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
         self.observers: Observers[[]] = Observers()
         #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
         self.at_rest: Callable[[], bool] = lambda: False
         self._rested = False
+        #: Told of tasks of which one may have ended, because their node has fewer than are known.
+        self.ended: Callable[[str], None] = lambda task: None
+        #: Files that each size of machine takes that could be ordered.
+        self.machines: Callable[[], list[int]] = list
         #: Held while nodes are changed in the store and in memory, so that an older state never replaces a newer one.
         self._writing = asyncio.Lock()
         self._info: tuple[int, bytes] = (-1, b"")
@@ -183,6 +202,7 @@ class Registry:
 
     def _drop(self, node_id: int) -> None:
         self._nodes.pop(node_id, None)
+        self.health.forget(node_id)
         self._polls.cancel(node_id)
         self._info = (-1, b"")
         self._tell()
@@ -217,6 +237,10 @@ class Registry:
         """What placement looks at, for all nodes."""
         now = self._clock()
         return [node.facts(now) for node in self._nodes.values() if not node.record.removed]
+
+    def never(self, needs: Needs) -> str:
+        """Why no node and no machine could ever take such a task; empty: one could, or it is not known."""
+        return never(self.facts(), needs, self.machines())
 
     def free_slots(self) -> FreeSlots:
         """The same in the order of placement, kept from look to look."""
@@ -256,18 +280,15 @@ class Registry:
     def committed(self, node: Node, task: str) -> None:
         """The node has the task now; its own count will tell from its next answer on."""
         node.reserved[task] = time.monotonic()
+        node.running.add(task)
         self._polls.put(node.record.id)
 
     def release(self, node_id: int, task: str) -> None:
         """A task is no longer on the node or on its way there: ask it at once how many slots it has."""
         if node := self._nodes.get(node_id):
             node.reserved.pop(task, None)
+            node.running.discard(task)
             self._polls.put(node_id)
-
-    def set_aside(self, node_id: int, seconds: float) -> None:
-        """Give a node nothing new for a while."""
-        if (node := self._nodes.get(node_id)) and seconds:
-            node.set_aside_until = self._clock() + seconds
 
     # Polling
 
@@ -286,6 +307,9 @@ class Registry:
             node.failures, node.error, node.seen_at = 0, "", self._clock()
             node.most_used = max(node.most_used, node.info.total_memory - node.info.available_memory)
             self._forget_reservations(node, begun)
+            if node.info.task_queue_count < len(node.running - node.reserved.keys()):
+                for task in node.running:
+                    self.ended(task)
             if node is self.reference():
                 await self.description.refresh(node.record.id, node.address, node.info)
         if node.online != before.online:

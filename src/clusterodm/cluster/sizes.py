@@ -14,7 +14,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.names import is_image
 from clusterodm.core.options import Option
-from clusterodm.core.retry import Failure
+from clusterodm.core.retry import Failure, failure_of
 from clusterodm.core.sizing import Forecast, Peak, forecast, options_key
 from clusterodm.core.tasks import COMPLETED, Phase, Stage
 from clusterodm.spool import Spool
@@ -73,7 +73,11 @@ class Sizes:
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
         ended = self._duty.held and attempt is not None and attempt.stage is Stage.ENDED
-        if ended and attempt is not None and attempt.reason in (COMPLETED, str(Failure.MEMORY)):
+        if (
+            ended
+            and attempt is not None
+            and (attempt.reason == COMPLETED or failure_of(attempt.reason) is Failure.MEMORY)
+        ):
             self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
         if task.phase in (Phase.FINISHED, Phase.REMOVED):
             self._megapixels.pop(task.uuid, None)

@@ -34,7 +34,18 @@ _encode = msgspec.json.Encoder().encode
 class Entry:
     """One task in memory, with what only matters while this process lives."""
 
-    __slots__ = ("_info", "_info_of", "attempt", "last_activity", "lock", "misses", "task", "unreachable_since", "wait")
+    __slots__ = (
+        "_info",
+        "_info_of",
+        "attempt",
+        "counted",
+        "last_activity",
+        "lock",
+        "misses",
+        "task",
+        "unreachable_since",
+        "wait",
+    )
 
     def __init__(self, task: Task, attempt: Attempt | None = None) -> None:
         self.task = task
@@ -44,6 +55,8 @@ class Entry:
         #: Held while files are published and at the commit.
         self.lock = asyncio.Lock()
         self.last_activity = 0.0
+        #: Files that count against a node's limit: at least as many as came in here.
+        self.counted = 0
         #: Since when (by a clock that nobody sets) its node does not answer, and how often in a row it denied it.
         self.unreachable_since = 0.0
         self.misses = 0

@@ -16,7 +16,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.options import added_options
-from clusterodm.core.retry import Failure, classify
+from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, Attempt, Phase
 from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
 
@@ -149,8 +149,7 @@ class Tracker:
                 entry, Phase.COLLECTING, f"done on {attempt.node_name}; looking at its results", node_code=code
             )
         elif code == FAILED_CODE:
-            text = snapshot.status.error_message or "Processing failed"
-            await self._attempts.failed(entry, classify(text), text)
+            await self._attempts.failed_there(entry, snapshot.status.error_message)
         elif code == CANCELED_CODE:
             await self._attempts.failed(entry, Failure.CANCELED_THERE)
 
@@ -163,6 +162,7 @@ class Tracker:
             date_created=snapshot.date_created,
             file_count=snapshot.images_count,
             image_count=snapshot.images_count,
+            counted_files=snapshot.images_count,
         )
 
     async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:

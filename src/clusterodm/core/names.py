@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Final
 
 #: Bytes of UTF-8 that every common file system takes as one name.
@@ -67,3 +68,8 @@ def is_archive(name: str) -> bool:
     """Whether a file is an archive that may hold photos; a seed is something else."""
     lowered = name.lower()
     return lowered.endswith(".zip") and lowered != SEED
+
+
+def counted_files(names: Iterable[str]) -> int:
+    """How many files a node counts against its limit: every one but a seed, which it moves away before it counts."""
+    return sum(name != SEED for name in names)

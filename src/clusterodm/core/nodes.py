@@ -189,6 +189,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     online: bool = True
+    #: It has answered at least once, so that what it takes is known.
+    known: bool = True
     #: Why it gets nothing new (see NodeRecord.closed); empty: it may.
     closed: str = ""
     max_images: int | None = None
@@ -210,3 +212,8 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     def free(self) -> int:
         """Free slots; negative when more waits on the node than it can run."""
         return self.slots - self.queue - self.reserved
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing runs there, or is on its way."""
+        return self.queue <= 0 and self.reserved <= 0

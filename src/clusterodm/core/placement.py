@@ -1,12 +1,14 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which node a task goes to: the rule of the original, and what we add to it (set aside, larger after a failure)."""
+"""Which node a task goes to: the rule of the original, and what we add to it (set aside, larger after a failure, alone
+after it was lost together with others)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import itemgetter
+from typing import Final
 
 import msgspec
 
@@ -17,21 +19,39 @@ from clusterodm.core.tasks import Task
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """What a task asks of a node."""
 
+    #: Files that count against a node's limit.
     images: int
     larger_than: int = 0
     more_memory_than: int = 0
     #: What it will take, where there is a choice.
     memory: int = 0
+    #: No other task may be on the node.
+    alone: bool = False
+    #: Nodes (their ids) that refused it or failed it at once.
+    avoid: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, task: Task) -> Needs:
         """The needs of `task`, with what its failed attempts taught."""
         return cls(
-            images=task.image_count,
+            images=max(task.counted_files, task.image_count),
             larger_than=task.larger_than,
             more_memory_than=task.more_memory_than,
             memory=task.expected_memory,
+            alone=task.alone,
+            avoid=tuple(task.avoid),
         )
+
+    def among(self, nodes: Collection[NodeFacts]) -> Needs:
+        """The same without nodes to avoid where there is no other one that could take the task."""
+        if not self.avoid or any(node.id not in self.avoid and _could(node, self) for node in nodes):
+            return self
+        return msgspec.structs.replace(self, avoid=())
+
+
+def _could(node: NodeFacts, needs: Needs) -> bool:
+    """Whether a node takes new tasks, and is large enough."""
+    return node.online and not node.closed and not _too_few(node, needs) and not _too_small(node, needs)
 
 
 def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
@@ -40,12 +60,18 @@ def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
         return "offline"
     if node.closed:
         return node.closed
-    if node.max_images is not None and node.max_images < needs.images:
-        return f"takes at most {node.max_images} images"
-    if why := _too_small(node, needs):
+    if why := _too_few(node, needs) or _too_small(node, needs):
         return why
+    if node.id in needs.avoid:
+        return "passed over, because it refused the task or failed it at once"
     if now < node.set_aside_until <= now + LONGEST_SET_ASIDE:
         return "set aside after a failure"
+    return ""
+
+
+def _too_few(node: NodeFacts, needs: Needs) -> str:
+    if node.max_images is not None and node.max_images < needs.images:
+        return f"takes at most {node.max_images} images"
     return ""
 
 
@@ -90,6 +116,11 @@ def _order(node: NodeFacts) -> _Order:
 
 def _has_slot(node: NodeFacts) -> bool:
     return node.online and node.free > 0
+
+
+def _takes_now(node: NodeFacts, needs: Needs, now: float) -> bool:
+    """Whether a node that has a slot takes the task now."""
+    return not refusal(node, needs, now) and (node.empty or not needs.alone)
 
 
 class FreeSlots:
@@ -139,21 +170,78 @@ class FreeSlots:
 
     def _find(self, needs: Needs, now: float, prefer: int | None) -> NodeFacts | None:
         wanted = self.nodes.get(prefer) if prefer is not None else None
-        if wanted is not None and wanted.free > 0 and not refusal(wanted, needs, now):
+        if wanted is not None and wanted.free > 0 and _takes_now(wanted, needs, now):
             return wanted
         # smaller nodes come first, and those that are too small for so many images need no look
         begin = bisect_left(self._able, (False, float(needs.images)), key=itemgetter(0))
         able = (self._able[place][1] for place in range(begin, len(self._able)))
-        return next((node for node in able if not refusal(node, needs, now)), None)
+        return next((node for node in able if _takes_now(node, needs, now)), None)
+
+    def hold(self, node_id: int) -> None:
+        """Give no slot of a node to anybody: a task has it to itself, or will have once it is empty."""
+        node = self.nodes.get(node_id)
+        if node is not None and node.free > 0:
+            self.put(msgspec.structs.replace(node, reserved=node.reserved + node.free))
+
+    def to_empty(self, needs: Needs, now: float, besides: Collection[int]) -> NodeFacts | None:
+        """The node of several slots that is emptied for a task that must be alone: the one with the least on it. None
+        where a node of one slot takes the task: that is empty whenever it is free."""
+        able = [node for node in self.nodes.values() if not refusal(node, needs, now)]
+        if any(node.slots == 1 for node in able):
+            return None
+        able = [node for node in able if node.id not in besides]
+        return min(able, key=lambda node: (node.queue + node.reserved, node.id), default=None)
 
 
-def wait_reason(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> str:
+class Wait(msgspec.Struct, frozen=True):
+    """Why a task waits, in words."""
+
+    text: str
+    #: No slot that comes free will help, but a node that comes back, or a machine.
+    stuck: bool = False
+    #: Nothing that is known of will help: an operator or the owner has to do something.
+    never: bool = False
+
+
+_BUSY: Final = "all acceptable nodes are busy"
+
+
+def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Collection[int] = ()) -> Wait:
+    """Why no node takes the task now. `machines`: files that each size of machine takes that could be ordered."""
+    text = wait_reason(nodes, needs, now)
+    if text.startswith(_BUSY):
+        return Wait(text)
+    why = never(nodes, needs, machines)
+    return Wait(why or text, stuck=True, never=bool(why))
+
+
+def never(nodes: Collection[NodeFacts], needs: Needs, machines: Collection[int] = ()) -> str:
+    """Why no node, whatever its state, and no machine could ever take the task; empty when one could, and while nothing
+    is known of either."""
+    if any(_could_ever(node, needs) for node in nodes) or any(machine_takes(size, needs) for size in machines):
+        return ""
+    largest = max([*machines, *(node.max_images or 0 for node in nodes)], default=needs.images)
+    if largest < needs.images:
+        what = "node or machine" if machines else "node"
+        return f"this task has {needs.images} files; the largest {what} takes {largest}"
+    return "no node is larger than the one that was too small for it" if nodes or machines else ""
+
+
+def machine_takes(max_images: int, needs: Needs) -> bool:
+    """Whether a machine that takes so many files takes the task."""
+    return max_images >= needs.images and max_images > needs.larger_than
+
+
+def _could_ever(node: NodeFacts, needs: Needs) -> bool:
+    return not node.known or not (_too_few(node, needs) or not _is_larger(node, needs))
+
+
+def wait_reason(nodes: Collection[NodeFacts], needs: Needs, now: float) -> str:
     """Why no node takes the task now, in one sentence for its owner and the operator."""
-    nodes = list(nodes)
     if not nodes:
         return "no node is configured"
     if any(not refusal(node, needs, now) for node in nodes):
-        return "all acceptable nodes are busy"
+        return f"{_BUSY}; it has the next one to itself, because it was lost with others" if needs.alone else _BUSY
     refusals = {node.name: refusal(node, needs, now) for node in nodes}
     reasons: dict[str, list[str]] = {}
     for name, why in refusals.items():

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Final
 
 import msgspec
 
 from clusterodm.core.backoff import Backoff
-from clusterodm.core.nodes import LONGEST_SET_ASIDE
+from clusterodm.core.errors import NodeRefused, TokenRejected
 from clusterodm.core.tasks import Task
 
 
@@ -22,7 +23,10 @@ class Failure(StrEnum):
     INTERRUPTED = "we were interrupted while sending it"
     DISPATCH = "the task could not be handed to the node"
     REFUSED = "the node refused the task"
+    TOKEN = "the node rejects the token that the cluster has for it"  # noqa: S105 - a sentence, not a token
+    TOO_MANY = "the task has more files than the node takes"
     NO_RESULTS = "the node says completed, but its results cannot be fetched"
+    NOT_DELIVERED = "the node processed the task, but could not pack or deliver the results"
     CANCELED_THERE = "the task was canceled on the node, not by its owner"
     MOVED = "an operator moved it"
     MACHINE = "its machine was taken away"
@@ -30,6 +34,8 @@ class Failure(StrEnum):
     UPLOAD = "its files took longer to send than its machine allows"
     MEMORY = "the node ran out of memory"
     HARDWARE = "the node cannot run the engine"
+    NODE_FAULT = "something is wrong with the node's disk, permissions or installation"
+    AT_ONCE = "processing failed within seconds"
     PROCESSING = "processing failed"
 
 
@@ -43,39 +49,108 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     larger: bool = False
     #: The node gets nothing new for this many seconds.
     set_aside: float = 0.0
+    #: The task goes to another node than this one, if any other could ever take it.
+    avoid: bool = False
+    #: The node is lost to everything that runs on it: a task is charged only if it was alone there.
+    shared: bool = False
+    #: At the end the owner is told the node's own words, not the cluster's.
+    quoted: bool = False
 
 
 RULES: Final[dict[Failure, Rule]] = {
-    Failure.UNREACHABLE: Rule(again=True, charged=True, set_aside=60.0),
-    Failure.FORGOTTEN: Rule(again=True, charged=True, set_aside=10.0),
+    Failure.UNREACHABLE: Rule(again=True, charged=True, shared=True, set_aside=60.0),
+    Failure.FORGOTTEN: Rule(again=True, charged=True, shared=True, set_aside=10.0),
     Failure.DISPATCH: Rule(again=True, charged=False, set_aside=30.0),
     Failure.INTERRUPTED: Rule(again=True, charged=False),
-    Failure.REFUSED: Rule(again=True, charged=True, set_aside=30.0),
+    Failure.REFUSED: Rule(again=True, charged=True, avoid=True, quoted=True),
+    Failure.TOKEN: Rule(again=True, charged=False),
+    Failure.TOO_MANY: Rule(again=True, charged=False, quoted=True),
     Failure.NO_RESULTS: Rule(again=True, charged=True, set_aside=60.0),
+    Failure.NOT_DELIVERED: Rule(again=True, charged=True, avoid=True),
     Failure.CANCELED_THERE: Rule(again=True, charged=True, set_aside=10.0),
     Failure.MOVED: Rule(again=True, charged=False, set_aside=10.0),
     Failure.MACHINE: Rule(again=True, charged=False),
     Failure.RUNTIME: Rule(again=True, charged=True),
     Failure.UPLOAD: Rule(again=True, charged=True),
-    Failure.MEMORY: Rule(again=True, charged=True, larger=True),
-    Failure.HARDWARE: Rule(again=True, charged=True, set_aside=LONGEST_SET_ASIDE),
-    Failure.PROCESSING: Rule(again=False, charged=True),
+    Failure.MEMORY: Rule(again=True, charged=True, larger=True, quoted=True),
+    Failure.HARDWARE: Rule(again=True, charged=False, quoted=True),
+    Failure.NODE_FAULT: Rule(again=True, charged=False, quoted=True),
+    Failure.AT_ONCE: Rule(again=True, charged=True, avoid=True, quoted=True),
+    Failure.PROCESSING: Rule(again=False, charged=True, quoted=True),
 }
 
 #: How a node's own error text is read, first match first; facts in the API description.
 _TEXTS: Final = (
+    ("invalid authentication", Failure.TOKEN),
+    ("can only process up to", Failure.TOO_MANY),
     ("not enough memory", Failure.MEMORY),
     ("code 137", Failure.MEMORY),
     ("unsupported cpu", Failure.HARDWARE),
     ("code 132", Failure.HARDWARE),
     ("installation issue", Failure.HARDWARE),
+    ("cannot process dataset", Failure.PROCESSING),
+    ("could not start process", Failure.NODE_FAULT),
+    ("directory exists and we couldn't remove it", Failure.NODE_FAULT),
+    ("could not archive .zip file", Failure.NODE_FAULT),
+    ("could not load list of options", Failure.NODE_FAULT),
+    ("no space left on device", Failure.NODE_FAULT),
+    ("read-only file system", Failure.NODE_FAULT),
+    ("permission denied", Failure.NODE_FAULT),
+    ("too many open files", Failure.NODE_FAULT),
 )
+#: Errors of the operating system as Node.js writes them: of the disk, of permissions, of what is installed.
+_SYSTEM: Final = re.compile(r"\b(E(?:ACCES|AGAIN|BUSY|DQUOT|IO|MFILE|NFILE|NOENT|NOMEM|NOSPC|NXIO|PERM|ROFS|STALE))\b")
+#: Seconds of processing up to which a failure came at once: no engine has looked at the images by then.
+AT_ONCE: Final = 15.0
 
 
-def classify(error_message: str) -> Failure:
-    """Read a node's error text; what we do not know is a failure of the data or the engine: final."""
-    text = error_message.lower()
-    return next((failure for part, failure in _TEXTS if part in text), Failure.PROCESSING)
+def classify(text: str, seconds: float = AT_ONCE) -> Failure:
+    """Read the error text of a task that failed on its node after so many seconds of processing.
+
+    Without a text the engine succeeded, and packing or delivering the results failed. A text that is not known is final
+    (of the data or the engine), unless the failure came at once: then another node is asked for its opinion.
+    """
+    if not text:
+        return Failure.NOT_DELIVERED
+    known = _known(text)
+    return known or (Failure.AT_ONCE if seconds < AT_ONCE else Failure.PROCESSING)
+
+
+def classify_refusal(error: NodeRefused) -> Failure:
+    """Read the answer with which a node refused to take a task."""
+    if isinstance(error, TokenRejected):
+        return Failure.TOKEN
+    known = _known(str(error))
+    return known if known in (Failure.TOKEN, Failure.TOO_MANY, Failure.NODE_FAULT) else Failure.REFUSED
+
+
+def _known(text: str) -> Failure | None:
+    lowered = text.lower()
+    found = next((failure for part, failure in _TEXTS if part in lowered), None)
+    return found or (Failure.NODE_FAULT if _SYSTEM.search(text) else None)
+
+
+_LIMIT: Final = re.compile(r"can only process up to (\d{1,9})\b", re.IGNORECASE)
+
+
+def told_limit(text: str) -> int | None:
+    """The limit of files that a node named when it refused a task for it."""
+    found = _LIMIT.search(text)
+    return int(found[1]) if found else None
+
+
+#: Characters of a node's text that are kept.
+_LONGEST_TEXT: Final = 500
+
+
+def describe(failure: Failure, detail: str) -> str:
+    """The reason of an attempt's end, with the node's own words."""
+    return f"{failure} ({detail[:_LONGEST_TEXT]})" if detail else str(failure)
+
+
+def failure_of(reason: str) -> Failure | None:
+    """The failure that `describe` made a reason of; None for an attempt that did not fail."""
+    return next((each for each in Failure if reason == each or reason.startswith(f"{each} (")), None)
 
 
 class Again(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +159,8 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
     charged: int
     not_before: float
     larger: bool
+    #: It has its next node to itself, because it was lost together with others.
+    alone: bool
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,27 +169,55 @@ class Over(msgspec.Struct, frozen=True, kw_only=True):
     error: str
 
 
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """What else is known when an attempt fails."""
+
+    max_attempts: int
+    #: There is a node or a machine that is larger than the one that failed.
+    larger_exists: bool = False
+    #: Others ran on the node when it was lost, or were lost with it a moment ago.
+    with_others: bool = False
+    #: An earlier attempt ended in the same way with the same words: it is not the node.
+    confirmed: bool = False
+
+
+#: Attempts from which on a node's fault is charged, too: it was met so often that the task may be its cause.
+PATIENCE: Final = 12
+
+
 def decide(
-    task: Task,
-    failure: Failure,
-    detail: str,
-    now: float,
-    *,
-    max_attempts: int,
-    larger_exists: bool,
-    chance: float = 0.0,
+    task: Task, failure: Failure, detail: str, now: float, around: Circumstances, chance: float = 0.0
 ) -> Again | Over:
     """What follows when the current attempt of `task` ends with `failure`.
 
-    `detail` is the node's own text; it is what the owner sees at the end. A task that ran out of memory is not tried
-    again where no larger node exists: the same would happen. `chance`: a random number for the back-off.
+    `detail` is the node's own text. A task that ran out of memory is not tried again where no larger node exists: the
+    same would happen. Of several tasks that are lost with one node none is charged; each is alone on its next one.
+    `chance`: a random number for the back-off.
     """
     rule = RULES[failure]
-    charged = task.charged + int(rule.charged)
-    tired = charged >= max_attempts and rule.charged
-    if not rule.again or tired or (rule.larger and not larger_exists):
-        return Over(error=detail or str(failure))
-    return Again(charged=charged, not_before=now + BACK_OFF.wait(task.attempts, chance), larger=rule.larger)
+    bystander = rule.shared and around.with_others and not task.alone
+    charges = (rule.charged or _too_often(task, failure)) and not bystander
+    charged = task.charged + int(charges)
+    tired = charges and charged >= around.max_attempts
+    vain = (rule.larger and not around.larger_exists) or (rule.avoid and around.confirmed)
+    if not rule.again or tired or vain:
+        return Over(error=_final(failure, detail, task.attempts, tired=tired))
+    return Again(
+        charged=charged,
+        not_before=now + BACK_OFF.wait(task.attempts, chance),
+        larger=rule.larger,
+        alone=task.alone or bystander,
+    )
+
+
+def _too_often(task: Task, failure: Failure) -> bool:
+    return failure in (Failure.NODE_FAULT, Failure.HARDWARE) and task.attempts >= PATIENCE
+
+
+def _final(failure: Failure, detail: str, attempts: int, *, tired: bool) -> str:
+    if detail and RULES[failure].quoted:
+        return detail
+    return f"{failure}; given up after {attempts} attempts" if tired and attempts > 1 else str(failure)
 
 
 #: Seconds between two attempts at most.

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
-from clusterodm.core.placement import FreeSlots, Needs, wait_reason
+from clusterodm.core.placement import FreeSlots, Needs, Wait, wait
 from clusterodm.core.retry import LONGEST_BACK_OFF
 from clusterodm.core.tasks import ON_NODE, OWNER_MARK, Phase, Task
 
@@ -31,9 +31,13 @@ class Plan(msgspec.Struct, frozen=True):
     wanting: list[str]
     #: Tasks that will want one in a moment, after a failed attempt.
     soon: list[str]
+    #: Of those that wait, the ones that no slot that comes free will help.
+    stuck: dict[str, Wait]
 
 
-_A_MOMENT: Final = "waits a moment after a failed attempt"
+_A_MOMENT: Final = Wait("waits a moment after a failed attempt")
+_FETCHED: Final = Wait("its images are being fetched")
+_NOT_APPROVED: Final = Wait("the service that knows its owner has not approved it yet", stuck=True)
 #: Seconds of waiting that count as much as one step of priority, unless a setting says otherwise.
 AGEING: Final = 3600.0
 
@@ -96,47 +100,67 @@ def plan(
     max_sending: int,
     ageing: float = AGEING,
     ahead: Mapping[str, int] = _NOTHING,
+    alone: Collection[int] = (),
+    machines: Collection[int] = (),
 ) -> Plan:
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time. `ahead`: the
-    node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once."""
+    node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once.
+    `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that may be ordered."""
     tasks = list(tasks)
-    free = slots.copy()
+    free, held = slots.copy(), set(alone)
+    for node_id in held:
+        free.hold(node_id)
     sending = sum(task.phase is Phase.DISPATCHING for task in tasks)
-    decided = Plan([], {}, [], [])
-    full: dict[Needs, str] = {}  # slots only get fewer within one plan
+    decided = Plan([], {}, [], [], {})
+    full: dict[Needs, Wait] = {}  # slots only get fewer within one plan
     having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
     for task in (turn.task for turn in turns(tasks, now, ageing=ageing)):
-        needs = Needs.of(task)
-        why = (
-            _why_not_yet(task, now)
-            or _why_too_many(task, having[task.owner])
-            or full.get(needs, "")
-            or ("too many transfers at once" if sending >= max_sending and task.uuid not in ahead else "")
-        )
+        needs = Needs.of(task).among(slots.nodes.values())
+        why = _not_yet(task, now) or _too_many(task, having[task.owner]) or full.get(needs)
+        if not why and sending >= max_sending and task.uuid not in ahead:
+            why = Wait("too many transfers at once")
         if not why and (node := free.take(needs, now, ahead.get(task.uuid))):
             decided.placements.append(Placement(task.uuid, node.id))
+            if needs.alone:
+                free.hold(node.id)
+                held.add(node.id)
             sending += 1
             having[task.owner] += 1
             continue
         if not why:
-            why = full[needs] = wait_reason(slots.nodes.values(), needs, now)
-        decided.waiting[task.uuid] = why
-        if why in (full.get(needs), _A_MOMENT):
-            (decided.soon if why == _A_MOMENT else decided.wanting).append(task.uuid)
+            _make_room(free, needs, now, held)
+            why = full[needs] = wait(slots.nodes.values(), needs, now, machines)
+        decided.waiting[task.uuid] = why.text
+        if why.stuck or why.never:
+            decided.stuck[task.uuid] = why
+        if why is full.get(needs) or why is _A_MOMENT:
+            (decided.soon if why is _A_MOMENT else decided.wanting).append(task.uuid)
     return decided
 
 
-def _why_not_yet(task: Task, now: float) -> str:
+def _make_room(free: FreeSlots, needs: Needs, now: float, held: set[int]) -> None:
+    """Have one node emptied for a task that is to be alone, unless half of those with several slots are in the hands of
+    such tasks already: it is not passed over for ever, and neither is everybody else."""
+    if not needs.alone:
+        return
+    several = {node.id for node in free.nodes.values() if node.slots > 1 and node.online and not node.closed}
+    if len(several & held) < max(1, len(several) // 2) and (node := free.to_empty(needs, now, held)):
+        free.hold(node.id)
+        held.add(node.id)
+
+
+def _not_yet(task: Task, now: float) -> Wait | None:
     if task.zipurl:
-        return "its images are being fetched"
+        return _FETCHED
     if task.approval_due:
-        return "the service that knows its owner has not approved it yet"
+        return _NOT_APPROVED
     if now < task.not_before <= now + LONGEST_BACK_OFF:  # further ahead: the clock was set back
         return _A_MOMENT
-    return ""
+    return None
 
 
-def _why_too_many(task: Task, having: int) -> str:
+def _too_many(task: Task, having: int) -> Wait | None:
     if 0 <= task.concurrency <= having:
-        return f"its owner has {having} tasks on nodes, as many as the token allows"
-    return ""
+        why = f"its owner has {having} tasks on nodes, as many as the token allows"
+        return Wait(why, never=task.concurrency == 0)
+    return None

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm.core.errors import StaleTask
+from clusterodm.core.names import SEED
 from clusterodm.core.options import added_options
 
 #: Status codes of the NodeODM API.
@@ -106,6 +107,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = -1
     file_count: int = 0
     image_count: int = 0
+    #: Files that count against a node's limit: all but a seed, whatever they are.
+    counted_files: int = 0
     byte_count: int = 0
     created_at: float = 0.0
     committed_at: float = 0.0
@@ -121,6 +124,10 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: After "Not enough memory": only nodes that take more images, or have more memory, than the one that failed.
     larger_than: int = 0
     more_memory_than: int = 0
+    #: It was lost together with others: until it is over it has its node to itself.
+    alone: bool = False
+    #: Nodes (their ids) that refused it or failed it at once: it goes to others, where there are any.
+    avoid: list[int] = []
     #: What the node said last: 0-100, milliseconds or -1, and its status code (0: nothing yet). While it waits again
     #: after it ran, the code stays RUNNING_CODE.
     progress: float = 0
@@ -270,4 +277,4 @@ OWNER_MARK: Final = "#"
 
 def is_submodel(outputs: list[str], skip_post_processing: bool, file_names: list[str]) -> bool:
     """Whether a task comes from a split-merge job: it says which outputs it wants, or brings a seed."""
-    return "seed.zip" in file_names or (bool(outputs) and skip_post_processing)
+    return SEED in file_names or (bool(outputs) and skip_post_processing)

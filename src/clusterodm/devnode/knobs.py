@@ -16,6 +16,7 @@ FAILURES: Final = {
     "installation": "Installation issue",
     "other": "Processing failed (99)",
     "results": "",
+    "disk": "EROFS: read-only file system, mkdir 'data/x'",
 }
 
 

@@ -264,7 +264,7 @@ def _checked(answer: Any) -> Any:
 def _refuse(answer: Any, status: int) -> None:
     text = str(answer.get("error", "")) if isinstance(answer, dict) else ""
     if text.startswith(_OTHER_TOKEN):
-        raise NodeRefused("the node wants another token")
+        raise TokenRejected("the node wants another token")
     if any(part in text.lower() for part in _FORGOT):
         raise NodeForgot(text[:500])
     if status >= 500:

@@ -13,7 +13,6 @@ import aiohttp
 import msgspec
 
 from clusterodm.core.errors import ConfigError
-from clusterodm.core.scaling import Wish
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider
 from clusterodm.providers.bucket import Bucket
@@ -36,9 +35,9 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         found = self.providers.get(provider)
         return found.bucket if found is not None else None
 
-    def takes(self, wish: Wish) -> bool:
-        """Whether there is a size that takes a task."""
-        return any(wish.fits(rung.max_images) for provider in self.providers.values() for rung in provider.ladder)
+    def takes(self) -> list[int]:
+        """Files of one task that each size of machine takes, smallest first."""
+        return sorted({rung.max_images for provider in self.providers.values() for rung in provider.ladder})
 
 
 def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metrics) -> Fleet:
