@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from clusterodm import aio
-from clusterodm.aio import Clock, Observers, WorkQueue
+from clusterodm.aio import Clock, KeyedLock, Observers, WorkQueue
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError
 from tests.support import eventually
@@ -232,3 +232,53 @@ def test_observers_of_any_kind_have_a_name() -> None:
     observers.add(lambda: 1 // 0)
     observers.tell()
     assert observers.failures == {f"{__name__}.broken": 1, f"{__name__}.Callable_": 1, f"{__name__}.<lambda>": 1}
+
+
+async def test_a_keyed_lock_is_held_by_one_at_a_time_however_many_come_and_go_meanwhile() -> None:
+    lock: KeyedLock[str] = KeyedLock()
+    inside, order = 0, list[int]()
+    gates = [asyncio.Event() for _ in range(3)]
+
+    async def one(number: int) -> None:
+        nonlocal inside
+        async with lock.hold("a"):
+            inside += 1
+            assert inside == 1
+            order.append(number)
+            await gates[number].wait()
+            inside -= 1
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(one(0))
+        group.create_task(one(1))
+        await eventually(lambda: order == [0])
+        gates[0].set()
+        await eventually(lambda: order == [0, 1])
+        group.create_task(one(2))  # while the second one, who waited, is inside
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert order == [0, 1]
+        for gate in gates:
+            gate.set()
+    assert (order, len(lock)) == ([0, 1, 2], 0)
+
+
+async def test_a_key_that_nobody_holds_or_waits_for_takes_no_memory_also_after_errors_and_cancels() -> None:
+    lock: KeyedLock[str] = KeyedLock()
+
+    async def wait() -> None:
+        async with lock.hold("a"):
+            raise AssertionError("never had")
+
+    async def fail() -> None:
+        async with lock.hold("a"), lock.hold("b"), asyncio.TaskGroup() as group:
+            waiting = group.create_task(wait())
+            await eventually(lambda: lock._users["a"] == 2)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert (len(lock), lock._users["a"]) == (2, 1)
+            raise ValueError("inside")
+
+    with pytest.RaisesGroup(ValueError):
+        await fail()
+    assert len(lock) == 0

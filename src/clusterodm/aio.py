@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What all loops of the cluster are made of: a keyed work queue, observers of changes, a clock that jumps do
-not deceive, and streams read piece by piece."""
+"""What all loops of the cluster are made of: a keyed work queue, a keyed lock, observers of changes, a clock that
+jumps do not deceive, and streams read piece by piece."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import heapq
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Hashable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Generic, ParamSpec, TypeVar
 
 import structlog
@@ -66,6 +66,31 @@ class Clock:
         set back: too young is the safe side."""
         now = self()
         return now - then - sum(jump for at, jump in self._jumps if then <= at)
+
+
+class KeyedLock(Generic[K]):
+    """One lock for each key; a key takes no memory once nobody holds its lock or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[K, asyncio.Lock] = {}
+        #: Holders and waiters of each lock.
+        self._users: dict[K, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._locks)
+
+    @asynccontextmanager
+    async def hold(self, key: K) -> AsyncIterator[None]:
+        """Hold the lock of `key` while the block runs."""
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
 
 
 class Duty:

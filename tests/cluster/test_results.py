@@ -4,13 +4,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import zipfile
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from clusterodm.core.errors import NodeUnreachable
+from clusterodm.spool import Part
 from tests.support import Rig, eventually
 
 
@@ -79,3 +83,32 @@ async def test_a_node_that_stops_in_the_middle_of_a_download_never_looks_like_a_
 
     with pytest.raises(aiohttp.ClientPayloadError):
         await stop_halfway()
+
+
+async def test_many_who_want_an_asset_of_results_that_stayed_on_the_node_bring_it_here_once(cluster: Rig) -> None:
+    await cluster.add_node()
+    api = await cluster.start()
+    uuid = await api.create()
+    await api.ends(uuid)
+    results, archive = cluster.cluster.context.results, cluster.cluster.context.collector.archive
+    new_part, late, begun = results.new_part, list[asyncio.Task[Path]](), 0
+
+    async def fail(content: object) -> None:
+        raise NodeUnreachable("the first one fails while another waits")
+
+    def watched(uuid: str) -> Part:
+        nonlocal begun
+        begun += 1
+        part = new_part(uuid)
+        if begun == 1:
+            part.write = fail  # type: ignore[method-assign]
+        else:
+            late.append(group.create_task(archive(cluster.entry(uuid))))
+        return part
+
+    results.new_part = watched  # type: ignore[method-assign]
+    async with asyncio.TaskGroup() as group:
+        found = await asyncio.gather(*(archive(cluster.entry(uuid)) for _ in range(2)), return_exceptions=True)
+    assert isinstance(found[0], NodeUnreachable)
+    assert [task.result() for task in late] == [found[1]]
+    assert begun == 2

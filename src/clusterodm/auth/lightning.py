@@ -19,7 +19,7 @@ import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.aio import chance
+from clusterodm.aio import KeyedLock, chance
 from clusterodm.auth.base import Authenticator, AuthInfo, Grant, digest_of
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, ServiceDown
@@ -87,7 +87,7 @@ class LightningAuthenticator(Authenticator):
         self._known: OrderedDict[str, _Owner] = OrderedDict()
         #: When (by a clock that nobody sets) the service may be asked again about a token.
         self._not_before: OrderedDict[str, float] = OrderedDict()
-        self._asking: dict[str, asyncio.Lock] = {}
+        self._asking: KeyedLock[str] = KeyedLock()
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         self._forget_old()
 
@@ -103,11 +103,8 @@ class LightningAuthenticator(Authenticator):
         owner = _owner_of(token)
         known = self._known.get(owner)
         if known is None or not known.fresh:
-            async with self._asking.setdefault(owner, asyncio.Lock()):
-                try:
-                    known = await self._look(owner, token)
-                finally:
-                    self._asking.pop(owner, None)
+            async with self._asking.hold(owner):
+                known = await self._look(owner, token)
         return Grant(owner=owner, limits=known.limits) if known else None
 
     def known(self, token: str) -> Grant | None:

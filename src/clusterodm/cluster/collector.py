@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock
+from clusterodm.aio import Clock, KeyedLock
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, ProviderError, ResultsGone
@@ -51,7 +50,7 @@ class Collector:
         self._fleet = fleet
         self._keep = keep
         self._clock = clock
-        self._pulls: dict[str, asyncio.Lock] = {}
+        self._pulls: KeyedLock[str] = KeyedLock()
 
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
@@ -109,11 +108,8 @@ class Collector:
 
     async def _keep_once(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
         """Keep an archive that comes in blocks, unless it is here or comes already."""
-        async with self._pulls.setdefault(uuid, asyncio.Lock()):
-            try:
-                return self._results.archive(uuid) or await self._receive(uuid, blocks)
-            finally:
-                self._pulls.pop(uuid, None)
+        async with self._pulls.hold(uuid):
+            return self._results.archive(uuid) or await self._receive(uuid, blocks)
 
     async def _receive(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
         self._results.drop_part(uuid)

@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
-from clusterodm.aio import Clock
+from clusterodm.aio import Clock, KeyedLock
 from clusterodm.core.machines import Machine
 from clusterodm.providers import Guarded, ProviderMachine
 
@@ -24,14 +23,14 @@ class Sightings:
         self._clock = clock
         #: What each provider listed last, and when (by a clock that nobody sets).
         self._listed: dict[str, tuple[float, dict[str, ProviderMachine]]] = {}
-        self._listing: dict[str, asyncio.Lock] = {}
+        self._listing: KeyedLock[str] = KeyedLock()
         #: Looks in a row at which a machine was not there, and when (by a clock that nobody sets) that began.
         self._missing: dict[str, tuple[int, float]] = {}
 
     async def look(self, machine: Machine, provider: Guarded) -> ProviderMachine | None:
         """The machine as its provider has it: from the list, and asked for by itself when it is not there. Raises a
         ProviderError."""
-        async with self._listing.setdefault(provider.name, asyncio.Lock()):
+        async with self._listing.hold(provider.name):
             at, listed = self._listed.get(provider.name, (-self._interval, {}))
             if self._clock.steady() - at >= self._interval or machine.provider_id not in listed:
                 at = self._clock.steady()
