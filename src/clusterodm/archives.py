@@ -1,14 +1,15 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Zip archives of strangers: opened only when their table of contents is of a sane size, used only when what they say
-they hold is within bounds."""
+"""Zip archives of others. Those of clients are opened only when their table of contents is of a sane size, and used
+only when what they say they hold is within bounds; of those of nodes only the begin and the end are checked."""
 
 from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from clusterodm.core.errors import BadArchive
 from clusterodm.core.names import base_name
@@ -16,8 +17,16 @@ from clusterodm.core.names import base_name
 #: Bytes of the table of contents that one allowed file may take; it is read into memory as a whole.
 _ENTRY: Final = 200
 #: The end of an archive: its record, the longest comment, and the records of a large archive before it.
-_TAIL: Final = 22 + 65_535 + 20 + 56
-_END, _LARGE_END = b"PK\x05\x06", b"PK\x06\x06"
+TAIL: Final = 22 + 65_535 + 20 + 56
+_END, _LARGE_END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+#: The begin of an archive that holds anything, and of its table of contents.
+ARCHIVE_MARK: Final = b"PK\x03\x04"
+_CONTENTS_MARK: Final = b"PK\x01\x02"
+#: Entries, size and place of the table of contents: in the record at the end, and in that of a large archive.
+_CONTENTS: Final = struct.Struct("<10xHIIH")
+_LARGE_CONTENTS: Final = struct.Struct("<32xQQQ")
+_PLACE: Final = struct.Struct("<8xQ")
+_LOCATOR_SIZE: Final = 20
 
 
 class Bounds(NamedTuple):
@@ -65,7 +74,7 @@ def _contents_size(path: Path) -> int:
     """Bytes of the table of contents, as the end of the archive says."""
     with path.open("rb") as file:
         file.seek(0, 2)
-        file.seek(max(0, file.tell() - _TAIL))
+        file.seek(max(0, file.tell() - TAIL))
         tail = file.read()
     found = [0]
     for mark, form, offset in ((_END, "<L", 12), (_LARGE_END, "<Q", 40)):
@@ -74,3 +83,74 @@ def _contents_size(path: Path) -> int:
             found.append(struct.unpack_from(form, tail, at + offset)[0])
     whole = [size for size in found if size != 0xFFFFFFFF]  # "see the other record"
     return max(whole)
+
+
+class Tail:
+    """Begin and end of an archive that comes in blocks; the rest is not kept."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.head = b""
+        self.end = b""
+
+    def add(self, block: bytes | memoryview) -> None:
+        """Take note of the next block."""
+        self.size += len(block)
+        if len(self.head) < len(ARCHIVE_MARK):
+            self.head = (self.head + bytes(block[:4]))[:4]
+        self.end = (self.end + bytes(block[-TAIL:]))[-TAIL:]
+
+    def check(self) -> None:
+        """Raise BadArchive unless this is a whole archive, as far as its begin and its end can tell."""
+        first = self.size - len(self.end)
+        _check(self.size, self.head, self.end, lambda at: self.end[at - first :][:4] if at >= first else b"")
+
+
+def check_whole(file: IO[bytes]) -> None:
+    """Raise BadArchive unless a file has the begin, the end and the table of contents of an archive. Only a few bytes
+    of it are read, so that it may be anywhere and of any size."""
+
+    def read(at: int, count: int) -> bytes:
+        file.seek(at)
+        return file.read(count)
+
+    size = file.seek(0, 2)
+    end = max(0, size - TAIL)
+    _check(size, read(0, 4), read(end, size - end), lambda at: read(at, 4))
+
+
+def _check(size: int, head: bytes, end: bytes, mark_at: Callable[[int], bytes]) -> None:
+    """`mark_at` gives four bytes from a place, fewer where they are not at hand."""
+    at = _end_record(end)
+    if at < 0:
+        raise BadArchive("is empty" if not size else f"is no whole zip archive: it has no end ({size} bytes)")
+    entries, length, start, _ = _CONTENTS.unpack_from(end, at)
+    before = size - len(end) + at
+    large = _large(end, at, size)
+    if large is not None:
+        before, entries, length, start = large
+    whole = start + length <= before and (not entries or mark_at(start) in (_CONTENTS_MARK, b""))
+    if not whole or (entries and head != ARCHIVE_MARK):
+        raise BadArchive(f"is no whole zip archive: its table of contents is not where it should be ({size} bytes)")
+
+
+def _end_record(end: bytes) -> int:
+    """Where the record at the end begins; -1: there is none whose comment ends with the archive."""
+    at = len(end)
+    while (at := end.rfind(_END, 0, at)) >= 0:
+        if at + _CONTENTS.size <= len(end) and at + _CONTENTS.size + _CONTENTS.unpack_from(end, at)[3] == len(end):
+            return at
+    return -1
+
+
+def _large(end: bytes, at: int, size: int) -> tuple[int, int, int, int] | None:
+    """Where the record of a large archive is, and what it says of the table of contents; None: the archive is small, or
+    that record is not where it should be."""
+    locator, first = at - _LOCATOR_SIZE, size - len(end)
+    if locator < 0 or end[locator : locator + 4] != _LOCATOR:
+        return None
+    record = _PLACE.unpack_from(end, locator)[0] - first
+    if not 0 <= record <= locator - _LARGE_CONTENTS.size or end[record : record + 4] != _LARGE_END:
+        return None
+    entries, length, start = _LARGE_CONTENTS.unpack_from(end, record)
+    return first + record, entries, length, start

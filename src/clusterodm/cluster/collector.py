@@ -4,16 +4,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
+from typing import Final
 
+import aiohttp
 import msgspec
 import structlog
 
 from clusterodm.aio import Clock, KeyedLock
+from clusterodm.archives import ARCHIVE_MARK, TAIL, Tail, check_whole
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, ProviderError, ResultsGone
+from clusterodm.core.errors import (
+    BadArchive,
+    BadRequest,
+    BadResults,
+    NodeError,
+    NodeForgot,
+    NodeRefused,
+    ProviderError,
+    ResultsGone,
+)
 from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Stage, has_results
 from clusterodm.nodeodm import Download, NodeClient
@@ -23,6 +37,10 @@ from clusterodm.results import ARCHIVE, Results
 from clusterodm.spool import Spool
 
 _log = structlog.get_logger("collector")
+
+#: Bytes up to which results that stay on a node without ranges are read to their end to be checked.
+_READ_WHOLE: Final = 64 << 20
+_MARK: Final = len(ARCHIVE_MARK)
 
 
 class Collector:
@@ -62,8 +80,8 @@ class Collector:
             await self._pull(uuid, attempt, node)
             text = "completed; results are kept here"
         else:
-            async with self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": "bytes=0-0"}):
-                text = f"completed; results stay on {attempt.node_name}"
+            await self._look_at(attempt, node)
+            text = f"completed; results stay on {attempt.node_name}"
         ended = msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=self._clock(), reason=COMPLETED)
         await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
         self._metrics.attempts.labels("completed").inc()
@@ -76,11 +94,43 @@ class Collector:
         if bucket is None:
             return ""
         try:
-            found = await bucket.find(f"{attempt.node_uuid}/{ARCHIVE}")
+            key = f"{attempt.node_uuid}/{ARCHIVE}"
+            found = await bucket.find(key)
+            if found is not None:
+                await asyncio.to_thread(check_whole, bucket.open(key, found.size))
         except ProviderError as error:
             _log.warning("the bucket cannot be looked into, results are brought here", why=str(error))
             return ""
-        return provider if found is not None and found.size else ""
+        except BadArchive as error:
+            _log.warning("all.zip in the bucket is of no use, results are brought here", why=f"it {error}")
+            return ""
+        return provider if found is not None else ""
+
+    async def _look_at(self, attempt: Attempt, node: Node) -> None:
+        """Raise BadResults unless what stays on a node is a whole archive. Where the node honours ranges only begin and
+        end are read; else all of it, but of a large file that says how long it is only the beginning."""
+        tail = Tail()
+        async with self._download(node, attempt, "bytes=0-3") as answer:
+            if answer.status == 200:
+                size = answer.content_length
+                async for block in answer.content.iter_any():
+                    tail.add(block)
+                    if size is not None and size > _READ_WHOLE and tail.size >= _MARK:
+                        if tail.head != ARCHIVE_MARK:
+                            raise BadResults(f"{ARCHIVE} is no zip archive")
+                        return
+            else:
+                tail.size, tail.head = _total(answer), await answer.content.read(_MARK)
+        if not tail.end and tail.size:
+            async with self._download(node, attempt, f"bytes={max(0, tail.size - TAIL)}-{tail.size - 1}") as answer:
+                tail.end = await answer.content.read() if answer.status == 206 else b""
+        with _translated():
+            tail.check()
+
+    def _download(
+        self, node: Node, attempt: Attempt, ranged: str
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": ranged})
 
     async def archive(self, entry: Entry) -> Path:
         """The whole archive of a completed task on our disk, pulled from its node when it is not here yet.
@@ -118,6 +168,8 @@ class Collector:
             async for block in blocks:
                 await part.write(block)
             await part.close()
+            with _translated():
+                await asyncio.to_thread(_check, part.path)
             return self._results.publish(uuid, part)
         finally:
             part.drop()
@@ -134,6 +186,27 @@ def why_no_results(attempt: Attempt, error: NodeError) -> ResultsGone | NodeErro
     otherwise), and then knows neither them nor the task."""
     deleted = isinstance(error, NodeForgot) or (isinstance(error, NodeRefused) and "asset" in str(error).lower())
     return results_gone(attempt) if deleted else error
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as file:
+        check_whole(file)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except BadArchive as error:
+        raise BadResults(f"{ARCHIVE} {error}") from None
+
+
+def _total(answer: aiohttp.ClientResponse) -> int:
+    """The size of the file of which a part is answered. Raises BadResults."""
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if not total.isdecimal():
+        raise BadResults(f"the size of {ARCHIVE} is not told")
+    return int(total)
 
 
 async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> AsyncIterator[bytes]:
