@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
@@ -15,9 +15,10 @@ import msgspec
 from yarl import URL
 
 from clusterodm import reasons
-from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
+from clusterodm.core.errors import AnswerTooLarge, NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
+from clusterodm.nodeodm.output import OutputReader
 from clusterodm.nodeodm.trust import Trust
 from clusterodm.urls import as_written
 
@@ -25,8 +26,10 @@ T = TypeVar("T")
 
 #: A busy node can take over 30 s to answer.
 CALL_TIMEOUT: Final = 45.0
-#: Bytes of the largest answer that we read into memory.
+#: Bytes of the largest answer that is read into memory, and of the largest one about a task, of which many are asked
+#: for at a time: a longer console is read in pieces.
 MAX_ANSWER: Final = 64 << 20
+MAX_TASK: Final = 4 << 20
 #: How a node refuses a token; only those behind a proxy answer with 401.
 _OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
 #: Characters of an ETag that is sent back.
@@ -53,7 +56,8 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     date_created: int = 0
     processing_time: float = -1
     options: list[dict[str, Any]] = []
-    images_count: int = 0
+    #: -1: the node does not say.
+    images_count: int = -1
     progress: float = 0
     output: list[str] = []
 
@@ -92,12 +96,30 @@ class NodeClient:
     async def task(
         self, node: NodeAddress, uuid: str, *, from_line: int | None = None, seconds: float = CALL_TIMEOUT
     ) -> Snapshot:
-        """`/task/<uuid>/info`, with the console lines from `from_line` when given."""
+        """`/task/<uuid>/info`, with the console lines from `from_line` when given. Raises AnswerTooLarge for more of
+        them than belong in memory."""
         query = {} if from_line is None else {"with_output": str(from_line)}
-        snapshot = _convert(await self._get(node, f"/task/{uuid}/info", query, seconds=seconds), Snapshot)
+        answer = await self._get(node, f"/task/{uuid}/info", query, seconds=seconds, most=MAX_TASK)
+        snapshot = _convert(answer, Snapshot)
         if snapshot.uuid != uuid:
             raise NodeUnreachable("the node answered with another task")
         return snapshot
+
+    async def output(self, node: NodeAddress, uuid: str, from_line: int) -> AsyncGenerator[list[str], None]:
+        """`/task/<uuid>/output`: the console lines from `from_line` in pieces, as they come; however many there are."""
+        reader, begin = OutputReader(), b""
+        async with self.open(node, f"/task/{uuid}/output", {}, query={"line": str(from_line)}) as response:
+            if response.status != 200:
+                _refuse({}, response.status)
+            async for piece in response.content.iter_any():
+                if begin == b"" and piece.lstrip().startswith(b"{"):
+                    begin = piece
+                    _refuse(_decode(piece + await _read(response, MAX_TASK)), 200)
+                begin = begin or piece.strip()
+                if lines := reader.feed(piece):
+                    yield lines
+        if not reader.complete:
+            raise NodeUnreachable("the output was cut")
 
     async def init(self, node: NodeAddress, task: Task, uuid: str, webhook: str) -> None:
         """Announce a task under the attempt's `uuid`."""
@@ -173,9 +195,15 @@ class NodeClient:
             raise NodeUnreachable(reasons.describe(error)) from None
 
     async def _get(
-        self, node: NodeAddress, path: str, query: Mapping[str, str] | None = None, *, seconds: float = CALL_TIMEOUT
+        self,
+        node: NodeAddress,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        seconds: float = CALL_TIMEOUT,
+        most: int = MAX_ANSWER,
     ) -> Any:
-        return await self._call("GET", node, path, query or {}, seconds=seconds)
+        return await self._call("GET", node, path, query or {}, seconds=seconds, most=most)
 
     async def _post(
         self,
@@ -197,6 +225,7 @@ class NodeClient:
         query: Mapping[str, str],
         *,
         seconds: float = CALL_TIMEOUT,
+        most: int = MAX_ANSWER,
         **how: Any,
     ) -> Any:
         try:
@@ -210,7 +239,7 @@ class NodeClient:
                     **how,
                 ) as response,
             ):
-                content = await _read(response)
+                content = await _read(response, most)
                 status = response.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise NodeUnreachable(reasons.describe(error)) from None
@@ -237,14 +266,14 @@ def _url(node: NodeAddress, path: str, query: str) -> URL:
     return as_written(f"{node.url}{path}?{asked}")
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: aiohttp.ClientResponse, most: int = MAX_ANSWER) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in response.content.iter_any():
         parts.append(part)
         size += len(part)
-        if size > MAX_ANSWER:
-            raise NodeUnreachable("the answer is too large")
+        if size > most:
+            raise AnswerTooLarge("the answer is too large")
     return b"".join(parts)
 
 
