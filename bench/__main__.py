@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 from bench.ahead import measure_ahead
@@ -53,7 +54,9 @@ def main() -> int:
         folder.chmod(0o755)  # the workers of nginx are nobody
         large = folder / "large"
         photos = _photos(folder)
-        large.write_bytes(photos[0].read_bytes() * FILES)
+        with zipfile.ZipFile(large, "w") as archive:
+            for photo in photos:
+                archive.write(photo, photo.name)
         for part in chosen:
             inner = folder / part
             inner.mkdir()

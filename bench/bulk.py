@@ -25,7 +25,7 @@ def upload_all(port: int, uuid: str, files: list[Path], *, speed: int = 0) -> No
         transfers = Transfers(Trust(), RateLimit(speed), connections=10, most=1, urgent=True)
         transfer = transfers.to(make_address("127.0.0.1", port), uuid)
         for file in files:
-            transfer.add(file)
+            transfer.add(file, file.stat().st_size)
         transfer.end()
         await transfer.run()
         transfers.close()

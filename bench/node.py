@@ -101,7 +101,6 @@ async def task_info(request: web.Request) -> web.Response:
         "processingTime": 1000,
         "status": {"code": 20 if WORKS else 40},
         "options": [],
-        "imagesCount": 1,
         "progress": 10 if WORKS else 100,
         "output": LINES[line:] if WORKS else [],
     }

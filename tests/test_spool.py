@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from clusterodm.core.errors import BadRequest, SpoolFull
+from clusterodm.core.files import HeldFile
 from clusterodm.core.quota import Quota
 from clusterodm.results import Results
 from clusterodm.room import Usage
-from clusterodm.spool import BLOCK, HeldFile, Part, Spool
+from clusterodm.spool import BLOCK, Part, Spool
 
 
 async def receive(spool: Spool, content: bytes, name: str = "a.jpg") -> str:

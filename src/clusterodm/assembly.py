@@ -32,6 +32,7 @@ from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
 from clusterodm.cluster.fetcher import Fetcher
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.importer import Importer
 from clusterodm.cluster.intake import Intake
 from clusterodm.cluster.janitor import Janitor
@@ -87,6 +88,7 @@ def build(
         Consoles(folder / "console", shared=store.shared),
         Results(folder / "results", owner=store.origin),
     )
+    holdings = Holdings(store, spool)
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
     registry.machines = fleet.takes
@@ -101,7 +103,7 @@ def build(
         tasks,
         registry,
         consoles,
-        spool,
+        holdings,
         metrics,
         max_attempts=settings.max_attempts,
         clock=clock,
@@ -143,7 +145,7 @@ def build(
         tasks,
         registry,
         attempts,
-        spool,
+        holdings,
         consoles,
         client,
         metrics,
@@ -215,7 +217,7 @@ def build(
             job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
             clock=clock,
         ),
-        control=Control(tasks, registry, client, spool, consoles, results, uploads, clock=clock),
+        control=Control(tasks, registry, client, spool, holdings, consoles, results, uploads, clock=clock),
         uploads=uploads,
         attempts=attempts,
         dispatcher=dispatcher,
@@ -224,6 +226,7 @@ def build(
         tracker=tracker,
         consoles=consoles,
         spool=spool,
+        holdings=holdings,
         results=results,
         machines=machines,
         sizes=sizes,

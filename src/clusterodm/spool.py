@@ -24,9 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
-
 from clusterodm.core.errors import BadRequest, SpoolFull
+from clusterodm.core.files import HeldFile
 from clusterodm.core.names import next_name, safe_name
 from clusterodm.core.quota import Quota
 from clusterodm.room import PATIENCE, Room
@@ -37,13 +36,6 @@ _IOV_MAX: Final = 512
 #: How often a folder is made that others delete in the same moment.
 _TRIES: Final = 20
 _WHOLE_DISK: Final = Quota(1.0, 0)
-
-
-class HeldFile(msgspec.Struct, frozen=True):
-    """One file of a task."""
-
-    name: str
-    size: int
 
 
 @contextmanager

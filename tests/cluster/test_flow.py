@@ -17,9 +17,11 @@ import pytest
 from aiohttp import web
 
 from clusterodm.cluster import registry
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Cleanup, Phase
+from clusterodm.nodeodm import backlog
 from tests.support import Rig, eventually, images, zipped
 
 
@@ -167,7 +169,10 @@ async def test_a_data_error_is_final_at_once(cluster: Rig) -> None:
     assert cluster.entry(uuid).task.attempts == 1
 
 
-async def test_an_upload_that_got_no_answer_is_not_repeated_into_the_same_attempt(cluster: Rig) -> None:
+async def test_a_node_that_answers_no_upload_loses_the_attempt_and_the_next_one_has_each_file_once(
+    cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "PAUSES", Backoff(first=0.01, longest=0.01))
     node = await cluster.add_node(drop=1.0, seed=1)
     api = await cluster.start()
     await cluster.ready()

@@ -192,7 +192,7 @@ async def test_uploads_say_the_same(
         transfers = Transfers(Trust(world.authorities), RateLimit(0), connections=1, most=1, urgent=True)
         stack.callback(transfers.close)
         transfer = transfers.to(address, "11111111-1111-4111-8111-111111111111")
-        transfer.add(tmp_path / "a.jpg")
+        transfer.add(tmp_path / "a.jpg", 5)
         transfer.end()
         with pytest.raises(NodeUnreachable) as told:
             await transfer.run()

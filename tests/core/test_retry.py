@@ -128,6 +128,9 @@ def test_other_reasons_are_no_failures() -> None:
         (Failure.MEMORY, 0, True, True),
         (Failure.MEMORY, 0, False, False),
         (Failure.PROCESSING, 0, True, False),
+        (Failure.FILES, 2, False, False),
+        (Failure.MISCOUNTED, 99, False, True),
+        (Failure.MISCOUNTS, 2, False, False),
     ],
 )
 def test_the_policy(failure: Failure, charged: int, larger: bool, again: bool) -> None:
@@ -135,7 +138,7 @@ def test_the_policy(failure: Failure, charged: int, larger: bool, again: bool) -
     assert isinstance(verdict, Again) is again
     if isinstance(verdict, Again):
         assert verdict.charged == charged + RULES[failure].charged
-        assert verdict.not_before > 100.0
+        assert (verdict.not_before == 100.0) is RULES[failure].unseen
         assert verdict.larger is RULES[failure].larger
         assert not verdict.alone
 

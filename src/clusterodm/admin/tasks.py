@@ -26,11 +26,12 @@ from clusterodm.admin.views import (
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks import Entry
 from clusterodm.core.durations import span
-from clusterodm.core.errors import BadRequest, TaskNotFound
+from clusterodm.core.errors import BadRequest, FilesLost, TaskNotFound
 from clusterodm.core.names import is_image
 from clusterodm.core.options import added_options
 from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, has_results, shown_code
+from clusterodm.nodeodm import Transfer
 from clusterodm.store import TaskFilter
 
 MAX_PAGE: Final = 500
@@ -208,13 +209,21 @@ def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
             return f"waits: {entry.wait or 'it was not looked at yet'} ({place}{turn}){ahead}"
         case Phase.DISPATCHING:
             transfer = cluster.dispatcher.sending.get(task.uuid)
-            share = 100 * transfer.sent_bytes // max(1, task.byte_count) if transfer else 0
-            return f"on its way to {node}, {share} % of its files are there"
+            return f"on its way to {node}, {_arrived(task, transfer)}"
         case Phase.RUNNING:
             return _why_running(cluster, entry, node)
         case Phase.COLLECTING:
             return f"done on {node}; its results are looked at or brought here"
     return _why_over(task, node)
+
+
+def _arrived(task: Task, transfer: Transfer | None) -> str:
+    """What the node has of a task's files: what it confirmed; and what is on its side but not confirmed."""
+    if transfer is None:
+        return f"none of its {task.file_count} files are there yet"
+    share = 100 * transfer.arrived_bytes // max(1, task.byte_count)
+    under_way = f", {transfer.under_way / 1e6:.1f} MB more are under way" if transfer.under_way else ""
+    return f"{share} % of its files are there{under_way}"
 
 
 def _why_running(cluster: Context, entry: Entry, node: str) -> str:
@@ -252,8 +261,10 @@ async def retry(cluster: Context, entry: Entry) -> Done:
         return Done(text=f"{entry.task.uuid} begins again")
     if entry.task.phase not in ON_NODE or entry.attempt is None:
         raise BadRequest(f"a task that is {entry.task.phase} cannot be retried")
-    if not await cluster.spool.listing(entry.task.uuid):
-        raise BadRequest("its files are not held here, so it cannot go elsewhere")
+    try:
+        await cluster.holdings.whole(entry.task)
+    except FilesLost as lost:
+        raise BadRequest(f"{lost}, so it cannot go elsewhere") from None
     await cluster.attempts.failed(entry, Failure.MOVED)
     return Done(text=f"{entry.task.uuid} goes elsewhere")
 

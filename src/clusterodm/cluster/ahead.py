@@ -16,7 +16,8 @@ from typing import Final
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import NodeError, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.errors import FilesLost, NodeError, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.files import HeldFile
 from clusterodm.core.names import SEED, counted_files, is_archive
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, best, refusal
@@ -51,12 +52,12 @@ class Sent:
         #: Those of them that count against a node's limit.
         self.files = 0
         #: What went wrong.
-        self.error: NodeError | None = None
+        self.error: NodeError | FilesLost | None = None
         self.begun = False
         self.done = asyncio.Event()
 
     async def finish(self) -> None:
-        """Wait for the last file. Raises a NodeError."""
+        """Wait for the last file. Raises a NodeError, or FilesLost."""
         await self.done.wait()
         if self.error is not None:
             raise self.error
@@ -108,19 +109,19 @@ class Ahead:
         """The node that has files already, by task."""
         return {uuid: sent.attempt.node_id for uuid, sent in self._sent.items()}
 
-    def grew(self, uuid: str, name: str) -> None:
+    def grew(self, uuid: str, file: HeldFile) -> None:
         """A file of an upload is here."""
         sent = self._sent.get(uuid)
         if sent is not None:
-            self._add(sent, uuid, name)
+            self._add(sent, uuid, file)
         elif self.most:
             self._looks.put(uuid, _SETTLE)
 
-    def _add(self, sent: Sent, uuid: str, name: str) -> None:
-        if name not in sent.names and not is_archive(name):  # it is unpacked here, or deleted there
-            sent.names.add(name)
-            sent.files += name != SEED
-            sent.transfer.add(self._spool.path(uuid, name))
+    def _add(self, sent: Sent, uuid: str, file: HeldFile) -> None:
+        if file.name not in sent.names and not is_archive(file.name):  # it is unpacked here, or deleted there
+            sent.names.add(file.name)
+            sent.files += file.name != SEED
+            sent.transfer.add(self._spool.path(uuid, file.name), file.size)
 
     def _task_changed(self, entry: Entry) -> None:
         """One that its owner removed, or that was taken up elsewhere."""
@@ -177,7 +178,7 @@ class Ahead:
             return _SETTLE
         if self._tasks.others:
             for file in await self._spool.listing(uuid):
-                self._add(sent, uuid, file.name)
+                self._add(sent, uuid, file)
         return _LOOK
 
     async def _begin(self, entry: Entry) -> float | None:
@@ -209,7 +210,7 @@ class Ahead:
                 return None
             text = f"files are sent ahead to {node.address}"
             await self._tasks.change(entry, text, attempt=attempt, attempts=number)
-            self._start(entry.task, attempt, node, [file.name for file in files])
+            self._start(entry.task, attempt, node, files)
         return _LOOK
 
     def _with_room(self) -> list[NodeFacts]:
@@ -225,12 +226,12 @@ class Ahead:
                 return self._registry.get(found.id)
         return None
 
-    def _start(self, task: Task, attempt: Attempt, node: Node, names: list[str]) -> None:
+    def _start(self, task: Task, attempt: Attempt, node: Node, files: list[HeldFile]) -> None:
         transfer = self._transfers.to(node.address, attempt.node_uuid)
         sent = self._sent[task.uuid] = Sent(task, attempt, transfer)
         node.ahead.add(task.uuid)
-        for name in names:
-            self._add(sent, task.uuid, name)
+        for file in files:
+            self._add(sent, task.uuid, file)
         self._sending[attempt.node_uuid] = sent
         self._sends.put(attempt.node_uuid)
 
@@ -246,7 +247,7 @@ class Ahead:
                 await self._client.init(node.address, sent.task, key, self._webhook(sent.task.uuid))
                 await sent.transfer.run()
                 sent.error = None
-        except NodeError as error:
+        except (NodeError, FilesLost) as error:
             sent.error = error
         finally:
             sent.done.set()
@@ -266,7 +267,8 @@ class Ahead:
         """Why what was sent is of no use; empty: it is."""
         node = self._registry.get(sent.attempt.node_id)
         if sent.done.is_set() and sent.error is not None:
-            self._blame(sent, sent.error)
+            if isinstance(sent.error, NodeError):
+                self._blame(sent, sent.error)
             return str(sent.error)
         if node is None:
             return "the node was deleted"

@@ -10,10 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm.aio import chance
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import NodeRefused
+from clusterodm.core.errors import FilesLost, NodeRefused
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, machine_takes, refusal
 from clusterodm.core.retry import (
@@ -41,7 +42,6 @@ from clusterodm.core.tasks import (
     shown_code,
 )
 from clusterodm.observe import Metrics
-from clusterodm.spool import Spool
 from clusterodm.store import Store
 
 #: Seconds for which the end of an attempt tells something about its node.
@@ -61,7 +61,7 @@ class Attempts:
         tasks: Tasks,
         registry: Registry,
         consoles: Consoles,
-        spool: Spool,
+        holdings: Holdings,
         metrics: Metrics,
         *,
         max_attempts: int,
@@ -71,7 +71,7 @@ class Attempts:
         self._tasks = tasks
         self._registry = registry
         self._consoles = consoles
-        self._spool = spool
+        self._holdings = holdings
         self._metrics = metrics
         self._max_attempts = max_attempts
         self._clock = clock
@@ -108,21 +108,33 @@ class Attempts:
         if around.confirmed:
             self._registry.health.absolve(task.uuid)
         verdict = decide(task, failure, detail, now, around, chance())
-        if isinstance(verdict, Again) and not await self._spool.listing(task.uuid):
-            verdict = Over(error=f"{why}; its files are not held here, so it cannot go on elsewhere")
+        restored: dict[str, Any] = {}
         if isinstance(verdict, Again):
-            ended = attempt.ended(now, why, Cleanup.REMOVE)
-            text = f"attempt {attempt.number} on {attempt.node_name} ended: {why}"
-            then = "with a node to itself, because others were lost with it" if verdict.alone and not task.alone else ""
-            changes = self._changes(entry, attempt, failure, detail, verdict)
-            await self._tasks.advance(
-                entry, Phase.QUEUED, f"{text}; it goes on {then}" if then else text, attempt=ended, **changes
-            )
-            await self.say(entry, f"{text}; it goes on {then or 'elsewhere'}")
+            try:
+                restored = await self._holdings.restored(task)
+            except FilesLost as lost:
+                known = failure is Failure.FILES
+                verdict = Over(error=detail if known else f"{why}; {lost}, so it cannot go on elsewhere")
+        if isinstance(verdict, Again):
+            await self._again(entry, attempt.ended(now, why, Cleanup.REMOVE), failure, detail, verdict, restored)
         else:
-            ended = attempt.ended(now, why, Cleanup.NONE)
+            sending = task.phase is Phase.DISPATCHING
+            ended = attempt.ended(now, why, Cleanup.REMOVE if sending else Cleanup.NONE)
             text = f"failed: {verdict.error}"
             await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
+
+    async def _again(
+        self, entry: Entry, ended: Attempt, failure: Failure, detail: str, verdict: Again, restored: dict[str, Any]
+    ) -> None:
+        """Take a task back to the queue, and tell its owner why unless nothing of the attempt was to be seen."""
+        text = f"attempt {ended.number} on {ended.node_name} ended: {ended.reason}"
+        lonely = verdict.alone and not entry.task.alone
+        then = "it goes on with a node to itself, because others were lost with it" if lonely else ""
+        notes = [text, then, "its zipurl is fetched again" if restored else ""]
+        changes = restored | self._changes(entry, ended, failure, detail, verdict)
+        await self._tasks.advance(entry, Phase.QUEUED, "; ".join(filter(None, notes)), attempt=ended, **changes)
+        if not RULES[failure].unseen:
+            await self.say(entry, f"{text}; {then or 'it goes on elsewhere'}")
 
     def _changes(self, entry: Entry, attempt: Attempt, failure: Failure, detail: str, verdict: Again) -> dict[str, Any]:
         """The columns of a task that goes back to the queue."""

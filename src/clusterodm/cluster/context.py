@@ -14,6 +14,7 @@ from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.intake import Intake
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
@@ -53,6 +54,7 @@ class Context:
     tracker: Tracker
     consoles: Consoles
     spool: Spool
+    holdings: Holdings
     results: Results
     machines: Machines
     sizes: Sizes

@@ -10,11 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
-from clusterodm.core.errors import BadRequest, NodeError, NodeForgot, NodeRefused, StaleTask
+from clusterodm.core.errors import BadRequest, FilesLost, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.limits import Limits, limited_options
 from clusterodm.core.options import Option, check_options, parse_options, unknown_options
 from clusterodm.core.tasks import (
@@ -64,6 +65,7 @@ class Control:
         registry: Registry,
         client: NodeClient,
         spool: Spool,
+        holdings: Holdings,
         consoles: Consoles,
         results: Results,
         uploads: Uploads,
@@ -74,6 +76,7 @@ class Control:
         self._registry = registry
         self._client = client
         self._spool = spool
+        self._holdings = holdings
         self._consoles = consoles
         self._results = results
         self._uploads = uploads
@@ -144,10 +147,13 @@ class Control:
     async def _restart_here(self, entry: Entry, changes: dict[str, Any], told: list[str]) -> None:
         """Queue a task again; its files are not released meanwhile."""
         async with self._tasks.locked(entry):
-            if not await self._spool.listing(entry.task.uuid):
-                raise BadRequest("Task cannot be restarted: its node is gone and its files are no longer held")
+            try:
+                restored = await self._holdings.restored(entry.task)
+            except FilesLost as lost:
+                raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
             await self._begin_console(entry, told)
-            await self._tasks.advance(entry, Phase.QUEUED, "restarted from the held files", **changes)
+            text = "restarted from the held files"
+            await self._tasks.advance(entry, Phase.QUEUED, text, **changes, **restored)
 
     async def _restart_there(self, entry: Entry, options: list[Option] | None) -> bool:
         attempt = entry.attempt

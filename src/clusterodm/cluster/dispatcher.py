@@ -17,18 +17,19 @@ import structlog
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.waits import Waits
 from clusterodm.console import Consoles
-from clusterodm.core.errors import NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.errors import FilesLost, NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.files import HeldFile
 from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement, plan
 from clusterodm.core.tasks import ON_NODE, Attempt, Phase, Stage, Task, node_uuid
 from clusterodm.nodeodm import NodeClient, Transfer, Transfers
 from clusterodm.observe import Metrics
-from clusterodm.spool import Spool
 
 _log = structlog.get_logger("dispatcher")
 
@@ -51,7 +52,7 @@ class Dispatcher:
         tasks: Tasks,
         registry: Registry,
         attempts: Attempts,
-        spool: Spool,
+        holdings: Holdings,
         consoles: Consoles,
         client: NodeClient,
         metrics: Metrics,
@@ -68,7 +69,7 @@ class Dispatcher:
         self._tasks = tasks
         self._registry = registry
         self._attempts = attempts
-        self._spool = spool
+        self._holdings = holdings
         self._consoles = consoles
         self._client = client
         self._metrics = metrics
@@ -294,7 +295,7 @@ class Dispatcher:
                 started_at=self._clock(),
                 console_start=await self._consoles.count(entry.task.uuid),
             )
-            count = f"{sent.transfer.sent_files} of {entry.task.file_count} files"
+            count = f"{sent.transfer.arrived_files} of {entry.task.file_count} files"
             text = f"attempt {attempt.number}: {count} were sent ahead to {node.address}, the rest follows"
             await self._tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
         except BaseException:
@@ -310,26 +311,31 @@ class Dispatcher:
             if node is None:
                 await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
                 return
-            await self._send_files(entry, attempt, node, sent)
+            files = await self._holdings.whole(entry.task, besides=sent.names if sent is not None else ())
+            await self._send_files(entry, attempt, node, files, sent)
+        except FilesLost as error:
+            await self._attempts.failed(entry, Failure.FILES, str(error))
         except NodeRefused as error:
             await self._attempts.refused(entry, error)
         except NodeError as error:
             await self._attempts.failed(entry, Failure.DISPATCH, str(error))
         else:
-            await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING)
+            images = await self._holdings.expected_images(entry.task.uuid, files)
+            await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
             await self._commit(entry, node)
         finally:
             if sent is not None:
                 await self._ahead.stop(sent)
 
-    async def _send_files(self, entry: Entry, attempt: Attempt, node: Node, sent: Sent | None) -> None:
-        """All held files, or those that were not sent ahead. Raises a NodeError."""
+    async def _send_files(
+        self, entry: Entry, attempt: Attempt, node: Node, files: list[HeldFile], sent: Sent | None
+    ) -> None:
+        """All of these files, or those that were not sent ahead. Raises a NodeError, or FilesLost."""
         uuid = entry.task.uuid
-        files = [self._spool.path(uuid, file.name) for file in await self._spool.listing(uuid)]
         transfer = sent.transfer if sent is not None else self._transfers.to(node.address, attempt.node_uuid)
         for file in files:
             if sent is None or file.name not in sent.names:
-                transfer.add(file)
+                transfer.add(self._holdings.path(uuid, file.name), file.size)
         transfer.end()
         transfer.hurry()
         self.sending[uuid] = transfer

@@ -20,6 +20,7 @@ from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
+from clusterodm.core.files import Manifest
 from clusterodm.core.names import base_name, counted_files, is_archive, is_image
 from clusterodm.core.tasks import HELD, Outcome, Phase
 from clusterodm.spool import Part, Spool
@@ -125,6 +126,7 @@ class Fetcher:
             await self._tasks.change(
                 entry,
                 f"{len(files)} files {how}",
+                manifest=Manifest(files, "" if entry.task.zipurl == HELD else entry.task.zipurl),
                 zipurl="",
                 file_count=len(files),
                 image_count=images,

@@ -25,6 +25,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
+from clusterodm.core.files import HeldFile, Manifest
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
 from clusterodm.core.names import SEED, counted_files, is_archive, is_image, printable, safe_name
@@ -152,7 +153,7 @@ class Intake:
             kept = await self._spool.publish(uuid, part, name)
             await self._check_images(uuid, kept, grant.limits)
             await self._check_files(entry, kept)
-            self._ahead.grew(uuid, kept)
+            self._ahead.grew(uuid, HeldFile(kept, part.size))
 
     async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
         """Let go of the file that is one too many; a file that came twice is one, so it never is."""
@@ -247,7 +248,8 @@ class Intake:
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
-            await self._tasks.advance(entry, Phase.QUEUED, text, **columns)
+            manifest = Manifest(files, task.zipurl)
+            await self._tasks.advance(entry, Phase.QUEUED, text, manifest=manifest, **columns)
         except StaleTask:
             raise self._uploads.unknown(task.uuid, task.owner) from None
 

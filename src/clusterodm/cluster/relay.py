@@ -56,13 +56,14 @@ class Relay:
         """The attempt is over."""
         self._beginnings.pop(attempt.node_uuid, None)
 
-    async def look(self, attempt: Attempt, node: Node) -> Look:
-        """Ask for a task with the lines that are not known yet, and some that are. Raises a NodeError."""
+    async def look(self, attempt: Attempt, node: Node, seconds: float) -> Look:
+        """Ask for a task with the lines that are not known yet, and some that are; each call may take so long. Raises a
+        NodeError."""
         line, known = await self._known(attempt)
         try:
-            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line)
+            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
         except AnswerTooLarge:
-            snapshot = await self._client.task(node.address, attempt.node_uuid)
+            snapshot = await self._client.task(node.address, attempt.node_uuid, seconds=seconds)
             return Look(snapshot=snapshot, line=line, known=known, whole=False)
         return Look(snapshot=snapshot, line=line, known=known, whole=True)
 

@@ -41,6 +41,7 @@ class Entry:
         "counted",
         "last_activity",
         "lock",
+        "miscounts",
         "misses",
         "task",
         "unreachable_since",
@@ -60,6 +61,9 @@ class Entry:
         #: Since when (by a clock that nobody sets) its node does not answer, and how often in a row it denied it.
         self.unreachable_since = 0.0
         self.misses = 0
+        #: The attempt whose images its node has counted as expected, and how many attempts it counted otherwise.
+        self.counted = 0
+        self.miscounts = 0
         self._info = b""
         self._info_of: Task | None = None
 
@@ -270,6 +274,7 @@ class Tasks:
 
     async def _kept(self, entry: Entry, was: Task, version: int, changes: dict[str, Any]) -> None:
         """Take a change over that was kept. Where others made one before it that was not read yet, read it now."""
+        changes.pop("manifest", None)  # kept beside the task, read when it is needed
         missed = version != was.version + 1
         changes["version"] = was.version if missed else version
         entry.task = msgspec.structs.replace(entry.task, **changes)

@@ -12,12 +12,13 @@ from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.registry import Node, Registry
+from clusterodm.cluster.relay import Look, Relay
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.errors import BadResults, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.options import added_options
 from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, Attempt, Phase
+from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, RUNNING_CODE, Attempt, Phase
 from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
 
 _log = structlog.get_logger("tracker")
@@ -30,6 +31,12 @@ _POLLS_PER_SECOND: Final = 100
 _RESULT_TRIES: Final = 5
 #: Seconds that a node has for an answer even if it is given up right after.
 _SHORTEST_CALL: Final = 1.0
+#: Attempts with another number of images than was sent that end unseen and uncharged; further ones are charged.
+_MISCOUNTS: Final = 3
+_OVER: Final = (COMPLETED_CODE, FAILED_CODE, CANCELED_CODE)
+_CUT: Final = "[clusterodm] the rest of the output could not be read from the node"
+#: Seconds between two of them at most; each pause is twice as long as the one before.
+_LONGEST_PAUSE: Final = 30.0
 
 
 class Tracker:
@@ -54,7 +61,7 @@ class Tracker:
         self._attempts = attempts
         self._collector = collector
         self._consoles = consoles
-        self._client = client
+        self._relay = Relay(tasks, consoles, client)
         self._interval = interval
         self._lost_after = lost_after
         self._clock = clock
@@ -63,6 +70,8 @@ class Tracker:
 
     def _task_changed(self, entry: Entry) -> None:
         entry.unreachable_since, entry.misses = 0.0, 0
+        if entry.attempt is not None and entry.task.phase is not Phase.RUNNING:
+            self._relay.forget(entry.attempt)
         if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING):
             self._polls.put(entry.task.uuid, self._interval / 4 if entry.task.phase is Phase.RUNNING else 0.0)
         else:
@@ -100,10 +109,9 @@ class Tracker:
         return None
 
     async def _look(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
-        line = await self._consoles.count(attempt.task) - attempt.console_start
         try:
             seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
-            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
+            look = await self._relay.look(attempt, node, seconds)
         except NodeForgot as error:
             entry.misses += 1
             if entry.misses < _MISSES:
@@ -114,7 +122,7 @@ class Tracker:
         else:
             entry.unreachable_since, entry.misses = 0.0, 0
             if entry.attempt is attempt and entry.task.phase is Phase.RUNNING:
-                await self._take(entry, attempt, snapshot)
+                await self._take(entry, attempt, node, look)
                 return max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
         return None
 
@@ -132,9 +140,14 @@ class Tracker:
             return self._lost_after
         return self._lost_after - (self._clock.steady() - entry.unreachable_since)
 
-    async def _take(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> None:
-        await self._consoles.append(attempt.task, snapshot.output)
+    async def _take(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> None:
+        snapshot = look.snapshot
+        if not await self._counted(entry, attempt, snapshot):
+            return
         code = snapshot.status.code
+        if not await self._relay.keep(entry, attempt, node, look) and code in _OVER:
+            await self._consoles.append(attempt.task, [_CUT])
+        attempt = entry.attempt or attempt
         self._tasks.progress(
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
@@ -153,6 +166,25 @@ class Tracker:
         elif code == CANCELED_CODE:
             await self._attempts.failed(entry, Failure.CANCELED_THERE)
 
+    async def _counted(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> bool:
+        """Whether the node has looked at its files, and has the images that were sent. Until then nothing of the
+        attempt is shown; one with another number of images ends: an upload without an answer may be there twice."""
+        if entry.counted == attempt.number or attempt.expected_images < 0 or snapshot.images_count < 0:
+            return True
+        code = snapshot.status.code
+        if code in (FAILED_CODE, CANCELED_CODE):
+            return True
+        if code == RUNNING_CODE and snapshot.processing_time < 0:
+            return False  # its files are still being put in place, and the number is a guess
+        if snapshot.images_count == attempt.expected_images:
+            entry.counted = attempt.number
+            return True
+        entry.miscounts += 1
+        failure = Failure.MISCOUNTED if entry.miscounts <= _MISCOUNTS else Failure.MISCOUNTS
+        text = f"{attempt.expected_images} images were sent, and it has {snapshot.images_count}"
+        await self._attempts.failed(entry, failure, text)
+        return False
+
     async def _adopt(self, entry: Entry, snapshot: Snapshot) -> None:
         """An imported task: its node knows what it is."""
         await self._tasks.change(
@@ -160,18 +192,18 @@ class Tracker:
             name=snapshot.name,
             options=snapshot.options,
             date_created=snapshot.date_created,
-            file_count=snapshot.images_count,
-            image_count=snapshot.images_count,
-            counted_files=snapshot.images_count,
+            file_count=max(0, snapshot.images_count),
+            image_count=max(0, snapshot.images_count),
+            counted_files=max(0, snapshot.images_count),
         )
 
     async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
         try:
             await self._collector.collect(entry, attempt, node)
-        except (NodeForgot, NodeRefused) as error:
+        except (NodeForgot, NodeRefused, BadResults) as error:
             entry.misses += 1
             if entry.misses < _RESULT_TRIES:
-                return self._interval
+                return min(_LONGEST_PAUSE, self._interval * 2.0**entry.misses)
             await self._attempts.failed(entry, Failure.NO_RESULTS, str(error))
         except NodeUnreachable as error:
             return await self._unreachable(entry, str(error))

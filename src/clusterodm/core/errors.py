@@ -16,9 +16,12 @@ ClusterError
 ├── ClientGone            the caller went away or stalled while sending or receiving
 ├── NodeError             a node's fault; retry elsewhere is a property of the type
 │   ├── NodeUnreachable   no connection, no answer, or an answer that is no node's
+│   │   └── AnswerTooLarge    more than is read into memory
 │   ├── NodeRefused       the node answered with an error text
 │   │   └── TokenRejected it does not take the token that is known for it
-│   └── NodeForgot        the node does not know the task
+│   ├── NodeForgot        the node does not know the task
+│   └── BadResults        the node's results are no whole archive
+├── FilesLost             accepted files are no longer held as they were
 ├── FetchFailed           an address that an owner gave, which we cannot or may not call
 ├── BadArchive            a zip archive that is none, or holds more than allowed
 ├── StaleTask             the phase changed under us: somebody else acted first
@@ -92,6 +95,10 @@ class NodeUnreachable(NodeError):
     """No connection, no answer in time, or an answer that no node would give."""
 
 
+class AnswerTooLarge(NodeUnreachable):
+    """The node answers with more than is read into memory."""
+
+
 class NodeRefused(NodeError):
     """The node answered with an error of its own; the text is its reason."""
 
@@ -102,6 +109,14 @@ class TokenRejected(NodeRefused):
 
 class NodeForgot(NodeError):
     """The node answered that it does not know the task."""
+
+
+class BadResults(NodeError):
+    """What the node gives as its results is no archive, or not a whole one."""
+
+
+class FilesLost(ClusterError):
+    """Accepted files are missing or damaged here; the text names them."""
 
 
 class FetchFailed(ClusterError):

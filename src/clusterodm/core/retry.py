@@ -37,6 +37,9 @@ class Failure(StrEnum):
     NODE_FAULT = "something is wrong with the node's disk, permissions or installation"
     AT_ONCE = "processing failed within seconds"
     PROCESSING = "processing failed"
+    FILES = "files of the task are missing or damaged here"
+    MISCOUNTED = "the node does not count the images that were sent"
+    MISCOUNTS = "nodes do not count the images that were sent, again and again"
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +58,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     #: At the end the owner is told the node's own words, not the cluster's.
     quoted: bool = False
+    #: The next attempt begins at once, and the client sees nothing of this one.
+    unseen: bool = False
 
 
 RULES: Final[dict[Failure, Rule]] = {
@@ -77,6 +82,9 @@ RULES: Final[dict[Failure, Rule]] = {
     Failure.NODE_FAULT: Rule(again=True, charged=False, quoted=True),
     Failure.AT_ONCE: Rule(again=True, charged=True, avoid=True, quoted=True),
     Failure.PROCESSING: Rule(again=False, charged=True, quoted=True),
+    Failure.FILES: Rule(again=True, charged=True, quoted=True),
+    Failure.MISCOUNTED: Rule(again=True, charged=False, unseen=True),
+    Failure.MISCOUNTS: Rule(again=True, charged=True, set_aside=30.0),
 }
 
 #: How a node's own error text is read, first match first; facts in the API description.
@@ -204,7 +212,7 @@ def decide(
         return Over(error=_final(failure, detail, task.attempts, tired=tired))
     return Again(
         charged=charged,
-        not_before=now + BACK_OFF.wait(task.attempts, chance),
+        not_before=now + (0.0 if rule.unseen else BACK_OFF.wait(task.attempts, chance)),
         larger=rule.larger,
         alone=task.alone or bystander,
     )

@@ -200,6 +200,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: Cleanup = Cleanup.NONE
     #: The replica that sends its files; empty: whichever comes first.
     sender: str = ""
+    #: Images that the node must count among the files that were sent to it; -1: not known.
+    expected_images: int = -1
 
     def ended(self, now: float, reason: str, cleanup: Cleanup) -> Attempt:
         """The same at its end, with what is still to be done on its node; one that is over ended when it did."""

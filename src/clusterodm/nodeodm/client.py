@@ -31,7 +31,7 @@ CALL_TIMEOUT: Final = 45.0
 MAX_ANSWER: Final = 64 << 20
 MAX_TASK: Final = 4 << 20
 #: How a node refuses a token; only those behind a proxy answer with 401.
-_OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
+OTHER_TOKEN: Final = "Invalid authentication token"  # noqa: S105 - the words of a refusal
 #: Characters of an ETag that is sent back.
 _LONGEST_ETAG: Final = 200
 #: Bytes of an answer that no node gives which are looked at.
@@ -108,7 +108,7 @@ class NodeClient:
     async def output(self, node: NodeAddress, uuid: str, from_line: int) -> AsyncGenerator[list[str], None]:
         """`/task/<uuid>/output`: the console lines from `from_line` in pieces, as they come; however many there are."""
         reader, begin = OutputReader(), b""
-        async with self.open(node, f"/task/{uuid}/output", {}, query={"line": str(from_line)}) as response:
+        async with self.open(node, f"/task/{uuid}/output", {}, query=f"line={from_line}") as response:
             if response.status != 200:
                 _refuse({}, response.status)
             async for piece in response.content.iter_any():
@@ -292,7 +292,7 @@ def _checked(answer: Any) -> Any:
 
 def _refuse(answer: Any, status: int) -> None:
     text = str(answer.get("error", "")) if isinstance(answer, dict) else ""
-    if text.startswith(_OTHER_TOKEN):
+    if text.startswith(OTHER_TOKEN):
         raise TokenRejected("the node wants another token")
     if any(part in text.lower() for part in _FORGOT):
         raise NodeForgot(text[:500])

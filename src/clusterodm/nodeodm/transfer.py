@@ -1,46 +1,28 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Bulk files to a node: sendfile from disk over keep-alive connections, one thread and connection each.
+"""Bulk files to a node: many at a time in one request when they are small, over some connections, one thread each.
 
-A file whose fate is unknown (sent, no answer) is never sent again into the same attempt: nodes would add a duplicate.
-So any failure after the connection stood ends the transfer; only a connection that could not be made is tried again.
-Files may be added while others are on their way.
+What fails without a clear refusal is sent again. A node may then have a file twice: that is seen after the commit, in
+its count of images. Files may be added while others are on their way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import queue
-import secrets
-import socket
 import ssl
 import threading
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlencode
 
-import msgspec
-
-from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
 from clusterodm.core.nodes import NodeAddress
+from clusterodm.nodeodm.backlog import Backlog
 from clusterodm.nodeodm.trust import Trust
-from clusterodm.reasons import describe
+from clusterodm.nodeodm.upload import Unsure, Uploader
 
-CONNECT_TIMEOUT: Final = 10.0
-#: Seconds without progress after which a node counts as hung.
-IDLE_TIMEOUT: Final = 120.0
-#: Bytes handed to the kernel in one go when the speed is limited.
-_SLICE: Final = 256 << 10
-_MAX_ANSWER: Final = 1 << 20
-_CONNECT_TRIES: Final = 3
-#: Seconds after which a connection without work is closed: before its node does it in the moment of the next file.
-_QUIET: Final = 2.0
 #: Seconds between two looks whether what is more urgent still uses up the speed that is allowed.
-_YIELD: Final = 0.1
+_YIELD: Final = 0.05
 
 
 class RateLimit:
@@ -80,29 +62,43 @@ class Transfer:
         tls: ssl.SSLContext,
     ) -> None:
         self._node = node
-        self._target = f"/task/new/upload/{uuid}" + (f"?{urlencode({'token': node.token})}" if node.token else "")
+        self._uuid = uuid
         self._limit = limit
         self._most = connections
         self._executor = executor
         self._tls = tls
-        #: None: no more will come.
-        self._files: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        self._connections: set[http.client.HTTPConnection] = set()
-        self._stopped = threading.Event()
+        self._backlog = Backlog(connections)
+        self._uploaders: list[Uploader] = []
         self._urgent = urgent
         self._running = False
-        self._ended = False
-        self.sent_bytes = 0
-        self.sent_files = 0
 
-    def add(self, file: Path) -> None:
-        """One more file."""
-        self._files.put(file)
+    @property
+    def arrived_files(self) -> int:
+        """Files that the node has confirmed."""
+        return self._backlog.arrived_files
+
+    @property
+    def arrived_bytes(self) -> int:
+        """Bytes of the files that the node has confirmed."""
+        return self._backlog.arrived_bytes
+
+    @property
+    def under_way(self) -> int:
+        """Bytes that the node's side has acknowledged of files that it has not confirmed."""
+        return sum(uploader.under_way for uploader in list(self._uploaders))
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes of files that were put on their way, what was sent again included."""
+        return sum(uploader.sent_bytes for uploader in list(self._uploaders))
+
+    def add(self, file: Path, size: int) -> None:
+        """Add a file of this size."""
+        self._backlog.add(file, size)
 
     def end(self) -> None:
         """No more files will come."""
-        self._ended = True
-        self._files.put(None)
+        self._backlog.end()
 
     def hurry(self) -> None:
         """From now on transfers that are not urgent make way for this one, where the speed is limited."""
@@ -111,9 +107,10 @@ class Transfer:
             self._limit.urgent += self._running
 
     async def run(self) -> None:
-        """Send all files until the last one was added. Raises a NodeError; nothing is in flight after it."""
+        """Send all files until the last one was added. Raises a NodeError, or FilesLost for a file that is no longer
+        here as it was; nothing is in flight after it."""
         loop = asyncio.get_running_loop()
-        count = min(self._most, self._files.qsize() - 1) if self._ended else self._most
+        count = min(self._most, self._backlog.waiting) if self._backlog.ended else self._most
         lanes = [loop.run_in_executor(self._executor, self._lane) for _ in range(count)]
         if not lanes:
             return
@@ -131,91 +128,31 @@ class Transfer:
             raise errors[0]
 
     def _stop(self) -> None:
-        self._stopped.set()
-        self._files.put(None)
-        for connection in list(self._connections):
-            if connection.sock is not None:
-                try:
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue
+        self._backlog.stop()
+        for uploader in list(self._uploaders):
+            uploader.stop()
 
     def _lane(self) -> None:
-        connection = self._new_connection()
-        self._connections.add(connection)
+        uploader = Uploader(
+            self._node, self._uuid, self._tls, limited=bool(self._limit.per_second), gate=self._wait_for_turn
+        )
+        self._uploaders.append(uploader)
         try:
-            while file := self._next_file(connection):
-                if connection.sock is None:
-                    self._connect(connection)
-                self._send_one(connection, file)
-                self.sent_files += 1
-        except (OSError, http.client.HTTPException) as error:
-            raise NodeUnreachable(f"an upload had no answer ({describe(error)})") from None
+            while batch := self._backlog.take(uploader.close):
+                try:
+                    uploader.send(batch)
+                except Unsure as error:
+                    self._backlog.again(batch, str(error))
+                else:
+                    self._backlog.arrived(batch)
         finally:
-            self._connections.discard(connection)
-            connection.close()
+            uploader.close()
 
-    def _next_file(self, connection: http.client.HTTPConnection) -> Path | None:
-        """The next file, waited for; None when this lane is done."""
-        try:
-            file = self._files.get(timeout=_QUIET)
-        except queue.Empty:
-            connection.close()
-            file = self._files.get()
-        if file is None:
-            self._files.put(None)  # for the other lanes
-        return None if self._stopped.is_set() else file
-
-    def _connect(self, connection: http.client.HTTPConnection) -> None:
-        for attempt in range(_CONNECT_TRIES):
-            try:
-                connection.connect()
-            except OSError as error:
-                if attempt == _CONNECT_TRIES - 1 or self._stopped.wait(0.5 * 2**attempt):
-                    raise NodeUnreachable(f"no connection ({describe(error)})") from None
-            else:
-                connection.sock.settimeout(IDLE_TIMEOUT)
-                return
-
-    def _new_connection(self) -> http.client.HTTPConnection:
-        host, port = self._node.host, self._node.port
-        if self._node.tls:
-            return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT, context=self._tls)
-        return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT)
-
-    def _send_one(self, connection: http.client.HTTPConnection, path: Path) -> None:
-        boundary = secrets.token_hex(16)
-        head = _part_head(boundary, path.name)
-        tail = f"\r\n--{boundary}--\r\n".encode()
-        size = path.stat().st_size
-        connection.putrequest("POST", self._target, skip_accept_encoding=True)
-        connection.putheader("User-Agent", PROGRAM)
-        connection.putheader("Content-Type", f"multipart/form-data; boundary={boundary}")
-        connection.putheader("Content-Length", str(len(head) + size + len(tail)))
-        connection.endheaders(head)
-        self._send_body(connection, path, size)
-        connection.send(tail)
-        response = connection.getresponse()
-        _check(response.status, response.read(_MAX_ANSWER))
-        if response.will_close:
-            connection.close()
-
-    def _send_body(self, connection: http.client.HTTPConnection, path: Path, size: int) -> None:
-        with path.open("rb") as file:
-            step = _SLICE if self._limit.per_second else max(size, 1)
-            for start in range(0, size, step):
-                count = min(step, size - start)
-                self._make_way()
-                self._limit.wait(count)
-                sent = connection.sock.sendfile(file, start, count)
-                self.sent_bytes += sent
-                if sent != count or self._stopped.is_set():
-                    raise OSError("the transfer was stopped")
-
-    def _make_way(self) -> None:
-        while self._limit.per_second and self._limit.urgent and not self._urgent:
-            if self._stopped.wait(_YIELD):
-                return
+    def _wait_for_turn(self, count: int) -> None:
+        """Block until so many bytes may go: transfers that are not urgent make way, and the speed may be limited."""
+        while self._limit.per_second and self._limit.urgent and not self._urgent and not self._backlog.stopped:
+            time.sleep(_YIELD)
+        self._limit.wait(count)
 
 
 class Transfers:
@@ -244,27 +181,3 @@ class Transfers:
     def close(self) -> None:
         """Let go of the threads; those that still send are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _part_head(boundary: str, name: str) -> bytes:
-    quoted = name.replace("\\", "\\\\").replace('"', '\\"')
-    return (
-        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{quoted}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
-
-
-def _check(status: int, content: bytes) -> None:
-    """A node says `{"success": true}`; an error of its own means that nothing was stored, anything else is unknown."""
-    try:
-        answer = msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        answer = None
-    if status == 401:
-        raise TokenRejected("the node wants another token")
-    if status != 200 or not isinstance(answer, dict):
-        raise NodeUnreachable(f"an upload was answered with HTTP status {status}")
-    if text := answer.get("error"):
-        raise (NodeForgot if "not found" in str(text) else NodeRefused)(str(text)[:500])
-    if answer.get("success") is not True:
-        raise NodeUnreachable("an upload was answered with something that is no node's")

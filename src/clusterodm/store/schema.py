@@ -124,8 +124,17 @@ attempts = Table(
     Column("console_start", BigInteger, nullable=False),
     Column("cleanup", String(20), nullable=False),
     Column("sender", String(40), nullable=False, server_default=""),
+    Column("expected_images", Integer, nullable=False, server_default="-1"),
     Index(None, "cleanup"),
     Index(None, "node_id"),
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("task", String(36), ForeignKey("tasks.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("files", Json, nullable=False),
+    Column("zipurl", Text, nullable=False),
 )
 
 events = Table(

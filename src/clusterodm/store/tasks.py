@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.core.errors import StaleTask
+from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
 from clusterodm.store import schema
 from clusterodm.store.database import Database, as_record, columns, plain
@@ -45,29 +46,48 @@ class TaskVerbs(Database):
         return True
 
     async def advance(
-        self, task: Task, to: Phase, *, at: float, text: str, attempt: Attempt | None = None, **changes: Any
+        self,
+        task: Task,
+        to: Phase,
+        *,
+        at: float,
+        text: str,
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Any,
     ) -> int:
-        """Take `task` from its phase to another, with `changes` of other columns, its attempt and a line for the
-        timeline, all or nothing; its version after it. Raises StaleTask when the stored phase, or the number of its
-        attempts, is no longer that of `task`."""
+        """Take `task` from its phase to another, with `changes` of other columns, its attempt, what was accepted of it
+        and a line for the timeline, all or nothing; its version after it. Raises StaleTask when the stored phase, or
+        the number of its attempts, is no longer that of `task`."""
         require_transition(task.phase, to)
         async with self._transaction() as connection:
             version = await _change(connection, task, {**changes, "phase": to})
             if attempt is not None:
                 await self._put_attempt(connection, attempt)
+            if manifest is not None:
+                await self._put_manifest(connection, task.uuid, manifest)
             await _add_event(connection, task.uuid, at, text)
             await self._tell(connection, "task", task.uuid)
         return version
 
     async def change_task(
-        self, task: Task, *, at: float, text: str = "", attempt: Attempt | None = None, **changes: Any
+        self,
+        task: Task,
+        *,
+        at: float,
+        text: str = "",
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Any,
     ) -> int:
-        """Change columns, and an attempt, without leaving the phase; its version after it. Raises StaleTask like
-        `advance`."""
+        """Change columns, an attempt, and what was accepted, without leaving the phase; its version after it. Raises
+        StaleTask like `advance`."""
         async with self._transaction() as connection:
             version = await _change(connection, task, changes)
             if attempt is not None:
                 await self._put_attempt(connection, attempt)
+            if manifest is not None:
+                await self._put_manifest(connection, task.uuid, manifest)
             if text:
                 await _add_event(connection, task.uuid, at, text)
             await self._tell(connection, "task", task.uuid)
@@ -154,6 +174,14 @@ class TaskVerbs(Database):
         async with self._transaction() as connection:
             await connection.execute(delete(schema.tasks).where(gone))
 
+    async def manifest(self, uuid: str) -> Manifest | None:
+        """What was accepted of a task; None when that was not kept."""
+        table = schema.manifests.c
+        query = select(table.files, table.zipurl).where(table.task == uuid)
+        async with self._transaction() as connection:
+            row = (await connection.execute(query)).mappings().one_or_none()
+        return as_record(row, Manifest) if row is not None else None
+
     async def timeline(self, uuid: str) -> list[Event]:
         """All lines of a task's timeline, oldest first."""
         table = schema.events
@@ -202,6 +230,11 @@ class TaskVerbs(Database):
         changed = {key: value for key, value in row.items() if key not in ("task", "number")}
         statement = self._insert(schema.attempts).values(row)
         await connection.execute(statement.on_conflict_do_update(index_elements=["task", "number"], set_=changed))
+
+    async def _put_manifest(self, connection: AsyncConnection, uuid: str, manifest: Manifest) -> None:
+        row = columns(manifest, schema.manifests)
+        statement = self._insert(schema.manifests).values(row | {"task": uuid})
+        await connection.execute(statement.on_conflict_do_update(index_elements=["task"], set_=row))
 
     async def _attempts(self, query: Select[Any]) -> list[Attempt]:
         async with self._transaction() as connection:

@@ -1,0 +1,49 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The files of a task: what was accepted against what is held, and how many images a node counts among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+#: Files that an error names before it only counts them.
+_NAMED: Final = 5
+#: What a node moves out of its folder of images, or deletes there, before it counts (its own expressions).
+_NOT_COUNTED: Final = re.compile(r"\.txt$|^align\.(las|laz|tif)$|\.zip$", re.IGNORECASE)
+
+
+class HeldFile(msgspec.Struct, frozen=True):
+    """One file of a task."""
+
+    name: str
+    size: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What was accepted of a task, and where it came from if it was not uploaded."""
+
+    files: list[HeldFile]
+    zipurl: str = ""
+
+
+def describe_losses(accepted: Iterable[HeldFile], held: Iterable[HeldFile]) -> str:
+    """Name the accepted files that are not held, or not whole; empty when there are none."""
+    sizes = {file.name: file.size for file in held}
+    lost = [_loss(file, sizes.get(file.name)) for file in accepted if sizes.get(file.name) != file.size]
+    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+    return ", ".join(lost[:_NAMED]) + more
+
+
+def _loss(file: HeldFile, size: int | None) -> str:
+    return f"{file.name} (missing)" if size is None else f"{file.name} ({size} of {file.size} bytes)"
+
+
+def counted_images(names: Iterable[str], seeded: Iterable[str] = ()) -> int:
+    """Return a node's `imagesCount` for these files, once it has looked at them. `seeded`: paths in a `seed.zip`, which
+    a node unpacks into the folder of the project, images included."""
+    unpacked = {path.split("/")[1] for path in seeded if path.startswith("images/") and path != "images/"}
+    return sum(not _NOT_COUNTED.search(name) for name in {*names, *unpacked})
