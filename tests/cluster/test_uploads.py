@@ -179,7 +179,7 @@ async def test_leftovers_of_tasks_that_are_over_go_after_abandoned_uploads(clust
     assert not await spool.listing(canceled)
     assert await api.code(canceled) == 50
     assert any(line.startswith("held files let go") for line in await cluster.timeline(canceled))
-    assert "no longer held" in (await api.post("/task/restart", {"uuid": canceled}))["error"]
+    assert "not held here" in (await api.post("/task/restart", {"uuid": canceled}))["error"]
 
 
 @pytest.mark.parametrize("allowed", [False, True])

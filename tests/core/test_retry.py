@@ -170,7 +170,8 @@ def test_no_task_goes_on_for_ever_for_reasons_that_may_lie_in_it(
             break
         now = task(verdict.charged, number, alone=verdict.alone)
     others_fault = {Failure.DISPATCH, Failure.INTERRUPTED, Failure.TOKEN, Failure.TOO_MANY, Failure.MOVED}
-    assert bool(ends) is (failure not in others_fault | {Failure.MACHINE})
+    others_fault |= {Failure.MACHINE, Failure.MISCOUNTED}  # of the last, a task has only a few before they are charged
+    assert bool(ends) is (failure not in others_fault)
     assert ends <= PATIENCE + 3
 
 

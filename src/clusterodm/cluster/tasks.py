@@ -38,6 +38,7 @@ class Entry:
         "_info",
         "_info_of",
         "attempt",
+        "confirmed",
         "counted",
         "last_activity",
         "lock",
@@ -62,7 +63,7 @@ class Entry:
         self.unreachable_since = 0.0
         self.misses = 0
         #: The attempt whose images its node has counted as expected, and how many attempts it counted otherwise.
-        self.counted = 0
+        self.confirmed = 0
         self.miscounts = 0
         self._info = b""
         self._info_of: Task | None = None

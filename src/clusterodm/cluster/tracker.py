@@ -142,7 +142,7 @@ class Tracker:
 
     async def _take(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> None:
         snapshot = look.snapshot
-        if not await self._counted(entry, attempt, snapshot):
+        if not await self._confirmed(entry, attempt, snapshot):
             return
         code = snapshot.status.code
         if not await self._relay.keep(entry, attempt, node, look) and code in _OVER:
@@ -166,10 +166,10 @@ class Tracker:
         elif code == CANCELED_CODE:
             await self._attempts.failed(entry, Failure.CANCELED_THERE)
 
-    async def _counted(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> bool:
+    async def _confirmed(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> bool:
         """Whether the node has looked at its files, and has the images that were sent. Until then nothing of the
         attempt is shown; one with another number of images ends: an upload without an answer may be there twice."""
-        if entry.counted == attempt.number or attempt.expected_images < 0 or snapshot.images_count < 0:
+        if entry.confirmed == attempt.number or attempt.expected_images < 0 or snapshot.images_count < 0:
             return True
         code = snapshot.status.code
         if code in (FAILED_CODE, CANCELED_CODE):
@@ -177,7 +177,7 @@ class Tracker:
         if code == RUNNING_CODE and snapshot.processing_time < 0:
             return False  # its files are still being put in place, and the number is a guess
         if snapshot.images_count == attempt.expected_images:
-            entry.counted = attempt.number
+            entry.confirmed = attempt.number
             return True
         entry.miscounts += 1
         failure = Failure.MISCOUNTED if entry.miscounts <= _MISCOUNTS else Failure.MISCOUNTS

@@ -56,7 +56,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     avoid: bool = False
     #: The node is lost to everything that runs on it: a task is charged only if it was alone there.
     shared: bool = False
-    #: At the end the owner is told the node's own words, not the cluster's.
+    #: At the end the owner is told the detail (most often the node's own words), not the name of the failure.
     quoted: bool = False
     #: The next attempt begins at once, and the client sees nothing of this one.
     unseen: bool = False
@@ -84,7 +84,7 @@ RULES: Final[dict[Failure, Rule]] = {
     Failure.PROCESSING: Rule(again=False, charged=True, quoted=True),
     Failure.FILES: Rule(again=True, charged=True, quoted=True),
     Failure.MISCOUNTED: Rule(again=True, charged=False, unseen=True),
-    Failure.MISCOUNTS: Rule(again=True, charged=True, set_aside=30.0),
+    Failure.MISCOUNTS: Rule(again=True, charged=True, set_aside=30.0, quoted=True),
 }
 
 #: How a node's own error text is read, first match first; facts in the API description.
