@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from bench.simulation_report import EVERY, HOUR, Report, World, pictures, table
+from clusterodm.core.fairness import Ledger, Usage, length
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import FreeSlots
@@ -63,6 +64,8 @@ class Simulation:
         self.machine_of: dict[int, str] = {}
         self.on_node: defaultdict[int, set[str]] = defaultdict(set)
         self.node_of: dict[str, int] = {}
+        self.ledger = Ledger()
+        self.began: dict[str, float] = {}
         self.ends: list[tuple[float, int, str]] = []
         self.boots: list[tuple[float, str]] = []
         self.heavy = [1 / (rank + 1) for rank in range(world.owners)]
@@ -135,7 +138,9 @@ class Simulation:
 
     async def _place(self) -> list[str]:
         began = time.perf_counter()
-        decided = plan(self.active.values(), FreeSlots(self.facts.values()), self.now, max_sending=1 << 30)
+        usage = Usage(self.ledger.left(self.now), self.began)
+        free = FreeSlots(self.facts.values())
+        decided = plan(self.active.values(), free, self.now, max_sending=1 << 30, usage=usage)
         took = time.perf_counter() - began
         self.report.plan_seconds += took
         self.report.looks += 1
@@ -164,6 +169,7 @@ class Simulation:
         await self._advance(self.active[task.uuid], Phase.RUNNING, attempt=running)
         self.on_node[node].add(task.uuid)
         self.node_of[task.uuid] = node
+        self.began[task.uuid] = self.now
         self._queue(node, 1)
         self.facts[node] = msgspec.structs.replace(self.facts[node], chosen_at=self.now)
         heapq.heappush(self.ends, (self.now + self._duration(task), number, task.uuid))
@@ -199,6 +205,8 @@ class Simulation:
         if node is not None:
             self.on_node[node].discard(uuid)
             self._queue(node, -1)
+            used = length(self.began.pop(uuid), self.now)
+            self.ledger.charge(self.active[uuid].owner, used, self.now)
 
     async def _fail(self, task: Task, failure: Failure) -> None:
         self.report.failures[failure.name] += 1

@@ -31,6 +31,7 @@ from clusterodm.cluster.description import Description
 from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
+from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.fetcher import Fetcher
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.importer import Importer
@@ -95,6 +96,7 @@ def build(
     registry.at_rest = lambda: tasks.none_active
     tasks.watch(lambda entry: registry.wake())
     uploads = Uploads(tasks, spool, metrics, flood_limit=settings.flood_limit, clock=clock)
+    fair = FairShare(store, tasks, ageing=settings.priority_ageing * 60, clock=clock)
     machines = Machines(store, tasks, registry, clock)
     duty = Duty()
     replicas = Replicas(store, duty, tasks, registry, machines)
@@ -155,7 +157,7 @@ def build(
         max_sending=settings.max_sending,
         transfers=transfers(most=settings.max_sending, urgent=True),
         webhook=webhook,
-        ageing=settings.priority_ageing * 60,
+        fair=fair,
         clock=clock,
     )
     sizes = Sizes(store, tasks, machines, spool, wanted=bool(fleet.providers), duty=duty, clock=clock)
@@ -221,6 +223,7 @@ def build(
         uploads=uploads,
         attempts=attempts,
         dispatcher=dispatcher,
+        fair=fair,
         collector=collector,
         drainer=drainer,
         tracker=tracker,

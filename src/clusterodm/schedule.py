@@ -62,6 +62,7 @@ class Schedule:
         await context.spool.measure()
         await context.registry.load()
         await context.tasks.load()
+        await context.fair.load()
         await context.machines.load()
         await context.sizes.load()
         await context.replicas.begin(self._take_up)
@@ -71,6 +72,7 @@ class Schedule:
         context, workers = self._context, self._workers
         if context.store.shared:
             await context.replicas.reload()
+            await context.fair.load()
             await context.sizes.load()
         await self._drop_remains()
         if await workers.importer.run():
@@ -101,10 +103,14 @@ class Schedule:
         await self._workers.notifier.settle()
 
     async def _follow(self) -> None:
-        """Figures that the replica that leads keeps."""
-        if not self._context.replicas.leads:
-            await self._context.autoscaler.read_costs()
-            await self._context.sizes.load()
+        """Read again what other replicas count, and forget what counts no more."""
+        context = self._context
+        if context.replicas.leads:
+            await context.store.drop_accounts(context.clock())
+        else:
+            await context.autoscaler.read_costs()
+            await context.sizes.load()
+        await context.fair.load()
 
     def loops(self) -> Loops:
         """What every process does."""

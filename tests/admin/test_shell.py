@@ -103,7 +103,8 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
     assert await session.say("TASK LIST 1") == [listed[0], "1 of 2"]
     assert await session.say(f"TASK WHY {waiting[:8]}") == [
         "waits: all acceptable nodes are busy "
-        "(position 1 of 1; priority 0; tasks of its owner that run or come first: 1)"
+        "(position 1 of 1; priority 0; its owner used less than a node-minute lately "
+        "and has 1 task running or ahead of it)"
     ]
     assert (await session.say(f"TASK WHY {running}"))[0].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}, ")
     assert await session.say("QUEUE LIST") == [f"1) {waiting} 2 images, priority 0: all acceptable nodes are busy"]

@@ -371,3 +371,16 @@ async def test_a_replica_that_heard_nothing_reads_everything_again(
     follower = await group.add()
     uuid = await group.apis[0].create()
     await eventually(lambda: uuid in follower.context.tasks)
+
+
+async def test_all_replicas_know_what_owners_used_of_the_nodes(group: Group) -> None:
+    one, two, _ = await three(group)
+    await group.node(seconds=0.1)
+    uuid = await two.create()
+    await one.ends(uuid)
+    await group.everywhere(lambda context: any(seconds > 0.1 for seconds in context.fair.usage().ended.values()))
+    await group.everywhere(lambda context: not context.fair.usage().began)
+    (account,) = await group.clusters[0].context.store.accounts()
+    later = group.clusters[1].context
+    await later.fair.load()
+    assert set(later.fair.usage().ended) == {account.owner}

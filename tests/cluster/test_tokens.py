@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from clusterodm.admin import tasks
 from clusterodm.auth import JobTokens
 from clusterodm.auth.tokens import read_tokens
 from clusterodm.core.errors import ConfigError
@@ -229,3 +230,58 @@ def test_job_tokens_are_good_for_one_task_and_one_key() -> None:
         "job.a.\u00e9",
     ):
         assert jobs.task(wrong) is None
+
+
+PLAIN = f"""
+[alice]
+token = "{ALICE}"
+[bob]
+token = "{BOB}"
+"""
+
+
+async def test_with_one_slot_an_owner_with_many_tasks_and_one_with_few_take_turns(cluster: Rig) -> None:
+    alice, bob = await two(cluster, PLAIN)
+    hers, his = [await alice.create(1) for _ in range(4)], [await bob.create(1) for _ in range(2)]
+    await cluster.add_node(seconds=0.1)
+    for api, uuids in ((alice, hers), (bob, his)):
+        for uuid in uuids:
+            await api.ends(uuid)
+    attempts = [cluster.entry(uuid).attempt for uuid in (*hers, *his)]
+    order = sorted((attempt.started_at, attempt.task) for attempt in attempts if attempt is not None)
+    owners = "".join("a" if uuid in hers else "b" for _, uuid in order)
+    assert owners[:2] == "ab"
+    assert owners[2:4] in ("ab", "ba")
+    assert owners[4:] == "aa"
+
+
+async def test_what_was_used_counts_after_a_restart_and_is_what_a_waiting_task_says(cluster: Rig) -> None:
+    await cluster.add_node(seconds=0.1)
+    alice, _ = await two(cluster, PLAIN)
+    await alice.ends(await alice.create(1))
+    await cluster.stop()
+    alice, bob = await two(cluster, PLAIN)
+    context = cluster.cluster.context
+    assert context.fair.usage().ended["alice"] >= 0.1
+    await context.registry.change(context.registry.nodes()[0], locked=True)
+    hers, his = await alice.create(1), await bob.create(1)
+    assert [each.uuid for each in await tasks.queue(context)] == [his, hers]
+    why = (await tasks.why(context, cluster.entry(hers))).why
+    assert "its owner used less than a node-minute lately and has nothing running or ahead of it" in why
+
+
+async def test_time_on_a_node_is_charged_once_whatever_becomes_of_the_task(cluster: Rig) -> None:
+    await cluster.add_node(seconds=60)
+    alice, _ = await two(cluster, PLAIN)
+    context = cluster.cluster.context
+    uuid = await alice.create(1)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    await alice.post("/task/cancel", {"uuid": uuid})
+    (account,) = await context.store.accounts()
+    attempt = cluster.entry(uuid).attempt
+    assert attempt is not None
+    assert (account.owner, account.seconds) == ("alice", attempt.ended_at - attempt.started_at)
+    await alice.post("/task/remove", {"uuid": uuid})
+    assert await context.store.accounts() == [account]
+    assert context.fair.usage().ended["alice"] <= account.seconds
+    assert not context.fair.usage().began

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clusterodm.core.fairness import Usage
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import FreeSlots, Needs, best, refusal, wait_reason
 from clusterodm.core.scheduling import Turn, plan, turns
@@ -210,12 +211,14 @@ def test_a_task_that_is_not_approved_waits_and_one_in_back_off_will_want_a_slot_
 
 def test_a_place_in_the_queue_has_a_reason() -> None:
     running = task(1, Phase.RUNNING, owner="a")
+    usage = Usage({"a": 2520.0}, {running.uuid: 0.0})
     old, new = task(2, owner="a", share=2.0, committed_at=0.0), task(3, owner="b", priority=5, committed_at=9000.0)
-    assert [turn.why for turn in turns([running, old, new], 9000.0)] == [
-        "priority 5; tasks of its owner that run or come first: 0",
-        "priority 2 (2 of it by waiting); tasks of its owner that run or come first: 1 at a share of 2",
+    assert [turn.why for turn in turns([running, old, new], 9000.0, usage=usage)] == [
+        "priority 5; its owner used no node time lately and has nothing running or ahead of it",
+        "priority 2 (2 of it by waiting); its owner used 3.2 node-hours lately at a share of 2 "
+        "and has 1 task running or ahead of it",
     ]
-    assert turns([old], 9000.0) == [Turn(old, 0, 0)]  # nobody is more important
+    assert turns([old], 9000.0) == [Turn(old, 0, 0.0, 0, 0.0)]  # nobody is more important
 
 
 def test_submodels_take_turns_as_their_owner() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid as uuid_module
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from clusterodm.core.errors import DataFolderError, StaleTask, StoreDown
+from clusterodm.core.fairness import HALF_LIFE, Account
 from clusterodm.core.nodes import NodeRecord, Origin, make_address
 from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage, Task
 from clusterodm.store import Replica, Store, TaskFilter, database, migrate
@@ -47,7 +49,7 @@ async def store(url: str) -> AsyncIterator[Store]:
 
 
 def task(uuid: str = UUID, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
-    return Task(uuid=uuid, owner="o", phase=phase, committed_at=1.0, **fields)
+    return Task(uuid=uuid, phase=phase, committed_at=1.0, **({"owner": "o"} | fields))
 
 
 def attempt(number: int = 1, **fields: Any) -> Attempt:
@@ -392,3 +394,43 @@ async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other
     await asyncio.gather(step(stores[0]), change(stores[1]), change(stores[2]))
     for store in stores:
         await store.close()
+
+
+async def test_an_attempt_that_leaves_its_node_is_charged_to_the_owner_once(store: Store) -> None:
+    await store.add_task(task(owner="o#job"), "announced")
+    begun = attempt(started_at=100.0)
+    await store.advance(task(), Phase.DISPATCHING, at=100.0, text="go", attempt=begun, attempts=1)
+    sending = task(owner="o#job", phase=Phase.DISPATCHING, attempts=1)
+    ended = begun.ended(160.0, "lost", Cleanup.REMOVE)
+    await store.advance(sending, Phase.QUEUED, at=160.0, text="lost", attempt=ended)
+    assert await store.accounts() == [Account("o", 60.0, 160.0)]
+    with pytest.raises(StaleTask):
+        await store.advance(sending, Phase.QUEUED, at=160.0, text="lost", attempt=ended)
+    waiting = task(owner="o#job", attempts=1)
+    await store.advance(waiting, Phase.REMOVED, at=170.0, text="removed", attempt=ended)
+    assert await store.accounts() == [Account("o", 60.0, 160.0)]
+
+
+async def test_charges_at_the_same_time_all_count_and_what_is_negligible_is_dropped(store: Store) -> None:
+    uuids = [str(uuid_module.UUID(int=number)) for number in range(8)]
+    for uuid in uuids:
+        await store.add_task(task(uuid, Phase.RUNNING, attempts=1), "runs")
+    ended = [Attempt(task=uuid, number=1, node_name="n:1", node_uuid=uuid, node_id=1) for uuid in uuids]
+    await asyncio.gather(
+        *(
+            store.advance(
+                task(uuid, Phase.RUNNING, attempts=1),
+                Phase.COLLECTING if number == 0 else Phase.FINISHED,
+                at=HALF_LIFE,
+                text="done",
+                attempt=each.ended(HALF_LIFE, "completed", Cleanup.NONE) if number else each,
+            )
+            for number, (uuid, each) in enumerate(zip(uuids, ended, strict=True))
+        )
+    )
+    (account,) = await store.accounts()
+    assert account == Account("o", 7 * HALF_LIFE, HALF_LIFE)
+    await store.drop_accounts(10 * HALF_LIFE)
+    assert await store.accounts() == [account]
+    await store.drop_accounts(20 * HALF_LIFE)
+    assert await store.accounts() == []

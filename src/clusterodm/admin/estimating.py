@@ -40,7 +40,8 @@ class Guesses(msgspec.Struct, frozen=True):
         """Look at everything."""
         known, clock = await _pace(cluster), cluster.clock()
         entries = list(cluster.tasks.active())
-        queue = turns((entry.task for entry in entries), clock, ageing=cluster.settings.priority_ageing * 60)
+        fair = cluster.fair
+        queue = turns((entry.task for entry in entries), clock, ageing=fair.ageing, usage=fair.usage())
         running = [
             Running(entry.task.image_count, max(0.0, clock - entry.attempt.started_at), entry.task.progress)
             for entry in entries

@@ -14,6 +14,7 @@ from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
+from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.intake import Intake
 from clusterodm.cluster.lifecycle import Lifecycle
@@ -49,6 +50,7 @@ class Context:
     uploads: Uploads
     attempts: Attempts
     dispatcher: Dispatcher
+    fair: FairShare
     collector: Collector
     drainer: Drainer
     tracker: Tracker

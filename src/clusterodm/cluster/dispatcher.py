@@ -17,6 +17,7 @@ import structlog
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
@@ -63,7 +64,7 @@ class Dispatcher:
         max_sending: int,
         transfers: Transfers,
         webhook: Callable[[str], str],
-        ageing: float,
+        fair: FairShare,
         clock: Clock,
     ) -> None:
         self._tasks = tasks
@@ -79,7 +80,7 @@ class Dispatcher:
         self._max_sending = max_sending
         self._transfers = transfers
         self._webhook = webhook
-        self._ageing = ageing
+        self._fair = fair
         self._clock = clock
         self._chosen: dict[str, int] = {}
         #: Tasks that are being worked on here.
@@ -194,10 +195,11 @@ class Dispatcher:
             self._registry.free_slots(),
             self._clock(),
             max_sending=self._max_sending * len(self._replicas.there) + taken_up,
-            ageing=self._ageing,
+            ageing=self._fair.ageing,
             ahead=self._ahead.nodes(),
             alone={node for entry in entries.values() if entry.task.alone and (node := self._node_of(entry))},
             machines=self._registry.machines(),
+            usage=self._fair.usage(),
         )
         self.wanting, self.soon = decided.wanting, decided.soon
         for uuid, why in decided.waiting.items():

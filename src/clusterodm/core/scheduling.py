@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
+from clusterodm.core.fairness import EXPECTED, Usage, node_time, payer
 from clusterodm.core.placement import FreeSlots, Needs, Wait, wait
 from clusterodm.core.retry import LONGEST_BACK_OFF
-from clusterodm.core.tasks import ON_NODE, OWNER_MARK, Phase, Task
+from clusterodm.core.tasks import ON_NODE, Phase, Task
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -48,45 +49,61 @@ class Turn(msgspec.Struct, frozen=True):
     task: Task
     #: Steps of priority that it has by waiting.
     aged: int
+    #: Node-seconds that its owner has used lately.
+    used: float
     #: Tasks of its owner that are on nodes or before it in the queue.
     before: int
+    #: What its owner will have used when its turn comes, against the share: who has less comes first.
+    due: float
 
     @property
     def why(self) -> str:
         """In words."""
         aged = f" ({self.aged} of it by waiting)" if self.aged else ""
         share = f" at a share of {self.task.share:g}" if self.task.share != 1.0 else ""
-        priority = f"priority {self.task.priority + self.aged}{aged}"
-        return f"{priority}; tasks of its owner that run or come first: {self.before}{share}"
+        tasks = f"{self.before} task{'' if self.before == 1 else 's'}" if self.before else "nothing"
+        owner = f"its owner used {node_time(self.used)} lately{share} and has {tasks} running or ahead of it"
+        return f"priority {self.task.priority + self.aged}{aged}; {owner}"
 
 
-def turns(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING) -> list[Turn]:
-    """Tasks in phase QUEUED, next first: by priority, then in turn between owners (who has fewer on nodes or already
-    placed, against its share, comes first), then by time of commit.
+NO_USAGE: Final = Usage()
 
-    A step of priority is added for each `ageing` seconds of waiting, up to the highest priority that waits, so that
-    nobody starves and nobody overtakes by age alone. Submodels count as their job's owner's. A task that was on a node
-    before keeps its first commit time, so it does not go to the back.
+
+def turns(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING, usage: Usage = NO_USAGE) -> list[Turn]:
+    """Tasks in phase QUEUED, next first: by priority, then in turn between owners (who has used less of the nodes
+    lately, against its share, comes first), then by time of commit.
+
+    What runs, and what comes first in the queue, counts with the length that is expected of a task or that it has
+    already. A step of priority is added for each `ageing` seconds of waiting, up to the highest priority that waits, so
+    that nobody starves and nobody overtakes by age alone. A task that was on a node before keeps its first commit time,
+    so it does not go to the back.
     """
-    tasks = list(tasks)
-    placed = Counter(_who(task) for task in tasks if task.phase in ON_NODE)
-    waiting = [task for task in tasks if task.phase is Phase.QUEUED]
+    waiting: list[Task] = []
+    used: defaultdict[str, float] = defaultdict(float, usage.ended)
+    expected: defaultdict[str, float] = defaultdict(float, usage.ended)
+    before: Counter[str] = Counter()
+    for task in tasks:
+        if task.phase is Phase.QUEUED:
+            waiting.append(task)
+        elif task.phase in ON_NODE:
+            owner, elapsed = payer(task.owner), usage.elapsed(task.uuid, now)
+            used[owner] += elapsed
+            expected[owner] += max(EXPECTED, elapsed)
+            before[owner] += 1
     top = max((task.priority for task in waiting), default=0)
     found: list[Turn] = []
     for task in sorted(waiting, key=lambda task: (-task.priority, task.committed_at, task.uuid)):
+        owner = payer(task.owner)
         aged = min(top - task.priority, int(max(0.0, now - task.committed_at) // ageing))
-        found.append(Turn(task, aged, placed[_who(task)]))
-        placed[_who(task)] += 1
+        found.append(Turn(task, aged, used[owner], before[owner], expected[owner] / task.share))
+        expected[owner] += EXPECTED
+        before[owner] += 1
     return sorted(found, key=_place)
 
 
 def _place(turn: Turn) -> tuple[int, float, float, str]:
     task = turn.task
-    return -task.priority - turn.aged, turn.before / task.share, task.committed_at, task.uuid
-
-
-def _who(task: Task) -> str:
-    return task.owner.partition(OWNER_MARK)[0]
+    return -task.priority - turn.aged, turn.due, task.committed_at, task.uuid
 
 
 _NOTHING: Final[Mapping[str, int]] = {}
@@ -102,10 +119,12 @@ def plan(
     ahead: Mapping[str, int] = _NOTHING,
     alone: Collection[int] = (),
     machines: Collection[int] = (),
+    usage: Usage = NO_USAGE,
 ) -> Plan:
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time. `ahead`: the
     node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once.
-    `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that may be ordered."""
+    `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that may be ordered.
+    `usage`: what owners have used, for whose turn it is."""
     tasks = list(tasks)
     free, held = slots.copy(), set(alone)
     for node_id in held:
@@ -114,7 +133,7 @@ def plan(
     decided = Plan([], {}, [], [], {})
     full: dict[Needs, Wait] = {}  # slots only get fewer within one plan
     having = Counter(task.owner for task in tasks if task.phase in ON_NODE)
-    for task in (turn.task for turn in turns(tasks, now, ageing=ageing)):
+    for task in (turn.task for turn in turns(tasks, now, ageing=ageing, usage=usage)):
         needs = Needs.of(task).among(slots.nodes.values())
         why = _not_yet(task, now) or _too_many(task, having[task.owner]) or full.get(needs)
         if not why and sending >= max_sending and task.uuid not in ahead:

@@ -220,6 +220,14 @@ costs = Table(
     Column("amount", Float, nullable=False),
 )
 
+usage = Table(
+    "usage",
+    metadata,
+    Column("owner", String(200), primary_key=True),
+    Column("seconds", Float, nullable=False),
+    Column("at", Float, nullable=False),
+)
+
 replicas = Table(
     "replicas",
     metadata,

@@ -19,7 +19,8 @@ from clusterodm.core.errors import StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
 from clusterodm.store import schema
-from clusterodm.store.database import Database, as_record, columns, plain
+from clusterodm.store.database import as_record, columns, plain
+from clusterodm.store.usage import UsageVerbs
 
 #: A task with its latest attempt, if it has had one.
 TaskAndAttempt = tuple[Task, Attempt | None]
@@ -28,7 +29,7 @@ TaskAndAttempt = tuple[Task, Attempt | None]
 PROGRESS: Final = ("progress", "processing_time", "node_code", "added_options")
 
 
-class TaskVerbs(Database):
+class TaskVerbs(UsageVerbs):
     """Tasks, attempts, timelines."""
 
     async def add_task(self, task: Task, text: str, *, attempt: Attempt | None = None) -> bool:
@@ -57,8 +58,8 @@ class TaskVerbs(Database):
         **changes: Any,
     ) -> int:
         """Take `task` from its phase to another, with `changes` of other columns, its attempt, what was accepted of it
-        and a line for the timeline, all or nothing; its version after it. Raises StaleTask when the stored phase, or
-        the number of its attempts, is no longer that of `task`."""
+        and a line for the timeline, all or nothing; its version after it. An attempt that ends is charged to the owner.
+        Raises StaleTask when the stored phase, or the number of its attempts, is no longer that of `task`."""
         require_transition(task.phase, to)
         async with self._transaction() as connection:
             version = await _change(connection, task, {**changes, "phase": to})
@@ -67,6 +68,7 @@ class TaskVerbs(Database):
             if manifest is not None:
                 await self._put_manifest(connection, task.uuid, manifest)
             await _add_event(connection, task.uuid, at, text)
+            await self._charge(connection, task, attempt)
             await self._tell(connection, "task", task.uuid)
         return version
 

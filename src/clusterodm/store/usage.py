@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The store's verbs for what owners have used of the nodes, a row for each who used something lately."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from clusterodm.core.fairness import NEGLIGIBLE, Account, length, payer
+from clusterodm.core.tasks import ON_NODE, Attempt, Stage, Task
+from clusterodm.store import schema
+from clusterodm.store.database import Database, as_record
+
+
+class UsageVerbs(Database):
+    """Accounts of owners."""
+
+    async def accounts(self) -> list[Account]:
+        """Return what all owners have used."""
+        async with self._transaction() as connection:
+            rows = (await connection.execute(select(schema.usage))).mappings()
+            return [as_record(row, Account) for row in rows]
+
+    async def drop_accounts(self, now: float) -> None:
+        """Delete accounts of which next to nothing is left."""
+        table = schema.usage
+        idle = [account for account in await self.accounts() if account.left(now) < NEGLIGIBLE]
+        async with self._transaction() as connection:
+            for account in idle:
+                here = (table.c.owner == account.owner) & (table.c.at == account.at)
+                await connection.execute(delete(table).where(here))
+
+    async def _charge(self, connection: AsyncConnection, task: Task, attempt: Attempt | None) -> None:
+        """Charge the owner of a task that leaves its node, in the transaction that takes it from there: so it is done
+        once, whoever repeats what."""
+        if task.phase not in ON_NODE or attempt is None or attempt.stage is not Stage.ENDED:
+            return
+        table, owner, at = schema.usage, payer(task.owner), attempt.ended_at
+        new = self._insert(table).values(owner=owner, seconds=0.0, at=at)
+        await connection.execute(new.on_conflict_do_nothing(index_elements=["owner"]))
+        query = select(table).where(table.c.owner == owner).with_for_update()
+        account = as_record((await connection.execute(query)).mappings().one(), Account)
+        account = account.charged(length(attempt.started_at, at), at)
+        change = update(table).where(table.c.owner == owner)
+        await connection.execute(change.values(seconds=account.seconds, at=account.at))
