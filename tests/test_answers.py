@@ -50,6 +50,7 @@ TOLD: dict[type[Exception], tuple[int, int, str]] = {
     errors.OutOfCapacity: (200, 502, "why"),
     errors.Rejected: (200, 502, "why"),
     errors.Unreachable: (200, 502, "why"),
+    errors.Throttled: (200, 502, "why"),
     errors.ConfigError: (200, 400, "why"),
     errors.DataFolderError: (200, 503, "why"),
     ZeroDivisionError: (200, 500, "Something went wrong here; the log says what"),

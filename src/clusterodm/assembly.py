@@ -83,7 +83,7 @@ def build(
 ) -> Parts:
     client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
     authenticator = make_authenticator(settings, session)
-    fleet = make_fleet(settings.asr, session, metrics)
+    fleet = make_fleet(settings.asr, session, metrics, clock)
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin, shared=store.shared),
         Consoles(folder / "console", shared=store.shared),

@@ -260,3 +260,11 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
         assert name not in decided.matched.values()
     for task, name in decided.matched.items():
         assert next(w for w in wishes if w.task == task).fits(by_id[name].machine.max_images)
+
+
+def test_a_provider_that_asks_for_a_pause_gets_no_order_and_the_next_one_does() -> None:
+    text = "do asks for a pause until 14:05:00 UTC (rate limit)"
+    paused = msgspec.structs.replace(DO, paused=text, ready=1)
+    other = Rules(name="hz", ladder=[msgspec.structs.replace(SMALL, provider="hz")])
+    assert decide([wish(1)], [], paused) == Decided(holds={"t1": text})
+    assert [order.rung.provider for order in decide([wish(1)], [], paused, other).orders] == ["hz"]

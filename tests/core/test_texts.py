@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterodm.core.cluster import cluster_info
-from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Unreachable
+from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Throttled, Unreachable
 from clusterodm.core.ids import is_task_id, parse_set_uuid
 from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, printable, safe_name
 from clusterodm.core.nodes import NodeInfo, make_address, parse_address
@@ -170,7 +170,7 @@ def test_what_is_printed_stays_on_its_line() -> None:
 
 
 def test_a_provider_may_say_when_to_ask_again() -> None:
-    assert Unreachable("busy", retry_after=3.0).retry_after == 3.0
+    assert Unreachable("busy", until=3.0).until == Throttled("slow", until=3.0).until == 3.0
 
 
 def test_a_token_is_in_no_text_of_an_address() -> None:

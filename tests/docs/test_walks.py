@@ -18,6 +18,7 @@ import pytest
 import typer
 
 from clusterodm.__main__ import COMMANDS, build_app
+from clusterodm.aio import Clock
 from clusterodm.auth.tokens import read_tokens
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
@@ -108,7 +109,7 @@ async def _taken(said: dict[str, Any], folder: Path) -> None:
         said["kubeconfig"] = str(kubeconfig(folder, "https://127.0.0.1:1"))
     (folder / "asr.json").write_text(json.dumps(said))
     async with aiohttp.ClientSession() as session:
-        fleet = make_fleet(folder / "asr.json", session, Metrics())
+        fleet = make_fleet(folder / "asr.json", session, Metrics(), Clock())
         assert all(provider.ladder for provider in fleet.providers.values())
         for provider in fleet.providers.values():
             await provider.close()

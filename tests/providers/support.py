@@ -20,6 +20,7 @@ import botocore.session
 import yaml
 from moto.server import ThreadedMotoServer
 
+from clusterodm.aio import Clock
 from clusterodm.observe import Metrics
 from clusterodm.providers import Guarded, Spec, make_fleet
 from clusterodm.testing import DigitalOceanApi, FakeMachine, HetznerApi, ScalewayApi, World
@@ -185,12 +186,12 @@ async def running_cloud(name: str, **knobs: Any) -> AsyncIterator[Cloud]:
 
 
 @asynccontextmanager
-async def provider_of(folder: Path, *entries: dict[str, Any]) -> AsyncIterator[Guarded]:
+async def provider_of(folder: Path, *entries: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[Guarded]:
     """The provider of an entry, as the program makes it."""
     path = folder / "asr.json"
     path.write_text(json.dumps(entries[0] if len(entries) == 1 else {"providers": list(entries)}))
     async with aiohttp.ClientSession() as session:
-        fleet = make_fleet(path, session, Metrics())
+        fleet = make_fleet(path, session, Metrics(), clock or Clock())
         made = next(iter(fleet.providers.values()))
         yield made
         await made.close()

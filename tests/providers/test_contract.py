@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from clusterodm.core.errors import OutOfCapacity, Rejected, Unreachable
+from clusterodm.core.errors import OutOfCapacity, Rejected, Throttled, Unreachable
 from clusterodm.core.scaling import Rung
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, throttling
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
 from tests.support import eventually
@@ -152,20 +152,21 @@ async def test_a_snapshot_is_found_by_its_name(cloud: Cloud, tmp_path: Path) -> 
                 await provider.create(spec(provider, "m2", rung=provider.ladder[1]))
 
 
-@pytest.mark.parametrize("fate", [REFUSE, THROTTLE])
+@pytest.mark.parametrize(("fate", "error"), [(REFUSE, Unreachable), (THROTTLE, Throttled)])
 async def test_a_provider_that_fails_for_a_moment_is_asked_again(
-    cloud: Cloud, provider: Guarded, fate: str, monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, provider: Guarded, fate: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cloud.world is None:
         pytest.skip("moto does not fail")
     monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    monkeypatch.setattr(throttling, "FIRST", 0.01)
     left = [fate, fate]
     cloud.world.misbehave = lambda request: left.pop() if left else ""
     assert await provider.list_machines("c1") == []
     cloud.world.misbehave = lambda request: fate
-    with pytest.raises(Unreachable):
+    with pytest.raises(error):
         await provider.list_machines("c1")
-    with pytest.raises(Unreachable):
+    with pytest.raises(error):
         await provider.create(spec(provider))
     assert cloud.names() == []
 

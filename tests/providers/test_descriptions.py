@@ -20,7 +20,9 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from clusterodm.core.errors import Throttled
 from clusterodm.providers import Status
+from clusterodm.testing.world import THROTTLE
 from tests.providers.support import provider_of, running_cloud
 from tests.providers.test_contract import spec
 from tests.support import eventually
@@ -115,6 +117,10 @@ async def test_what_is_said_is_what_the_official_description_has(tmp_path: Path,
         snapshots = cloud.entry | {"snapshot": True, "image": "odm"}
         async with provider_of(tmp_path, snapshots) as other:
             await other.check()
+        cloud.world.misbehave = lambda request: THROTTLE
+        with pytest.raises(Throttled):
+            await provider.create(spec(provider))
+    assert any(each.endswith(" 429") for each in description.checked)
     assert len(description.checked) >= operations, description.checked
 
 

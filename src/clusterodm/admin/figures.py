@@ -86,6 +86,7 @@ def _problems(cluster: Context) -> list[str]:
     found += cluster.dispatcher.waits.problems()
     found += [] if cluster.replicas.leader else ["no replica leads at the moment"]
     found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
+    found += [provider.pause.text for provider in cluster.autoscaler.fleet.providers.values() if provider.pause.left]
     unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
     found += [f"there are machines of {name}, which is not configured any more" for name in sorted(unknown)]
     if orphans := cluster.reaper.orphans:

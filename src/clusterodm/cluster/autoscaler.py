@@ -7,6 +7,7 @@ What is decided is kept before it is done; the rest of a machine's life is in li
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from typing import Final
@@ -21,7 +22,7 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
-from clusterodm.core.errors import ProviderError, StaleMachine
+from clusterodm.core.errors import ProviderError, StaleMachine, Throttled
 from clusterodm.core.machines import COMING, Machine, State
 from clusterodm.core.names import counted_files
 from clusterodm.core.placement import Needs, refusal
@@ -92,12 +93,19 @@ class Autoscaler:
 
     async def check(self) -> None:
         """Once: whether every provider can be used; what is wrong with one is for operators."""
-        for provider in self.fleet.providers.values():
-            try:
-                await provider.check()
-            except ProviderError as error:
-                _log.error("a provider cannot be used", provider=provider.name, error=str(error))
-                self.troubles[provider.name] = str(error)
+        async with asyncio.TaskGroup() as group:
+            for provider in self.fleet.providers.values():
+                group.create_task(self._check(provider))
+
+    async def _check(self, provider: Guarded) -> None:
+        try:
+            await provider.check()
+        except Throttled:
+            await asyncio.sleep(provider.pause.left)
+            await self._check(provider)
+        except ProviderError as error:
+            _log.error("a provider cannot be used", provider=provider.name, error=str(error))
+            self.troubles[provider.name] = str(error)
 
     async def sweep(self) -> None:
         """One round: observe, decide, act."""
@@ -111,7 +119,8 @@ class Autoscaler:
         decided = self.decide(wishes)
         self._remark(decided)
         for order in decided.orders:
-            await self._order(order)
+            if not self.fleet.providers[order.rung.provider].pause.left:  # it may have begun with the order before
+                await self._order(order)
         for machine_id, why in decided.leave.items():
             await self._leave(machine_id, why)
 
@@ -179,6 +188,9 @@ class Autoscaler:
 
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size
+        provider = self.fleet.providers.get(machine.provider)
+        if provider is not None and provider.pause.left:
+            return f"{place}; {provider.pause.text}"
         if (why := self._lifecycle.waiting.get(machine.id)) is not None:
             return f"{place}, which waits at {machine.provider}{f': {why}' if why else ''}"
         return place
@@ -288,5 +300,6 @@ def _rules(provider: Guarded, sizes: Sizes) -> Rules:
         paid_hours=config.paid_hours,
         ready=ready,
         prewarm=config.prewarm,
+        paused=provider.pause.text,
         memory={size.slug: sizes.of(provider.name, size.slug) for size in config.image_size_mapping},
     )

@@ -20,7 +20,15 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.sightings import Sightings
 from clusterodm.core.durations import span
-from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, StaleMachine, StaleTask, Unreachable
+from clusterodm.core.errors import (
+    OutOfCapacity,
+    ProviderError,
+    Rejected,
+    StaleMachine,
+    StaleTask,
+    Throttled,
+    Unreachable,
+)
 from clusterodm.core.machines import ALIVE, Machine, State
 from clusterodm.core.nodes import LARGEST, Origin, make_address
 from clusterodm.core.retry import Failure
@@ -126,6 +134,10 @@ class Lifecycle:
         }
         try:
             return await steps[machine.state](machine, provider)
+        except Throttled:
+            # its time goes on when it can be looked at again
+            self._met_at[machine.id] = self._clock.steady() + provider.pause.left
+            return provider.pause.left
         except StaleMachine as stale:
             _log.info("step is moot", machine=machine.id, why=str(stale))
             return self._interval

@@ -18,9 +18,10 @@ import aiohttp
 import msgspec
 import typer
 
+from clusterodm.aio import Clock
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError, StoreDown
+from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError, StoreDown, Throttled
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
@@ -176,7 +177,7 @@ async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddre
 async def _providers(session: aiohttp.ClientSession, settings: Settings) -> AsyncIterator[Finding]:
     """Providers of machines: whether keys, images and names are good."""
     try:
-        fleet = make_fleet(settings.asr, session, Metrics())
+        fleet = make_fleet(settings.asr, session, Metrics(), Clock())
     except ConfigError as error:
         yield Finding("asr", "error", str(error))
         return
@@ -184,7 +185,8 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
         try:
             await provider.check()
         except ProviderError as error:
-            yield Finding(f"provider {provider.name}", "error", str(error))
+            level: Literal["warning", "error"] = "warning" if isinstance(error, Throttled) else "error"
+            yield Finding(f"provider {provider.name}", level, str(error))
         else:
             yield Finding(
                 f"provider {provider.name}", "ok", f"{len(provider.ladder)} rungs, first {provider.ladder[0]}"

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import typer
 
+from clusterodm.aio import Clock
 from clusterodm.auth import SHARED_OWNER
 from clusterodm.cluster.importer import OldRoute
 from clusterodm.commands.ending import run_until_done
@@ -148,7 +149,7 @@ class _Import:
         path = Path(asr) if Path(asr).is_absolute() else self._source / asr
         async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
             try:
-                fleet = make_fleet(path, session, Metrics())
+                fleet = make_fleet(path, session, Metrics(), Clock())
             except ClusterError as error:
                 typer.echo(f"  no   {path}: {str(error).splitlines()[0]}")
                 return

@@ -5,6 +5,12 @@
 from __future__ import annotations
 
 
+def time_of_day(at: float) -> str:
+    """Return the time of day of a moment (seconds since the epoch)."""
+    seconds = int(at) % 86400
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02} UTC"
+
+
 def span(seconds: float | None) -> str:
     """A duration in one unit; a dash when there is none."""
     if seconds is None or seconds < 0:

@@ -29,6 +29,7 @@ ClusterError
 ├── ProviderError         a provider of machines
 │   ├── OutOfCapacity     it has none of that kind now: another rung
 │   ├── Rejected          it does not want what we ask for; asking again does not help
+│   ├── Throttled         it asks for a pause: what was asked was surely not done
 │   └── Unreachable       no answer, or one that says nothing: what was asked may have been done
 ├── ConfigError           settings that we refuse to start with
 └── DataFolderError       a data folder that we cannot or must not use
@@ -151,12 +152,22 @@ class Rejected(ProviderError):
     """The request is wrong; the text says what the provider did not like."""
 
 
-class Unreachable(ProviderError):
-    """No answer, or none that says anything. `retry_after`: seconds to wait, as the provider said; 0: it did not."""
+class Throttled(ProviderError):
+    """Too many requests: the provider asks for a pause until a time (seconds since the epoch; 0: it did not say), and
+    did not do what was asked."""
 
-    def __init__(self, message: str, *, retry_after: float = 0.0) -> None:
+    def __init__(self, message: str, *, until: float = 0.0) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.until = until
+
+
+class Unreachable(ProviderError):
+    """No answer, or none that says anything. `until`: when to ask again (seconds since the epoch), as the provider
+    said; 0: it did not."""
+
+    def __init__(self, message: str, *, until: float = 0.0) -> None:
+        super().__init__(message)
+        self.until = until
 
 
 class ConfigError(ClusterError):

@@ -59,6 +59,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     memory: dict[str, int] = {}
     #: Machines are ordered while files still come in.
     prewarm: bool = False
+    #: Why nothing can be asked of it now; empty: it can.
+    paused: str = ""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,6 +253,8 @@ class _Ledger:
         return self._full(rule)
 
     def _full(self, rule: Rules) -> str:
+        if rule.paused:
+            return rule.paused
         if 0 <= rule.max_machines <= self._count[rule.name]:
             return f"{rule.name} has {self._count[rule.name]} machines, as many as it may"
         return ""

@@ -8,14 +8,16 @@ Needs `pip install clusterodm[aws]`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
+from clusterodm.aio import Clock
+from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
 from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
 from clusterodm.providers.config import Cloud, Size, read_entry, words
+from clusterodm.providers.throttling import asked_until
 
 T = TypeVar("T")
 
@@ -40,11 +42,23 @@ _NO_ROOM: Final = frozenset(
         "Unsupported",
     }
 )
-_BUSY: Final = frozenset(
+#: Codes with which requests are throttled: EC2's own, and those that other services behind it use.
+_THROTTLED: Final = frozenset(
     {
         "RequestLimitExceeded",
         "Throttling",
         "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "EC2ThrottledException",
+        "BandwidthLimitExceeded",
+        "SlowDown",
+        "TooManyRequestsException",
+    }
+)
+_BUSY: Final = frozenset(
+    {
         "InternalError",
         "InternalFailure",
         "ServiceUnavailable",
@@ -98,6 +112,7 @@ class Aws(CloudProvider):
         self._session = botocore.session.Session()
         self._settings = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})
         self._clients: dict[str, Any] = {}
+        self._clock = Clock()
 
     def locations(self) -> Iterable[str]:
         """Availability zones, or regions where any zone will do."""
@@ -284,7 +299,7 @@ class Aws(CloudProvider):
         try:
             return await asyncio.to_thread(call)
         except ClientError as error:
-            raise _translated(error.response.get("Error", {})) from None
+            raise _translated(error.response, self._clock()) from None
         except (BotoCoreError, ResponseParserError) as error:
             raise Unreachable(f"no answer ({type(error).__name__})") from None
 
@@ -305,8 +320,11 @@ class _NotFound(Rejected):
     """There is no such thing."""
 
 
-def _translated(error: dict[str, Any]) -> ProviderError:
+def _translated(response: Mapping[str, Any], now: float) -> ProviderError:
+    error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, said = str(error.get("Code", "")), str(error.get("Message", ""))[:200]
+    if code in _THROTTLED or metadata.get("HTTPStatusCode") == 429:
+        return Throttled(f"{code}: {said}", until=asked_until(metadata.get("HTTPHeaders", {}), now))
     if code.endswith((".NotFound", ".Malformed")):
         return _NotFound(f"{code}: {said}")
     if code in _NO_ROOM:

@@ -65,7 +65,8 @@ class ProviderMachine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Provider:
-    """Creates, finds and deletes machines. Every method raises OutOfCapacity, Rejected or Unreachable, nothing else."""
+    """Creates, finds and deletes machines. Every method raises OutOfCapacity, Rejected, Throttled or Unreachable, and
+    nothing else."""
 
     def __init__(self, config: Common) -> None:
         self.config = config

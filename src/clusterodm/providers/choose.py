@@ -12,6 +12,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from clusterodm.aio import Clock
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider
@@ -40,7 +41,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         return sorted({rung.max_images for provider in self.providers.values() for rung in provider.ladder})
 
 
-def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metrics) -> Fleet:
+def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metrics, clock: Clock) -> Fleet:
     """The providers of a file; none without one. Raises ConfigError."""
     if path is None:
         return Fleet()
@@ -56,5 +57,5 @@ def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metri
         made: Provider = kinds[kind].load()(entry, session)
         if made.config.label in providers:
             raise ConfigError(f"{path}: two providers are called {made.config.label}; give them a name each")
-        providers[made.config.label] = Guarded(made, metrics)
+        providers[made.config.label] = Guarded(made, metrics, clock)
     return Fleet(providers=providers, max_hourly_cost=file.max_hourly_cost, max_monthly_cost=file.max_monthly_cost)

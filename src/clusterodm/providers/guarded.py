@@ -11,34 +11,41 @@ from typing import Final, TypeVar
 
 import structlog
 
-from clusterodm.aio import chance
+from clusterodm.aio import Clock, chance
 from clusterodm.core.backoff import Backoff
-from clusterodm.core.errors import ProviderError, Unreachable
+from clusterodm.core.errors import ProviderError, Throttled, Unreachable
 from clusterodm.core.scaling import Rung
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider, ProviderMachine, Spec
 from clusterodm.providers.bucket import Bucket
 from clusterodm.providers.config import Common
+from clusterodm.providers.throttling import Pause
 
 T = TypeVar("T")
 _log = structlog.get_logger("providers")
 
 _TIMEOUT: Final = 90.0
 _AT_A_TIME: Final = 8
-#: Tries of calls that change nothing, and seconds before the second; doubles. A provider may ask for more.
+#: Tries of calls that change nothing, seconds before the second, which double, and at most. A pause that is no longer
+#: than the last number is waited for.
 _TRIES: Final = 3
 _DELAY: Final = 1.0
 _LONGEST: Final = 60.0
+_PATIENCE: Final = 10.0
 
 
 class Guarded:
-    """A provider that answers in time or raises."""
+    """A provider that answers in time or raises. While it asks for a pause no call reaches it."""
 
-    def __init__(self, provider: Provider, metrics: Metrics) -> None:
+    def __init__(self, provider: Provider, metrics: Metrics, clock: Clock) -> None:
         self._provider = provider
         self._metrics = metrics
         self._turns = asyncio.Semaphore(_AT_A_TIME)
+        #: Held by one call at a time after a pause, until one was answered.
+        self._trial = asyncio.Lock()
         self.config: Common = provider.config
+        #: What it asks for.
+        self.pause = Pause(provider.config.label, clock)
         #: The rungs are the same for as long as the program runs.
         self.ladder: list[Rung] = provider.ladder()
         #: Where its nodes put their results; None: results are brought here.
@@ -102,21 +109,41 @@ class Guarded:
         for count in range(1, tries):
             try:
                 return await self._once(name, work)
-            except Unreachable as error:
+            except (Throttled, Unreachable):
+                if self.pause.left > _PATIENCE:
+                    raise
                 wait = Backoff(first=_DELAY, longest=_LONGEST).wait(count, chance())
-                await asyncio.sleep(min(_LONGEST, max(wait, error.retry_after)))
+                await asyncio.sleep(max(wait, self.pause.left))
         return await self._once(name, work)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        async with self._turns:
+            if not self.pause.strikes:
+                return await self._now(name, work)
+            async with self._trial:
+                return await self._now(name, work)
+
+    async def _now(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        if self.pause.left:
+            raise self._throttled()
         outcome = "failed"
         try:
-            async with self._turns, asyncio.timeout(_TIMEOUT):
+            async with asyncio.timeout(_TIMEOUT):
                 made = await work()
             outcome = "ok"
+            self.pause.worked()
         except TimeoutError:
             raise Unreachable("no answer in time") from None
+        except Throttled as error:
+            outcome = "throttled"
+            self._begin_pause(name, error.until, "rate limit")
+            raise self._throttled() from None
         except ProviderError as error:
             outcome = type(error).__name__.lower()
+            if not isinstance(error, Unreachable):
+                self.pause.worked()
+            elif error.until:
+                self._begin_pause(name, error.until, str(error))
             raise
         except Exception as error:  # noqa: BLE001 - an edge: whoever wrote the provider, it takes nothing down
             _log.warning("a provider failed", provider=self.name, call=name, exc_info=True)
@@ -124,3 +151,11 @@ class Guarded:
         finally:
             self._metrics.provider_calls.labels(self.name, name, outcome).inc()
         return made
+
+    def _begin_pause(self, call: str, until: float, why: str) -> None:
+        if not self.pause.left:
+            _log.warning("the provider asks for a pause", provider=self.name, call=call, why=why)
+        self.pause.begin(until, why)
+
+    def _throttled(self) -> Throttled:
+        return Throttled(self.pause.text, until=self.pause.until)

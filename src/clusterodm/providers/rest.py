@@ -11,7 +11,9 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from clusterodm.core.errors import ProviderError, Rejected, Unreachable
+from clusterodm.aio import Clock
+from clusterodm.core.errors import ProviderError, Rejected, Throttled, Unreachable
+from clusterodm.providers.throttling import asked_until
 from clusterodm.reasons import describe
 
 _MAX_ANSWER: Final = 16 << 20
@@ -42,6 +44,7 @@ class Rest:
         self._url = url.rstrip("/")
         self._headers = headers if callable(headers) else lambda: headers
         self._refusal = refusal
+        self._clock = Clock()
         self._tls: ssl.SSLContext | bool = tls if tls is not None else True
 
     async def call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any) -> Answer:
@@ -57,7 +60,7 @@ class Rest:
                 ssl=self._tls,
                 **body,
             ) as response:
-                return self._judged(await _answer(response), response.headers.get("Retry-After", ""))
+                return self._judged(await _answer(response), response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"no answer ({describe(error)})") from None
 
@@ -68,7 +71,7 @@ class Rest:
                 self._url + path, headers=self._headers(), allow_redirects=False, ssl=self._tls
             ) as response:
                 if response.status >= 300:
-                    self._judged(await _answer(response), response.headers.get("Retry-After", ""))
+                    self._judged(await _answer(response), response.headers)
                 buffer = b""
                 async for piece in response.content.iter_any():
                     *whole, buffer = (buffer + piece).split(b"\n")
@@ -79,12 +82,14 @@ class Rest:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"no answer ({describe(error)})") from None
 
-    def _judged(self, answer: Answer, retry_after: str) -> Answer:
+    def _judged(self, answer: Answer, headers: Mapping[str, str]) -> Answer:
         if answer.status < 300 or answer.status == 404:
             return answer
-        if answer.status == 429 or answer.status >= 500:
-            wait = float(retry_after) if retry_after.isdigit() else 0.0
-            raise Unreachable(f"HTTP status {answer.status}", retry_after=wait)
+        if answer.status == 429:
+            raise Throttled("too many requests", until=asked_until(headers, self._clock()))
+        if answer.status >= 500:
+            until = asked_until(headers, self._clock()) if "Retry-After" in headers else 0.0
+            raise Unreachable(f"HTTP status {answer.status}", until=until)
         if answer.status == 401:
             raise Rejected("the key is not valid")
         raise self._refusal(answer)

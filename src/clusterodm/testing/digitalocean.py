@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any, Final
 
 from aiohttp import web
@@ -20,6 +22,7 @@ class DigitalOceanApi:
         self._world = world
         self._token = token
         self._snapshots = snapshots or {}
+        world.throttled = _throttle
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Any) -> Any:
@@ -73,6 +76,15 @@ class DigitalOceanApi:
 
 def _refuse(status: int, kind: str, message: str) -> web.Response:
     return web.json_response({"id": kind, "message": message, "request_id": "r"}, status=status)
+
+
+def _throttle(seconds: float) -> web.Response:
+    """The quota of a minute is used up, that of the hour is not."""
+    response = _refuse(429, "too_many_requests", "API rate limit exceeded.")
+    reset = str(math.ceil(time.time() + 3600))
+    response.headers.update({"ratelimit-limit": "5000", "ratelimit-remaining": "4750", "ratelimit-reset": reset})
+    response.headers["Retry-After"] = str(math.ceil(seconds))
+    return response
 
 
 def _image(number: int, name: str, regions: list[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +25,7 @@ class HetznerApi:
         self._token = token
         self._snapshots = snapshots or []
         self._keys = keys or []
+        world.throttled = _throttle
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Any) -> Any:
@@ -93,6 +96,14 @@ class HetznerApi:
 
 def _refuse(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"error": {"code": code, "message": message, "details": None}}, status=status)
+
+
+def _throttle(seconds: float) -> web.Response:
+    """The quota is used up: it says when all of it is there again."""
+    response = _refuse(429, "rate_limit_exceeded", "limit of 3600 requests per hour reached")
+    reset = str(math.ceil(time.time() + seconds))
+    response.headers.update({"RateLimit-Limit": "3600", "RateLimit-Remaining": "0", "RateLimit-Reset": reset})
+    return response
 
 
 def _paged(request: web.Request, key: str, items: list[Any]) -> web.Response:

@@ -39,6 +39,8 @@ class KubernetesApi:
         self.fits: Callable[[Json], bool] = lambda spec: True
         #: Why containers do not start; empty: they do.
         self.broken = ""
+        #: Seconds for which requests are told to wait, as when the server is overloaded; 0: they are answered.
+        self.throttle = 0
         self.knobs: dict[str, Any] = {"seconds": 0.0}
         self.nodes: dict[str, DevNode] = {}
         #: Called with the plural and the object of each creation.
@@ -90,6 +92,11 @@ class KubernetesApi:
             return _status(404, "NotFound", "the server could not find the requested resource")
         verb = _verb(request)
         self.requests.append(f"{verb} {plural}")
+        if self.throttle:
+            text = "The server has received too many requests and has asked us to try again later"
+            response = _status(429, "TooManyRequests", text)
+            response.headers["Retry-After"] = str(self.throttle)
+            return response
         group = _KINDS[plural][0]
         allowed = self.rights is None or verb in self.rights.get((group, plural), set())
         if not allowed or namespace != self.namespace:

@@ -20,6 +20,7 @@ class ScalewayApi:
         self._world = world
         self._token = token
         self._images = images
+        world.throttled = _throttle
 
     def _find(self, request: web.Request) -> FakeMachine | None:
         machine = self._world.machines.get(request.match_info["id"])
@@ -119,6 +120,11 @@ class ScalewayApi:
 
 def _refuse(status: int, kind: str, message: str) -> web.Response:
     return web.json_response({"type": kind, "message": message}, status=status)
+
+
+def _throttle(seconds: float) -> web.Response:
+    """Its gateway says nothing of how long."""
+    return web.Response(status=429, headers={"x-envoy-ratelimited": "true"})
 
 
 def _server(machine: FakeMachine) -> dict[str, Any]:

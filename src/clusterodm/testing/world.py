@@ -72,6 +72,9 @@ class World:
         self.knobs: dict[str, Any] = {"seconds": 0.0}
         #: What happens to a request: one of the words above, or nothing.
         self.misbehave: Callable[[web.Request], str] = lambda request: ""
+        #: Seconds for which a throttled answer asks for a pause, and that answer as this cloud gives it.
+        self.pause = 0.0
+        self.throttled: Callable[[float], web.Response] = lambda seconds: web.Response(status=429)
         #: Called with each request that was understood and its answer, to compare them with a description.
         self.watch: Callable[[web.Request, bytes, web.Response], None] = lambda request, body, response: None
         self.calls: Counter[str] = Counter()
@@ -174,7 +177,9 @@ class World:
         if fate == REFUSE:
             return web.json_response({"message": "internal error"}, status=500)
         if fate == THROTTLE:
-            return web.json_response({"message": "slow down"}, status=429, headers={"Retry-After": "0"})
+            refusal = self.throttled(self.pause)
+            self.watch(request, body, refusal)
+            return refusal
         response = await handler(request)
         if isinstance(response, web.Response):
             self.watch(request, body, response)
