@@ -10,7 +10,6 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -23,6 +22,7 @@ from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.context import Context
@@ -45,6 +45,7 @@ from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
+from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.cluster.uploads import Uploads
@@ -129,7 +130,11 @@ def build(
     )
     limit = RateLimit(settings.upload_max_speed)
     transfers = partial(Transfers, client.trust, limit, connections=settings.parallel_uploads)
-    webhook = partial(_callback, settings.public_address, own.jobs)
+    callbacks = Callbacks(
+        own.jobs,
+        public_address=settings.public_address,
+        splitmerge=not settings.no_splitmerge,
+    )
     ahead = Ahead(
         tasks,
         registry,
@@ -138,7 +143,7 @@ def build(
         metrics,
         most=settings.send_ahead,
         transfers=transfers(most=settings.send_ahead, urgent=False),
-        webhook=webhook,
+        callbacks=callbacks,
         sender=replicas.me.id,
         duty=duty,
         clock=clock,
@@ -156,7 +161,7 @@ def build(
         duty=duty,
         max_sending=settings.max_sending,
         transfers=transfers(most=settings.max_sending, urgent=True),
-        webhook=webhook,
+        callbacks=callbacks,
         fair=fair,
         clock=clock,
     )
@@ -198,6 +203,15 @@ def build(
         keep_finished_hours=settings.keep_finished,
         clock=clock,
     )
+    control = Control(tasks, registry, client, spool, holdings, consoles, results, uploads, callbacks, clock=clock)
+    submodels = Submodels(
+        store,
+        tasks,
+        control,
+        duty=duty,
+        clock=clock,
+    )
+    control.before_restart = submodels.drop
     context = Context(
         settings=settings,
         clock=clock,
@@ -216,11 +230,13 @@ def build(
             sizes=sizes,
             ahead=ahead,
             uploads=uploads,
-            job_token=lambda uuid: "" if authenticator.open else own.jobs.token(uuid),
+            callbacks=callbacks,
             clock=clock,
         ),
-        control=Control(tasks, registry, client, spool, holdings, consoles, results, uploads, clock=clock),
+        control=control,
         uploads=uploads,
+        submodels=submodels,
+        callbacks=callbacks,
         attempts=attempts,
         dispatcher=dispatcher,
         fair=fair,
@@ -263,12 +279,6 @@ def build(
         reclaimer=Reclaimer(tasks, spool, uploads, release_running=settings.release_running_files, clock=clock),
     )
     return Parts(context, discovery, Schedule(context, workers), close)
-
-
-def _callback(public_address: str, jobs: JobTokens, uuid: str) -> str:
-    """The webhook of a task that nodes get; empty while nobody knows where they reach us."""
-    query = urlencode({"task": uuid, "key": jobs.callback_key(uuid)})
-    return f"{public_address}/commit?{query}" if public_address else ""
 
 
 def _shipped_description() -> Description:

@@ -83,6 +83,7 @@ class Schedule:
         workers.ahead.recover()
         context.tracker.recover()
         workers.fetcher.recover()
+        await context.submodels.sweep()
         await workers.cleaner.recover()
         await workers.notifier.recover()
         await workers.accounts.recover()
@@ -139,6 +140,8 @@ class Schedule:
             "fetcher": workers.fetcher.run,
             "cleaner": workers.cleaner.run,
             "notifier": workers.notifier.run,
+            "submodels": context.submodels.run,
+            "split-merge jobs": lambda: every(_SWEEP, context.submodels.sweep, "submodels"),
             "accounts": workers.accounts.run,
             "lifecycle": context.lifecycle.run,
             "sizes": context.sizes.run,

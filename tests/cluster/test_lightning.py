@@ -224,7 +224,7 @@ async def test_the_parts_of_a_split_merge_job_are_neither_approved_nor_reported(
     api = await start(cluster, service)
     job = await api.create(2)
     await eventually(lambda: cluster.entry(job).task.phase is Phase.RUNNING)
-    node = await another(cluster, cluster.cluster.context.jobs.token(job))
+    node = await another(cluster, cluster.cluster.context.jobs.token(job, 1))
     part = await node.create(1)
     await eventually(lambda: cluster.entry(part).task.phase is Phase.RUNNING)
     await node.post("/task/cancel", {"uuid": part})

@@ -384,3 +384,36 @@ async def test_all_replicas_know_what_owners_used_of_the_nodes(group: Group) -> 
     later = group.clusters[1].context
     await later.fair.load()
     assert set(later.fair.usage().ended) == {account.owner}
+
+
+async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_their_job(group: Group) -> None:
+    one, two, other = await three(group)
+    await group.node(seconds=600.0)
+    job = await one.create(1, options='[{"name": "split", "value": 1}]')
+    await group.everywhere(lambda context: _phase(context, job) is Phase.RUNNING)
+    token = group.clusters[0].context.jobs.token(job, 1)
+    engines = [Api(cluster.url, token) for cluster in group.clusters]
+    for engine in engines:
+        group.stack.push_async_callback(engine.session.close)
+    found = [await engine.create(1) for engine in engines]
+    await two.post("/task/cancel", {"uuid": job})
+
+    async def canceled() -> bool:
+        infos = [await engines[2].get(f"/task/{uuid}/info") for uuid in found]
+        return [info["status"]["code"] for info in infos] == [50, 50, 50]
+
+    await eventually(canceled)
+    assert (await engines[1].raw("POST", "/task/new/init"))[0] == 401
+    await group.end(0)
+    await eventually(group.leaders)
+    await other.post("/task/remove", {"uuid": job})
+
+    async def gone() -> bool:
+        return "error" in await engines[2].get(f"/task/{found[0]}/info")
+
+    await eventually(gone)
+
+
+def _phase(context: Context, uuid: str) -> Phase | None:
+    entry = context.tasks.get(uuid)
+    return entry.task.phase if entry else None

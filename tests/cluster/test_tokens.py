@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -216,9 +217,9 @@ async def _status(base: str, token: str, rig: Rig) -> int:
 
 def test_job_tokens_are_good_for_one_task_and_one_key() -> None:
     jobs = JobTokens(JobTokens.new_key())
-    token = jobs.token("a-task")
-    assert jobs.task(token) == "a-task"
-    assert JobTokens(JobTokens.new_key()).task(token) is None
+    token = jobs.token("a-task", 2)
+    assert jobs.job(token) == ("a-task", 2)
+    assert JobTokens(JobTokens.new_key()).job(token) is None
     for wrong in (
         "",
         "job.",
@@ -227,9 +228,18 @@ def test_job_tokens_are_good_for_one_task_and_one_key() -> None:
         token + "x",
         token.upper(),
         "a-task.x",
+        token.replace("a-task.2", "a-task.1"),
+        token.replace(".2", ""),
         "job.a.\u00e9",
     ):
-        assert jobs.task(wrong) is None
+        assert jobs.job(wrong) is None
+
+
+def test_a_job_token_of_an_earlier_version_is_good_for_whichever_attempt_runs() -> None:
+    key = JobTokens.new_key()
+    jobs = JobTokens(key)
+    signature = hmac.new(bytes.fromhex(key), b"a-task", hashlib.sha256).hexdigest()[:40]
+    assert jobs.job(f"job.a-task.{signature}") == ("a-task", 0)
 
 
 PLAIN = f"""

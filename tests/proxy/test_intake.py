@@ -266,7 +266,7 @@ async def test_sm_cluster_is_set_to_us_for_split_tasks(cluster: Rig) -> None:
     uuid = await api.init(options=options)
     assert cluster.entry(uuid).task.options == [
         {"name": "split", "value": 100},
-        {"name": "sm-cluster", "value": f"{api.url}/?token={cluster.cluster.context.jobs.token(uuid)}"},
+        {"name": "sm-cluster", "value": api.url},
     ]
 
 

@@ -434,3 +434,23 @@ async def test_charges_at_the_same_time_all_count_and_what_is_negligible_is_drop
     assert await store.accounts() == [account]
     await store.drop_accounts(20 * HALF_LIFE)
     assert await store.accounts() == []
+
+
+async def test_submodels_of_a_job_come_with_those_first_that_are_not_over(store: Store) -> None:
+    def submodel(number: int, phase: Phase, attempt: int, **fields: Any) -> Task:
+        uuid = f"00000000-0000-4000-8000-{number:012}"
+        return Task(uuid=uuid, owner="o#j", phase=phase, job="j", job_attempt=attempt, **fields)
+
+    made = [
+        submodel(1, Phase.FINISHED, 1, finished_at=5.0),
+        submodel(2, Phase.QUEUED, 1),
+        submodel(3, Phase.RUNNING, 2),
+        submodel(4, Phase.REMOVED, 1),
+    ]
+    for each in [*made, task()]:
+        await store.add_task(each, "announced")
+    assert await store.jobs() == ["j"]
+    assert await store.submodels("j", besides=2, limit=9) == [made[1], made[0]]
+    assert len(await store.submodels("j", limit=9)) == 3
+    assert len(await store.submodels("j", limit=1)) == 1
+    assert await store.submodels("", limit=9) == []

@@ -92,3 +92,24 @@ async def test_what_an_earlier_version_kept_is_still_there(
         assert version == migrate.HEAD
     finally:
         await store.close()
+
+
+async def test_submodels_of_an_earlier_version_are_known_by_the_name_of_their_owner(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+    part, lost = "a" * 36, "b" * 36
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(as_it_was, "0008")
+        for uuid, owner in ((part, f"o#{RUNS}"), (lost, f"o#{RUNS}#{lost}")):
+            task = Task(uuid=uuid, owner=owner, phase=Phase.QUEUED)
+            table = await connection.run_sync(lambda sync: Table("tasks", MetaData(), autoload_with=sync))
+            row = {key: value for key, value in columns(task, schema.tasks).items() if key in table.c}
+            await connection.execute(insert(table).values({key: _plain(value) for key, value in row.items()}))
+    await engine.dispose()
+    store = await Store.open(url)
+    try:
+        assert sorted(await store.jobs()) == [RUNS, lost]
+        assert [(task.uuid, task.job_attempt) for task in await store.submodels(RUNS, limit=9)] == [(part, 1)]
+        assert [(task.uuid, task.job_attempt) for task in await store.submodels(lost, limit=9)] == [(lost, 0)]
+    finally:
+        await store.close()

@@ -4,6 +4,15 @@
 
 from clusterodm.auth.base import SHARED_OWNER, Authenticator, AuthInfo, Grant
 from clusterodm.auth.choose import make_authenticator
-from clusterodm.auth.jobs import JobTokens, submodel_owner
+from clusterodm.auth.jobs import Job, JobTokens, submodel_owner
 
-__all__ = ["SHARED_OWNER", "AuthInfo", "Authenticator", "Grant", "JobTokens", "make_authenticator", "submodel_owner"]
+__all__ = [
+    "SHARED_OWNER",
+    "AuthInfo",
+    "Authenticator",
+    "Grant",
+    "Job",
+    "JobTokens",
+    "make_authenticator",
+    "submodel_owner",
+]

@@ -25,6 +25,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     #: Its part of the cluster against others of the same priority.
     share: float = 1.0
+    #: The split-merge job whose token it is, and its attempt: tasks become submodels of that.
+    job: str = ""
+    job_attempt: int = 0
 
 
 class AuthInfo(msgspec.Struct, frozen=True, rename="camel"):

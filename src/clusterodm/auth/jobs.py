@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the cluster gives to nodes: tokens for split-merge jobs, each good for the submodels of one task as long as that
-task is not over, and keys with which a node says that something happened to a task.
+"""What the cluster gives to nodes: tokens for split-merge jobs, each good for the submodels of one attempt of one task,
+and keys with which a node says that something happened to a task.
 
-A token is the task's id and a keyed hash of it, so nothing needs to be stored, and the owner's own token never reaches
-a node.
+A token is the task's id, the number of the attempt and a keyed hash of both, so nothing needs to be stored, and the
+owner's own token never reaches a node.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from typing import Final
+from typing import Final, NamedTuple
 
 from clusterodm.core.tasks import OWNER_MARK
 
 _PREFIX: Final = "job."
+
+
+class Job(NamedTuple):
+    """An attempt of a split-merge job."""
+
+    task: str
+    #: 0: whichever attempt runs, as tokens of earlier versions have it.
+    attempt: int
 
 
 class JobTokens:
@@ -30,15 +38,19 @@ class JobTokens:
         """A key, to be kept."""
         return secrets.token_hex(32)
 
-    def token(self, task: str) -> str:
-        """The token for the submodels of a task."""
-        return f"{_PREFIX}{task}.{self._sign(task)}"
+    def token(self, task: str, attempt: int) -> str:
+        """Return the token for the submodels of an attempt of a task."""
+        job = f"{task}.{attempt}"
+        return f"{_PREFIX}{job}.{self._sign(job)}"
 
-    def task(self, token: str) -> str | None:
-        """The task that a token is for; None when it is no such token, or not ours."""
-        task, dot, signature = token.removeprefix(_PREFIX).rpartition(".")
-        fits = hmac.compare_digest(signature.encode(), self._sign(task).encode())
-        return task if token.startswith(_PREFIX) and dot and fits else None
+    def job(self, token: str) -> Job | None:
+        """Return the job that a token was made for; None if it is no such token, or another cluster's."""
+        job, _, signature = token.removeprefix(_PREFIX).rpartition(".")
+        fits = hmac.compare_digest(signature.encode(), self._sign(job).encode())
+        if not (token.startswith(_PREFIX) and job and fits):
+            return None
+        task, dot, attempt = job.partition(".")
+        return Job(task, int(attempt) if dot else 0)
 
     def callback_key(self, task: str) -> str:
         """What the node that has a task must show when it says that something happened to it."""

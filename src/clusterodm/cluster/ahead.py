@@ -9,11 +9,11 @@ commit, its node has a slot; else the node is told to remove it. All of it is wo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from clusterodm.aio import Clock, Duty, WorkQueue, every
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.core.errors import FilesLost, NodeError, NodeRefused, NodeUnreachable, StaleTask
@@ -76,7 +76,7 @@ class Ahead:
         *,
         most: int,
         transfers: Transfers,
-        webhook: Callable[[str], str],
+        callbacks: Callbacks,
         sender: str,
         duty: Duty,
         clock: Clock,
@@ -89,7 +89,7 @@ class Ahead:
         #: Uploads at a time.
         self.most = most
         self._transfers = transfers
-        self._webhook = webhook
+        self._callbacks = callbacks
         self._sender = sender
         self._duty = duty
         self._clock = clock
@@ -244,7 +244,8 @@ class Ahead:
         sent.error = NodeUnreachable("the transfer was stopped")
         try:
             if node is not None:
-                await self._client.init(node.address, sent.task, key, self._webhook(sent.task.uuid))
+                task = self._callbacks.for_node(sent.task, sent.attempt.number)
+                await self._client.init(node.address, task, key, self._callbacks.webhook(task.uuid))
                 await sent.transfer.run()
                 sent.error = None
         except (NodeError, FilesLost) as error:

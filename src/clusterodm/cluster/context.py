@@ -10,6 +10,7 @@ from clusterodm.aio import Clock
 from clusterodm.auth import Authenticator, JobTokens
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
@@ -23,6 +24,7 @@ from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
+from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.cluster.uploads import Uploads
@@ -48,6 +50,8 @@ class Context:
     intake: Intake
     control: Control
     uploads: Uploads
+    submodels: Submodels
+    callbacks: Callbacks
     attempts: Attempts
     dispatcher: Dispatcher
     fair: FairShare

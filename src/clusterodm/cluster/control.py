@@ -5,11 +5,12 @@ attempt and carried out by the cleaner, so that the answer never waits for a nod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
@@ -17,7 +18,7 @@ from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadRequest, FilesLost, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.limits import Limits, limited_options
-from clusterodm.core.options import Option, check_options, parse_options, unknown_options
+from clusterodm.core.options import Option, check_options, parse_options, split_cluster, unknown_options
 from clusterodm.core.tasks import (
     BY_OWNER,
     ON_NODE,
@@ -56,6 +57,10 @@ _TRIES: Final = 5
 _NO_LIMITS: Final = Limits()
 
 
+async def _nothing(_: str) -> None:
+    pass
+
+
 class Control:
     """Carries out what owners order."""
 
@@ -69,6 +74,7 @@ class Control:
         consoles: Consoles,
         results: Results,
         uploads: Uploads,
+        callbacks: Callbacks,
         *,
         clock: Callable[[], float],
     ) -> None:
@@ -80,10 +86,14 @@ class Control:
         self._consoles = consoles
         self._results = results
         self._uploads = uploads
+        self._callbacks = callbacks
         self._clock = clock
+        #: Called with a split-merge job before it begins again.
+        self.before_restart: Callable[[str], Awaitable[object]] = _nothing
 
-    async def cancel(self, entry: Entry, *, by: str = "its owner") -> None:
-        """Cancel a task in any phase, as a node does: also one that is over (its results stay). Remove an upload."""
+    async def cancel(self, entry: Entry, *, by: str = "its owner", cleanup: Cleanup = Cleanup.CANCEL) -> None:
+        """Cancel a task in any phase, and have its node cancel or remove it: also one that is over, as a node does (its
+        results stay). One that is removed there is of no use any more: its files go here, too. Remove an upload."""
         if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
             return
         for _ in range(_TRIES):
@@ -93,10 +103,12 @@ class Control:
                 if entry.task.phase is Phase.FINISHED:
                     await self._tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
                     return
-                ended = self._ended(entry, Cleanup.CANCEL)
+                ended = self._ended(entry, cleanup)
                 await self._tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
             except StaleTask:
                 continue
+            if cleanup is Cleanup.REMOVE:
+                await self._spool.drop(entry.task.uuid)
             return
         raise BadRequest("The task is changing, try again")
 
@@ -117,14 +129,22 @@ class Control:
             return
         raise BadRequest("The task is changing, try again")
 
-    async def restart(self, entry: Entry, options: str | None, limits: Limits = _NO_LIMITS) -> None:
+    async def restart(
+        self, entry: Entry, options: str | None, limits: Limits = _NO_LIMITS, cluster_url: str = ""
+    ) -> None:
         """Begin a finished task again, with other options (within the limits) when given: on its node, which still has
-        the files and intermediate results, or else from the held files on any node."""
+        the files and intermediate results, or else from the held files on any node. A task that is split sends its
+        submodels to where it did before, else to `cluster_url`."""
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
         described = self._registry.options
         given = [] if options is None else parse_options(options)
-        chosen = None if options is None else limited_options(check_options(given, described), described, limits)
+        chosen = None
+        if options is not None:
+            chosen = limited_options(check_options(given, described), described, limits)
+            chosen = self._callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
+        if split_cluster(entry.task.options):
+            await self.before_restart(entry.task.uuid)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given, described)
         try:
@@ -160,6 +180,8 @@ class Control:
         node = self._registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
             return False
+        if options is not None:
+            options = self._callbacks.options(attempt.task, options, attempt.number)
         try:
             await self._client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:

@@ -17,6 +17,7 @@ import structlog
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Node, Registry
@@ -63,7 +64,7 @@ class Dispatcher:
         duty: Duty,
         max_sending: int,
         transfers: Transfers,
-        webhook: Callable[[str], str],
+        callbacks: Callbacks,
         fair: FairShare,
         clock: Clock,
     ) -> None:
@@ -79,7 +80,7 @@ class Dispatcher:
         self._duty = duty
         self._max_sending = max_sending
         self._transfers = transfers
-        self._webhook = webhook
+        self._callbacks = callbacks
         self._fair = fair
         self._clock = clock
         self._chosen: dict[str, int] = {}
@@ -345,8 +346,8 @@ class Dispatcher:
             if sent is not None:
                 await sent.finish()
             else:
-                webhook = self._webhook(uuid)
-                await self._client.init(node.address, entry.task, attempt.node_uuid, webhook)
+                task, webhook = self._callbacks.for_node(entry.task, attempt.number), self._callbacks.webhook(uuid)
+                await self._client.init(node.address, task, attempt.node_uuid, webhook)
                 await transfer.run()
         finally:
             del self.sending[uuid]

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -18,6 +17,7 @@ from clusterodm.archives import Bounds, open_archive, photo_names
 from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
+from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
@@ -29,7 +29,7 @@ from clusterodm.core.files import HeldFile, Manifest
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
 from clusterodm.core.names import SEED, counted_files, is_archive, is_image, printable, safe_name
-from clusterodm.core.options import check_options, parse_options, unknown_options, with_split_cluster
+from clusterodm.core.options import check_options, parse_options, unknown_options
 from clusterodm.core.placement import Needs
 from clusterodm.core.tasks import HELD, Phase, Task, is_submodel, visible
 from clusterodm.spool import Part, Spool
@@ -63,7 +63,7 @@ class Intake:
         *,
         splitmerge: bool,
         bounds: Bounds,
-        job_token: Callable[[str], str],
+        callbacks: Callbacks,
         accounts: Accounts,
         sizes: Sizes,
         ahead: Ahead,
@@ -71,7 +71,7 @@ class Intake:
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
-        self._job_token = job_token
+        self._callbacks = callbacks
         self._accounts = accounts
         self._sizes = sizes
         self._ahead = ahead
@@ -236,7 +236,7 @@ class Intake:
             "priority": grant.priority,
             "share": grant.share,
             "concurrency": -1 if allowed is None else allowed,
-            "submodel": is_submodel(task.outputs, task.skip_post_processing, held),
+            "submodel": bool(task.job) or is_submodel(task.outputs, task.skip_post_processing, held),
         }
         text = f"committed with {len(files)} files, {columns['byte_count']} bytes"
         if packed:
@@ -286,18 +286,15 @@ class Intake:
             owner=said.owner,
             phase=Phase.RECEIVING,
             name=printable(fields.get("name", ""))[:1000] or f"Task of {self._day()}",
-            options=with_split_cluster(options, self._url_for(uuid, said) if self._splitmerge else None),
+            options=self._callbacks.with_cluster(options, said.cluster_url),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
             outputs=_outputs(fields.get("outputs", "")),
             webhook=fields.get("webhook", "")[:4000],
             date_created=_milliseconds(fields.get("dateCreated", "")),
             created_at=self._clock(),
+            job=said.grant.job,
+            job_attempt=said.grant.job_attempt,
         )
-
-    def _url_for(self, uuid: str, said: Announcement) -> str:
-        """Where ODM on a node sends the submodels of this task, with a token that is good for nothing else."""
-        token = self._job_token(uuid)
-        return f"{said.cluster_url}/?{urlencode({'token': token})}" if token else said.cluster_url
 
     def _day(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -20,6 +21,10 @@ Option = dict[str, Any]
 
 #: The keys of one entry of `/options`; one more is a TypeError in PyODM.
 KEYS: Final = ("name", "type", "value", "domain", "help")
+
+
+#: The option that tells the engine where it sends the submodels of a split task.
+SPLIT_CLUSTER: Final = "sm-cluster"
 
 
 def exact(described: list[Option]) -> list[Option]:
@@ -73,7 +78,7 @@ def unknown_options(given: list[Option], described: list[Option]) -> list[str]:
 
 def added_options(own: list[Option], theirs: list[Option]) -> list[Option]:
     """What a node says that it runs a task with beside the task's own options: it adds some by itself."""
-    known = {option["name"] for option in own}
+    known = {option["name"] for option in own} | {"sm-cluster"}  # which holds a token
     added = (option for option in theirs if isinstance(option.get("name"), str) and option["name"] not in known)
     small = ({"name": option["name"], "value": option.get("value")} for option in added)
     return [option for option in small if len(msgspec.json.encode(option)) <= _LARGEST_ADDED][:_MOST_TOLD]
@@ -178,9 +183,21 @@ _DOMAINS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Any], bool
 
 
 def with_split_cluster(options: list[Option], cluster_url: str | None) -> list[Option]:
-    """Options for a node: `sm-cluster` is ours to say. It is set where the task is split and `cluster_url` is given;
+    """Options of a task: `sm-cluster` is ours to say. It is set where the task is split and `cluster_url` is given;
     the caller's own value never passes."""
-    kept = [option for option in options if option["name"] != "sm-cluster"]
+    kept = [option for option in options if option["name"] != SPLIT_CLUSTER]
     if cluster_url and any(option["name"] == "split" for option in kept):
-        kept.append({"name": "sm-cluster", "value": cluster_url})
+        kept.append({"name": SPLIT_CLUSTER, "value": cluster_url})
     return kept
+
+
+def split_cluster(options: list[Option]) -> str:
+    """Return the address in `sm-cluster`, without a token, as earlier versions kept one there; empty if not set."""
+    value = next((str(option["value"]) for option in options if option["name"] == SPLIT_CLUSTER), "")
+    return value.partition("/?")[0]
+
+
+def with_job_token(options: list[Option], token: str) -> list[Option]:
+    """Return the options as a node gets them: `sm-cluster` with the token that the engine sends along."""
+    address = split_cluster(options)
+    return with_split_cluster(options, f"{address}/?{urlencode({'token': token})}") if address else options

@@ -100,6 +100,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     date_created: int = 0
     #: A part of a split-merge job: its client must see it RUNNING while it waits.
     submodel: bool = False
+    #: The split-merge job that sent it, and the attempt of that job; empty and 0: none did.
+    job: str = ""
+    job_attempt: int = 0
     priority: int = 0
     #: The part of the cluster that its owner has against others, and the tasks that its owner may have on nodes at a
     #: time (-1: any number), both as the token said at the commit.

@@ -8,10 +8,9 @@ from typing import Final
 
 from aiohttp import web
 
-from clusterodm.auth import Grant, submodel_owner
+from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
-from clusterodm.core.tasks import ON_NODE
 from clusterodm.proxy.forwarded import Proxies
 
 CONTEXT: Final = web.AppKey("context", Context)
@@ -23,24 +22,21 @@ def context(request: web.Request) -> Context:
     return request.app[CONTEXT]
 
 
-async def caller(request: web.Request) -> Grant:
-    """Who calls: the token of the query or of an Authorization header. Raises Unauthorized."""
+async def caller(request: web.Request, *, late: bool = False) -> Grant:
+    """Who calls: the token of the query or of an Authorization header. Raises Unauthorized. With `late` the token of a
+    split-merge job is good for some minutes after the job left its node, so that it can end its parts."""
     token = request.query.get("token", "") if request.query_string else ""
     if not token:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
         token = value.strip() if scheme.lower() == "bearer" else ""
     cluster = context(request)
-    grant = _job_grant(cluster, token) or await cluster.authenticator.grant(token)
+    job = cluster.jobs.job(token)  # known by its signature, so it counts also where no token is needed
+    grant = await (cluster.submodels.grant(job, late=late) if job else cluster.authenticator.grant(token))
     if grant is None:
         raise Unauthorized("no valid token")
     return grant
 
 
-def _job_grant(cluster: Context, token: str) -> Grant | None:
-    """What a split-merge job may do: anything with its own submodels, until it is over."""
-    uuid = cluster.jobs.task(token) if token and not cluster.authenticator.open else None
-    entry = cluster.tasks.get(uuid) if uuid else None
-    if entry is None or entry.task.phase not in ON_NODE:
-        return None
-    task = entry.task
-    return Grant(owner=submodel_owner(task.owner, task.uuid), priority=task.priority, share=task.share)
+def cluster_url(request: web.Request) -> str:
+    """Where ODM on a node finds us: the public address, else the address that this client used."""
+    return context(request).settings.public_address or request.app[PROXIES].origin(request)

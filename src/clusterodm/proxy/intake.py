@@ -13,7 +13,7 @@ from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
 from clusterodm.core.errors import BadRequest, ClusterError, ServiceDown, SpoolFull
-from clusterodm.proxy.context import PROXIES, caller, context
+from clusterodm.proxy.context import caller, cluster_url, context
 from clusterodm.proxy.forms import FileHandler, FileSink, read_form
 from clusterodm.proxy.render import json_answer, render_error
 from clusterodm.spool import Part
@@ -120,10 +120,5 @@ def _announcement(request: web.Request, grant: Grant, fields: dict[str, str]) ->
         grant=grant,
         set_uuid=request.headers.get("set-uuid", ""),
         fields=fields,
-        cluster_url=_cluster_url(request),
+        cluster_url=cluster_url(request),
     )
-
-
-def _cluster_url(request: web.Request) -> str:
-    """Where ODM on a node finds us: the public address, else the address that this client used."""
-    return context(request).settings.public_address or request.app[PROXIES].origin(request)

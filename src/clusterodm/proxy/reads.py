@@ -68,7 +68,7 @@ async def task_list(request: web.Request) -> web.Response:
 
 async def task_info(request: web.Request) -> web.Response:
     """GET /task/{uuid}/info, with console lines when `with_output` is given."""
-    grant = await caller(request)
+    grant = await caller(request, late=True)
     cluster = context(request)
     uuid = request.match_info["uuid"].lower()
     entry = await cluster.tasks.require(uuid, grant.owner)
@@ -80,7 +80,7 @@ async def task_info(request: web.Request) -> web.Response:
 
 async def task_output(request: web.Request) -> web.Response:
     """GET /task/{uuid}/output: console lines from `line`."""
-    grant = await caller(request)
+    grant = await caller(request, late=True)
     cluster = context(request)
     uuid = request.match_info["uuid"].lower()
     await cluster.tasks.require(uuid, grant.owner)

@@ -14,26 +14,27 @@ from clusterodm.cluster.tasks import Entry
 from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.core.tasks import Phase
-from clusterodm.proxy.context import caller, context
+from clusterodm.proxy.context import caller, cluster_url, context
 from clusterodm.proxy.forms import read_form
 from clusterodm.proxy.render import json_answer
 
 
 async def cancel(request: web.Request) -> web.Response:
     """POST /task/cancel."""
-    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.cancel(entry))
+    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.cancel(entry), late=True)
 
 
 async def remove(request: web.Request) -> web.Response:
     """POST /task/remove."""
-    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.remove(entry))
+    return await _order(request, lambda cluster, entry, grant, fields: cluster.control.remove(entry), late=True)
 
 
 async def restart(request: web.Request) -> web.Response:
     """POST /task/restart, with other options when given."""
+    url = cluster_url(request)
     return await _order(
         request,
-        lambda cluster, entry, grant, fields: cluster.control.restart(entry, fields.get("options"), grant.limits),
+        lambda cluster, entry, grant, fields: cluster.control.restart(entry, fields.get("options"), grant.limits, url),
         _committed,
     )
 
@@ -54,8 +55,10 @@ async def _order(
     request: web.Request,
     carry_out: Callable[[Context, Entry, Grant, dict[str, str]], Awaitable[None]],
     find: Callable[[Context, str, str], Awaitable[Entry]] = _task_or_upload,
+    *,
+    late: bool = False,
 ) -> web.Response:
-    grant = await caller(request)
+    grant = await caller(request, late=late)
     cluster = context(request)
     fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
     uuid = fields.get("uuid", "").lower()

@@ -63,6 +63,8 @@ tasks = Table(
     Column("zipurl", Text, nullable=False),
     Column("date_created", BigInteger, nullable=False),
     Column("submodel", Boolean, nullable=False),
+    Column("job", String(36), nullable=False, server_default=""),
+    Column("job_attempt", Integer, nullable=False, server_default="0"),
     Column("priority", Integer, nullable=False),
     Column("share", Float, nullable=False, server_default="1"),
     Column("concurrency", Integer, nullable=False, server_default="-1"),
@@ -100,6 +102,12 @@ tasks = Table(
         "webhook_due",
         sqlite_where=Column("webhook_due"),
         postgresql_where=Column("webhook_due"),
+    ),
+    Index(
+        "ix_tasks_job",
+        "job",
+        sqlite_where=Column("job") != "",
+        postgresql_where=Column("job") != "",
     ),
     Index(
         "ix_tasks_billing_due",

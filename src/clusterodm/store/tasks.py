@@ -156,6 +156,22 @@ class TaskVerbs(UsageVerbs):
         query = select(schema.tasks).where(table.phase == str(Phase.FINISHED), table.finished_at < at)
         return await self._tasks(query.order_by(table.finished_at).limit(limit))
 
+    async def jobs(self) -> list[str]:
+        """Return the uuids of split-merge jobs that have submodels."""
+        table = schema.tasks.c
+        there = (table.job != "") & (table.phase != str(Phase.REMOVED))
+        async with self._transaction() as connection:
+            return list((await connection.execute(select(table.job).where(there).distinct())).scalars())
+
+    async def submodels(self, job: str, *, limit: int, besides: int | None = None) -> list[Task]:
+        """Return submodels of a split-merge job, except those of attempt `besides`; first those that are not over."""
+        table = schema.tasks.c
+        query = select(schema.tasks).where(table.job == job, table.job != "", table.phase != str(Phase.REMOVED))
+        query = query if besides is None else query.where(table.job_attempt != besides)
+        async with self._transaction() as connection:
+            found = await connection.execute(query.order_by(table.finished_at).limit(limit))
+            return [as_record(row, Task) for row in found.mappings()]
+
     async def webhooks_due(self) -> list[str]:
         """Uuids of tasks whose owner is still to be told that they ended."""
         return await self._uuids(schema.tasks.c.webhook_due)

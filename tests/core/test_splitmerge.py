@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How long submodels live."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clusterodm.core.options import split_cluster, with_job_token
+from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way
+from clusterodm.core.tasks import Outcome, Phase, Task
+
+
+def job(phase: Phase, attempts: int = 2, outcome: Outcome | None = None) -> Task:
+    """A job in its second attempt."""
+    return Task(uuid="j", owner="o", phase=phase, attempts=attempts, outcome=outcome)
+
+
+COMPLETED = job(Phase.FINISHED, outcome=Outcome.COMPLETED)
+CANCELED = job(Phase.FINISHED, outcome=Outcome.CANCELED)
+FAILED = job(Phase.FINISHED, outcome=Outcome.FAILED)
+RUNNING = job(Phase.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("phase", "attempt", "of", "age", "expected"),
+    [
+        (Phase.RUNNING, 2, RUNNING, 0, Fate.STAYS),
+        (Phase.RECEIVING, 2, job(Phase.COLLECTING), 0, Fate.STAYS),
+        (Phase.RUNNING, 1, RUNNING, 0, Fate.CANCEL),
+        (Phase.FINISHED, 1, RUNNING, 0, Fate.STAYS),
+        (Phase.FINISHED, 1, RUNNING, GRACE, Fate.REMOVE),
+        (Phase.QUEUED, 2, job(Phase.QUEUED), 0, Fate.CANCEL),
+        (Phase.DISPATCHING, 2, CANCELED, 0, Fate.CANCEL),
+        (Phase.RUNNING, 2, FAILED, 0, Fate.CANCEL),
+        (Phase.RECEIVING, 2, FAILED, 0, Fate.REMOVE),
+        (Phase.COLLECTING, 2, FAILED, 0, Fate.STAYS),
+        (Phase.COLLECTING, 2, FAILED, GRACE, Fate.REMOVE),
+        (Phase.RUNNING, 2, COMPLETED, GRACE - 1, Fate.STAYS),
+        (Phase.RUNNING, 1, COMPLETED, 0, Fate.CANCEL),
+        (Phase.RUNNING, 2, COMPLETED, GRACE, Fate.REMOVE),
+        (Phase.RUNNING, 2, job(Phase.REMOVED), 0, Fate.REMOVE),
+        (Phase.FINISHED, 2, None, 0, Fate.REMOVE),
+    ],
+)
+def test_submodels_live_as_long_as_the_attempt_that_sent_them(
+    phase: Phase, attempt: int, of: Task | None, age: float, expected: Fate
+) -> None:
+    task = Task(uuid="s", owner="o#j", phase=phase, job="j", job_attempt=attempt)
+    assert fate(task, of, age) is expected
+
+
+def test_an_attempt_is_under_way_while_its_job_is_on_a_node() -> None:
+    assert is_under_way(RUNNING, 2)
+    assert not is_under_way(RUNNING, 1)
+    assert not is_under_way(job(Phase.QUEUED), 2)
+
+
+def test_the_token_goes_to_the_node_alone() -> None:
+    options: list[dict[str, Any]] = [{"name": "split", "value": 1}, {"name": "sm-cluster", "value": "http://us:3000"}]
+    assert with_job_token(options, "job.a.1.b")[1]["value"] == "http://us:3000/?token=job.a.1.b"
+    assert split_cluster(options) == "http://us:3000"
+    assert with_job_token(options[:1], "job.a.1.b") == options[:1]
+    old = [options[0], {"name": "sm-cluster", "value": "http://us:3000/?token=job.a.c"}]
+    assert with_job_token(old, "job.a.1.b") == with_job_token(options, "job.a.1.b")
