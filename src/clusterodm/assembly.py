@@ -132,7 +132,9 @@ def build(
     transfers = partial(Transfers, client.trust, limit, connections=settings.parallel_uploads)
     callbacks = Callbacks(
         own.jobs,
+        registry,
         public_address=settings.public_address,
+        machines=bool(fleet.providers),
         splitmerge=not settings.no_splitmerge,
     )
     ahead = Ahead(

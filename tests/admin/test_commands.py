@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from clusterodm.commands.doctor import findings
 from tests.admin.support import PASSWORD, start
 from tests.processes import free_port
 from tests.support import Rig, eventually
@@ -148,6 +151,27 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
     assert "did you mean port?" in await run("doctor", "--config", str(config), code=1)
     running = await run.json("doctor", "--data-dir", str(cluster.folder / "data"))
     assert any("used by a running cluster" in finding["text"] for finding in running)
+
+
+@pytest.mark.parametrize(
+    ("node", "address", "verdict", "text"),
+    [
+        ("127.0.0.1:1", "", "ok", "not set"),
+        ("node.invalid:3000", "", "warning", "not set: split-merge jobs are given the address that their client used"),
+        ("node.invalid:3000", "http://localhost:3000", "error", "nodes on other hosts cannot reach it"),
+        ("127.0.0.1:1", "https://maps.invalid:3443", "error", "HTTPS on port 443 only"),
+        ("node.invalid:3000", "http://maps.invalid:3000", "warning", "no cluster runs"),
+    ],
+)
+async def test_the_doctor_says_whether_split_merge_jobs_can_reach_the_cluster(
+    tmp_path: Path, node: str, address: str, verdict: str, text: str
+) -> None:
+    config = tmp_path / "config.json"
+    ports = {name: free_port() for name in ("port", "admin-cli-port", "admin-web-port")}
+    config.write_text(json.dumps({"node": [node], "public-address": address, **ports}))
+    found = [each async for each in findings(config, tmp_path) if each.what.startswith("--public-address")]
+    assert [each.verdict for each in found] == [verdict]
+    assert text in found[0].text
 
 
 async def test_commands_complete_in_a_shell(cluster: Rig) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clusterodm.admin import figures
 from clusterodm.app import running_cluster
 from clusterodm.core.nodes import make_address
 from clusterodm.core.splitmerge import GRACE
@@ -304,3 +305,40 @@ async def test_ten_minutes_after_their_job_left_submodels_are_removed_and_the_to
     await submodels._end(uuid)
     assert await phase(cluster, done) in (Phase.REMOVED, None)
     assert await phase(cluster, runs) in (Phase.REMOVED, None)
+
+
+async def test_an_address_that_no_node_elsewhere_can_reach_is_told_to_owner_and_operator(
+    cluster: Rig, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.jsonl"
+    await cluster.add_node(seconds=600)
+    api = await cluster.start(log_file=str(log))
+    await cluster.ready()
+    near = await api.create(1, options=SPLIT)
+    assert not [line for line in await cluster.timeline(near) if "cannot send" in line]
+    problems = (await figures.status(cluster.cluster.context)).problems
+    assert problems == []
+    await cluster.cluster.context.registry.add(make_address("192.0.2.1", 3000))
+    far = await api.create(1, options=SPLIT)
+    await api.create(1, options=SPLIT)
+    expected = (
+        f"split-merge jobs cannot send their submodels to {api.url}: nodes on other hosts cannot reach it "
+        "(see --public-address)"
+    )
+    assert expected in await cluster.timeline(far)
+    assert (await figures.status(cluster.cluster.context)).problems.count(expected) == 1
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [line for line in lines if line["event"] == expected and line["task"] == far]
+    assert [line["level"] for line in told] == ["warning"]
+
+
+async def test_a_public_address_that_the_engine_cannot_use_is_a_problem_before_the_first_job(cluster: Rig) -> None:
+    await cluster.start(public_address="https://maps.example:3443")
+    [problem] = [each for each in (await figures.status(cluster.cluster.context)).problems if "split-merge" in each]
+    assert "the engine speaks HTTPS on port 443 only, not on 3443" in problem
+
+
+async def test_ordinary_tasks_say_nothing_about_addresses(cluster: Rig) -> None:
+    api = await cluster.start()
+    await cluster.cluster.context.registry.add(make_address("192.0.2.1", 3000))
+    assert not [line for line in await cluster.timeline(await api.create(1)) if "cannot send" in line]

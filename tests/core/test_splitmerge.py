@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How long submodels live."""
+"""How long submodels live, and which address the engine can use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusterodm.core.options import split_cluster, with_job_token
-from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way
+from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, unusable
 from clusterodm.core.tasks import Outcome, Phase, Task
 
 
@@ -56,6 +56,31 @@ def test_an_attempt_is_under_way_while_its_job_is_on_a_node() -> None:
     assert is_under_way(RUNNING, 2)
     assert not is_under_way(RUNNING, 1)
     assert not is_under_way(job(Phase.QUEUED), 2)
+
+
+@pytest.mark.parametrize(
+    ("address", "hosts", "expected"),
+    [
+        ("http://maps.example:3000", ["10.0.0.2"], ""),
+        ("https://maps.example", ["10.0.0.2"], ""),
+        ("https://maps.example:443", ["10.0.0.2"], ""),
+        ("http://10.0.0.1:3000", ["127.0.0.1", "10.0.0.2"], ""),
+        ("http://127.0.0.1:3000", ["127.0.0.1", "localhost", "::1"], ""),
+        ("http://localhost:3000", [], ""),
+        ("http://localhost:3000", ["127.0.0.1", "10.0.0.2"], "nodes on other hosts cannot reach it"),
+        ("http://LOCALHOST.:3000", ["node-1"], "nodes on other hosts cannot reach it"),
+        ("http://cluster.localhost:3000", ["node-1"], "nodes on other hosts cannot reach it"),
+        ("http://127.8.0.1:3000", ["node-1"], "nodes on other hosts cannot reach it"),
+        ("http://0.0.0.0:3000", ["node-1"], "nodes on other hosts cannot reach it"),
+        ("http://mylocalhost:3000", ["node-1"], ""),
+        ("https://maps.example:3443", ["10.0.0.2"], "the engine speaks HTTPS on port 443 only, not on 3443"),
+        ("http://maps.example:443", ["10.0.0.2"], "the engine speaks HTTPS on port 443"),
+        ("http://[fd00::1]:3000", ["fd00::2"], "the engine cannot use an IPv6 address; a host name is needed"),
+        ("http://maps.example:99999", ["10.0.0.2"], "its port is none"),
+    ],
+)
+def test_an_address_that_the_engine_cannot_use_is_told(address: str, hosts: list[str], expected: str) -> None:
+    assert unusable(address, hosts) == expected
 
 
 def test_the_token_goes_to_the_node_alone() -> None:

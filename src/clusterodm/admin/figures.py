@@ -17,6 +17,7 @@ from clusterodm.admin.estimating import Guesses
 from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import span
+from clusterodm.core.options import split_cluster
 from clusterodm.core.tasks import BY_OWNER, COMPLETED, Outcome, Phase, Stage
 from clusterodm.settings import Settings, flag_name
 from clusterodm.store import EndedTask, PastAttempt
@@ -95,6 +96,7 @@ def _problems(cluster: Context) -> list[str]:
     if silent:
         one = "a running task is on a node that does not answer"
         found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
+    found += _unreachable_addresses(cluster)
     if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found
@@ -110,6 +112,13 @@ def _ill(cluster: Context) -> list[str]:
             found.append(f"{node.address} {then}, tasks fail there: {health.words}")
     more = len(found) - _LISTED
     return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
+
+
+def _unreachable_addresses(cluster: Context) -> list[str]:
+    """Return why split-merge jobs cannot send their submodels here, once for each address."""
+    active = [entry.task for entry in cluster.tasks.active() if entry.task.phase is not Phase.RECEIVING]
+    addresses = {split_cluster(task.options) for task in active} | {cluster.settings.public_address}
+    return [trouble for each in sorted(addresses - {""}) if (trouble := cluster.callbacks.address_trouble(each))]
 
 
 async def history(cluster: Context, hours: float) -> History:

@@ -10,16 +10,23 @@ from urllib.parse import urlencode
 import msgspec
 
 from clusterodm.auth import JobTokens
-from clusterodm.core.options import with_job_token, with_split_cluster
+from clusterodm.cluster.registry import Registry
+from clusterodm.core.options import split_cluster, with_job_token, with_split_cluster
+from clusterodm.core.splitmerge import unusable
 from clusterodm.core.tasks import Task
 
 
 class Callbacks:
     """Knows the cluster's address and makes the keys and tokens that go with it."""
 
-    def __init__(self, jobs: JobTokens, *, public_address: str, splitmerge: bool) -> None:
+    def __init__(
+        self, jobs: JobTokens, registry: Registry, *, public_address: str, machines: bool, splitmerge: bool
+    ) -> None:
         self._jobs = jobs
+        self._registry = registry
         self._public_address = public_address
+        #: Nodes come on machines of providers, which are other hosts.
+        self._machines = machines
         self._splitmerge = splitmerge
 
     def webhook(self, uuid: str) -> str:
@@ -38,3 +45,15 @@ class Callbacks:
     def options(self, uuid: str, options: list[dict[str, Any]], attempt: int) -> list[dict[str, Any]]:
         """Return the options of a task as the node of an attempt gets them."""
         return with_job_token(options, self._jobs.token(uuid, attempt))
+
+    def trouble(self, options: list[dict[str, Any]]) -> str:
+        """Return why a split-merge job with these options cannot send its submodels here; empty when nothing is known
+        against it, or the task is no such job."""
+        address = split_cluster(options)
+        return self.address_trouble(address) if address else ""
+
+    def address_trouble(self, address: str) -> str:
+        """Return why nodes cannot use this address of the cluster; empty when nothing is known against it."""
+        hosts = [node.address.host for node in self._registry.nodes()]
+        why = unusable(address, hosts or ["elsewhere"] * self._machines)
+        return f"split-merge jobs cannot send their submodels to {address}: {why} (see --public-address)" if why else ""

@@ -252,6 +252,8 @@ class Intake:
             await self._tasks.advance(entry, Phase.QUEUED, text, manifest=manifest, **columns)
         except StaleTask:
             raise self._uploads.unknown(task.uuid, task.owner) from None
+        if trouble := self._callbacks.trouble(task.options):
+            await self._tasks.note(entry, trouble, warning=True)
 
     async def _inside(self, uuid: str, packed: list[str]) -> list[str]:
         """The names of what will be unpacked from uploaded archives. Raises BadRequest for one that cannot be used."""

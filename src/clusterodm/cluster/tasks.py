@@ -313,10 +313,10 @@ class Tasks:
         if attempt is not None:
             self._changed(entry)
 
-    async def note(self, entry: Entry, text: str) -> None:
-        """Add a line to a task's timeline."""
+    async def note(self, entry: Entry, text: str, *, warning: bool = False) -> None:
+        """Add a line to a task's timeline, and to the log."""
         await self._store.note(entry.task, at=self._clock(), text=text)
-        _log.info(text, task=entry.task.uuid)
+        (_log.warning if warning else _log.info)(text, task=entry.task.uuid)
 
     def progress(self, entry: Entry, **changes: Any) -> None:
         """Take note of what the node says; it reaches the store with the next `flush`."""

@@ -25,6 +25,7 @@ from clusterodm.core.errors import ClusterError, ConfigError, NodeError, Provide
 from clusterodm.core.membership import parse_nodes_file
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.core.quota import parse_quota
+from clusterodm.core.splitmerge import unusable
 from clusterodm.folder import in_use
 from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.observe import Metrics
@@ -38,6 +39,9 @@ _SKEW: Final = 60.0
 #: The oldest version of the node API that works.
 _OLDEST: Final = (1, 5, 1)
 _TIMEOUT: Final = 10.0
+_NOT_SET: Final = (
+    "not set: split-merge jobs are given the address that their client used, which nodes on other hosts must reach, too"
+)
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -100,8 +104,7 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
             yield finding
         async for finding in _providers(session, settings):
             yield finding
-        if settings.public_address:
-            yield await _public(session, settings.public_address, runs=runs)
+        yield await _public(session, settings, runs=runs)
 
 
 async def _database(settings: Settings) -> Finding:
@@ -203,9 +206,15 @@ async def _skew(client: NodeClient, address: NodeAddress) -> float:
     return said.timestamp() - time.time()
 
 
-async def _public(session: aiohttp.ClientSession, address: str, *, runs: bool) -> Finding:
+async def _public(session: aiohttp.ClientSession, settings: Settings, *, runs: bool) -> Finding:
     """The address that nodes call back: it must lead here. From here that is the best guess at what they see."""
-    what = f"--public-address {address}"
+    address = settings.public_address
+    what = f"--public-address {address}".strip()
+    hosts = [node.host for node in _addresses(settings)] or ["elsewhere"] * bool(settings.asr)
+    if why := unusable(address or "http://localhost", hosts):
+        return Finding(what, "error", why) if address else Finding(what, "warning", _NOT_SET)
+    if not address:
+        return Finding(what, "ok", "not set")
     if not runs:
         return Finding(what, "warning", "no cluster runs, so it cannot be tried")
     try:

@@ -1,11 +1,14 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Split-merge: how long submodels live."""
+"""Split-merge: how long submodels live, and which address the engine can use."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, auto
+from ipaddress import ip_address
 from typing import Final
+from urllib.parse import urlsplit
 
 from clusterodm.core.tasks import ON_NODE, Outcome, Phase, Task
 
@@ -40,3 +43,36 @@ def fate(task: Task, job: Task | None, age: float) -> Fate:
         return Fate.REMOVE
     completed = job.outcome is Outcome.COMPLETED and job.attempts == task.job_attempt
     return Fate.STAYS if completed or task.phase in (Phase.COLLECTING, Phase.FINISHED) else Fate.CANCEL
+
+
+def unusable(address: str, node_hosts: Iterable[str]) -> str:
+    """Return why the engine on one of these nodes cannot send submodels to `address`; empty when it can.
+
+    Its client (PyODM) knows scheme, host and port, takes TLS to be on port 443 and nowhere else, and puts no brackets
+    around an IPv6 address.
+    """
+    split = urlsplit(address)
+    try:
+        host, port = split.hostname or "", split.port
+    except ValueError:
+        return "its port is none"
+    if split.scheme == "https" and port not in (None, 443):
+        return f"the engine speaks HTTPS on port 443 only, not on {port}"
+    if split.scheme == "http" and port == 443:
+        return "the engine speaks HTTPS on port 443"
+    if ":" in host:
+        return "the engine cannot use an IPv6 address; a host name is needed"
+    if _is_local(host) and not all(map(_is_local, node_hosts)):
+        return "nodes on other hosts cannot reach it"
+    return ""
+
+
+def _is_local(host: str) -> bool:
+    """Return whether a host name or address means whichever host it is used on."""
+    if host.rstrip(".").split(".")[-1].lower() == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
