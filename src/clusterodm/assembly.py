@@ -50,6 +50,7 @@ from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
+from clusterodm.core.machines import COMING
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
@@ -210,6 +211,7 @@ def build(
         store,
         tasks,
         control,
+        machines_coming=lambda: any(machine.state in COMING for machine in machines.alive()),
         duty=duty,
         clock=clock,
     )

@@ -20,14 +20,15 @@ from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.replicas import Loops
 
 #: Seconds between two times that progress reaches the store (and with it other replicas), between two rounds of the
-#: janitor, between two looks at nodes that leave and at lists of nodes, at what machines are needed, and between two
-#: searches for orphans.
+#: janitor, between two looks at nodes that leave and at lists of nodes, at what machines are needed, at submodels
+#: that wait in vain, and between two searches for orphans.
 _FLUSH = 5.0
 _FLUSH_SHARED = 1.0
 _SWEEP = 60.0
 _DRAIN = 5.0
 _DISCOVER = 2.0
 _SCALE = 1.0
+_STANDSTILL = 5.0
 _REAP = 120.0
 #: Seconds between two looks for what dead replicas left, and for which a part must not have grown.
 _REMAINS = 300.0
@@ -141,6 +142,7 @@ class Schedule:
             "cleaner": workers.cleaner.run,
             "notifier": workers.notifier.run,
             "submodels": context.submodels.run,
+            "standstill": lambda: every(_STANDSTILL, context.submodels.give_back, "submodels"),
             "split-merge jobs": lambda: every(_SWEEP, context.submodels.sweep, "submodels"),
             "accounts": workers.accounts.run,
             "lifecycle": context.lifecycle.run,

@@ -15,6 +15,8 @@ import pytest
 
 from clusterodm.admin import figures
 from clusterodm.app import running_cluster
+from clusterodm.cluster.submodels import PATIENCE
+from clusterodm.cluster.tasks import Entry
 from clusterodm.core.nodes import make_address
 from clusterodm.core.splitmerge import GRACE
 from clusterodm.core.tasks import Outcome, Phase
@@ -342,3 +344,39 @@ async def test_ordinary_tasks_say_nothing_about_addresses(cluster: Rig) -> None:
     api = await cluster.start()
     await cluster.cluster.context.registry.add(make_address("192.0.2.1", 3000))
     assert not [line for line in await cluster.timeline(await api.create(1)) if "cannot send" in line]
+
+
+async def test_submodels_for_which_no_slot_can_come_free_go_back_to_their_job(
+    cluster: Rig, tmp_path: Path, stack: AsyncExitStack
+) -> None:
+    home = await cluster.add_node(seconds=600)
+    clock = TurnedClock()
+    settings = load_settings(FAST | {"data_dir": tmp_path / "aged"}, environ={})
+    running = await stack.enter_async_context(running_cluster(settings, clock=clock))
+    cluster._cluster, cluster._api = running, Api(running.url)
+    stack.push_async_callback(cluster.api.session.close)
+    await running.context.registry.add(make_address("127.0.0.1", cluster.ports[0]))
+    uuid = await cluster.api.create(1, options=SPLIT)
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.RUNNING)
+    api = await engine(cluster, home, uuid)
+    first, second = await api.create(1, outputs='["x"]'), await api.create(1, outputs='["x"]')
+    submodels = running.context.submodels
+    await submodels.give_back()
+    assert (await code(api, first), await code(api, second)) == (20, 20)
+    assert not submodels.stuck
+    clock.ahead += PATIENCE
+    third = await api.create(1, outputs='["x"]')
+    await submodels.give_back()
+    assert [await code(api, each) for each in (first, second, third)] == [10, 10, 20]
+    assert (await cluster.timeline(first))[-1].startswith("shown as waiting")
+    assert any("hold all slots" in problem for problem in (await figures.status(running.context)).problems)
+    await cluster.add_node(seconds=600)
+    await eventually(lambda: any(entry.task.phase is Phase.RUNNING and entry.task.job for entry in _active(cluster)))
+    clock.ahead += PATIENCE
+    await submodels.give_back()
+    assert await code(api, third) == 20  # it gets the slot of the one that runs
+    assert not submodels.stuck
+
+
+def _active(rig: Rig) -> list[Entry]:
+    return list(rig.cluster.context.tasks.active())

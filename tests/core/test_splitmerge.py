@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from clusterodm.core.options import split_cluster, with_job_token
-from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, unusable
+from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, stuck, unusable
 from clusterodm.core.tasks import Outcome, Phase, Task
 
 
@@ -90,3 +90,15 @@ def test_the_token_goes_to_the_node_alone() -> None:
     assert with_job_token(options[:1], "job.a.1.b") == options[:1]
     old = [options[0], {"name": "sm-cluster", "value": "http://us:3000/?token=job.a.c"}]
     assert with_job_token(old, "job.a.1.b") == with_job_token(options, "job.a.1.b")
+
+
+def test_submodels_wait_in_vain_while_nothing_but_jobs_is_on_nodes() -> None:
+    options: list[dict[str, Any]] = [{"name": "sm-cluster", "value": "http://us:3000"}]
+    on_node = Task(uuid="j", owner="o", phase=Phase.RUNNING, options=options)
+    waits = Task(uuid="s", owner="o#j", phase=Phase.QUEUED, job="j", submodel=True)
+    other = Task(uuid="t", owner="o#j", phase=Phase.DISPATCHING, job="j", submodel=True)
+    ordinary = Task(uuid="u", owner="p", phase=Phase.QUEUED)
+    given_back = Task(uuid="v", owner="o#j", phase=Phase.QUEUED, job="j")
+    assert stuck([on_node, waits, ordinary, given_back]) == ["s"]
+    assert stuck([on_node, waits, other]) == []
+    assert stuck([]) == []

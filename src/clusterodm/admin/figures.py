@@ -97,6 +97,8 @@ def _problems(cluster: Context) -> list[str]:
         one = "a running task is on a node that does not answer"
         found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
     found += _unreachable_addresses(cluster)
+    if cluster.submodels.stuck:
+        found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")
     if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found

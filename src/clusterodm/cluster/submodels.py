@@ -4,24 +4,34 @@
 
 Nothing is noted for later: what is to be done follows from a job and its submodels as the store has them, so a restart
 or a missed event only delays it until the next sweep.
+
+A submodel that waits is shown as running, because a job takes back what it sees waiting, and from then on sends fewer
+at a time, for good. Only where waiting is in vain, because jobs hold all slots, it is shown as it is: the job takes it
+back and works on it where the job itself runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.auth import Grant, Job, submodel_owner
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.core.errors import StaleTask
 from clusterodm.core.options import split_cluster
-from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way
+from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, stuck
 from clusterodm.core.tasks import ACTIVE, ON_NODE, Cleanup, Phase, Task
 from clusterodm.store import Store
 
 #: Submodels of a job that are ended in one round.
 _PAGE: Final = 200
 _BY: Final = "the end of its split-merge job"
+#: Seconds for which submodels must wait in vain.
+PATIENCE: Final = 30.0
+_IN_VAIN: Final = "shown as waiting, so that its job takes it back: split-merge jobs hold all slots"
 
 
 class Submodels:
@@ -33,15 +43,24 @@ class Submodels:
         tasks: Tasks,
         control: Control,
         *,
+        machines_coming: Callable[[], bool],
         duty: Duty,
         clock: Clock,
     ) -> None:
         self._store = store
         self._tasks = tasks
         self._control = control
+        self._machines_coming = machines_coming
         self._clock = clock
         self._queue: WorkQueue[str] = WorkQueue("submodels", self._end, workers=10, duty=duty)
+        #: Since when (by a monotonic clock) submodels wait in vain; 0: they do not.
+        self._stuck_since = 0.0
         tasks.watch(self._task_changed)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether split-merge jobs hold all slots, so that their submodels cannot run."""
+        return bool(self._stuck_since) and self._clock.steady() - self._stuck_since >= PATIENCE
 
     async def run(self) -> None:
         """End submodels for ever."""
@@ -51,6 +70,18 @@ class Submodels:
         """Look at every job that has submodels."""
         for job in await self._store.jobs():
             self._queue.put(job)
+
+    async def give_back(self) -> None:
+        """Show submodels that wait in vain as waiting, so that their jobs take them back."""
+        found = stuck(entry.task for entry in self._tasks.active())
+        self._stuck_since = (self._stuck_since or self._clock.steady()) if found else 0.0
+        if not self.stuck or self._machines_coming():
+            return
+        for uuid in found:
+            entry = self._tasks.get(uuid)
+            if entry is not None and self._clock.age(entry.task.committed_at) >= PATIENCE:
+                with suppress(StaleTask):
+                    await self._tasks.change(entry, _IN_VAIN, submodel=False, node_code=0)
 
     async def grant(self, job: Job, *, late: bool) -> Grant | None:
         """Return what the token of a job gives: anything with its own submodels while its attempt is under way, with

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Split-merge: how long submodels live, and which address the engine can use."""
+"""Split-merge: how long submodels live, which of them wait in vain, and which address the engine can use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from clusterodm.core.options import split_cluster
 from clusterodm.core.tasks import ON_NODE, Outcome, Phase, Task
 
 #: Seconds for which, after a job left its node, its token stays good for its own submodels, and these are kept.
@@ -43,6 +44,15 @@ def fate(task: Task, job: Task | None, age: float) -> Fate:
         return Fate.REMOVE
     completed = job.outcome is Outcome.COMPLETED and job.attempts == task.job_attempt
     return Fate.STAYS if completed or task.phase in (Phase.COLLECTING, Phase.FINISHED) else Fate.CANCEL
+
+
+def stuck(tasks: Iterable[Task]) -> list[str]:
+    """Return the submodels that wait in vain: nothing but jobs, which wait for their submodels, is on nodes, so no slot
+    comes free."""
+    tasks = list(tasks)
+    if any(task.phase in ON_NODE and not split_cluster(task.options) for task in tasks):
+        return []
+    return [task.uuid for task in tasks if task.phase is Phase.QUEUED and task.job and task.submodel]
 
 
 def unusable(address: str, node_hosts: Iterable[str]) -> str:
