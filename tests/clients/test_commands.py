@@ -52,7 +52,11 @@ async def test_submit_sends_waits_and_fetches(cluster: Rig, tmp_path: Path) -> N
     assert (out / "report" / "report.html").is_file()
     task = next(iter(cluster.nodes[0].tasks.values()))
     assert task.name == "mine"
-    assert task.options == [{"name": "dsm", "value": True}, {"name": "orthophoto-resolution", "value": 3}]
+    own = [each for each in task.options if each["name"] in ("dsm", "orthophoto-resolution")]
+    assert own == [{"name": "orthophoto-resolution", "value": 3}, {"name": "dsm", "value": True}] or own == [
+        {"name": "dsm", "value": True},
+        {"name": "orthophoto-resolution", "value": 3},
+    ]
 
 
 async def test_submit_goes_on_after_the_cluster_was_away_and_sends_nothing_twice(cluster: Rig, tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ async def test_a_development_node_runs_as_a_command(cluster: Rig, tmp_path: Path
     await api.ends(await api.create())
     assert (await api.get("/info"))["maxParallelTasks"] == 3
     process.send_signal(signal.SIGINT)
-    assert await process.wait() == 130
+    assert await process.wait() == 0  # as a real node
 
 
 async def test_help_and_version_are_quick_to_have() -> None:

@@ -111,7 +111,7 @@ async def test_held_files_of_a_canceled_task_stay_for_a_restart_as_long_as_on_a_
     await api.post("/task/cancel", {"uuid": uuid})
     old.clock.ahead = 97 * HOUR
     await old.janitor.sweep()
-    assert "no longer held" in (await api.post("/task/restart", {"uuid": uuid}))["error"]
+    assert "not held here" in (await api.post("/task/restart", {"uuid": uuid}))["error"]
     assert await api.code(uuid) == 50
 
 

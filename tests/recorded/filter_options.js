@@ -1,3 +1,5 @@
+// SPDX-FileCopyrightText: The ClusterODM contributors
+// SPDX-License-Identifier: AGPL-3.0-or-later
 // Answers each line of JSON `options` on stdin with what the node's own check says of it.
 // Usage: node filter_options.js <checkout of a node> <file with options as the engine describes them>
 const path = require("path");

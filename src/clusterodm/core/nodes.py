@@ -44,11 +44,11 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_address(text: str) -> NodeAddress:
     """Read `host:port` or `http(s)://host:port/?token=...&insecure=true`; port 443 means https. Raises ConfigError."""
-    split = urlsplit(text if "//" in text else f"//{text}")
     try:
+        split = urlsplit(text if "//" in text else f"//{text}")
         port = split.port
     except ValueError:
-        raise ConfigError(f"bad port in node address {split.hostname or ''!r}") from None
+        raise ConfigError("bad port or IPv6 address in the address of a node") from None
     if not split.hostname or split.scheme not in ("", "http", "https"):
         raise ConfigError("a node address reads host:port or http://host:port or https://host:port")
     if split.path not in ("", "/") or split.fragment:
