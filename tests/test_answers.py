@@ -51,7 +51,7 @@ TOLD: dict[type[Exception], tuple[int, int, str]] = {
     errors.Rejected: (200, 502, "why"),
     errors.Unreachable: (200, 502, "why"),
     errors.Throttled: (200, 502, "why"),
-    errors.ConfigError: (200, 400, "why"),
+    errors.ConfigError: (200, 409, "why"),
     errors.DataFolderError: (200, 503, "why"),
     ZeroDivisionError: (200, 500, "Something went wrong here; the log says what"),
 }

@@ -17,6 +17,7 @@ ELSEWHERE: Final = {
     r"\.venv/bin/python -m tests\.faults": "tests/faults/test_storm.py",
     r"pip install -e docs/examples": "tests/deploy/test_example_provider.py",
     r"(python3 -m venv|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
+    r"make node-contract": "tests/node_contract",
     r"pg_restore": "tests/clients/test_backup.py",
     r"CLUSTERODM_DATABASE_URL=\S+ +clusterodm": "tests/faults/test_replicas.py",
     r"clusterodm migrate-store": "tests/faults/test_replicas.py",

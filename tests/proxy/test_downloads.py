@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import zipfile
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -33,13 +35,22 @@ async def completed(rig: Rig, serve: Serve, **settings: object) -> tuple[Api, st
     return api, uuid
 
 
+def _archive() -> bytes:
+    """A whole archive of SIZE bytes; its records take 100 of them."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("a", os.urandom(SIZE - 100))
+    assert content.tell() == SIZE
+    return content.getvalue()
+
+
 class Stuttering:
     """Serves bytes and hangs up after so many, some times."""
 
     def __init__(
         self, cuts: list[int], *, ranges: bool = False, etag: Callable[[int], str] = lambda call: "same"
     ) -> None:
-        self.content = os.urandom(SIZE)
+        self.content = _archive()
         self.cuts = cuts
         self.calls = 0
         self.asked: list[str] = []

@@ -40,7 +40,7 @@ class Processes(Provider):
     async def create(self, spec):
         if (made := await self.get(spec.name, "here")) is not None:
             return made
-        config = self._folder / f"{spec.name}.config"
+        config = self._folder / f"{spec.name}.json"  # a node reads no other file
         config.touch(mode=0o600)
         config.write_text(spec.document)
         try:
@@ -48,7 +48,7 @@ class Processes(Provider):
         except OSError as error:
             raise Rejected(f"{self.config.command[0]}: {error.strerror}") from None
         said = {"pid": node.pid, "port": json.loads(spec.document)["port"], "cluster": spec.cluster}
-        (self._folder / f"{spec.name}.json").write_text(json.dumps(said))
+        (self._folder / f"{spec.name}.machine").write_text(json.dumps(said))
         return self._machine(spec.name, said["port"])
 
     async def get(self, machine_id, location):
@@ -56,18 +56,18 @@ class Processes(Provider):
         return said and self._machine(machine_id, said["port"])
 
     async def list_machines(self, cluster):
-        found = {path.stem: self._read(path.stem) for path in self._folder.glob("*.json")}
+        found = {path.stem: self._read(path.stem) for path in self._folder.glob("*.machine")}
         return [self._machine(name, said["port"]) for name, said in found.items() if said["cluster"] == cluster]
 
     async def delete(self, machine):
         if (said := self._read(machine.id)) is not None:
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
                 os.killpg(said["pid"], signal.SIGTERM)
-            for kind in ("json", "config"):
+            for kind in ("machine", "json"):
                 (self._folder / f"{machine.id}.{kind}").unlink(missing_ok=True)
 
     def _read(self, name):
-        path = self._folder / f"{name}.json"
+        path = self._folder / f"{name}.machine"
         return json.loads(path.read_text()) if path.exists() else None
 
     def _machine(self, name, port):

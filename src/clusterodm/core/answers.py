@@ -43,7 +43,7 @@ TABLE: Final[dict[type[ClusterError], Row]] = {
     errors.NodeError: Row(200, 502, "The node cannot be reached now ({}), try again later"),
     errors.FetchFailed: Row(200, 502),
     errors.ProviderError: Row(200, 502),
-    errors.ConfigError: Row(200, 400),
+    errors.ConfigError: Row(200, 409),  # the request can be read, but not followed
     errors.DataFolderError: Row(200, 503),
 }
 #: That of an error that is none of ours.

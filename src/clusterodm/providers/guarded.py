@@ -32,6 +32,8 @@ _TRIES: Final = 3
 _DELAY: Final = 1.0
 _LONGEST: Final = 60.0
 _PATIENCE: Final = 10.0
+#: Seconds beyond the end of a pause: timers may fire a moment early, and a call within a pause is refused.
+_TICK: Final = 0.005
 
 
 class Guarded:
@@ -113,7 +115,7 @@ class Guarded:
                 if self.pause.left > _PATIENCE:
                     raise
                 wait = Backoff(first=_DELAY, longest=_LONGEST).wait(count, chance())
-                await asyncio.sleep(max(wait, self.pause.left))
+                await asyncio.sleep(max(wait, self.pause.left + _TICK))
         return await self._once(name, work)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
