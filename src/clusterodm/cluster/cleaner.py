@@ -59,6 +59,12 @@ class Cleaner:
         self._due[key] = attempt
         self._queue.put(key)
 
+    async def _still_wanted(self, attempt: Attempt) -> bool:
+        """Return False for a cancel of what its owner has restarted since, perhaps at another replica."""
+        known = {each.number: each for each in await self._store.attempts(attempt.task)}
+        now = known.get(attempt.number)
+        return now is None or now.cleanup is not Cleanup.NONE
+
     async def _clean(self, key: tuple[str, int]) -> float | None:
         attempt = self._due.get(key)
         if attempt is None:
@@ -66,7 +72,7 @@ class Cleaner:
         node = self._registry.get(attempt.node_id)
         age = self._clock.age(attempt.ended_at)
         too_old = attempt.ended_at and age > _GIVE_UP
-        if node is not None and not too_old:
+        if node is not None and not too_old and await self._still_wanted(attempt):
             act = self._client.remove if attempt.cleanup is Cleanup.REMOVE else self._client.cancel
             try:
                 await act(node.address, attempt.node_uuid)

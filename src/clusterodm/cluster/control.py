@@ -183,6 +183,8 @@ class Control:
         if options is not None:
             options = self._callbacks.options(attempt.task, options, attempt.number)
         try:
+            if attempt.cleanup is Cleanup.CANCEL:  # still to be carried out: later it would end the new run
+                await self._client.cancel(node.address, attempt.node_uuid)
             await self._client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:
             return False

@@ -93,8 +93,8 @@ class _Parent:
             pid, status = os.wait()
             number, began = self._workers.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            if self._stopping:
-                worst = max(worst, abs(code))
+            if self._stopping:  # one that was told to stop before it could listen to signals ended as it should
+                worst = max(worst, 0 if code == -signal.SIGTERM else abs(code))
             elif code > 0 and time.monotonic() - began < _LIVED:
                 worst = abs(code) or 1
                 _log.error("a worker cannot start", worker=number, status=code)
