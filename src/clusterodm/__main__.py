@@ -52,8 +52,13 @@ def build_app(wanted: str = "") -> typer.Typer:
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
-            app.command(name)(command)
+            app.command(name, context_settings={"token_normalize_func": _with_dashes})(command)
     return app
+
+
+def _with_dashes(flag: str) -> str:
+    """Return the flag with dashes: NodeODM takes --test_seconds for --test-seconds."""
+    return flag.replace("_", "-")
 
 
 def _needed(wanted: str) -> Sequence[str]:

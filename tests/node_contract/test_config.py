@@ -161,3 +161,8 @@ def test_a_file_that_is_no_json_ends_the_node(start: Start, tmp_path: Path) -> N
     path.write_text("{")
     with pytest.raises(AssertionError, match="Invalid configuration file"):
         start("--config", str(path))
+
+
+async def test_flags_have_dashes_or_underscores(start: Start) -> None:
+    assert (await start("--max_images", "17", "--test-seconds", "0").get("/info"))["maxImages"] == 17
+    assert (await start("--max-images", "17", "--test_seconds", "0").get("/info"))["maxImages"] == 17
