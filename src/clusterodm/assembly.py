@@ -42,6 +42,7 @@ from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.reclaimer import Reclaimer
+from clusterodm.cluster.redelivery import Redelivery
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
@@ -122,6 +123,7 @@ def build(
         registry,
         attempts,
         collector,
+        Redelivery(tasks, consoles, client, fleet, clock=clock),
         consoles,
         client,
         duty=duty,

@@ -11,6 +11,8 @@ import pytest
 from clusterodm.admin import figures, nodes, tasks
 from clusterodm.cluster import waits
 from clusterodm.cluster.registry import Node
+from clusterodm.core import retry
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.tasks import Phase, node_uuid
 from tests.support import Rig, eventually, images, narrow, zipped
 
@@ -221,8 +223,9 @@ async def _one_after_the_other(cluster: Rig, count: int) -> None:
     ],
 )
 async def test_a_node_that_fails_every_task_gets_no_third_one_and_all_complete_elsewhere(
-    cluster: Rig, fail: str, words: str, most: int
+    cluster: Rig, fail: str, words: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(retry, "RESTART_BACK_OFF", Backoff(first=0.01, longest=0.01))
     ill = await cluster.add_node(fail=fail, max_images=5)  # it is chosen first
     await cluster.add_node(max_images=50)
     api = await cluster.start()

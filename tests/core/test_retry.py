@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,17 +15,25 @@ from clusterodm.core.errors import NodeRefused, TokenRejected
 from clusterodm.core.retry import (
     BACK_OFF,
     PATIENCE,
+    RESTART_BACK_OFF,
+    RESTART_TAKES,
+    RESTARTS,
     RULES,
     Again,
     Circumstances,
     Failure,
+    Fetch,
     Over,
+    Restart,
     classify,
     classify_refusal,
     decide,
     describe,
     failure_of,
+    restart_reason,
+    restarts,
     told_limit,
+    undelivered,
 )
 from clusterodm.core.tasks import Phase, Task
 
@@ -198,3 +207,40 @@ def test_the_wait_grows_to_a_minute_at_most_and_chance_shortens_it(attempts: int
     assert isinstance(verdict, Again)
     assert verdict.not_before == 100.0 + BACK_OFF.wait(attempts, chance)
     assert 100.0 < verdict.not_before <= 160.0
+
+
+# Results that were not delivered
+
+
+def test_a_node_that_could_not_deliver_results_begins_the_task_again_three_times_with_growing_waits() -> None:
+    reason, waits = "", []
+    while isinstance(step := undelivered(reason, math.inf, 0.0), Restart):
+        reason = step.reason
+        waits.append(step.wait)
+    assert waits == [60.0, 180.0, 540.0]
+    assert restarts(reason) == RESTARTS
+    assert step == Fetch("3 restarts did not help")
+
+
+@given(st.integers(0, RESTARTS - 1), st.floats(0, 1))
+def test_chance_makes_a_wait_shorter_by_half_at_most(number: int, chance: float) -> None:
+    step = undelivered(restart_reason(number), math.inf, chance)
+    assert isinstance(step, Restart)
+    full = RESTART_BACK_OFF.wait(number + 1, 0.0)
+    assert full / 2 <= step.wait <= full
+    assert restarts(step.reason) == number + 1
+
+
+def test_results_are_fetched_at_once_from_a_node_that_goes_away_before_a_restart_could_help() -> None:
+    assert undelivered("", 60.0 + RESTART_TAKES - 1, 0.0) == Fetch("its node is about to go away")
+    assert isinstance(undelivered("", 60.0 + RESTART_TAKES, 0.0), Restart)
+
+
+def test_any_other_reason_of_an_attempt_is_no_restart() -> None:
+    assert [restarts(reason) for reason in ("", "completed", restart_reason(2), f" {restart_reason(2)}")] == [
+        0,
+        0,
+        2,
+        0,
+    ]
+    assert failure_of(restart_reason(1)) is None

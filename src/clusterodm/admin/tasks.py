@@ -232,6 +232,9 @@ def _why_running(cluster: Context, entry: Entry, node: str) -> str:
         left = cluster.settings.node_lost_after - silent
         when = f"in {span(left)}" if left > 0 else "now"
         return f"{node} has not answered for {span(silent)}; {when} it is given up, and the task goes on elsewhere"
+    if entry.attempt is not None and entry.attempt.reason and entry.task.not_before:
+        again = span(max(0.0, entry.task.not_before - cluster.clock()))
+        return f"done on {node}, but {entry.attempt.reason}, in {again}"
     there = "waits in the queue of" if entry.task.node_code == 10 else "runs on"
     return f"{there} {node}, {entry.task.progress:.0f} % done"
 

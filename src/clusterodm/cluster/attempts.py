@@ -194,7 +194,8 @@ class Attempts:
         if failure is Failure.TOO_MANY and (limit := told_limit(words)) is not None:
             self._registry.health.learn_limit(attempt.node_id, limit)
         seconds = task.processing_time / 1000
-        self._registry.health.failed(attempt.node_id, task.uuid, failure, words or str(failure), seconds)
+        told = words if words and RULES[failure].quoted else describe(failure, words)
+        self._registry.health.failed(attempt.node_id, task.uuid, failure, told, seconds)
 
     async def say(self, entry: Entry, text: str) -> None:
         """A line of ours in the task's console; only between attempts, because a node's lines are counted from the

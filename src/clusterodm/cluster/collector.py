@@ -29,6 +29,7 @@ from clusterodm.core.errors import (
     ResultsGone,
 )
 from clusterodm.core.nodes import Origin
+from clusterodm.core.retry import FETCHED
 from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Stage, has_results
 from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.observe import Metrics
@@ -73,7 +74,8 @@ class Collector:
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
         uuid = entry.task.uuid
-        provider = await self._bucket_with(attempt, node)
+        # what the bucket may have of an attempt that could not deliver its results is of an earlier run
+        provider = await self._bucket_with(attempt, node) if attempt.reason != FETCHED else ""
         if provider:
             text = f"completed; results are in the bucket of {provider}"
         elif self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment

@@ -11,14 +11,23 @@ import structlog
 from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.redelivery import Redelivery
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.relay import Look, Relay
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadResults, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.options import added_options
-from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import CANCELED_CODE, COMPLETED_CODE, FAILED_CODE, RUNNING_CODE, Attempt, Phase
+from clusterodm.core.retry import FETCHED, Failure, restarts
+from clusterodm.core.tasks import (
+    CANCELED_CODE,
+    COMPLETED_CODE,
+    FAILED_CODE,
+    QUEUED_CODE,
+    RUNNING_CODE,
+    Attempt,
+    Phase,
+)
 from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
 
 _log = structlog.get_logger("tracker")
@@ -48,6 +57,7 @@ class Tracker:
         registry: Registry,
         attempts: Attempts,
         collector: Collector,
+        redelivery: Redelivery,
         consoles: Consoles,
         client: NodeClient,
         *,
@@ -60,6 +70,7 @@ class Tracker:
         self._registry = registry
         self._attempts = attempts
         self._collector = collector
+        self._redelivery = redelivery
         self._consoles = consoles
         self._relay = Relay(tasks, consoles, client)
         self._interval = interval
@@ -109,6 +120,8 @@ class Tracker:
         return None
 
     async def _look(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
+        if wait := self._redelivery.wait(entry):
+            return wait
         try:
             seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
             look = await self._relay.look(attempt, node, seconds)
@@ -152,7 +165,8 @@ class Tracker:
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
             processing_time=int(snapshot.processing_time),
-            node_code=code,
+            # one that is begun again has been seen running
+            node_code=RUNNING_CODE if code == QUEUED_CODE and restarts(attempt.reason) else code,
             added_options=added_options(entry.task.options, snapshot.options),
         )
         if not entry.task.date_created:
@@ -161,6 +175,8 @@ class Tracker:
             await self._tasks.advance(
                 entry, Phase.COLLECTING, f"done on {attempt.node_name}; looking at its results", node_code=code
             )
+        elif code == FAILED_CODE and not snapshot.status.error_message:
+            await self._redelivery.failed(entry, attempt, node)
         elif code == FAILED_CODE:
             await self._attempts.failed_there(entry, snapshot.status.error_message)
         elif code == CANCELED_CODE:
@@ -204,7 +220,8 @@ class Tracker:
             entry.misses += 1
             if entry.misses < _RESULT_TRIES:
                 return min(_LONGEST_PAUSE, self._interval * 2.0**entry.misses)
-            await self._attempts.failed(entry, Failure.NO_RESULTS, str(error))
+            failure = Failure.NOT_DELIVERED if attempt.reason == FETCHED else Failure.NO_RESULTS
+            await self._attempts.failed(entry, failure, str(error))
         except NodeUnreachable as error:
             return await self._unreachable(entry, str(error))
         return None

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What follows when an attempt ends badly: again elsewhere, again on a larger node, or the end."""
+"""What follows when an attempt ends badly: again elsewhere, again on a larger node, or the end; and when it only failed
+to deliver its results: again where it is."""
 
 from __future__ import annotations
 
@@ -232,3 +233,59 @@ def _final(failure: Failure, detail: str, attempts: int, *, tired: bool) -> str:
 LONGEST_BACK_OFF: Final = 60.0
 #: Between two attempts: short at first.
 BACK_OFF: Final = Backoff(first=1.0, longest=LONGEST_BACK_OFF)
+
+
+# Results that were not delivered
+
+#: Times that a node is told to begin such a task again.
+RESTARTS: Final = 3
+#: Before each of them. By its own retries the node has tried to deliver for two minutes by then.
+RESTART_BACK_OFF: Final = Backoff(first=60.0, longest=600.0, factor=3.0)
+#: Seconds that a restart must leave of the time that its node has, for the engine's last steps and the delivery.
+RESTART_TAKES: Final = 300.0
+_RESTART: Final = f"its results could not be delivered; restart {{}} of {RESTARTS} on the same node"
+_RESTARTED: Final = re.compile(re.escape(_RESTART).replace(r"\{\}", r"(\d)"))
+
+
+def restarts(reason: str) -> int:
+    """Return how often a node was told to begin an attempt again, by the reason that `restart_reason` gave it."""
+    found = _RESTARTED.match(reason)
+    return int(found[1]) if found else 0
+
+
+def restart_reason(number: int) -> str:
+    """Return the reason of an attempt that goes on because its node begins it again."""
+    return _RESTART.format(number)
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True):
+    """Its node is to begin the task again after so many seconds: the engine finds its own results there, and the node
+    delivers them once more. The attempt goes on with this reason."""
+
+    wait: float
+    reason: str
+
+
+#: The reason of an attempt whose results are fetched through its node, because that could not deliver them.
+FETCHED: Final = "its results could not be delivered; they are fetched through the node"
+
+
+class Fetch(msgspec.Struct, frozen=True):
+    """Its results are fetched through the node, which has them unless it could not even pack them."""
+
+    why: str
+
+
+def undelivered(reason: str, time_left: float, chance: float) -> Restart | Fetch:
+    """Decide what follows when the engine finished a task, but its node could not pack or deliver the results.
+
+    `reason`: that of the attempt so far; `time_left`: seconds until the node goes away. Hours of work are there, so
+    the task goes elsewhere only after both have failed.
+    """
+    number = restarts(reason) + 1
+    if number > RESTARTS:
+        return Fetch(f"{RESTARTS} restarts did not help")
+    wait = RESTART_BACK_OFF.wait(number, chance)
+    if time_left < wait + RESTART_TAKES:
+        return Fetch("its node is about to go away")
+    return Restart(wait=wait, reason=restart_reason(number))

@@ -122,7 +122,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     #: How many attempts count against the limit.
     charged: int = 0
-    #: Not dispatched before this time (back-off after a lost attempt).
+    #: Not dispatched before this time (back-off after a lost attempt), or not begun again on its node (back-off after
+    #: results that were not delivered).
     not_before: float = 0.0
     #: After "Not enough memory": only nodes that take more images, or have more memory, than the one that failed.
     larger_than: int = 0
@@ -196,7 +197,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     stage: Stage = Stage.SENDING
     started_at: float = 0.0
     ended_at: float = 0.0
-    #: Why it ended, in words for the timeline.
+    #: Why it ended, in words for the timeline; of one that is under way: why its node begins it again.
     reason: str = ""
     #: Our console line number at which this attempt's lines begin.
     console_start: int = 0

@@ -8,7 +8,9 @@ from typing import Final
 
 import msgspec
 
-#: Error texts of a real node by what `--fail` calls them; it has none when it cannot write or deliver the results.
+DELIVERY: Final = "delivery"
+#: Error texts of a real node by what `--fail` calls them; it has none when it cannot write the results, or cannot
+#: deliver them to its bucket and only has them itself.
 FAILURES: Final = {
     "memory": "Not enough memory",
     "cpu": "Unsupported CPU",
@@ -16,6 +18,7 @@ FAILURES: Final = {
     "installation": "Installation issue",
     "other": "Processing failed (99)",
     "results": "",
+    DELIVERY: "",
     "disk": "EROFS: read-only file system, mkdir 'data/x'",
 }
 

@@ -15,7 +15,7 @@ import aiohttp
 from clusterodm.core.names import is_image
 from clusterodm.core.tasks import COMPLETED_CODE, FAILED_CODE
 from clusterodm.devnode.folders import Folders
-from clusterodm.devnode.knobs import FAILURES, Knobs
+from clusterodm.devnode.knobs import DELIVERY, FAILURES, Knobs
 from clusterodm.devnode.outputs import write_archive
 from clusterodm.devnode.photos import Photo, read_photo
 from clusterodm.devnode.tasks import DevTask
@@ -56,13 +56,18 @@ class Work:
             if photo:
                 self.photos.append(photo)
             self._say(str(photo or f"{path.name}: not a picture, kept as it is"), 90 * number / len(paths))
-        if self._knobs.fail and self._happens(self._knobs.fail_chance):
+        fails = bool(self._knobs.fail) and self._happens(self._knobs.fail_chance)
+        if fails and self._knobs.fail != DELIVERY:
             self._fail(FAILURES[self._knobs.fail])
             return
         self._say("Writing positions, contact sheet and report", 95)
         await asyncio.to_thread(self._write, paths)
         await self._spend(1.0)
         self._say("Compressing all.zip\n", 100)
+        if fails:
+            self._say("Cannot upload file to S3: Access Denied (AccessDenied), retrying... 6", 100)
+            self._fail(FAILURES[DELIVERY])
+            return
         await self._done(task)
         task.code = COMPLETED_CODE
 
