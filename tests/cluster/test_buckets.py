@@ -8,6 +8,7 @@ import asyncio
 import json
 import shutil
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,8 +25,10 @@ from clusterodm import schedule
 from clusterodm.admin import tasks
 from clusterodm.cluster import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
+from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
-from clusterodm.providers.config import S3
+from clusterodm.providers.config import S3, Common, Size
+from clusterodm.providers.node import node_config
 from tests.processes import free_port
 from tests.providers.support import Cloud
 from tests.support import Api, Rig, eventually
@@ -121,6 +124,36 @@ async def start(
     path = rig.folder / "asr.json"
     path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry()}))
     return await rig.start(asr=path, machine_poll_interval=0.05, **settings)
+
+
+def _anonymous(url: str) -> int:
+    """The status with which a bucket answers somebody without keys."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize(
+    ("keys", "seen"), [({}, 403), ({"acl": "none"}, 403), ({"acl": "private"}, 403), ({"acl": "public-read"}, 200)]
+)
+async def test_nobody_reads_results_unless_that_is_configured(
+    gateway: Gateway, keys: dict[str, str], seen: int, tmp_path: Path
+) -> None:
+    """What a node does with the file that it gets: it puts the ACL on each object, unless that is none."""
+    config = Common(provider="x", image_size_mapping=[Size(max_images=1, slug="s")], s3=gateway.config(**keys))
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(node_config(config, port=1, token="t", max_images=1, slots=1)))
+    read = read_config(path)
+    acl = {} if read.s3_acl == "none" else {"ACL": read.s3_acl}
+
+    def put() -> None:
+        gateway.client.put_object(Bucket=read.s3_bucket, Key="u/all.zip", Body=b"PK", **acl)
+
+    await asyncio.to_thread(put)
+    assert await asyncio.to_thread(_anonymous, f"{gateway.url}/maps/u/all.zip") == seen
+    path.unlink()  # it holds what no log may
 
 
 async def test_results_are_left_in_the_bucket_and_served_from_there(

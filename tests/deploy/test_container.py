@@ -68,7 +68,7 @@ def test_compose_understands_its_file() -> None:
     environ = os.environ | {"CLUSTERODM_ADMIN_PASS": "hush-operators"}
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["services"]["node-2"]["image"] == "docker.io/opendronemap/nodeodm:latest"
+    assert yaml.safe_load(done.stdout)["services"]["node-2"]["image"] == "docker.io/webodm/nodeodx:latest"
     without = {key: value for key, value in os.environ.items() if key != "CLUSTERODM_ADMIN_PASS"}
     assert subprocess.run(words, check=False, capture_output=True, env=without).returncode != 0
 

@@ -5,19 +5,23 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from clusterodm.core.errors import ConfigError
 from clusterodm.devnode.config import read_config
-from clusterodm.providers.config import S3, Common, Size
+from clusterodm.providers.config import S3, Acl, Common, Size
 from clusterodm.providers.node import node_config
 from tests.node_contract.conftest import Start
 from tests.node_contract.nodes import DEVNODE, checkout
 from tests.processes import free_port
+from tests.providers.support import kubeconfig, provider_of
 
 #: What a node calls a setting in its program, by what it is called here.
 NAMES = {
@@ -117,7 +121,7 @@ def test_a_configuration_file_is_read_as_a_real_node_reads_it(kind: str, name: s
 @pytest.mark.parametrize(
     ("acl", "read"), [("", "none"), ("none", "none"), ("private", "private"), ("public-read", "public-read")]
 )
-def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: str, read: str, tmp_path: Path) -> None:
+def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: Acl, read: str, tmp_path: Path) -> None:
     bucket = S3(endpoint="https://s3.example", bucket="b", access_key="k", secret_key="s", acl=acl, ignore_ssl=True)
     path = tmp_path / "node.json"
     path.write_text(
@@ -136,6 +140,91 @@ def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: st
         "s3_endpoint": "https://s3.example", "s3_bucket": "b", "s3_access_key": "k", "s3_secret_key": "s",
         "s3_force_path_style": True, "s3_ignore_ssl": True, "s3_acl": read,
     }  # fmt: skip
+
+
+#: Keys that both NodeODM 2.2.4 and NodeODX 2.3.1 look up in the file. Two more are known to one of them alone.
+KEYS = {
+    "authorizedIps", "cleanupTasksAfter", "cleanupUploadsAfter", "daemon", "instance", "logger.level",
+    "logger.logDirectory", "logger.maxFileSize", "logger.maxFiles", "maxConcurrency", "maxImages", "maxRuntime",
+    "odm_path", "parallelQueueProcessing", "port", "powercycle", "s3AccessKey", "s3Bucket", "s3Endpoint",
+    "s3ForcePathStyle", "s3IgnoreSSL", "s3SecretKey", "s3UploadEverything", "s3_acl", "test", "testDropUploads",
+    "testFailTasks", "testSeconds", "testSkipDems", "testSkipOrthophotos", "token", "webhook",
+}  # fmt: skip
+OF_ONE = {"NODEODM": {"s3SignatureVersion"}, "NODEODX": {"odx_path"}}
+BUCKET = {"endpoint": "https://s3.example", "bucket": "b", "accessKey": "k", "secretKey": "hush-s", "ignoreSSL": True}
+CLOUD = {"imageSizeMapping": [{"maxImages": 40, "slug": "s"}], "tasksPerMachine": 2, "s3": BUCKET}
+
+
+def _by_cloud_init(document: str) -> Any:
+    files = json.loads(document.partition("\n")[2])["write_files"]
+    return json.loads(next(file["content"] for file in files if file["path"].endswith("node.json")))
+
+
+def _by_script(document: str) -> Any:
+    written = re.search(r"<<'END-OF-node.json'\n(.*?)\nEND-OF-node.json", document, re.DOTALL)
+    assert written is not None
+    return json.loads(written[1].replace("@PORT@", "3000"))
+
+
+#: What each kind of provider has to be told, and how the file is found in what it starts a machine with.
+WAYS: dict[str, tuple[dict[str, Any], Callable[[str], Any]]] = {
+    "hetzner": ({"apiToken": "hush-t", "location": "fsn1", "image": "i"}, _by_cloud_init),
+    "kubernetes": (
+        {"imageSizeMapping": [{"maxImages": 40, "slug": "s", "cpu": "1", "memory": "1Gi"}]},
+        lambda document: json.loads(json.loads(document)["secret"]["stringData"]["node.json"]),
+    ),
+    "slurm": (
+        {"imageSizeMapping": [{"maxImages": 40, "slug": "s", "cpus": 1, "memory": "1G"}], "addressFolder": "/tmp"},
+        _by_script,
+    ),
+    "command": (
+        {"create": ["true"], "list": ["true"], "delete": ["true"]},
+        lambda document: json.loads(document)["node"],
+    ),
+}
+
+
+async def _written(way: str, folder: Path) -> dict[str, Any]:
+    """The file that a node gets in one of the ways in which nodes are started."""
+    keys, find = WAYS[way]
+    entry = {"provider": way, **CLOUD, **keys}
+    if way == "kubernetes":
+        entry["kubeconfig"] = str(kubeconfig(folder, "http://127.0.0.1:9"))
+    async with provider_of(folder, entry) as provider:
+        found: dict[str, Any] = find(provider.document("m", provider.ladder[0], token="hush-node"))
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_every_key_that_the_cluster_writes_is_one_that_nodes_look_up(way: str, tmp_path: Path) -> None:
+    written = await _written(way, tmp_path)
+    assert set(written) <= KEYS
+    assert written["s3_acl"] == "none", "without that key everybody may read the results"
+
+
+def test_the_keys_are_those_of_the_real_node(kind: str) -> None:
+    if kind == DEVNODE:
+        pytest.skip("it has no config.js")
+    source = (checkout(kind) / "config.js").read_text()
+    assert set(re.findall(r"""fromConfigFile\(["']([^"']+)""", source)) == KEYS | OF_ONE[kind]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_node_takes_over_every_value_that_the_cluster_writes(kind: str, way: str, tmp_path: Path) -> None:
+    written = await _written(way, tmp_path)
+    path = tmp_path / "node.json"
+    path.write_text(json.dumps(written))
+    read = _as_read(kind, path)
+    ours = {"s3_acl" if theirs == "s3ACL" else theirs: name for theirs, name in NAMES.items()}
+    assert {key: read[ours[key]] for key in written} == written
+
+
+@pytest.mark.parametrize("acl", ["publicread", "Private", "bucket-owner"])
+async def test_an_acl_that_no_bucket_knows_is_refused_at_the_start(acl: str, tmp_path: Path) -> None:
+    entry = {"provider": "command", **CLOUD, **WAYS["command"][0], "s3": BUCKET | {"acl": acl}}
+    with pytest.raises(ConfigError, match=r"s3\.acl"):
+        async with provider_of(tmp_path, entry):
+            pass
 
 
 async def test_a_node_behaves_as_its_file_says(start: Start, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import asyncio
 import base64
 import json
 import os
+import shutil
+import subprocess
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -17,6 +19,7 @@ from typing import Any
 
 import aiohttp
 import botocore.session
+import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
@@ -42,6 +45,30 @@ class Cloud:
     world: World | None = None
     #: Take a machine away as a cloud does, by name.
     take: Callable[[str], None] = field(default=lambda name: None)
+
+
+#: As root one can be anybody.
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv to read as another user"
+)
+#: In place of podman or docker: reads the configuration as the user of the image would, which is none of this host's
+#: unless the container is told another one, and which sees the mounted file, not the folders above it.
+READS_INSIDE = """#!/bin/bash
+user=65534
+for ((n = 1; n < $#; n++)); do
+  next=$((n + 1))
+  if [ "${!n}" = --user ]; then user=${!next}; fi
+  case ${!next} in *:/etc/nodeodm.json | *:/etc/nodeodm.json:ro) config=${!next%%:*} ;; esac
+done
+exec setpriv --reuid="$user" --regid="$user" --clear-groups cat /proc/self/fd/9 9<"$config" >"$OUT"
+"""
+
+
+def read_as(user: int, path: Path) -> str:
+    """A file as a process of another user reads it, to whom only the file is mounted."""
+    with path.open() as file:
+        words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "cat", f"/dev/fd/{file.fileno()}"]
+        return subprocess.run(words, check=True, capture_output=True, text=True, pass_fds=[file.fileno()]).stdout
 
 
 KUBERNETES_TOKEN = "hush-service-account"

@@ -48,13 +48,15 @@ async def test_a_plain_machine_runs_its_node(tmp_path: Path) -> None:
     assert calls[0][-4:] == ["-d", "169.254.169.254", "-j", "DROP"]
     assert calls[1:] == [
         [
-            *("docker", "run", "--detach", "--name", "nodeodm", "--restart", "unless-stopped"),
+            *("docker", "run", "--detach", "--name", "nodeodm", "--restart", "unless-stopped", "--user", "0"),
             *("--publish", "3000:3000", "--volume", "/etc/clusterodm/node.json:/etc/nodeodm.json:ro"),
-            *("opendronemap/nodeodm", "--config", "/etc/nodeodm.json"),
+            *("docker.io/webodm/nodeodx", "--config", "/etc/nodeodm.json"),
         ]
     ]
     said = json.loads((tmp_path / "out" / "node.json").read_text())
     assert said == {"port": 3000, "token": "hush-node", "maxImages": 40, "parallelQueueProcessing": 2}
+    inside = (tmp_path / "out" / "read-inside").read_text()
+    assert json.loads(inside) == said, "an image with a user of its own reads it, too"
     lines = (tmp_path / "out" / "modes").read_text().splitlines()
     modes = {path: mode for mode, path in (line.rsplit(" ", 1) for line in lines)}
     assert modes == {"/etc/clusterodm/boot.sh": "700 root", "/etc/clusterodm/node.json": "600 root"}
@@ -90,6 +92,24 @@ async def test_values_that_are_meant_to_break_out_stay_values(tmp_path: Path) ->
     assert "hush" not in json.dumps(calls), "no secret in anybody's arguments"
     assert "hush" not in (out / "boot.log").read_text()
     assert "/etc/clusterodm/registry" not in (out / "modes").read_text(), "the password goes once it was used"
+
+
+@pytest.mark.parametrize(
+    ("keys", "image"),
+    [
+        ({}, "docker.io/webodm/nodeodx"),
+        ({"dockerGpu": True}, "docker.io/webodm/nodeodx:gpu"),
+        ({"dockerImage": "opendronemap/nodeodm"}, "opendronemap/nodeodm"),
+        ({"dockerImage": "opendronemap/nodeodm:gpu", "dockerGpu": True}, "opendronemap/nodeodm:gpu"),
+    ],
+)
+def test_the_image_is_the_one_that_is_named_or_the_default_for_what_the_machine_has(
+    keys: dict[str, Any], image: str
+) -> None:
+    document = user_data(config(**keys), token="t", max_images=1, slots=1)
+    files = {file["path"]: file["content"] for file in json.loads(document.partition("\n")[2])["write_files"]}
+    [run] = [line for line in files["/etc/clusterodm/boot.sh"].splitlines() if line.startswith("docker run")]
+    assert run.endswith(f" {image} --config /etc/nodeodm.json")
 
 
 @needs_cloud_init

@@ -35,7 +35,7 @@ from clusterodm.providers import Guarded, ProviderMachine, Status, kubernetes
 from clusterodm.providers.kubeconfig import from_kubeconfig, in_cluster
 from clusterodm.testing import KubernetesApi
 from tests.processes import free_port
-from tests.providers.support import KUBERNETES_TOKEN, kubeconfig, provider_of, spec
+from tests.providers.support import KUBERNETES_TOKEN, kubeconfig, needs_root, provider_of, read_as, spec
 from tests.support import Rig, eventually
 
 ROLE = Path("deploy/kubernetes/rbac.yaml")
@@ -203,6 +203,36 @@ async def test_a_pod_is_as_configured_and_holds_no_secret(server: KubernetesApi,
     secret = server.objects["secrets"]["clusterodm-c1-m1"]
     assert json.loads(base64.b64decode(secret["data"]["node.json"]))["token"] == "hush-node"
     assert "hush-" not in provider.shown("NAME", provider.ladder[0])
+
+
+@needs_root
+async def test_an_image_with_a_user_of_its_own_reads_the_secret(
+    server: KubernetesApi, provider: Guarded, tmp_path: Path
+) -> None:
+    """A kubelet writes the files of a Secret as root, with the mode that the volume asks for, into a folder that only
+    the pod sees."""
+    await provider.create(spec(provider, size=1))
+    pod = server.objects["jobs"]["clusterodm-c1-m1"]["spec"]["template"]["spec"]
+    [volume] = [each["secret"] for each in pod["volumes"] if each["name"] == "node"]
+    path = tmp_path / "node.json"
+    path.write_bytes(base64.b64decode(server.objects["secrets"][volume["secretName"]]["data"]["node.json"]))
+    path.chmod(volume["defaultMode"])
+    user = pod["containers"][0].get("securityContext", {}).get("runAsUser", 1000)
+    said = await asyncio.to_thread(read_as, user, path)
+    assert json.loads(said)["token"] == "hush-node"
+
+
+async def test_the_image_is_the_one_that_is_named_or_the_default_for_the_size(
+    server: KubernetesApi, tmp_path: Path
+) -> None:
+    for named, images in [
+        ({}, ["docker.io/webodm/nodeodx", "docker.io/webodm/nodeodx:gpu"]),
+        ({"image": "opendronemap/nodeodm"}, ["opendronemap/nodeodm", "opendronemap/nodeodm"]),
+    ]:
+        async with provider_of(tmp_path, entry(server, tmp_path, **named)) as provider:
+            said = [json.loads(provider.document("m", rung, token="t"))["job"] for rung in provider.ladder]
+            pods = [job["spec"]["template"]["spec"] for job in said]
+            assert [pod["containers"][0]["image"] for pod in pods] == images
 
 
 async def test_the_pod_of_a_host_is_reached_there(server: KubernetesApi, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from clusterodm.core.machines import State
 from clusterodm.providers import Guarded, ProviderMachine, Status, guarded
 from clusterodm.providers.batch import batch_script
 from clusterodm.providers.slurm import Slurm
-from tests.providers.support import provider_of, spec
+from tests.providers.support import READS_INSIDE, needs_root, provider_of, spec
 from tests.slurm import ask, cancel_all, missing, running_slurm
 from tests.support import Rig, eventually
 
@@ -186,9 +186,24 @@ def test_the_batch_script_runs_nodeodm_in_each_kind_of_container(tmp_path: Path,
     assert host == "127.0.0.1"
     card = {"apptainer": "--nv", "podman": "nvidia.com/gpu=all", "docker": "all"}[runtime]
     assert card in argv
-    image = {"apptainer": "docker://opendronemap/nodeodm"}.get(runtime, "opendronemap/nodeodm")
+    image = {"apptainer": "docker://docker.io/webodm/nodeodx:gpu"}.get(runtime, "docker.io/webodm/nodeodx:gpu")
     assert image in argv
     assert list(tmp_path.glob("clusterodm-????????")) == []
+
+
+@pytest.mark.parametrize("runtime", ["podman", "docker"])
+@needs_root
+def test_an_image_with_a_user_of_its_own_reads_the_configuration_of_a_job(tmp_path: Path, runtime: str) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / runtime).write_text(READS_INSIDE)
+    (tmp_path / "bin" / runtime).chmod(0o755)
+    given = entry(Path("x"), tmp_path, runtime=runtime, image="docker://opendronemap/nodeodm:gpu")
+    config = Slurm(given, None).config  # type: ignore[arg-type]
+    script = batch_script(config, "clusterodm-c1-m1", token="hush-node", max_images=7, gpu=True)
+    environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "OUT": str(tmp_path / "inside")}
+    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "inside").read_text())["token"] == "hush-node"
 
 
 async def started(cluster: Rig, given: dict[str, Any], **settings: Any) -> None:

@@ -13,7 +13,7 @@ import shlex
 from typing import Final, Literal, Protocol
 
 from clusterodm.providers.config import Common
-from clusterodm.providers.node import node_config
+from clusterodm.providers.node import node_config, node_image
 
 Runtime = Literal["apptainer", "podman", "docker", "command"]
 
@@ -103,14 +103,16 @@ def _run(config: _Config, name: str, *, gpu: bool) -> str:
     binds = {**{f"$work/{folder}": f"{_HOME}/{folder}" for folder in ("data", "tmp")}, "$work/node.json": _INSIDE}
     if config.runtime == "apptainer":
         mounts = " ".join(f'--bind "{here}:{there}"' for here, there in binds.items())
-        image = shlex.quote(config.image)
+        image = shlex.quote(config.image or f"docker://{node_image('', gpu=gpu)}")
         card = "--nv " if gpu else ""
         return f"apptainer run --writable-tmpfs {card}--pwd {_HOME} {mounts} {image} --config {_INSIDE}"
     mounts = " ".join(f'--volume "{here}:{there}"' for here, there in binds.items())
-    image = shlex.quote(config.image.removeprefix("docker://"))
+    image = shlex.quote(node_image(config.image.removeprefix("docker://"), gpu=gpu))
     named = shlex.quote(name)
     card = {"podman": "--device nvidia.com/gpu=all ", "docker": "--gpus all "}[config.runtime] if gpu else ""
-    return f'{config.runtime} run --rm {card}--name {named} --publish "$port:3000" {mounts} {image} --config {_INSIDE}'
+    # a user of the image's own could not read what the job's user alone may
+    how = f'run --rm --user 0 {card}--name {named} --publish "$port:3000"'
+    return f"{config.runtime} {how} {mounts} {image} --config {_INSIDE}"
 
 
 def _with_places(word: str, known: dict[str, str]) -> str:

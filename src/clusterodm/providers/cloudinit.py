@@ -13,7 +13,7 @@ import shlex
 from typing import Any, Final
 
 from clusterodm.providers.config import Cloud
-from clusterodm.providers.node import node_config
+from clusterodm.providers.node import node_config, node_image
 
 _FOLDER: Final = "/etc/clusterodm"
 #: Where the node's configuration is inside its container.
@@ -75,7 +75,9 @@ def _run(config: Cloud) -> list[str]:
     data = ["--volume", f"{config.data_dir_mount_path}:/var/www/data"] if config.data_dir_mount_path else []
     return [
         *("docker", "run", "--detach", "--name", "nodeodm", "--restart", "unless-stopped"),
+        # some images have a user of their own, which could neither read the file nor write to a mounted data folder
+        *("--user", "0"),
         *("--publish", f"{config.node_port}:3000", *gpus, *data),
         *("--volume", f"{_FOLDER}/node.json:{_INSIDE}:ro"),
-        *(config.docker_image, "--config", _INSIDE),
+        *(node_image(config.docker_image, gpu=config.docker_gpu), "--config", _INSIDE),
     ]

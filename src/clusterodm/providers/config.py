@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -61,6 +61,20 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url: str = ""
 
 
+#: Canned ACLs of objects; of any other word a node would hear from its bucket when the work is done.
+Acl = Literal[
+    "",
+    "none",
+    "private",
+    "public-read",
+    "public-read-write",
+    "authenticated-read",
+    "aws-exec-read",
+    "bucket-owner-read",
+    "bucket-owner-full-control",
+]
+
+
 class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bucket into which nodes put their results. `acl`: of the objects; "none" and "": the bucket's own."""
 
@@ -68,7 +82,7 @@ class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bucket: _Text
     access_key: str = msgspec.field(default="", name="accessKey")
     secret_key: str = msgspec.field(default="", name="secretKey")
-    acl: str = ""
+    acl: Acl = ""
     ignore_ssl: bool = msgspec.field(default=False, name="ignoreSSL")
 
 
@@ -120,7 +134,8 @@ class Cloud(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
 
     #: Times the memory.
     add_swap: _Positive = 0.0
-    docker_image: _Text = "opendronemap/nodeodm"
+    #: Empty: the default of all providers.
+    docker_image: str = ""
     docker_gpu: bool = False
     docker_registry: Registry | None = None
     node_setup_cmd: str = ""

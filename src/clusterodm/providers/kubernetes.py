@@ -21,7 +21,7 @@ from clusterodm.core.scaling import Rung
 from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
 from clusterodm.providers.config import Common, Size, read_entry
 from clusterodm.providers.kubeconfig import Access, from_kubeconfig, in_cluster
-from clusterodm.providers.node import node_config
+from clusterodm.providers.node import node_config, node_image
 from clusterodm.providers.rest import Answer, Rest, field
 
 _CONFIG: Final = "/etc/clusterodm"
@@ -60,7 +60,8 @@ class KubernetesConfig(Common, frozen=True, kw_only=True, rename="camel", forbid
     #: Empty: we run in a pod, by its service account.
     kubeconfig: str = ""
     context: str = ""
-    image: str = "docker.io/opendronemap/nodeodm"
+    #: Empty: the default of all providers.
+    image: str = ""
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     image_pull_secrets: tuple[str, ...] = ()
     #: Resource that stands for a GPU.
@@ -146,7 +147,7 @@ class Kubernetes(Provider):
         cards = {config.gpu_resource: str(size.gpus)} if size.gpus else {}
         container: Json = {
             "name": "nodeodm",
-            "image": config.image,
+            "image": node_image(config.image, gpu=size.gpus > 0),
             "args": ["--config", f"{_CONFIG}/node.json"],
             "ports": [{"containerPort": self.node_port, "name": "http"}],
             # with more memory than asked for a node would be the first to be killed when its host runs short
@@ -170,7 +171,8 @@ class Kubernetes(Provider):
             # what runs in it has no business with the cluster's API
             "automountServiceAccountToken": bool(config.service_account),
             "containers": [container],
-            "volumes": [{"name": "node", "secret": {"secretName": name, "defaultMode": 0o400}}, *config.volumes],
+            # nobody else can enter the pod's folder; inside, an image may have a user of its own
+            "volumes": [{"name": "node", "secret": {"secretName": name, "defaultMode": 0o444}}, *config.volumes],
             **{key: value for key, value in optional.items() if value},
         }
 

@@ -1,12 +1,22 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a node on a new machine is told: NodeODM's `--config` file, so that no secret is in its arguments."""
+"""What a node on a new machine is, and what it is told: NodeODM's `--config` file, so that no secret is in its
+arguments."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from clusterodm.providers.config import S3, Common
+
+#: What runs on a machine for which no image is named; with a GPU, its tag is GPU_TAG.
+IMAGE: Final = "docker.io/webodm/nodeodx"
+GPU_TAG: Final = "gpu"
+
+
+def node_image(named: str, *, gpu: bool) -> str:
+    """Return the image of a node: the one that the configuration names, or the default."""
+    return named or (f"{IMAGE}:{GPU_TAG}" if gpu else IMAGE)
 
 
 def node_config(config: Common, *, port: int | str, token: str, max_images: int, slots: int) -> dict[str, Any]:

@@ -79,7 +79,8 @@ class SlurmConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unkn
     #: More options of sbatch.
     sbatch_options: tuple[str, ...] = ()
     runtime: Runtime = "apptainer"
-    image: str = "docker://opendronemap/nodeodm"
+    #: Empty: the default of all providers.
+    image: str = ""
     #: With the runtime command: what runs a node; {port}, {config} and {work} stand for its port, its configuration
     #: file and a folder of its own.
     command: tuple[str, ...] = ()
