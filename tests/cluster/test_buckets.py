@@ -6,20 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import botocore.config
-import botocore.session
 import pytest
-from moto.server import ThreadedMotoServer
 
 from clusterodm import schedule
 from clusterodm.admin import tasks
@@ -27,90 +19,28 @@ from clusterodm.cluster import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
-from clusterodm.providers.config import S3, Common, Size
+from clusterodm.providers.config import Common, Size
 from clusterodm.providers.node import node_config
-from tests.processes import free_port
+from tests.buckets import HAS_CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
 from tests.providers.support import Cloud
 from tests.support import Api, Rig, eventually
-
-ACCESS, SECRET = "ODMACCESSKEY", "hush-bucket-key"
-RUN_CEPH = Path(__file__).parents[1] / "providers" / "run-ceph"
-HAS_CEPH = all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd"))
-
-
-@dataclass
-class Gateway:
-    """An S3 endpoint with a bucket."""
-
-    url: str
-    client: Any
-
-    def keys(self) -> list[str]:
-        found = self.client.list_objects_v2(Bucket="maps").get("Contents", [])
-        return sorted(item["Key"] for item in found)
-
-    def close(self) -> None:
-        for key in self.keys():
-            self.client.delete_object(Bucket="maps", Key=key)
-        self.client.close()
-
-    def config(self, **given: Any) -> S3:
-        known: dict[str, Any] = {
-            "endpoint": self.url,
-            "bucket": "maps",
-            "access_key": ACCESS,
-            "secret_key": SECRET,
-        }
-        return S3(**(known | given))
-
-    def entry(self) -> dict[str, Any]:
-        return {"endpoint": self.url, "bucket": "maps", "accessKey": ACCESS, "secretKey": SECRET, "acl": "none"}
-
-
-def _gateway(url: str) -> Gateway:
-    client = botocore.session.Session().create_client(
-        "s3",
-        region_name="us-east-1",
-        endpoint_url=url,
-        aws_access_key_id=ACCESS,
-        aws_secret_access_key=SECRET,
-        config=botocore.config.Config(s3={"addressing_style": "path"}),
-    )
-    client.create_bucket(Bucket="maps")
-    return Gateway(url, client)
-
-
-@asynccontextmanager
-async def _moto() -> AsyncIterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="module")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real gateway, for all tests of this file; what it says of itself is in its folder."""
+    """The URL of a real gateway, for all tests of this file."""
     if not HAS_CEPH:
         pytest.skip("needs radosgw (tools/setup-clouds)")
-    folder, ports = tmp_path_factory.mktemp("ceph"), [str(free_port()) for _ in range(3)]
-    command = [str(RUN_CEPH), str(folder), *ports, ACCESS, SECRET]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline().strip() == "up"
-        yield f"http://127.0.0.1:{ports[0]}"
+    with running_ceph(tmp_path_factory.mktemp("ceph")) as url:
+        yield url
 
 
 @pytest.fixture(params=["moto", "ceph"])
 async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         moto = request.param == "moto"
-        url = await stack.enter_async_context(_moto()) if moto else request.getfixturevalue("ceph")
-        made = await asyncio.to_thread(_gateway, url)
+        url = await stack.enter_async_context(running_moto()) if moto else request.getfixturevalue("ceph")
+        made = await asyncio.to_thread(make_gateway, url)
         yield made
         await asyncio.to_thread(made.close)
 
@@ -122,17 +52,8 @@ async def start(
     monkeypatch.setattr(schedule, "_SWEEP", 0.2)
     monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
     path = rig.folder / "asr.json"
-    path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry()}))
+    path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry(acl="none")}))
     return await rig.start(asr=path, machine_poll_interval=0.05, **settings)
-
-
-def _anonymous(url: str) -> int:
-    """The status with which a bucket answers somebody without keys."""
-    try:
-        with urllib.request.urlopen(url, timeout=10) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 @pytest.mark.parametrize(
@@ -152,7 +73,7 @@ async def test_nobody_reads_results_unless_that_is_configured(
         gateway.client.put_object(Bucket=read.s3_bucket, Key="u/all.zip", Body=b"PK", **acl)
 
     await asyncio.to_thread(put)
-    assert await asyncio.to_thread(_anonymous, f"{gateway.url}/maps/u/all.zip") == seen
+    assert await asyncio.to_thread(anonymous, f"{gateway.url}/maps/u/all.zip") == seen
     path.unlink()  # it holds what no log may
 
 
