@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from clusterodm.admin import tasks
+from clusterodm.admin import figures, tasks
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.tasks import Phase
@@ -96,6 +96,8 @@ async def test_while_a_restart_is_awaited_a_client_sees_the_task_running_and_ope
     await _waits(cluster, uuid)
     assert await api.code(uuid) == 20
     assert "restart 1 of 3 on the same node, in" in (await tasks.why(cluster.cluster.context, cluster.entry(uuid))).why
+    [problem] = (await figures.status(cluster.cluster.context)).problems
+    assert problem.startswith("a finished task waits until the node can deliver the results")
     waiting = await api.create(1)
     await eventually(lambda: "busy" in cluster.entry(waiting).wait)
     assert node.commits == [uuid], "its slot is kept for it"

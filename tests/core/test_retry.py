@@ -25,6 +25,7 @@ from clusterodm.core.retry import (
     Fetch,
     Over,
     Restart,
+    awaits_restart,
     classify,
     classify_refusal,
     decide,
@@ -35,7 +36,7 @@ from clusterodm.core.retry import (
     told_limit,
     undelivered,
 )
-from clusterodm.core.tasks import Phase, Task
+from clusterodm.core.tasks import Attempt, Phase, Task
 
 
 def task(charged: int = 0, attempts: int = 1, **fields: Any) -> Task:
@@ -234,6 +235,22 @@ def test_chance_makes_a_wait_shorter_by_half_at_most(number: int, chance: float)
 def test_results_are_fetched_at_once_from_a_node_that_goes_away_before_a_restart_could_help() -> None:
     assert undelivered("", 60.0 + RESTART_TAKES - 1, 0.0) == Fetch("its node is about to go away")
     assert isinstance(undelivered("", 60.0 + RESTART_TAKES, 0.0), Restart)
+
+
+@pytest.mark.parametrize(
+    ("reason", "not_before", "phase", "awaits"),
+    [
+        (restart_reason(1), 9.0, Phase.RUNNING, True),
+        (restart_reason(1), 0.0, Phase.RUNNING, False),
+        ("", 9.0, Phase.RUNNING, False),
+        (restart_reason(1), 9.0, Phase.FINISHED, False),
+    ],
+)
+def test_a_restart_is_awaited_until_it_was_ordered(reason: str, not_before: float, phase: Phase, awaits: bool) -> None:
+    attempt = Attempt(task="u", number=1, node_id=1, node_name="n", node_uuid="u", reason=reason)
+    waits = Task(uuid="u", owner="o", phase=phase, not_before=not_before)
+    assert awaits_restart(waits, attempt) is awaits
+    assert not awaits_restart(waits, None)
 
 
 def test_any_other_reason_of_an_attempt_is_no_restart() -> None:

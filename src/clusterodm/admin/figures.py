@@ -18,6 +18,7 @@ from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import span
 from clusterodm.core.options import split_cluster
+from clusterodm.core.retry import awaits_restart
 from clusterodm.core.tasks import BY_OWNER, COMPLETED, Outcome, Phase, Stage
 from clusterodm.settings import Settings, flag_name
 from clusterodm.store import EndedTask, PastAttempt
@@ -96,6 +97,9 @@ def _problems(cluster: Context) -> list[str]:
     if silent:
         one = "a running task is on a node that does not answer"
         found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
+    if undelivered := sum(awaits_restart(entry.task, entry.attempt) for entry in cluster.tasks.active()):
+        many = "a finished task waits" if undelivered == 1 else f"{undelivered} finished tasks wait"
+        found.append(f"{many} until the node can deliver the results; the timeline says why it cannot")
     found += _unreachable_addresses(cluster)
     if cluster.submodels.stuck:
         found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")

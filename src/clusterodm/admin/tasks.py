@@ -29,7 +29,7 @@ from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, FilesLost, TaskNotFound
 from clusterodm.core.names import is_image
 from clusterodm.core.options import added_options
-from clusterodm.core.retry import Failure
+from clusterodm.core.retry import Failure, awaits_restart
 from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task, has_results, shown_code
 from clusterodm.nodeodm import Transfer
 from clusterodm.store import TaskFilter
@@ -232,7 +232,7 @@ def _why_running(cluster: Context, entry: Entry, node: str) -> str:
         left = cluster.settings.node_lost_after - silent
         when = f"in {span(left)}" if left > 0 else "now"
         return f"{node} has not answered for {span(silent)}; {when} it is given up, and the task goes on elsewhere"
-    if entry.attempt is not None and entry.attempt.reason and entry.task.not_before:
+    if entry.attempt is not None and awaits_restart(entry.task, entry.attempt):
         again = span(max(0.0, entry.task.not_before - cluster.clock()))
         return f"done on {node}, but {entry.attempt.reason}, in {again}"
     there = "waits in the queue of" if entry.task.node_code == 10 else "runs on"

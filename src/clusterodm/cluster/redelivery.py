@@ -19,7 +19,7 @@ from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.durations import span
 from clusterodm.core.errors import NodeError
-from clusterodm.core.retry import FETCHED, RESTART_BACK_OFF, RESTARTS, Restart, restarts, undelivered
+from clusterodm.core.retry import FETCHED, RESTART_BACK_OFF, RESTARTS, Restart, awaits_restart, restarts, undelivered
 from clusterodm.core.tasks import Attempt, Phase
 from clusterodm.nodeodm import NodeClient
 from clusterodm.providers import Fleet
@@ -39,14 +39,14 @@ class Redelivery:
 
     def wait(self, entry: Entry) -> float:
         """Return the seconds until the node of a task is told to begin it again; 0 if it is not to be, or now."""
-        if not _is_due_again(entry):
+        if not awaits_restart(entry.task, entry.attempt):
             return 0.0
         left = entry.task.not_before - self._clock()
         return left if 0 < left <= RESTART_BACK_OFF.longest else 0.0  # further ahead: the clock was set back
 
     async def failed(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Take the next step for a task that its node shows as failed without a reason. Raises StaleTask."""
-        if _is_due_again(entry):
+        if awaits_restart(entry.task, entry.attempt):
             await self._restart(entry, attempt, node)
             return
         step = undelivered(attempt.reason, self._time_left(attempt, node), chance())
@@ -91,8 +91,3 @@ class Redelivery:
         if provider is not None and provider.config.max_runtime > 0:
             left = min(left, provider.config.max_runtime - self._clock.age(attempt.started_at))
         return left
-
-
-def _is_due_again(entry: Entry) -> bool:
-    """Return whether a restart was decided and not ordered yet."""
-    return entry.attempt is not None and bool(restarts(entry.attempt.reason) and entry.task.not_before)

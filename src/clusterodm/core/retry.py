@@ -13,7 +13,7 @@ import msgspec
 
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeRefused, TokenRejected
-from clusterodm.core.tasks import Task
+from clusterodm.core.tasks import Attempt, Phase, Task
 
 
 class Failure(StrEnum):
@@ -256,6 +256,13 @@ def restarts(reason: str) -> int:
 def restart_reason(number: int) -> str:
     """Return the reason of an attempt that goes on because its node begins it again."""
     return _RESTART.format(number)
+
+
+def awaits_restart(task: Task, attempt: Attempt | None) -> bool:
+    """Return whether a restart on its node was decided for an attempt and not ordered yet; `not_before` says when."""
+    if attempt is None or task.phase is not Phase.RUNNING:
+        return False
+    return bool(restarts(attempt.reason) and task.not_before)
 
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True):
