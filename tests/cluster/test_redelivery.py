@@ -12,6 +12,8 @@ from clusterodm.admin import figures, tasks
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.tasks import Phase
+from tests.cluster.machines import machines, no_machines, start
+from tests.providers.support import Cloud
 from tests.support import Rig, eventually
 
 UNDELIVERED = "could not deliver the results (Cannot upload file to S3: Access Denied (AccessDenied), retrying... 6)"
@@ -190,3 +192,36 @@ async def test_a_restart_by_the_owner_begins_to_count_anew(cluster: Rig, short: 
     await api.post("/task/restart", {"uuid": uuid})
     await api.ends(uuid)
     assert node.tasks[uuid].runs == 8
+
+
+async def test_a_machine_that_goes_waits_until_finished_results_are_here(
+    cluster: Rig, cloud: Cloud, hurry: None
+) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["fail"] = "delivery"
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await _waits(cluster, uuid)
+    [machine] = machines(cluster)
+    await cluster.cluster.context.lifecycle.delete(machine, "by an operator")
+    assert cluster.entry(uuid).task.phase is Phase.FINISHED
+    await api.ends(uuid)
+    assert cluster.entry(uuid).task.attempts == 1
+    assert cluster.cluster.context.results.archive(uuid) is not None
+    assert any("before its machine goes" in line for line in await cluster.timeline(uuid))
+    await no_machines(cluster, cloud)
+
+
+async def test_a_machine_that_goes_does_not_wait_for_results_that_cannot_be_had(
+    cluster: Rig, cloud: Cloud, hurry: None
+) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["fail"] = "results"
+    api = await start(cluster, cloud)
+    uuid = await api.create(2)
+    await _waits(cluster, uuid)
+    cloud.world.knobs["fail"] = ""
+    [machine] = machines(cluster)
+    await cluster.cluster.context.lifecycle.delete(machine, "by an operator")
+    await api.ends(uuid)
+    assert cluster.entry(uuid).task.attempts == 2

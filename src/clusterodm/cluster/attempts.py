@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -14,15 +16,17 @@ from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.console import Consoles
-from clusterodm.core.errors import FilesLost, NodeRefused
+from clusterodm.core.errors import FilesLost, NodeRefused, StaleTask
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, machine_takes, refusal
 from clusterodm.core.retry import (
+    FETCHED,
     RULES,
     Again,
     Circumstances,
     Failure,
     Over,
+    awaits_restart,
     classify,
     classify_refusal,
     decide,
@@ -48,6 +52,8 @@ from clusterodm.store import Store
 _LATELY: Final = 60.0
 #: Seconds within which tasks that one node loses were lost together: as long as it takes to ask it for all of them.
 _TOGETHER: Final = 120.0
+#: Seconds that results get to be brought here before their machine goes; a spot machine has two minutes.
+_RESCUE: Final = 90.0
 #: Nodes that one task avoids at most.
 _MOST_AVOIDED: Final = 20
 
@@ -77,15 +83,43 @@ class Attempts:
         self._clock = clock
         #: What was lost of late: node, task and when.
         self._lost: list[tuple[int, str, float]] = []
+        #: Set once the results of a task are collected, or are not to be had.
+        self._collected: dict[str, asyncio.Event] = {}
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
         """A task that completed shows that its node is well."""
+        if entry.task.phase is not Phase.COLLECTING and (collected := self._collected.get(entry.task.uuid)):
+            collected.set()
         attempt = entry.attempt
         if attempt is None or attempt.reason != COMPLETED or self._clock() - attempt.ended_at > _LATELY:
             return
         if entry.task.outcome is Outcome.COMPLETED:
             self._registry.health.completed(attempt.node_id, entry.task.uuid)
+
+    async def rescue(self, entries: Iterable[Entry]) -> None:
+        """Wait until the results of those tasks that are finished on a node were brought here, as long as a machine
+        that goes can wait for that."""
+        finished = [entry for entry in entries if self._is_finished_there(entry)]
+        for entry in finished:
+            if entry.attempt is not None and entry.task.phase is Phase.RUNNING:
+                text = f"the results are fetched through {entry.attempt.node_name} before its machine goes"
+                fetched = msgspec.structs.replace(entry.attempt, reason=FETCHED)
+                with suppress(StaleTask):
+                    await self._tasks.advance(entry, Phase.COLLECTING, text, attempt=fetched, not_before=0.0)
+        under_way = [entry.task.uuid for entry in finished if entry.task.phase is Phase.COLLECTING]
+        events = [self._collected.setdefault(uuid, asyncio.Event()) for uuid in under_way]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RESCUE):
+                for event in events:
+                    await event.wait()
+        for uuid in under_way:
+            self._collected.pop(uuid, None)
+
+    def _is_finished_there(self, entry: Entry) -> bool:
+        node = self._registry.get(entry.attempt.node_id) if entry.attempt is not None else None
+        collects = entry.task.phase is Phase.COLLECTING or awaits_restart(entry.task, entry.attempt)
+        return collects and node is not None and node.online
 
     async def failed_there(self, entry: Entry, text: str) -> None:
         """End the current attempt of a task that its node shows as failed, with this error text."""

@@ -376,7 +376,8 @@ class Lifecycle:
         return None
 
     async def _free(self, machine: Machine, failure: Failure, why: str) -> None:
-        """Take all tasks from a machine that goes; they go on elsewhere."""
+        """Take all tasks from a machine that goes; those that are not finished there go on elsewhere."""
+        await self._attempts.rescue(self._machines.entries(machine))
         for entry in self._machines.entries(machine):
             try:
                 await self._attempts.failed(entry, failure, why)
