@@ -210,6 +210,11 @@ class Consoles:
             return lines
         return await asyncio.to_thread(self._console(uuid).read, start)
 
+    async def last_line(self, uuid: str) -> str:
+        """Return the last line of a task; empty if it has none."""
+        lines = msgspec.json.decode(await self.read(uuid, -1), type=list[str])
+        return lines[-1] if lines else ""
+
     async def reset(self, uuid: str) -> None:
         """Begin a task's console anew, from line 0: the task does."""
         self._known.pop(uuid, None)

@@ -31,6 +31,7 @@ from clusterodm.core.retry import (
     decide,
     describe,
     failure_of,
+    is_packed,
     restart_reason,
     restarts,
     told_limit,
@@ -213,9 +214,19 @@ def test_the_wait_grows_to_a_minute_at_most_and_chance_shortens_it(attempts: int
 # Results that were not delivered
 
 
+UPLOADED = "Cannot upload file to S3: Access Denied (AccessDenied), retrying... 6"
+
+
+def test_results_that_a_node_could_not_pack_are_not_fetched() -> None:
+    assert undelivered(restart_reason(RESTARTS), "Compressing all.zip\n", math.inf, 0.0) is None
+    assert undelivered("", "Compressing all.zip", 0.0, 0.0) is None
+    assert isinstance(undelivered("", "Compressing all.zip", math.inf, 0.0), Restart)
+    assert is_packed(UPLOADED)
+
+
 def test_a_node_that_could_not_deliver_results_begins_the_task_again_three_times_with_growing_waits() -> None:
     reason, waits = "", []
-    while isinstance(step := undelivered(reason, math.inf, 0.0), Restart):
+    while isinstance(step := undelivered(reason, UPLOADED, math.inf, 0.0), Restart):
         reason = step.reason
         waits.append(step.wait)
     assert waits == [60.0, 180.0, 540.0]
@@ -225,7 +236,7 @@ def test_a_node_that_could_not_deliver_results_begins_the_task_again_three_times
 
 @given(st.integers(0, RESTARTS - 1), st.floats(0, 1))
 def test_chance_makes_a_wait_shorter_by_half_at_most(number: int, chance: float) -> None:
-    step = undelivered(restart_reason(number), math.inf, chance)
+    step = undelivered(restart_reason(number), "", math.inf, chance)
     assert isinstance(step, Restart)
     full = RESTART_BACK_OFF.wait(number + 1, 0.0)
     assert full / 2 <= step.wait <= full
@@ -233,8 +244,8 @@ def test_chance_makes_a_wait_shorter_by_half_at_most(number: int, chance: float)
 
 
 def test_results_are_fetched_at_once_from_a_node_that_goes_away_before_a_restart_could_help() -> None:
-    assert undelivered("", 60.0 + RESTART_TAKES - 1, 0.0) == Fetch("its node is about to go away")
-    assert isinstance(undelivered("", 60.0 + RESTART_TAKES, 0.0), Restart)
+    assert undelivered("", UPLOADED, 60.0 + RESTART_TAKES - 1, 0.0) == Fetch("its node is about to go away")
+    assert isinstance(undelivered("", UPLOADED, 60.0 + RESTART_TAKES, 0.0), Restart)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from clusterodm.core.retry import (
     decide,
     describe,
     failure_of,
+    is_packed,
     told_limit,
 )
 from clusterodm.core.tasks import (
@@ -100,7 +101,7 @@ class Attempts:
     async def rescue(self, entries: Iterable[Entry]) -> None:
         """Wait until the results of those tasks that are finished on a node were brought here, as long as a machine
         that goes can wait for that."""
-        finished = [entry for entry in entries if self._is_finished_there(entry)]
+        finished = [entry for entry in entries if await self._is_finished_there(entry)]
         for entry in finished:
             if entry.attempt is not None and entry.task.phase is Phase.RUNNING:
                 text = f"the results are fetched through {entry.attempt.node_name} before its machine goes"
@@ -116,10 +117,13 @@ class Attempts:
         for uuid in under_way:
             self._collected.pop(uuid, None)
 
-    def _is_finished_there(self, entry: Entry) -> bool:
+    async def _is_finished_there(self, entry: Entry) -> bool:
         node = self._registry.get(entry.attempt.node_id) if entry.attempt is not None else None
-        collects = entry.task.phase is Phase.COLLECTING or awaits_restart(entry.task, entry.attempt)
-        return collects and node is not None and node.online
+        if node is None or not node.online:
+            return False
+        if awaits_restart(entry.task, entry.attempt):
+            return is_packed(await self._consoles.last_line(entry.task.uuid))
+        return entry.task.phase is Phase.COLLECTING
 
     async def failed_there(self, entry: Entry, text: str) -> None:
         """End the current attempt of a task that its node shows as failed, with this error text."""

@@ -9,6 +9,7 @@ All that is known between two steps is kept with the task and its attempt, so th
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import msgspec
 import structlog
@@ -25,6 +26,9 @@ from clusterodm.nodeodm import NodeClient
 from clusterodm.providers import Fleet
 
 _log = structlog.get_logger("redelivery")
+
+#: Characters of a node's last line that go into a timeline.
+_LONGEST_WORDS: Final = 300
 
 
 class Redelivery:
@@ -44,23 +48,26 @@ class Redelivery:
         left = entry.task.not_before - self._clock()
         return left if 0 < left <= RESTART_BACK_OFF.longest else 0.0  # further ahead: the clock was set back
 
-    async def failed(self, entry: Entry, attempt: Attempt, node: Node) -> None:
-        """Take the next step for a task that its node shows as failed without a reason. Raises StaleTask."""
+    async def failed(self, entry: Entry, attempt: Attempt, node: Node) -> bool:
+        """Take the next step for a task that its node shows as failed without a reason; False if there is none left.
+        Raises StaleTask."""
         if awaits_restart(entry.task, entry.attempt):
             await self._restart(entry, attempt, node)
-            return
-        step = undelivered(attempt.reason, self._time_left(attempt, node), chance())
-        words = await self._last_words(entry)
+            return True
+        last = (await self._consoles.last_line(attempt.task)).strip()[:_LONGEST_WORDS]
+        words = f" ({last})" if last else ""
+        step = undelivered(attempt.reason, last, self._time_left(attempt, node), chance())
+        _log.warning("results were not delivered", task=attempt.task, node=attempt.node_name, then=type(step).__name__)
         if isinstance(step, Restart):
             number, reasoned = restarts(step.reason), msgspec.structs.replace(attempt, reason=step.reason)
             count = f"{span(step.wait)} ({number} of {RESTARTS})"
             text = f"{attempt.node_name} could not deliver the results{words}; it is to begin the task again in {count}"
             await self._tasks.change(entry, text, attempt=reasoned, not_before=self._clock() + step.wait)
-        else:
+        elif step is not None:
             reasoned = msgspec.structs.replace(attempt, reason=FETCHED)
             text = f"{attempt.node_name} could not deliver the results{words}; they are fetched through it: {step.why}"
             await self._tasks.advance(entry, Phase.COLLECTING, text, attempt=reasoned, not_before=0.0)
-        _log.warning("results were not delivered", task=attempt.task, node=attempt.node_name, then=type(step).__name__)
+        return step is not None
 
     async def _restart(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Have the node begin the task again. A refusal, and no answer, count like a restart that did not help."""
@@ -76,11 +83,6 @@ class Redelivery:
         begun = msgspec.structs.replace(attempt, console_start=await self._consoles.count(attempt.task))
         text = f"begun again on {attempt.node_name} to have its results delivered"
         await self._tasks.change(entry, text, attempt=begun, not_before=0.0)
-
-    async def _last_words(self, entry: Entry) -> str:
-        """Return the last line of the console, which most often says why."""
-        lines = msgspec.json.decode(await self._consoles.read(entry.task.uuid, -1), type=list[str])
-        return f" ({lines[-1].strip()[:300]})" if lines and lines[-1].strip() else ""
 
     def _time_left(self, attempt: Attempt, node: Node) -> float:
         """Return the seconds until the node goes away, as far as that is known."""

@@ -175,10 +175,10 @@ class Tracker:
             await self._tasks.advance(
                 entry, Phase.COLLECTING, f"done on {attempt.node_name}; looking at its results", node_code=code
             )
-        elif code == FAILED_CODE and not snapshot.status.error_message:
-            await self._redelivery.failed(entry, attempt, node)
         elif code == FAILED_CODE:
-            await self._attempts.failed_there(entry, snapshot.status.error_message)
+            text = snapshot.status.error_message
+            if text or not await self._redelivery.failed(entry, attempt, node):
+                await self._attempts.failed_there(entry, text)
         elif code == CANCELED_CODE:
             await self._attempts.failed(entry, Failure.CANCELED_THERE)
 

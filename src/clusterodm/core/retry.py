@@ -277,22 +277,34 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 FETCHED: Final = "its results could not be delivered; they are fetched through the node"
 
 
+#: What a node says in the console before it packs the results; when that fails it says nothing more.
+_PACKING: Final = "Compressing "
+
+
+def is_packed(last_line: str) -> bool:
+    """Return whether a node has packed the results of a task that failed without a reason, by the last line of its
+    console. An archive that it serves although it could not pack them is of an earlier run with other options."""
+    return not last_line.lstrip().startswith(_PACKING)
+
+
 class Fetch(msgspec.Struct, frozen=True):
-    """Its results are fetched through the node, which has them unless it could not even pack them."""
+    """Its results are fetched through the node."""
 
     why: str
 
 
-def undelivered(reason: str, time_left: float, chance: float) -> Restart | Fetch:
-    """Decide what follows when the engine finished a task, but its node could not pack or deliver the results.
+def undelivered(reason: str, last_line: str, time_left: float, chance: float) -> Restart | Fetch | None:
+    """Decide what follows when the engine finished a task, but its node could not pack or deliver the results; None:
+    the attempt has failed.
 
-    `reason`: that of the attempt so far; `time_left`: seconds until the node goes away. Hours of work are there, so
-    the task goes elsewhere only after both have failed.
+    `reason`: that of the attempt so far; `last_line`: of its console; `time_left`: seconds until the node goes away.
+    Hours of work are there, so the task goes elsewhere only after all else.
     """
     number = restarts(reason) + 1
-    if number > RESTARTS:
-        return Fetch(f"{RESTARTS} restarts did not help")
     wait = RESTART_BACK_OFF.wait(number, chance)
-    if time_left < wait + RESTART_TAKES:
-        return Fetch("its node is about to go away")
-    return Restart(wait=wait, reason=restart_reason(number))
+    in_time = time_left >= wait + RESTART_TAKES
+    if number <= RESTARTS and in_time:
+        return Restart(wait=wait, reason=restart_reason(number))
+    if not is_packed(last_line):
+        return None
+    return Fetch(f"{RESTARTS} restarts did not help" if in_time else "its node is about to go away")

@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
+PACKING: Final = "results"
 DELIVERY: Final = "delivery"
-#: Error texts of a real node by what `--fail` calls them; it has none when it cannot write the results, or cannot
+#: Error texts of a real node by what `--fail` calls them; it has none when it cannot pack the results, or cannot
 #: deliver them to its bucket and only has them itself.
 FAILURES: Final = {
     "memory": "Not enough memory",
@@ -17,7 +18,7 @@ FAILURES: Final = {
     "dataset": "Cannot process dataset",
     "installation": "Installation issue",
     "other": "Processing failed (99)",
-    "results": "",
+    PACKING: "",
     DELIVERY: "",
     "disk": "EROFS: read-only file system, mkdir 'data/x'",
 }

@@ -15,7 +15,7 @@ import aiohttp
 from clusterodm.core.names import is_image
 from clusterodm.core.tasks import COMPLETED_CODE, FAILED_CODE
 from clusterodm.devnode.folders import Folders
-from clusterodm.devnode.knobs import DELIVERY, FAILURES, Knobs
+from clusterodm.devnode.knobs import DELIVERY, FAILURES, PACKING, Knobs
 from clusterodm.devnode.outputs import write_archive
 from clusterodm.devnode.photos import Photo, read_photo
 from clusterodm.devnode.tasks import DevTask
@@ -57,13 +57,16 @@ class Work:
                 self.photos.append(photo)
             self._say(str(photo or f"{path.name}: not a picture, kept as it is"), 90 * number / len(paths))
         fails = bool(self._knobs.fail) and self._happens(self._knobs.fail_chance)
-        if fails and self._knobs.fail != DELIVERY:
+        if fails and self._knobs.fail not in (PACKING, DELIVERY):
             self._fail(FAILURES[self._knobs.fail])
             return
         self._say("Writing positions, contact sheet and report", 95)
-        await asyncio.to_thread(self._write, paths)
         await self._spend(1.0)
         self._say("Compressing all.zip\n", 100)
+        if fails and self._knobs.fail == PACKING:
+            self._fail(FAILURES[PACKING])
+            return
+        await asyncio.to_thread(self._write, paths)
         if fails:
             self._say("Cannot upload file to S3: Access Denied (AccessDenied), retrying... 6", 100)
             self._fail(FAILURES[DELIVERY])
