@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.jsontext import decode_file
 from clusterodm.core.windows import Window, parse_windows
 
 C = TypeVar("C", bound="Common")
@@ -159,11 +160,9 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 def read_file(path: Path) -> File:
     """Read a file. Raises ConfigError."""
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = decode_file(path.read_bytes(), f"the autoscaler's file {path}")
     except OSError as error:
         raise ConfigError(f"the autoscaler's file {path} cannot be read: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"the autoscaler's file {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"the autoscaler's file {path} must hold one JSON object")
     costs = {name: content.pop(key, None) for name, key in _COSTS.items()}
@@ -193,14 +192,29 @@ def read_entry(kind: type[C], entry: dict[str, Any]) -> C:
     for key, value in _flat(given):
         if isinstance(value, str) and _UNCHANGED.fullmatch(value):
             raise ConfigError(f"{where}: {key} still says CHANGEME!")
-    if isinstance(given.get("engineInstallUrl"), str):
-        given["engineInstallUrl"] = given["engineInstallUrl"].strip("\"' ")
     try:
-        made = msgspec.convert(given, kind)
+        made = msgspec.convert(_without_blanks(given), kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {str(error).replace('$.', '')}") from None
     parse_windows(made.ready_windows)
     return made
+
+
+#: Objects that the original's documented files have with nothing in them, and the key that is empty then.
+_BLANK: Final = {"dockerRegistry": "username", "sshKey": "fingerprint"}
+
+
+def _without_blanks(given: dict[str, Any]) -> dict[str, Any]:
+    """An entry without what the original's documented files write for "none"."""
+    meant = dict(given)
+    for key, needed in _BLANK.items():
+        if isinstance(meant.get(key), dict) and meant[key].get(needed) == "":
+            del meant[key]
+    if meant.get("minImages") == -1:
+        del meant["minImages"]
+    if isinstance(meant.get("engineInstallUrl"), str):
+        meant["engineInstallUrl"] = meant["engineInstallUrl"].strip("\"' ")
+    return meant
 
 
 def _flat(value: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
