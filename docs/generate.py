@@ -20,7 +20,7 @@ from clusterodm.admin.shell import COMMANDS as SHELL
 from clusterodm.admin.shell import OTHERS
 from clusterodm.core import answers, errors
 from clusterodm.observe import Metrics
-from clusterodm.settings import Settings, env_name, flag_name
+from clusterodm.settings import Settings, described, env_name, flag_name
 from docs.diagram import imports_svg
 
 HERE = Path(__file__).parent
@@ -35,8 +35,9 @@ def settings_page() -> str:
         "",
         "Every setting is a flag of `clusterodm serve`, an environment variable, and a key of the JSON file that",
         "`--config` names (the flag's name without the dashes). Flags win over the environment, the environment over",
-        "the file. An unknown key or a bad value is refused at the start. Secrets are better kept in the environment",
-        "or the file: everybody on the machine can read command lines.",
+        "the file. An unknown key, a bad value, or a setting that has no effect without another one is refused at the",
+        "start. A switch takes `no-` before its name. Secrets are better kept in the environment or the file:",
+        "everybody on the machine can read command lines.",
         "",
         "| flag | variable | default | what it does |",
         "|---|---|---|---|",
@@ -44,7 +45,7 @@ def settings_page() -> str:
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "" if isinstance(default, SecretStr) or default in ("", [], None) else f"`{default}`"
-        lines.append(f"| `--{flag_name(name)}` | `{env_name(name)}` | {shown} | {field.description} |")
+        lines.append(f"| `--{flag_name(name)}` | `{env_name(name)}` | {shown} | {described(name)} |")
     return "\n".join(lines) + "\n"
 
 

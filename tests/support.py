@@ -200,8 +200,8 @@ class Rig:
         """End a node at once."""
         await self.stops[number].aclose()
 
-    async def start(self, **settings: Any) -> Api:
-        """Start the cluster with all nodes there are."""
+    async def start(self, *, client_token: str = "", **settings: Any) -> Api:
+        """Start the cluster with all nodes there are; a client with its token, or that of the settings."""
         flags = (
             FAST | {"data_dir": self.folder / "data", "node": [f"127.0.0.1:{port}" for port in self.ports]} | settings
         )
@@ -209,7 +209,7 @@ class Rig:
         self._cluster = await self._running.enter_async_context(
             running_cluster(load_settings(flags, environ={}), clock=self.clock)
         )
-        self._api = Api(self._cluster.url, settings.get("token", ""))
+        self._api = Api(self._cluster.url, client_token or settings.get("token", ""))
         self.stack.push_async_callback(self._api.session.close)
         return self._api
 

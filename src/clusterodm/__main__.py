@@ -79,6 +79,8 @@ def main() -> None:
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _ROOT_FLAGS):
         arguments = ["serve", *arguments]
     try:
+        if arguments[0] == "serve":
+            arguments = import_module("clusterodm.commands.serve").plain_switches(arguments)
         build_app(arguments[0])(args=arguments, prog_name="clusterodm")
     except ClusterError as error:
         for line in str(error).splitlines():

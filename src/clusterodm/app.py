@@ -30,7 +30,7 @@ from clusterodm.cluster.replicas import Loops
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
 from clusterodm.folder import locked_folder
-from clusterodm.observe import logging_to
+from clusterodm.observe import access_logged_to, logging_to
 from clusterodm.proxy.routes import make_app
 from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
@@ -63,7 +63,8 @@ class Cluster:
     @property
     def url(self) -> str:
         """Where clients on this machine reach it."""
-        return f"http://127.0.0.1:{self.ports[0]}"
+        settings = self.context.settings
+        return f"{'https' if settings.tls and not settings.secure_port else 'http'}://127.0.0.1:{self.ports[0]}"
 
 
 @asynccontextmanager
@@ -76,6 +77,9 @@ async def running_cluster(
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
         folder = stack.enter_context(locked_folder(settings.data_dir, shared=bool(shared)))
+        if settings.access_log not in ("", "-"):
+            path = _log_file(folder / settings.access_log, settings, sockets, shared=bool(shared))
+            stack.enter_context(access_logged_to(path))
         if settings.log_file:
             stack.enter_context(
                 logging_to(_log_file(folder / settings.log_file, settings, sockets, shared=bool(shared)))

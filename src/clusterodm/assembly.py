@@ -51,6 +51,7 @@ from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
+from clusterodm.core.errors import ConfigError
 from clusterodm.core.machines import COMING
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
@@ -87,6 +88,8 @@ def build(
     client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
     authenticator = make_authenticator(settings, session)
     fleet = make_fleet(settings.asr, session, metrics, clock)
+    if settings.results_from_s3 == "redirect" and not any(map(fleet.bucket, fleet.providers)):
+        raise ConfigError(f"--results-from-s3 needs a provider with s3 in {settings.asr}")
     spool, consoles, results = (
         Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin, shared=store.shared),
         Consoles(folder / "console", shared=store.shared),
@@ -138,7 +141,7 @@ def build(
         registry,
         public_address=settings.public_address,
         machines=bool(fleet.providers),
-        splitmerge=not settings.no_splitmerge,
+        splitmerge=settings.splitmerge,
     )
     ahead = Ahead(
         tasks,
@@ -230,7 +233,7 @@ def build(
             spool,
             registry,
             consoles,
-            splitmerge=not settings.no_splitmerge,
+            splitmerge=settings.splitmerge,
             bounds=Bounds(settings.max_files, settings.zipurl_max_size),
             accounts=accounts,
             sizes=sizes,

@@ -31,6 +31,8 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 _SECRET: Final = re.compile(r"(?i)((?:token|password|passwd|secret|key|authorization)=|(?:bearer|basic)\s+)[^&\s'\"]+")
+#: The log that lines of requests belong to, as `log` of each says.
+_ACCESS: Final = "access"
 #: Bytes of a log file, and how many older ones are kept.
 _FILE_SIZE: Final = 10_000_000
 _FILES: Final = 5
@@ -98,10 +100,38 @@ def configure_logging(level: str, *, debug: bool = False) -> None:
     )
 
 
+def access_logger() -> Any:
+    """The logger of requests: whether they are logged is a setting of its own, so the level has no say in it."""
+    wrapper = structlog.make_filtering_bound_logger(logging.INFO)
+    return structlog.wrap_logger(None, wrapper_class=wrapper, log=_ACCESS)
+
+
+class _AccessFile(_File):
+    """A processor that takes the lines of requests out of the log and into a file of their own."""
+
+    def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        if event.get("log") != _ACCESS:
+            return event
+        super().__call__(logger, name, {key: value for key, value in event.items() if key != "log"})
+        raise structlog.DropEvent
+
+
+@contextmanager
+def access_logged_to(path: Path) -> Iterator[None]:
+    """Write the lines of requests to a file while the block runs, and nowhere else. Raises DataFolderError."""
+    with _writing(_AccessFile(path)):
+        yield
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write all log lines to a file too while the block runs. Raises DataFolderError."""
-    file = _File(path)
+    with _writing(_File(path)):
+        yield
+
+
+@contextmanager
+def _writing(file: _File) -> Iterator[None]:
     processors = list(structlog.get_config()["processors"])
     structlog.configure(processors=[*processors[:-1], file, processors[-1]])
     try:

@@ -28,6 +28,9 @@ from clusterodm.settings import Settings
 _READ_BUFFER: Final = 256 << 10
 #: Seconds after which the kernel cuts an operator who does not take what we send.
 _STALLED: Final = 120.0
+#: What sockets for clients are for.
+_PLAIN: Final = "plain"
+_SECURE: Final = "secure"
 #: Seconds between two looks whether the certificate was renewed.
 _RENEW: Final = 5.0
 
@@ -45,10 +48,9 @@ class Sockets:
     @classmethod
     def of(cls, settings: Settings) -> Sockets:
         """All sockets that the settings ask for. Raises ConfigError."""
-        stalled = settings.upload_idle_timeout
-        opened = {"plain": listen(settings.host, settings.port, stalled)}
-        if settings.secure_port:
-            opened["secure"] = listen(settings.host, settings.secure_port, stalled)
+        opened = {
+            name: listen(settings.host, port, settings.upload_idle_timeout) for name, port in _client_ports(settings)
+        }
         if settings.admin_cli_port:
             opened["shell"] = listen(settings.admin_host, settings.admin_cli_port, _STALLED)
         if settings.admin_web_port:
@@ -79,11 +81,10 @@ async def open_ports(
     connections, loop = app[CONNECTIONS], asyncio.get_running_loop()
     front = partial(Front, Hot(app[CONTEXT], connections), server)
     try:
-        plain = sockets.get("plain", settings.host, settings.port, settings.upload_idle_timeout)
-        listening = [await loop.create_server(front, sock=plain)]
-        if tls is not None:
-            secure = sockets.get("secure", settings.host, settings.secure_port, settings.upload_idle_timeout)
-            listening.append(await loop.create_server(front, sock=secure, ssl=tls))
+        listening = []
+        for name, port in _client_ports(settings):
+            opened = sockets.get(name, settings.host, port, settings.upload_idle_timeout)
+            listening.append(await loop.create_server(front, sock=opened, ssl=tls if name == _SECURE else None))
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
             renew = group.create_task(_renew(tls, settings))
@@ -98,6 +99,15 @@ async def open_ports(
             renew.cancel()
     finally:
         await runner.cleanup()
+
+
+def _client_ports(settings: Settings) -> list[tuple[str, int]]:
+    """Ports for clients: with a certificate and no port of its own for it, there is no plain one."""
+    if not settings.tls:
+        return [(_PLAIN, settings.port)]
+    if not settings.secure_port:
+        return [(_SECURE, settings.port)]
+    return [(_PLAIN, settings.port), (_SECURE, settings.secure_port)]
 
 
 def listen(host: str, port: int, stalled: float) -> socket.socket:
@@ -144,11 +154,9 @@ def _written(settings: Settings) -> list[int]:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS side of `--secure-port`; None without one. Raises ConfigError."""
-    if not settings.secure_port:
+    """The TLS side of the ports for clients; None without a certificate. Raises ConfigError."""
+    if not settings.tls:
         return None
-    if not settings.ssl_cert or not settings.ssl_key:
-        raise ConfigError("--secure-port needs --ssl-cert and --ssl-key")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION

@@ -10,24 +10,25 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-import msgspec
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
+from clusterodm.core.effects import NEEDS, without_effect
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.jsontext import decode_file
 from clusterodm.core.nodes import parse_address
 from clusterodm.core.quota import parse_quota
 
@@ -44,18 +45,20 @@ def _split_commas(value: Any) -> Any:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+#: An empty text is no file, as `${VARIABLE:-}` of a compose file and the JSON file of the original have it.
+File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Words = Annotated[list[str], BeforeValidator(_split_commas)]
 
 
 class Settings(BaseModel):
     """Settings of `clusterodm serve`, strongest first: flags, environment, JSON file, defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     port: Port = Field(3000, description="Port that clients talk to.")
     host: str = Field("0.0.0.0", description="Address that the ports for clients bind to.")  # noqa: S104 - a public service
     secure_port: Port = Field(
-        0, description="Port for HTTPS beside the plain one; 0: none. Needs --ssl-key, --ssl-cert."
+        0, description="Port for HTTPS, while --port stays plain; 0: with a certificate --port itself speaks HTTPS."
     )
     ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
     ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
@@ -77,8 +80,12 @@ class Settings(BaseModel):
         "logs/clusterodm.log",
         description="Rotating file of log lines as JSON, below the data folder unless it is absolute; empty: none.",
     )
-    access_log: bool = Field(False, description="Log every request of clients and operators.")
-    debug: bool = Field(False, description="Log everything and show tracebacks.")
+    access_log: str = Field(
+        "",
+        description="Rotating file of all requests of clients and operators, a line of JSON each and without tokens, "
+        "below the data folder unless it is absolute; -: with the other log lines; empty: none.",
+    )
+    debug: bool = Field(False, description="Log everything, whatever --log-level says, and show tracebacks.")
     cloud_provider: str = Field(
         "local",
         description="Who decides about tokens: local (open, or one --token), tokens (--tokens-file), lightning, "
@@ -87,12 +94,12 @@ class Settings(BaseModel):
     lightning_url: str = Field(
         "https://webodm.net/r", description="Where the service of lightning and lightningdev is."
     )
-    tokens_file: Path | None = Field(
+    tokens_file: File = Field(
         None,
         description="TOML file of owners: tokens, limits, priority, share; read again when it changes.",
     )
     token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
-    asr: Path | None = Field(
+    asr: File = Field(
         None, description="File of the autoscaler (JSON, as of the original): where machines are created on demand."
     )
     machine_poll_interval: float = Field(
@@ -106,7 +113,9 @@ class Settings(BaseModel):
         description="Addresses or networks (10.0.0.0/8) of proxies in front of us, whose Forwarded and X-Forwarded-* "
         "headers are believed; commas between them.",
     )
-    no_splitmerge: bool = Field(False, description="Do not offer ourselves to split-merge jobs; refuse seed.zip.")
+    splitmerge: bool = Field(
+        True, description="Offer the cluster to split-merge jobs; --no-splitmerge: do not, and refuse seed.zip."
+    )
     upload_max_speed: int = Field(0, ge=0, description="Bytes per second to nodes, over all transfers; 0: no limit.")
     downloads_from_s3: str = Field("", description="URL prefix that downloads are redirected to (PREFIX/uuid/asset).")
     flood_limit: int = Field(
@@ -138,13 +147,13 @@ class Settings(BaseModel):
         default_factory=list,
         description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
     )
-    nodes_file: Path | None = Field(
+    nodes_file: File = Field(
         None, description="File of nodes that is watched: nodes.json's form, or host:port a line; they come and go."
     )
     nodes_dns: str = Field(
         "", description="Name whose every address is a node, as host:port or URL; looked up every two seconds."
     )
-    nodes_ca: Path | None = Field(
+    nodes_ca: File = Field(
         None, description="File of certificate authorities (PEM) for nodes with HTTPS, beside those of the system."
     )
     node_lost_after: float = Field(
@@ -256,16 +265,16 @@ class Settings(BaseModel):
         parse_quota(value)
         return value
 
-    @model_validator(mode="after")
-    def _check_workers(self) -> Settings:
-        if self.workers > 1 and not self.database_url.get_secret_value():
-            raise ValueError("--workers needs --database-url: the database in the data folder is for one process")
-        return self
+    @property
+    def tls(self) -> bool:
+        """True if clients are served over HTTPS."""
+        return bool(self.ssl_cert and self.ssl_key)
 
-    @field_validator("asr", mode="before")
-    @classmethod
-    def _no_autoscaler(cls, value: Any) -> Any:
-        return value or None
+
+#: Keys of the original that mean nothing, there or here, and what to use instead.
+RETIRED: Final = {
+    "cluster_address": "has no effect, as in the original; --public-address is how nodes reach the cluster"
+}
 
 
 def flag_name(field: str) -> str:
@@ -278,6 +287,17 @@ def env_name(field: str) -> str:
     return ENV_PREFIX + field.upper()
 
 
+def described(name: str) -> str:
+    """What a setting does, and what it needs."""
+    text = Settings.model_fields[name].description or ""
+    return f"{text} It {NEEDS[name].text}." if name in NEEDS else text
+
+
+def is_switch(name: str) -> bool:
+    """True if a setting is yes or no, so that `no-` before its name turns it round."""
+    return name in Settings.model_fields and Settings.model_fields[name].annotation is bool
+
+
 def load_settings(
     flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
@@ -288,14 +308,19 @@ def load_settings(
     for place, given in (
         (str(config), _from_file(config)),
         ("environment", _from_environ(environ)),
-        ("flags", {name: value for name, value in flags.items() if value is not None}),
+        ("flags", _named({name: value for name, value in flags.items() if value is not None}, "flags")),
     ):
         values |= given
         origin |= dict.fromkeys(given, place)
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         raise ConfigError("\n".join(_lines(error, origin))) from None
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in Settings.model_fields.items()}
+    idle = [f"{flag_name(name)} ({origin[name]}) {text}" for name, text in without_effect(dict(settings), defaults)]
+    if idle:
+        raise ConfigError("\n".join(idle))
+    return settings
 
 
 def _lines(error: ValidationError, origin: Mapping[str, str]) -> Iterable[str]:
@@ -309,24 +334,27 @@ def _lines(error: ValidationError, origin: Mapping[str, str]) -> Iterable[str]:
 def _from_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    return _named(read_config(path), str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON file of settings as it stands. Raises ConfigError."""
     try:
-        content = msgspec.json.decode(path.read_bytes())
+        content = decode_file(path.read_bytes(), str(path))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold one JSON object")
-    return {_known(key, str(path)): value for key, value in content.items()}
+    return content
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
+    given = {}
     for name, value in environ.items():
         ours = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
         if ours and name not in CLIENT_ENV:
-            found[_known(name.removeprefix(ENV_PREFIX).lower(), "environment", as_env=True)] = value
-    return found
+            given[name.removeprefix(ENV_PREFIX).lower()] = value
+    return _named(given, "environment", written=env_name)
 
 
 #: Read by the commands that talk to a running cluster, not by `serve`.
@@ -335,11 +363,30 @@ CLIENT_ENV: Final = frozenset(
 )
 
 
-def _known(key: str, place: str, *, as_env: bool = False) -> str:
-    name = key.replace("-", "_")
-    if name in Settings.model_fields:
-        return name
-    near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
-    written = env_name if as_env else flag_name
-    hint = f"; did you mean {written(near[0])}?" if near else ""
-    raise ConfigError(f"unknown setting {written(name)} ({place}){hint}")
+def _named(given: Mapping[str, Any], place: str, *, written: Callable[[str], str] | None = None) -> dict[str, Any]:
+    """Values by the names of their settings. Raises ConfigError for a key that is none."""
+    written = written or flag_name
+    named: dict[str, Any] = {}
+    for key, said in given.items():
+        name, value = key.replace("-", "_"), said
+        if name in RETIRED:
+            if value != "":
+                raise ConfigError(f"{written(name)} ({place}) {RETIRED[name]}")
+            continue
+        if is_switch(name.removeprefix("no_")) and name.startswith("no_"):
+            name, value = name.removeprefix("no_"), _opposite(value)
+        if name not in Settings.model_fields:
+            near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {written(near[0])}?" if near else ""
+            raise ConfigError(f"unknown setting {written(name)} ({place}){hint}")
+        if named.setdefault(name, value) != value:
+            raise ConfigError(f"{written(name)} ({place}) is given twice, and not the same")
+    return named
+
+
+def _opposite(value: Any) -> Any:
+    """The other of yes and no; what is neither stays for the model to refuse."""
+    try:
+        return not TypeAdapter(bool).validate_python(value)
+    except ValidationError:
+        return value

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from clusterodm.admin import logins
 from clusterodm.cluster import ahead
 from clusterodm.core.errors import ConfigError
+from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.support import Rig, eventually
 
@@ -312,9 +313,30 @@ async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:
 
 async def test_the_access_log_tells_what_was_asked_and_no_secret(cluster: Rig) -> None:
     with structlog.testing.capture_logs() as logged:  # before anything is masked
-        api, operator = await start(cluster, access_log=True, token="hush-client", admin_pass=PASSWORD)
+        api, operator = await start(cluster, access_log="-", token="hush-client", admin_pass=PASSWORD)
         assert "version" in await api.get("/info")
         await operator.get("status")
     requests = {(line["path"], line["status"]) for line in logged if line["event"] == "request"}
     assert {("/info", 200), ("/api/v1/status", 200)} <= requests
     assert "hush" not in str(logged)
+
+
+async def test_the_access_log_may_be_a_file_of_its_own_and_the_level_has_no_say_in_it(
+    cluster: Rig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("error")
+    try:
+        api, operator = await start(cluster, access_log="logs/access.jsonl", log_file="logs/all.jsonl")
+        await api.get("/info?token=hush-elsewhere")
+        await operator.get("status")
+        await cluster.stop()
+    finally:
+        structlog.reset_defaults()
+    logs = cluster.folder / "data" / "logs"
+    lines = [json.loads(line) for line in (logs / "access.jsonl").read_text().splitlines()]
+    assert [(line["method"], line["path"], line["status"]) for line in lines] == [
+        ("GET", "/info", 200),
+        ("GET", "/api/v1/status", 200),
+    ]
+    assert "hush" not in str(lines)
+    assert "/info" not in (logs / "all.jsonl").read_text() + capsys.readouterr().err

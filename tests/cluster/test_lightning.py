@@ -74,7 +74,7 @@ async def service(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> Service:
 
 async def start(cluster: Rig, service: Service, **settings: Any) -> Api:
     return await cluster.start(
-        cloud_provider="lightningdev", lightning_url=service.url, **({"token": TOKEN} | settings)
+        cloud_provider="lightningdev", lightning_url=service.url, **({"client_token": TOKEN} | settings)
     )
 
 

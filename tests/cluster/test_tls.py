@@ -26,11 +26,17 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
-async def test_clients_may_use_https(cluster: Rig, authority: trustme.CA, tmp_path: Path) -> None:
+def certificate(authority: trustme.CA, folder: Path) -> tuple[Path, Path]:
+    """Files of a key and of the certificates for it."""
     issued = authority.issue_cert("127.0.0.1")
-    key, chain = tmp_path / "key.pem", tmp_path / "cert.pem"
+    key, chain = folder / "key.pem", folder / "cert.pem"
     issued.private_key_pem.write_to_path(key)
     chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    return key, chain
+
+
+async def test_clients_may_use_https(cluster: Rig, authority: trustme.CA, tmp_path: Path) -> None:
+    key, chain = certificate(authority, tmp_path)
     port = free_port()
     await cluster.start(secure_port=port, ssl_key=str(key), ssl_cert=str(chain))
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
@@ -43,10 +49,25 @@ async def test_clients_may_use_https(cluster: Rig, authority: trustme.CA, tmp_pa
             assert await response.json() == {"success": True}
 
 
+async def test_with_a_certificate_and_no_other_port_there_is_no_plain_one(
+    cluster: Rig, authority: trustme.CA, tmp_path: Path
+) -> None:
+    key, chain = certificate(authority, tmp_path)
+    await cluster.start(ssl_key=str(key), ssl_cert=str(chain))
+    assert len(cluster.cluster.ports) == 1
+    assert cluster.cluster.url.startswith("https://")
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{cluster.cluster.url}/info", ssl=context) as response:
+            assert (await response.json())["version"] == "2.2.4"
+        with pytest.raises(aiohttp.ClientError):
+            await session.get(cluster.cluster.url.replace("https", "http") + "/info")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ssl_key": ""}, "--secure-port needs --ssl-cert and --ssl-key"),
+        ({}, r"secure-port \(flags\) needs --ssl-cert and --ssl-key"),
         ({"ssl_key": "/nowhere", "ssl_cert": "/nowhere"}, "the certificate or key cannot be used"),
     ],
 )
@@ -118,10 +139,7 @@ async def test_a_file_of_authorities_that_is_none_is_refused(cluster: Rig, tmp_p
 
 
 async def test_old_versions_of_tls_are_refused(cluster: Rig, authority: trustme.CA, tmp_path: Path) -> None:
-    issued = authority.issue_cert("127.0.0.1")
-    key, chain, port = tmp_path / "key.pem", tmp_path / "cert.pem", free_port()
-    issued.private_key_pem.write_to_path(key)
-    chain.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    (key, chain), port = certificate(authority, tmp_path), free_port()
     await cluster.start(secure_port=port, ssl_key=str(key), ssl_cert=str(chain))
     old = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
     old.set_ciphers("DEFAULT@SECLEVEL=0")

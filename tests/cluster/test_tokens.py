@@ -40,7 +40,7 @@ async def two(rig: Rig, text: str = TOKENS, **settings: Any) -> tuple[Api, Api]:
     """Clients of two owners."""
     file = rig.folder / "tokens.toml"
     file.write_text(text)
-    alice = await rig.start(cloud_provider="tokens", tokens_file=file, token=ALICE, **settings)
+    alice = await rig.start(cloud_provider="tokens", tokens_file=file, client_token=ALICE, **settings)
     bob = Api(alice.url, BOB)
     rig.stack.push_async_callback(bob.session.close)
     return alice, bob

@@ -29,7 +29,7 @@ REPLICAS = {
 }
 EVERYTHING = REPLICAS | {
     "image": {"repository": "registry.example/clusterodm"},
-    "settings": {"MAX_SENDING": 8, "RESULTS": "keep", "ACCESS_LOG": True},
+    "settings": {"MAX_SENDING": 8, "RESULTS": "keep", "ACCESS_LOG": "-"},
     "publicAddress": "https://maps.example",
     "nodes": ["nodeodm-1:3000", "nodeodm-2:3000"],
     "nodesDns": "nodeodm.maps.svc:3000",
@@ -103,7 +103,7 @@ def test_what_cannot_work_is_refused_before_anything_is_installed(values: dict[s
 def test_every_variable_is_a_setting() -> None:
     known = {env_name(name) for name in Settings.model_fields} | {"POSTGRES_PASSWORD"}
     assert set(environment(EVERYTHING)) <= known
-    assert environment(EVERYTHING)["CLUSTERODM_ACCESS_LOG"] == "true"
+    assert environment(EVERYTHING)["CLUSTERODM_ACCESS_LOG"] == "-"
     assert environment(EVERYTHING)["CLUSTERODM_NODE"] == "nodeodm-1:3000,nodeodm-2:3000"
 
 

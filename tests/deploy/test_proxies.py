@@ -143,7 +143,7 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
             "results": "keep",
         }
         async with program(tmp_path, **settings) as cluster:
-            cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "true"}
+            cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "-"}
             await cluster.start()
             site = Site(tmp_path, cluster.port)
             command = make(site)

@@ -14,7 +14,7 @@ from docs.generate import PAGES
 
 from clusterodm.__main__ import COMMANDS, load
 from clusterodm.core.tasks import Phase
-from clusterodm.settings import Settings, env_name, flag_name
+from clusterodm.settings import Settings, env_name, flag_name, is_switch
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -103,10 +103,15 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def _before(field: str) -> list[str]:
+    return ["", "no-"] if is_switch(field) else [""]
+
+
 @pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_that_pages_name_exist(page: Path) -> None:
     flags = set(re.findall(r"`(--[a-z][a-z0-9-]+)", page.read_text()))
-    known = {f"--{flag_name(field)}" for field in Settings.model_fields} | _other_flags()
+    known = {f"--{before}{flag_name(field)}" for field in Settings.model_fields for before in _before(field)}
+    known |= _other_flags()
     assert flags <= known, flags - known
 
 

@@ -260,7 +260,7 @@ async def test_a_good_seed_is_taken(cluster: Rig) -> None:
 async def test_nothing_that_is_sent_makes_another_line_in_the_log(cluster: Rig) -> None:
     log = cluster.folder / "log.jsonl"
     await cluster.add_node()
-    api = await cluster.start(log_file=str(log), access_log=True)
+    api = await cluster.start(log_file=str(log), access_log="-")
     port = int(api.url.rpartition(":")[2])
     forged = '"}\n{"event": "forged"}'
     encoded = "".join(f"%{byte:02x}" for byte in forged.encode())
@@ -313,7 +313,7 @@ async def test_only_our_own_proxies_say_under_which_address_we_are_reached(
 
 async def test_the_log_names_the_client_behind_our_proxies_and_nobody_else(cluster: Rig, tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
-    api = await cluster.start(log_file=str(log), access_log=True, trusted_proxies="127.0.0.1,10.0.0.0/8")
+    api = await cluster.start(log_file=str(log), access_log="-", trusted_proxies="127.0.0.1,10.0.0.0/8")
     await api.raw("GET", "/info", headers={"X-Forwarded-For": "6.6.6.6, 1.2.3.4, 10.0.0.7"})
     await api.raw("GET", "/info", headers={"Forwarded": "for=6.6.6.6, for=1.2.3.5, for=10.0.0.7"})
     await eventually(lambda: log.read_text().count('"remote"') == 2)

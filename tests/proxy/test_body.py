@@ -158,7 +158,7 @@ async def test_a_large_upload_that_stalls_is_cut_after_a_while(cluster: Rig) -> 
 
 
 async def test_a_large_upload_that_is_refused_in_the_middle_is_told_why(cluster: Rig) -> None:
-    api = await cluster.start(no_splitmerge=True)
+    api = await cluster.start(splitmerge=False)
     uuid = await api.init()
     answer = await api.post(f"/task/new/upload/{uuid}", images({"a.jpg": os.urandom(3 * BLOCK), "seed.zip": b"x"}))
     assert answer == {"error": "seed.zip is not accepted: split-merge is turned off here", "noRetry": True}

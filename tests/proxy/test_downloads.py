@@ -9,6 +9,7 @@ import io
 import os
 import zipfile
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from aiohttp import ClientPayloadError, web
@@ -19,7 +20,7 @@ SIZE = 3_000_000
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def completed(rig: Rig, serve: Serve, **settings: object) -> tuple[Api, str]:
+async def completed(rig: Rig, serve: Serve, **settings: Any) -> tuple[Api, str]:
     """A completed task whose results come from `serve`."""
     node = await rig.add_node()
     api = await rig.start(**settings)

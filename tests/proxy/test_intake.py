@@ -271,7 +271,7 @@ async def test_sm_cluster_is_set_to_us_for_split_tasks(cluster: Rig) -> None:
 
 
 async def test_without_splitmerge_sm_cluster_and_seed_zip_are_refused(cluster: Rig) -> None:
-    api = await cluster.start(no_splitmerge=True)
+    api = await cluster.start(splitmerge=False)
     uuid = await api.init(options=json.dumps([{"name": "split", "value": 1}, {"name": "sm-cluster", "value": "x"}]))
     assert [option["name"] for option in cluster.entry(uuid).task.options] == ["split"]
     assert (await api.upload(uuid, seed__zip=b"PK"))["noRetry"] is True

@@ -24,8 +24,10 @@ from clusterodm.core import answers
 from clusterodm.core.cluster import API_VERSION, PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError, Malformed, NodeNotFound
 from clusterodm.delivery import deliver
+from clusterodm.observe import access_logger
 
 _log = structlog.get_logger("admin")
+_access = access_logger()
 
 Middleware = Callable[..., Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -67,7 +69,7 @@ async def _logging(request: web.Request, handler: Handler) -> web.StreamResponse
     response = await handler(request)
     seconds = round(time.monotonic() - begun, 4)
     said = {"method": request.method, "path": request.path, "status": response.status}
-    _log.info("request", **said, seconds=seconds, remote=request.remote)
+    _access.info("request", **said, seconds=seconds, remote=request.remote)
     return response
 
 
@@ -210,7 +212,7 @@ async def _page(request: web.Request) -> web.Response:
 
 def _add_original(app: web.Application, cluster: Context) -> None:
     async def info(request: web.Request) -> web.Response:
-        return _json({"version": API_VERSION, "isSecure": bool(cluster.settings.secure_port)})
+        return _json({"version": API_VERSION, "isSecure": cluster.settings.tls})
 
     async def listing(request: web.Request) -> web.Response:
         return _json([_as_original(view) for view in nodes.listing(cluster)])

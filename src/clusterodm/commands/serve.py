@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
@@ -21,9 +21,11 @@ from clusterodm.commands.ending import run_until_done
 from clusterodm.commands.workers import run_workers
 from clusterodm.observe import configure_logging
 from clusterodm.serving import Sockets
-from clusterodm.settings import Settings, env_name, flag_name, load_settings
+from clusterodm.settings import RETIRED, Settings, described, env_name, flag_name, is_switch, load_settings
 
 _SHORT = {"port": "-p", "cloud_provider": "-c"}
+#: What a switch may have as its value.
+_WORDS = ("true", "false")
 _log = structlog.get_logger("clusterodm")
 
 
@@ -50,10 +52,39 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """The command-line option of a setting."""
     kind, typer_type = _typed(field)
     names = [f"--{flag_name(name)}", *([_SHORT[name]] if name in _SHORT else [])]
+    if is_switch(name):
+        names = [f"--{flag_name(name)}/--no-{flag_name(name)}"]
     option = typer.Option(
-        *names, help=f"{field.description}{_shown_default(field)} [{env_name(name)}]", show_default=False, **typer_type
+        *names, help=f"{described(name)}{_shown_default(field)} [{env_name(name)}]", show_default=False, **typer_type
     )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+def _retired(name: str) -> inspect.Parameter:
+    """A flag that is there to say what to use instead."""
+    option = typer.Option(f"--{flag_name(name)}", hidden=True)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+    )
+
+
+def plain_switches(arguments: Sequence[str]) -> list[str]:
+    """Command line in which a switch has no value: the original takes `--debug=true` and `--debug true`, too."""
+    plain: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and is_switch(name.removeprefix("no_")):
+            if not equals and rest and rest[0] in _WORDS:
+                value = rest.pop(0)
+            if value == "false":
+                argument = f"--{flag[5:]}" if name.startswith("no_") else f"--no-{flag[2:]}"
+            elif value == "true":
+                argument = flag
+        plain.append(argument)
+    return plain
 
 
 def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
@@ -91,6 +122,7 @@ def _command() -> Callable[..., None]:
     ]
     parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config)]
     parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]
+    parameters += [_retired(name) for name in RETIRED]
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return serve

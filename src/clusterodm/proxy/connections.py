@@ -12,15 +12,14 @@ import asyncio
 import time
 from typing import Final
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import Histogram
 
-from clusterodm.observe import Metrics
+from clusterodm.observe import Metrics, access_logger
 from clusterodm.proxy.forwarded import Proxies
 
-_log = structlog.get_logger("access")
+_log = access_logger()
 
 
 class Connections:

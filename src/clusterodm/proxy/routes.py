@@ -17,7 +17,9 @@ def make_app(cluster: Context) -> web.Application:
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
     proxies = app[PROXIES] = Proxies(cluster.settings.trusted_proxies)
-    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, proxies, logged=cluster.settings.access_log)
+    app[connections.CONNECTIONS] = connections.Connections(
+        cluster.metrics, proxies, logged=bool(cluster.settings.access_log)
+    )
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [
