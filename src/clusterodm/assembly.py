@@ -23,6 +23,7 @@ from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.claims import Claims
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.context import Context
@@ -246,6 +247,7 @@ def build(
         uploads=uploads,
         submodels=submodels,
         callbacks=callbacks,
+        claims=Claims(store, tasks),
         attempts=attempts,
         dispatcher=dispatcher,
         fair=fair,
@@ -278,7 +280,7 @@ def build(
 
     workers = Workers(
         ahead=ahead,
-        importer=Importer(store, registry, folder, clock),
+        importer=Importer(store, registry, authenticator, folder, clock),
         discovery=discovery,
         fetcher=fetcher,
         cleaner=Cleaner(store, tasks, registry, client, duty=duty, clock=clock),

@@ -63,6 +63,7 @@ class Schedule:
         await context.spool.measure()
         await context.registry.load()
         await context.tasks.load()
+        await context.claims.load()
         await context.fair.load()
         await context.machines.load()
         await context.sizes.load()

@@ -367,20 +367,23 @@ def _named(given: Mapping[str, Any], place: str, *, written: Callable[[str], str
     """Values by the names of their settings. Raises ConfigError for a key that is none."""
     written = written or flag_name
     named: dict[str, Any] = {}
+    faults = []
     for key, said in given.items():
         name, value = key.replace("-", "_"), said
         if name in RETIRED:
             if value != "":
-                raise ConfigError(f"{written(name)} ({place}) {RETIRED[name]}")
+                faults.append(f"{written(name)} ({place}) {RETIRED[name]}")
             continue
         if is_switch(name.removeprefix("no_")) and name.startswith("no_"):
             name, value = name.removeprefix("no_"), _opposite(value)
         if name not in Settings.model_fields:
             near = difflib.get_close_matches(name, Settings.model_fields, n=1, cutoff=0.5)
             hint = f"; did you mean {written(near[0])}?" if near else ""
-            raise ConfigError(f"unknown setting {written(name)} ({place}){hint}")
-        if named.setdefault(name, value) != value:
-            raise ConfigError(f"{written(name)} ({place}) is given twice, and not the same")
+            faults.append(f"unknown setting {written(name)} ({place}){hint}")
+        elif named.setdefault(name, value) != value:
+            faults.append(f"{written(name)} ({place}) is given twice, and not the same")
+    if faults:
+        raise ConfigError("\n".join(faults))
     return named
 
 

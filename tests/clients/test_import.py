@@ -13,10 +13,22 @@ from typing import Any
 
 import pytest
 
-from tests.support import Rig, eventually
+from tests.support import Api, Rig, eventually
 
 RUNS = "01890a5d-ac96-774b-bcce-b302099a8057"
 COMES = "0b3b2b5e-5f5c-4d8b-9a57-1d6d0f6b9f10"
+#: What the original keeps of a client's first words: lists are the text that the client sent.
+SAID = {
+    "options": '[{"name":"dsm","value":true}]',
+    "taskName": "half",
+    "skipPostProcessing": "true",
+    "outputs": '["odm_orthophoto/odm_orthophoto.tif"]',
+    "dateCreated": 1700000000000,
+    "error": None,
+    "webhook": "",
+    "fileNames": [],
+    "imagesCount": 0,
+}
 SIZES = [{"maxImages": 10, "slug": "cx22"}]
 
 
@@ -40,13 +52,12 @@ def original(tmp_path: Path) -> Path:
     (folder / "data").mkdir()
     (folder / "data" / "nodes.json").write_text("[]")
     (folder / "data" / "routes.json").write_text("{}")
-    said = {"name": "half", "options": [{"name": "dsm", "value": True}], "skipPostProcessing": False}
-    (upload / "body.json").write_text(json.dumps(said))
+    (upload / "body.json").write_text(json.dumps(SAID))
     (upload / "one.jpg").write_bytes(b"1")
     (folder / "tmp" / "11111111-2222-4333-8444-555555555555").mkdir()
     asr = {"provider": "hetzner", "apiToken": "hush-cloud", "location": "fsn1", "image": "ubuntu-24.04"}
     (folder / "asr.json").write_text(json.dumps(asr | {"imageSizeMapping": SIZES}))
-    config = {"port": 3000, "asr": "asr.json", "flood-limit": 3, "stale-uploads-timeout": 0, "odd": 1}
+    config = {"port": 3000, "asr": "asr.json", "flood-limit": 3, "stale-uploads-timeout": 0, "odd": 1, "ssl-kye": ""}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -62,7 +73,7 @@ async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> No
     write(original, "routes.json", {RUNS: {"node": address, "token": None, "accessed": 1_700_000_000_000}})
     code, output = await take_over(original, cluster.folder / "data")
     assert code == 0, output
-    for line in ("1 nodes", "1 tasks", "1 files; its client goes on", "odd", "hetzner, 1 sizes", "4 of 5 settings"):
+    for line in ("1 nodes", "1 tasks", "1 files; its client goes on", "odd", "ssl-key?", "hetzner, 1 sizes"):
         assert line in output, output
     assert "11111111-2222-4333-8444-555555555555: no readable body.json" in output
     assert "hush" not in output
@@ -75,6 +86,50 @@ async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> No
     info = await api.ends(COMES)
     assert (info["name"], info["options"][0]) == ("half", {"name": "dsm", "value": True})
     assert set(node.held(COMES)) == {"one.jpg", "two.jpg"}
+    task = cluster.entry(COMES).task
+    assert (task.outputs, task.skip_post_processing) == (["odm_orthophoto/odm_orthophoto.tif"], True)
+    assert task.date_created == 1700000000000
+
+
+async def test_an_upload_belongs_to_the_first_who_goes_on_with_it(cluster: Rig, original: Path) -> None:
+    node = await cluster.add_node(seconds=0.2)
+    assert (await take_over(original, cluster.folder / "data"))[0] == 0
+    tokens = cluster.folder / "tokens.toml"
+    tokens.write_text('[alice]\ntoken = "hush-alice"\n[bob]\ntoken = "hush-bobby"\n')
+    alice = await cluster.start(cloud_provider="tokens", tokens_file=tokens, client_token="hush-alice")
+    await alice.upload(COMES, two__jpg=b"2")
+    bob = Api(alice.url, "hush-bobby")
+    cluster.stack.push_async_callback(bob.session.close)
+    assert "error" in await bob.post(f"/task/new/commit/{COMES}")
+    await alice.commit(COMES)
+    await alice.ends(COMES)
+    assert set(node.held(COMES)) == {"one.jpg", "two.jpg"}
+
+
+async def test_a_task_that_was_committed_but_had_not_reached_its_node_goes_on(cluster: Rig, original: Path) -> None:
+    node = await cluster.add_node(seconds=0.2)
+    assert (await take_over(original, cluster.folder / "data"))[0] == 0
+    api = await cluster.start()
+    info = await api.ends(COMES)
+    assert info["name"] == "half"
+    assert set(node.held(COMES)) == {"one.jpg"}
+
+
+async def test_what_there_is_no_node_or_no_hand_for_is_named(cluster: Rig, original: Path) -> None:
+    address = {"hostname": "10.0.0.9", "port": "3000", "token": "hush-node"}
+    gone = {"hostname": "10.0.0.8", "port": "3000", "token": "hush-node"}
+    write(original, "nodes.json", [address | {"dockerMachine": {"name": "clusterodm-7", "created": 1}}])
+    write(original, "routes.json", {RUNS: {"node": address, "token": "hush-t"}, COMES: {"node": gone, "token": ""}})
+    code, output = await take_over(original, cluster.folder / "data")
+    assert code == 0, output
+    for line in (
+        "note machine clusterodm-7 (10.0.0.9:3000) is taken in locked",
+        f"no   task {COMES}: its node 10.0.0.8:3000 is gone",
+        "1 tasks, which are followed",
+        "note 1 tokens: each task stays with its owner",
+    ):
+        assert line in output, output
+    assert "hush" not in output
 
 
 async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path) -> None:

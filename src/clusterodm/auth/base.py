@@ -65,6 +65,11 @@ class Authenticator:
         """The grant of a token for which that can be said at once; None when `grant` must be asked."""
         return None
 
+    def imported_owner(self, token: str) -> str | None:
+        """Whose the tasks are that were created elsewhere with `token` (empty: without one); None when that cannot be
+        said before somebody comes with it."""
+        return None
+
     async def forget(self, owner: str) -> None:
         """Ask anew at the next request what a token of `owner` may do."""
 

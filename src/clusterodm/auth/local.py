@@ -29,6 +29,10 @@ class LocalAuthenticator(Authenticator):
         """As a node says it when it needs none."""
         return AuthInfo("Authentication not available on this node") if self.open else super().info
 
+    def imported_owner(self, token: str) -> str | None:
+        """The one owner that there is."""
+        return SHARED_OWNER
+
     async def grant(self, token: str) -> Grant | None:
         """The one grant that there is."""
         return self.known(token)

@@ -93,6 +93,11 @@ class TokensAuthenticator(Authenticator):
         fresh = time.monotonic() - self._looked_at < _LOOK
         return self._grants.get(digest_of(token)) if token and fresh else None
 
+    def imported_owner(self, token: str) -> str | None:
+        """The owner that the file has for it."""
+        grant = self._grants.get(digest_of(token)) if token else None
+        return grant.owner if grant else None
+
     async def forget(self, owner: str) -> None:
         """Look at the file with the next request."""
         self._looked_at = 0.0

@@ -11,6 +11,7 @@ from clusterodm.auth import Authenticator, JobTokens
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.claims import Claims
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
@@ -52,6 +53,7 @@ class Context:
     uploads: Uploads
     submodels: Submodels
     callbacks: Callbacks
+    claims: Claims
     attempts: Attempts
     dispatcher: Dispatcher
     fair: FairShare

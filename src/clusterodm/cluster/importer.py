@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`nodes.json` and `routes.json` of the original: taken in once for each content they have."""
+"""`nodes.json` and `routes.json` of the original: taken in once for each content they have.
+
+Tasks keep their owner: the token of a route says who it is, now or when somebody comes with it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from clusterodm.auth import SHARED_OWNER
+from clusterodm.auth import Authenticator
+from clusterodm.cluster.claims import unclaimed_owner
 from clusterodm.cluster.registry import Registry
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.ids import is_task_id
+from clusterodm.core.jsontext import decode_file
 from clusterodm.core.membership import NodeEntry
 from clusterodm.core.tasks import Attempt, Phase, Stage, Task
 from clusterodm.store import Store
@@ -37,9 +42,17 @@ class OldRoute(msgspec.Struct):
 class Importer:
     """Reads the two files in the data folder."""
 
-    def __init__(self, store: Store, registry: Registry, folder: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        authenticator: Authenticator,
+        folder: Path,
+        clock: Callable[[], float],
+    ) -> None:
         self._store = store
         self._registry = registry
+        self._authenticator = authenticator
         self._folder = folder
         self._clock = clock
 
@@ -58,9 +71,9 @@ class Importer:
         if await self._store.value(f"imported {name}") == mark:
             return 0
         try:
-            found = msgspec.json.decode(content.strip() or b"null", type=kind | None, strict=False)
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"{path} cannot be imported: {error}") from None
+            found = decode_file(content.strip() or b"null", name, kind | None, strict=False)
+        except ConfigError as error:
+            raise ConfigError(f"{self._folder} cannot be imported: {error}") from None
         count = await take(found) if found else 0
         await self._store.keep_value(f"imported {name}", mark)
         _log.info("imported", file=name, entries=count)
@@ -68,7 +81,9 @@ class Importer:
 
     async def _nodes(self, found: list[NodeEntry]) -> int:
         for node in found:
-            await self._registry.add(node.address(), locked=node.locked)
+            await self._registry.add(node.address(), locked=node.closed)
+            if node.machine:
+                _log.warning("a node was imported locked: its machine has to be deleted by hand", machine=node.machine)
         return len(found)
 
     async def _routes(self, found: dict[str, OldRoute]) -> int:
@@ -79,12 +94,17 @@ class Importer:
         return count
 
     async def _route(self, uuid: str, route: OldRoute) -> bool:
-        """A task that runs or ran on a node without our files: followed there, and told from there."""
-        address = route.node.address()
-        node = self._registry.find(address) or await self._registry.add(address)  # one that is known keeps its terms
+        """A task that runs or ran on a node without our files: followed there, and told from there. Of a node that is
+        gone nothing can be told."""
+        node = self._registry.find(route.node.address())
+        if node is None:
+            _log.warning("a task was not imported: its node is gone", task=uuid, node=str(route.node.address()))
+            return False
         now = self._clock()
         at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
-        task = Task(uuid=uuid, owner=SHARED_OWNER, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)
+        token = route.token or ""
+        owner = self._authenticator.imported_owner(token) or unclaimed_owner(token)
+        task = Task(uuid=uuid, owner=owner, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)
         attempt = Attempt(
             task=uuid,
             number=1,

@@ -29,7 +29,7 @@ from clusterodm.core.files import HeldFile, Manifest
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
 from clusterodm.core.names import SEED, counted_files, is_archive, is_image, printable, safe_name
-from clusterodm.core.options import check_options, parse_options, unknown_options
+from clusterodm.core.options import check_options, parse_options, parse_outputs, unknown_options
 from clusterodm.core.placement import Needs
 from clusterodm.core.tasks import HELD, Phase, Task, is_submodel, visible
 from clusterodm.spool import Part, Spool
@@ -290,7 +290,7 @@ class Intake:
             name=printable(fields.get("name", ""))[:1000] or f"Task of {self._day()}",
             options=self._callbacks.with_cluster(options, said.cluster_url),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
-            outputs=_outputs(fields.get("outputs", "")),
+            outputs=parse_outputs(fields.get("outputs", "")),
             webhook=fields.get("webhook", "")[:4000],
             date_created=_milliseconds(fields.get("dateCreated", "")),
             created_at=self._clock(),
@@ -300,15 +300,6 @@ class Intake:
 
     def _day(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _outputs(text: str) -> list[str]:
-    if not text:
-        return []
-    try:
-        return msgspec.json.decode(text, type=list[str])
-    except (msgspec.DecodeError, RecursionError):
-        raise BadRequest("Invalid outputs: a JSON list of paths is expected") from None
 
 
 def _milliseconds(text: str) -> int:

@@ -313,6 +313,14 @@ class Tasks:
         if attempt is not None:
             self._changed(entry)
 
+    async def change_owner(self, uuid: str, was: str, owner: str) -> None:
+        """Give a task that is still that of `was` to another owner, whatever happens to it at the same time."""
+        changed = await self._store.change_owner(uuid, was, owner, at=self._clock())
+        entry = self.get(uuid)
+        if entry is not None and changed:
+            entry.task = msgspec.structs.replace(entry.task, owner=owner)
+            await self._catch_up(entry)
+
     async def note(self, entry: Entry, text: str, *, warning: bool = False) -> None:
         """Add a line to a task's timeline, and to the log."""
         await self._store.note(entry.task, at=self._clock(), text=text)

@@ -16,19 +16,21 @@ import msgspec
 import typer
 
 from clusterodm.aio import Clock
-from clusterodm.auth import SHARED_OWNER
+from clusterodm.cluster.claims import unclaimed_owner
 from clusterodm.cluster.importer import OldRoute
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError
 from clusterodm.core.ids import is_task_id
-from clusterodm.core.membership import parse_nodes_file
-from clusterodm.core.options import parse_options
+from clusterodm.core.jsontext import decode_file
+from clusterodm.core.membership import NodeEntry
+from clusterodm.core.names import printable
+from clusterodm.core.options import parse_options, parse_outputs
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.folder import locked_folder
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
-from clusterodm.settings import load_settings
+from clusterodm.settings import load_settings, read_config
 from clusterodm.spool import Spool
 from clusterodm.store import Store
 
@@ -44,17 +46,19 @@ _DIFFERENT: Final = {
     "asr": "machines boot by cloud-init instead of docker-machine, take further tasks, and go when they are idle",
     "stale-uploads-timeout": "0 means 48 hours here; uploads that rest are given up before only when room is short",
 }
+#: What to do about a machine that docker-machine made.
+_MACHINE: Final = "nothing here deletes it: docs/original.md says how to"
 
 
-class OldBody(msgspec.Struct):
-    """What a client said of an upload that is in progress. `options` is a list or its JSON text."""
+class OldBody(msgspec.Struct, rename="camel"):
+    """What a client said of an upload that is in progress. Lists are JSON text, as the client sent them."""
 
-    name: str | None = ""
-    options: list[dict[str, Any]] | str | None = ""
+    task_name: str | None = ""
+    options: str | None = ""
     webhook: str | None = ""
-    skip_post_processing: bool | str | None = msgspec.field(default=False, name="skipPostProcessing")
-    outputs: list[str] | str | None = ""
-    date_created: float | None = msgspec.field(default=0, name="dateCreated")
+    skip_post_processing: bool | str | None = False
+    outputs: str | None = ""
+    date_created: float | None = 0
 
 
 def import_(
@@ -78,6 +82,8 @@ class _Import:
         self._source = source
         self._config = config
         self._settings = load_settings({"data_dir": data_dir})
+        self._database = self._settings.database_url.get_secret_value()
+        self._nodes_of_old: list[NodeEntry] = []
         self._given: dict[str, Any] = {}
 
     async def run(self) -> None:
@@ -86,7 +92,7 @@ class _Import:
         self._given = self._read_config()
         await self._look_at_asr()
         uploads = list(self._uploads())
-        with locked_folder(self._settings.data_dir, shared=False) as folder:
+        with locked_folder(self._settings.data_dir, shared=bool(self._database)) as folder:
             for name, found in taken.items():
                 self._take(folder / name, *found)
             await self._take_uploads(folder, uploads)
@@ -94,18 +100,33 @@ class _Import:
 
     def _nodes(self) -> tuple[Path | None, str]:
         path = _first(self._source, _NODES)
-        return path, f"{len(parse_nodes_file(path.read_bytes()))} nodes" if path else ""
+        if path is None:
+            return None, ""
+        self._nodes_of_old = decode_file(path.read_bytes(), str(path), list[NodeEntry], strict=False)
+        lines = [f"{len(self._nodes_of_old)} nodes"]
+        for node in self._nodes_of_old:
+            if node.machine:
+                lines.append(f"  note machine {node.machine} ({node.address()}) is taken in locked; {_MACHINE}")
+        return path, "\n".join(lines)
 
     def _routes(self) -> tuple[Path | None, str]:
         path = _first(self._source, _ROUTES)
         if path is None:
             return None, ""
-        try:
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, OldRoute], strict=False)
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"{path} cannot be imported: {error}") from None
-        tasks = sum(is_task_id(uuid.lower()) for uuid in found)
-        return path, f"{tasks} tasks, which are followed on their nodes"
+        found = decode_file(path.read_bytes(), str(path), dict[str, OldRoute], strict=False)
+        places = {node.address().place for node in self._nodes_of_old}
+        tasks = {uuid: route for uuid, route in found.items() if is_task_id(uuid.lower())}
+        followed = {uuid: route for uuid, route in tasks.items() if route.node.address().place in places}
+        lines = [f"{len(followed)} tasks, which are followed on their nodes"]
+        for uuid in sorted(tasks.keys() - followed.keys()):
+            lines.append(f"  no   task {uuid}: its node {tasks[uuid].node.address()} is gone")
+        tokens = len({route.token for route in followed.values() if route.token})
+        without = sum(not route.token for route in followed.values())
+        if tokens:
+            lines.append(f"  note {tokens} tokens: each task stays with its owner, who comes with the token it had")
+        if tokens and without:
+            lines.append(f"  note {without} tasks have no token: the first who asks for one by its id gets it")
+        return path, "\n".join(lines)
 
     def _take(self, target: Path, path: Path | None, what: str) -> None:
         """The file goes into our data folder as it is. At the start what is new in it is taken in; an older one that
@@ -124,22 +145,16 @@ class _Import:
         if self._config is None:
             typer.echo("  -    settings: no JSON file of them; flags are understood as they are")
             return {}
+        given = read_config(self._config)
         try:
-            found = msgspec.json.decode(self._config.read_bytes(), type=dict[str, Any])
-        except (OSError, msgspec.DecodeError) as error:
-            raise ConfigError(f"{self._config} is not a JSON object: {error}") from None
-        good: dict[str, Any] = {}
-        for key, value in found.items():
-            try:
-                load_settings({key.replace("-", "_"): value}, environ={})
-            except ConfigError as error:
-                typer.echo(f"  no   {key}: {str(error).splitlines()[0]}")
-            except TypeError:
-                typer.echo(f"  no   {key}: not a setting here")
-            else:
-                good[key] = value
-        typer.echo(f"  ok   {self._config}: {len(good)} of {len(found)} settings mean the same; start with --config")
-        return good
+            load_settings({}, config=self._config, environ={})
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                typer.echo(f"  no   {line}")
+        else:
+            typer.echo(f"  ok   {self._config}: {len(given)} settings, all are known; start with --config")
+        typer.echo("  note where command line and file disagree, the command line counts; there it was the file")
+        return given
 
     async def _look_at_asr(self) -> None:
         """Whether the autoscaler's file can be used as it is."""
@@ -174,16 +189,16 @@ class _Import:
                 continue
             body = each / _BODY
             try:
-                said = msgspec.json.decode(body.read_bytes(), type=OldBody, strict=False)
-            except (OSError, msgspec.DecodeError):
+                said = decode_file(body.read_bytes(), _BODY, OldBody, strict=False)
+            except (OSError, ConfigError):
                 typer.echo(f"  no   upload {each.name}: no readable {_BODY}; its client must begin anew")
                 continue
             yield each.name.lower(), said, sorted(path for path in each.iterdir() if path.is_file() and path != body)
 
     async def _take_uploads(self, folder: Path, uploads: list[tuple[str, OldBody, list[Path]]]) -> None:
-        store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
+        store = await Store.open(self._database or f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         try:
-            spool = Spool(folder / "spool", owner="import")
+            spool = Spool(folder / "spool", owner="import", shared=bool(self._database))
             for uuid, said, paths in uploads:
                 try:
                     task = _task(uuid, said)
@@ -203,18 +218,15 @@ class _Import:
 
 
 def _task(uuid: str, said: OldBody) -> Task:
-    text = said.options if isinstance(said.options, str) else msgspec.json.encode(said.options or []).decode()
-    options = parse_options(text or "")
-    outputs = said.outputs if isinstance(said.outputs, list) else []
     return Task(
         uuid=uuid,
-        owner=SHARED_OWNER,
+        owner=unclaimed_owner(""),  # the original keeps no token of an upload
         phase=Phase.RECEIVING,
-        name=(said.name or "")[:1000] or "Imported task",
-        options=options,
+        name=printable(said.task_name or "")[:1000] or "Imported task",
+        options=parse_options(said.options or ""),
         webhook=(said.webhook or "")[:4000],
         skip_post_processing=str(said.skip_post_processing).lower() == "true",
-        outputs=outputs,
+        outputs=parse_outputs(said.outputs or ""),
         date_created=int(said.date_created or 0),
         created_at=time.time(),
     )

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.jsontext import decode_file
 from clusterodm.core.nodes import NodeAddress, NodeRecord, Origin, make_address, parse_address
 
 
@@ -27,15 +28,32 @@ class Changes(msgspec.Struct, frozen=True):
     remove: list[NodeRecord]
 
 
+class DockerMachine(msgspec.Struct):
+    """The machine of a node that the original's autoscaler made."""
+
+    name: str | None = ""
+
+
 class NodeEntry(msgspec.Struct):
     """An entry of the original's nodes.json."""
 
     hostname: str
     port: int
     token: str | None = ""
-    locked: bool = False
+    locked: bool | None = False
+    docker_machine: DockerMachine | None = msgspec.field(default=None, name="dockerMachine")
     #: Ours: the certificate of this node is not verified.
     insecure: bool = False
+
+    @property
+    def closed(self) -> bool:
+        """True if it may get nothing new: locked, or on a machine that somebody is to delete by hand."""
+        return bool(self.locked) or self.machine != ""
+
+    @property
+    def machine(self) -> str:
+        """The name of the machine that docker-machine made for it; empty: none."""
+        return (self.docker_machine and (self.docker_machine.name or self.hostname)) or ""
 
     def address(self) -> NodeAddress:
         """How to reach it. Raises ConfigError."""
@@ -45,11 +63,8 @@ class NodeEntry(msgspec.Struct):
 def parse_nodes_file(content: bytes) -> list[Listed]:
     """Nodes of a file: JSON as in nodes.json, or an address a line with `#` comments. Raises ConfigError."""
     if content.lstrip()[:1] == b"[":
-        try:
-            entries = msgspec.json.decode(content, type=list[NodeEntry], strict=False)
-        except msgspec.DecodeError as error:
-            raise ConfigError(f"not a list of nodes: {error}") from None
-        return [Listed(entry.address(), locked=entry.locked) for entry in entries]
+        entries = decode_file(content, "the list of nodes", list[NodeEntry], strict=False)
+        return [Listed(entry.address(), locked=entry.closed) for entry in entries]
     try:
         lines = [line.partition("#")[0].strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError:

@@ -47,6 +47,16 @@ def parse_options(text: str) -> list[Option]:
     return [entry for entry in given if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
+def parse_outputs(text: str) -> list[str]:
+    """Read the client's `outputs` field. Raises BadRequest."""
+    if not text:
+        return []
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except (msgspec.DecodeError, RecursionError):
+        raise BadRequest("Invalid outputs: a JSON list of paths is expected") from None
+
+
 def check_options(given: list[Option], described: list[Option]) -> list[Option]:
     """Known options in the order of their description, with their values converted; of two of one name the first
     counts, and unknown ones are left out. Raises BadRequest with the node's own form of error list.

@@ -34,7 +34,17 @@ async def caller(request: web.Request, *, late: bool = False) -> Grant:
     grant = await (cluster.submodels.grant(job, late=late) if job else cluster.authenticator.grant(token))
     if grant is None:
         raise Unauthorized("no valid token")
+    if not job:
+        await _claim(request, grant, token)
     return grant
+
+
+async def _claim(request: web.Request, grant: Grant, token: str) -> None:
+    """Hand over what was imported for this caller. One who polls an imported upload committed it before that."""
+    cluster = context(request)
+    uuid = request.match_info.get("uuid", "").lower()
+    if await cluster.claims.settle(grant, token, uuid) and request.method == "GET":
+        await cluster.intake.commit(uuid, grant)
 
 
 def cluster_url(request: web.Request) -> str:

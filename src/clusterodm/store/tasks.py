@@ -95,6 +95,25 @@ class TaskVerbs(UsageVerbs):
             await self._tell(connection, "task", task.uuid)
         return version
 
+    async def owned_by(self, prefix: str) -> dict[str, str]:
+        """Owners that begin with `prefix`, by the uuid of their task."""
+        table = schema.tasks.c
+        query = select(table.uuid, table.owner).where(table.owner.startswith(prefix, autoescape=True))
+        query = query.where(table.phase != str(Phase.REMOVED))
+        async with self._transaction() as connection:
+            return {row.uuid: row.owner for row in await connection.execute(query)}
+
+    async def change_owner(self, uuid: str, was: str, owner: str, *, at: float) -> bool:
+        """Give a task to another owner, in whatever phase it is; False when it is no longer that of `was`."""
+        table = schema.tasks
+        mine = update(table).where((table.c.uuid == uuid) & (table.c.owner == was))
+        async with self._transaction() as connection:
+            changed = await connection.execute(mine.values(owner=owner, version=table.c.version + 1))
+            if changed.rowcount == 1:
+                await _add_event(connection, uuid, at, f"claimed by {owner}")
+                await self._tell(connection, "task", uuid)
+        return changed.rowcount == 1
+
     async def note(self, task: Task, *, at: float, text: str) -> None:
         """Add a line to a task's timeline."""
         async with self._transaction() as connection:
