@@ -28,6 +28,7 @@ from clusterodm.core.errors import BadRequest, SpoolFull
 from clusterodm.core.files import HeldFile
 from clusterodm.core.names import next_name, safe_name
 from clusterodm.core.quota import Quota
+from clusterodm.interrupted import is_cut_short
 from clusterodm.room import PATIENCE, Room
 
 #: Bytes that are gathered before they are written, off the event loop: few enough to be still in the CPU's cache.
@@ -263,11 +264,12 @@ class Spool:
     async def publish(self, uuid: str, part: Part, name: str) -> str:
         """Make a whole part visible under a safe form of `name`; the name it got.
 
-        The same name with the same bytes is one file; with other bytes the name gets a `_`. Callers hold the task's
-        lock, so that nothing is published after the commit.
+        The same name with the same bytes is one file; with other bytes the name gets a `_`. An imported file that was
+        cut short gives way to the whole one. Callers hold the task's lock, so that nothing is published after the
+        commit.
         """
-        kept, new = await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
-        self._forget_part(uuid, part, 0 if new else -part.counted, files=new)
+        kept, new, given_up = await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
+        self._forget_part(uuid, part, -given_up if new else -part.counted, files=new and not given_up)
         return kept
 
     async def discard(self, uuid: str, name: str) -> None:
@@ -339,18 +341,22 @@ def _mark(folders: Iterable[Path]) -> None:
             os.utime(folder)
 
 
-def _publish(part: Path, files: Path, name: str) -> tuple[str, bool]:
-    """The name that a part got, and whether it is a new file."""
-    new = True
+def _publish(part: Path, files: Path, name: str) -> tuple[str, bool, int]:
+    """The name that a part got, whether it is a new file, and the size of the one that it replaced."""
+    new, replaced = True, 0
     with _translate_full():
         files.mkdir(parents=True, exist_ok=True)
         while not _link(part, files / name):
             if filecmp.cmp(part, files / name, shallow=False):
                 new = False
                 break
+            if is_cut_short(files / name, part):
+                replaced = (files / name).stat().st_size
+                part.replace(files / name)
+                break
             name = next_name(name)
         part.unlink(missing_ok=True)
-    return name, new
+    return name, new, replaced
 
 
 def _link(part: Path, target: Path) -> bool:

@@ -91,6 +91,24 @@ async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> No
     assert task.date_created == 1700000000000
 
 
+async def test_a_file_that_was_cut_short_gives_way_to_the_whole_one(cluster: Rig, original: Path) -> None:
+    node = await cluster.add_node(seconds=0.2)
+    folder = original / "tmp" / COMES
+    (folder / "cut.jpg").write_bytes(b"beginning")
+    (folder / "other.jpg").write_bytes(b"other")
+    assert (await take_over(original, cluster.folder / "data"))[0] == 0
+    api = await cluster.start()
+    await api.upload(COMES, cut__jpg=b"beginning and end")
+    await api.upload(COMES, other__jpg=b"another photo of that name")
+    room = cluster.cluster.context.spool.room
+    assert room.held == sum(path.stat().st_size for path in (cluster.folder / "data" / "spool").rglob("files/*"))
+    await api.commit(COMES)
+    await api.ends(COMES)
+    held = node.held(COMES)
+    assert set(held) == {"one.jpg", "cut.jpg", "other.jpg", "other_.jpg"}
+    assert held["cut.jpg"].read_bytes() == b"beginning and end"
+
+
 async def test_an_upload_belongs_to_the_first_who_goes_on_with_it(cluster: Rig, original: Path) -> None:
     node = await cluster.add_node(seconds=0.2)
     assert (await take_over(original, cluster.folder / "data"))[0] == 0

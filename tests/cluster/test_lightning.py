@@ -269,6 +269,54 @@ async def test_what_was_not_reported_before_a_restart_is_reported_after_it(clust
     assert service.reports()[-1]["uuid"] == uuid
 
 
+def imported(cluster: Rig, port: int, uuids: list[str]) -> None:
+    """Files that the original left of tasks on a node, all of one token."""
+    node = {"hostname": "127.0.0.1", "port": str(port), "token": ""}
+    folder = cluster.folder / "data"
+    folder.mkdir()
+    (folder / "nodes.json").write_text(json.dumps([node]))
+    routes = {uuid: {"node": node, "token": TOKEN, "accessed": 1_700_000_000_000} for uuid in uuids}
+    (folder / "routes.json").write_text(json.dumps(routes))
+
+
+async def test_an_imported_task_stays_with_its_owner_while_the_service_does_not_answer(
+    cluster: Rig, service: Service
+) -> None:
+    await cluster.add_node(seconds=0.0, slots=2)
+    port = cluster.ports.pop()
+    direct = Api(f"http://127.0.0.1:{port}")
+    cluster.stack.push_async_callback(direct.session.close)
+    ended = await direct.create(1)
+    await direct.ends(ended)
+    imported(cluster, port, [ended])
+    service.down["/tokens/validate"] = 1000
+    api = await start(cluster, service)
+    assert "error" in await api.get(f"/task/{ended}/info")
+    await cluster.stop()
+
+    service.down.clear()
+    api = await start(cluster, service)
+    assert await api.code(ended) == 40
+    assert await api.get("/task/list") == [{"uuid": ended}]
+    assert service.reports() == [], "it was over, and reported, before it was imported"
+    stranger = await another(cluster, OTHER)
+    service.tokens[OTHER] = {}
+    assert "not found" in (await stranger.get(f"/task/{ended}/info"))["error"]
+
+
+async def test_an_imported_task_that_ends_with_us_is_reported(cluster: Rig, service: Service) -> None:
+    await cluster.add_node(seconds=60)
+    port = cluster.ports.pop()
+    direct = Api(f"http://127.0.0.1:{port}")
+    cluster.stack.push_async_callback(direct.session.close)
+    uuid = await direct.create(1)
+    imported(cluster, port, [uuid])
+    api = await start(cluster, service)
+    assert await api.code(uuid) == 20
+    assert await api.post("/task/cancel", {"uuid": uuid}) == {"success": True}
+    await eventually(lambda: [each["uuid"] for each in service.reports()] == [uuid])
+
+
 async def test_the_service_to_develop_with_needs_an_address(cluster: Rig) -> None:
     with pytest.raises(ConfigError, match="lightning-url"):
         await cluster.start(cloud_provider="lightningdev")

@@ -114,6 +114,34 @@ async def test_any_replica_takes_any_request_of_one_task(group: Group) -> None:
         assert lines[0] == lines[1] == lines[2]
 
 
+async def test_an_imported_task_is_handed_over_by_any_replica(group: Group) -> None:
+    tokens = group.folder / "tokens.toml"
+    tokens.write_text('[bob]\ntoken = "hush-bobby"\n')
+    _, port = await group.stack.enter_async_context(running_devnode(Knobs(seconds=0.0), port=0))
+    direct = Api(f"http://127.0.0.1:{port}")
+    group.stack.push_async_callback(direct.session.close)
+    uuid = await direct.create(1)
+    node = {"hostname": "127.0.0.1", "port": port, "token": ""}
+    data = group.folder / "data"
+    data.mkdir()
+    (data / "nodes.json").write_text(json.dumps([node]))
+    (data / "routes.json").write_text(json.dumps({uuid: {"node": node, "token": "hush-alice", "accessed": 1}}))
+    for _ in range(2):
+        await group.add(cloud_provider="tokens", tokens_file=tokens)
+    await group.everywhere(
+        lambda context: (entry := context.tasks.get(uuid)) is None or entry.task.phase is Phase.FINISHED
+    )
+    tokens.write_text('[bob]\ntoken = "hush-bobby"\n[alice]\ntoken = "hush-alice"\n')
+    for api in reversed(group.apis):
+        api.query = {"token": "hush-alice"}
+        await eventually(partial(_shows, api, uuid))
+
+
+async def _shows(api: Api, uuid: str) -> bool:
+    status, _, body = await api.raw("GET", f"/task/{uuid}/info")
+    return status == 200 and b'"code":40' in body
+
+
 async def test_one_leads_and_another_when_it_ends(group: Group) -> None:
     await three(group)
     assert group.leaders() == [0]

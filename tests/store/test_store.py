@@ -232,6 +232,23 @@ async def test_the_past_is_told_by_attempts_and_ended_tasks(store: Store) -> Non
     assert (ended.first_started, ended.finished_at, ended.image_count) == (10.0, 50.0, 7)
 
 
+async def test_a_task_gets_another_owner_once_and_in_any_phase(store: Store) -> None:
+    other, gone = str(uuid_module.uuid4()), str(uuid_module.uuid4())
+    await store.add_task(task(owner="imported#a"), "imported")
+    await store.add_task(task(other, Phase.FINISHED, owner="imported#b"), "imported")
+    await store.add_task(task(gone, Phase.REMOVED, owner="imported#b"), "imported")
+    await store.add_task(task(str(uuid_module.uuid4()), owner="importer"), "another")
+    assert await store.owned_by("imported#") == {UUID: "imported#a", other: "imported#b"}
+    assert await store.owned_by("%") == {}
+    assert await store.change_owner(UUID, "imported#a", "alice", at=2.0)
+    assert not await store.change_owner(UUID, "imported#a", "bob", at=2.0)
+    assert await store.change_owner(other, "imported#b", "bob", at=2.0)
+    found = await store.find_task(UUID)
+    assert found is not None
+    assert (found[0].owner, found[0].version) == ("alice", 1)
+    assert [event.text for event in await store.timeline(UUID)] == ["imported", "claimed by alice"]
+
+
 async def test_single_values(store: Store) -> None:
     assert await store.value("k") is None
     await store.keep_value("k", {"a": [1]})

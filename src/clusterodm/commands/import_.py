@@ -28,6 +28,7 @@ from clusterodm.core.names import printable
 from clusterodm.core.options import parse_options, parse_outputs
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.folder import locked_folder
+from clusterodm.interrupted import mark_imported
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.settings import load_settings, read_config
@@ -235,6 +236,7 @@ def _task(uuid: str, said: OldBody) -> Task:
 def _copy(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(path, target)
+    mark_imported(target)
 
 
 def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
