@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from clusterodm.__main__ import main
 from clusterodm.commands.serve import plain_switches
 from clusterodm.core.effects import NEEDS
 from clusterodm.core.errors import ConfigError
@@ -175,6 +176,27 @@ def test_what_has_no_effect_in_the_original_either_is_refused_with_what_to_use(
 ) -> None:
     with pytest.raises(ConfigError, match="--public-address"):
         load_settings(flags, config=write(tmp_path, content), environ=environ)
+
+
+#: Every flag of the original and of ClusterODX, as their help and their file of defaults name them.
+COMMAND_LINE = [
+    *("-p", "3001", "--secure-port", "0", "--admin-cli-port", "8081", "--admin-web-port=10001", "--admin-pass", "x"),
+    *("-c", "local", "--upload-max-speed", "1000", "--downloads-from-s3", "https://bucket.example", "--no-splitmerge"),
+    *("--public-address", "http://maps.example:3000", "--flood-limit", "3", "--stale-uploads-timeout", "24"),
+    *("--token", "secret", "--debug", "true", "--ssl-key", "k.pem", "--ssl-cert", "c.pem", "--asr", "asr.json"),
+    *("--access-log", "access.log", "--splitmerge=true", "--no-splitmerge=true", "--cluster-address", ""),
+]
+
+
+def test_every_flag_of_the_original_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(write(tmp_path, SHIPPED))
+    monkeypatch.setattr("sys.argv", ["clusterodm", "--config", config, *COMMAND_LINE, "--log-level", "loud"])
+    with pytest.raises(SystemExit):
+        main()
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("clusterodm: log-level (flags): Input should be 'silly'"), "the one thing that is wrong"
 
 
 @pytest.mark.parametrize(
