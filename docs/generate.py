@@ -13,11 +13,12 @@ from pydantic import SecretStr
 from tests.proxy.test_abuse import ATTACKS
 
 from clusterodm.admin.api import ROUTES
+from clusterodm.admin.commands import COMMANDS as SHELL
+from clusterodm.admin.commands import MAX_OUTPUT, OTHERS
 from clusterodm.admin.feed import EVENTS
 from clusterodm.admin.metrics import GAUGES
 from clusterodm.admin.openapi import document
-from clusterodm.admin.shell import COMMANDS as SHELL
-from clusterodm.admin.shell import OTHERS
+from clusterodm.admin.original import LONGEST
 from clusterodm.core import answers, errors
 from clusterodm.observe import Metrics
 from clusterodm.settings import Settings, described, env_name, flag_name
@@ -59,15 +60,19 @@ def shell_page() -> str:
         "nc 127.0.0.1 8080",
         "```",
         "",
-        "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words of the original. With",
-        "`--admin-pass` the first line, within a minute, is `LOGIN <password>`; a wrong one costs a second and closes",
-        "the session, and after ten an address is not listened to for a while. Words may be in any case, a task may be",
-        "named by the beginning of its id, and every answer but a list is `OK`,",
-        "`FAIL: why` or `INVALID: why`. A node in a list reads",
+        "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words and shapes of the",
+        "original. With `--admin-pass` the first line, within a minute, is `LOGIN <password>`: anything else",
+        "closes the session, and so does a wrong one, after a second; after ten an address is not listened to",
+        "for a while. Words may be in any case, a task may be named by the beginning of its id. What is",
+        "carried out is answered with `OK`, what cannot be with `FAIL: why` or `INVALID: why`; `NODE INFO`,",
+        "`ROUTE ...`, `TASK LIST`, `TASK INFO`, `TASK CANCEL` and `TASK REMOVE` are answered with JSON. A",
+        "list ends with an empty line. A node in a list reads",
         "",
         "    1) localhost:3001 [online] [0/2] <engine: odm 3.5.5> <API: 2.2.4> [L,D,A]",
         "",
-        "with its slots that are used and that it has, and L for locked, D for draining, A for made by the autoscaler.",
+        "with its slots that are used and that it has (`?` before it first answers), and L for locked, D for",
+        f"draining, A for made by the autoscaler. `ROUTE LIST` and `TASK LIST` have the latest {LONGEST}",
+        f"tasks, `TASK OUTPUT` has at most {MAX_OUTPUT:,} lines.",
         "",
         "| command | what it does |",
         "|---|---|",

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import shell
+from clusterodm.admin import commands
 from clusterodm.admin.feed import Feed
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
@@ -106,7 +106,7 @@ async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyP
         async def fail(*_: object, kind: type[Exception] = kind) -> str:
             raise made(kind)
 
-        monkeypatch.setitem(shell.COMMANDS, "NODE LIST", shell.Command("", "", fail))
+        monkeypatch.setitem(commands.COMMANDS, "NODE LIST", commands.Command("", "", fail))
         assert await Shell(cluster.cluster.context).answer("node list") == [f"FAIL: {text}"]
 
 

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import time
+from typing import Any
 
 import pytest
 
-from clusterodm.admin import logins, shell
+from clusterodm import __version__
+from clusterodm.admin import commands, logins
 from tests.admin.support import PASSWORD, start
 from tests.support import Rig, eventually
 
@@ -33,6 +36,16 @@ class Session:
         self.writer.write(line.encode() + b"\r\n")
         return await self.until(prompt)
 
+    async def listed(self, line: str) -> list[str]:
+        """Ask for a list, which ends with an empty line; what stands in it."""
+        *lines, last = await self.say(line)
+        assert last == ""
+        return lines
+
+    async def json(self, line: str) -> Any:
+        """Ask for what is JSON; its value."""
+        return json.loads("\n".join(await self.say(line)))
+
 
 async def opened(rig: Rig) -> Session:
     """A session."""
@@ -44,7 +57,7 @@ async def opened(rig: Rig) -> Session:
 async def greeted(rig: Rig) -> Session:
     """A session after its greeting."""
     session = await opened(rig)
-    assert (await session.until())[0].startswith("ClusterODM ")
+    assert (await session.until())[0].endswith(f" ClusterODM:{__version__}")
     return session
 
 
@@ -54,27 +67,26 @@ async def test_nodes_are_listed_added_locked_and_deleted_in_the_words_of_the_ori
     await cluster.ready()
     session = await greeted(cluster)
     line = f"1) 127.0.0.1:{cluster.ports[0]} [online] [0/2] <engine: odm development> <API: 2.2.4>"
-    assert await session.say("NODE LIST") == [line]
+    assert await session.listed("NODE LIST") == [line]
     assert await session.say("node lock 1") == ["OK"]
-    assert await session.say("NODE LIST") == [f"{line} [L]"]
-    assert await session.say("NODE BEST 10") == [f"FAIL: no acceptable node: 127.0.0.1:{cluster.ports[0]} is locked"]
+    assert await session.listed("NODE LIST") == [f"{line} [L]"]
+    none = f"No best node available: no acceptable node: 127.0.0.1:{cluster.ports[0]}"
+    assert await session.say("NODE BEST 10") == [f"{none} is locked"]
     assert await session.say("Node Unlock 1") == ["OK"]
     assert await session.say("NODE BEST 10") == [line]
-    assert await session.say("NODE BEST 101") == [
-        f"FAIL: no acceptable node: 127.0.0.1:{cluster.ports[0]} takes at most 100 images"
-    ]
+    assert await session.say("NODE BEST 101") == [f"{none} takes at most 100 images"]
     assert await session.say("NODE ADD other.example 3001 hush-token") == ["OK"]
     assert (await session.say("!!")) == ["OK"]
-    assert [text.split(" [")[0] for text in await session.say("NODE LIST")] == [
+    assert [text.split(" [")[0] for text in await session.listed("NODE LIST")] == [
         f"1) 127.0.0.1:{cluster.ports[0]}",
         "2) other.example:3001",
     ]
     assert "hush" not in "".join(await session.say("NODE INFO 2"))
     assert await session.say("NODE ADD http://OTHER.example.:3001 hush-other") == ["OK"]
-    assert [text.split(" [")[0] for text in await session.say("NODE LIST")][1:] == ["2) other.example.:3001"]
+    assert [text.split(" [")[0] for text in await session.listed("NODE LIST")][1:] == ["2) other.example.:3001"]
     for words in ("https://third.example", "fourth.example:3002", "http://fifth.example 3003", "localhost:1"):
         assert await session.say(f"NODE ADD {words}") == ["OK"]
-    assert [text.split(" [")[0] for text in await session.say("NODE LIST")][2:] == [
+    assert [text.split(" [")[0] for text in await session.listed("NODE LIST")][2:] == [
         "3) third.example:443",
         "4) fourth.example:3002",
         "5) fifth.example:3003",
@@ -83,7 +95,7 @@ async def test_nodes_are_listed_added_locked_and_deleted_in_the_words_of_the_ori
     for _ in range(4):
         assert await session.say("NODE DEL 3") == ["OK"]
     assert await session.say("NODE DEL 2") == ["OK"]
-    assert len(await session.say("NODE LIST")) == 1
+    assert len(await session.listed("NODE LIST")) == 1
     assert await session.say("NODE UPDATE") == ["OK"]
     assert node.knobs.slots == 2
 
@@ -96,43 +108,45 @@ async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig)
     await eventually(lambda: cluster.entry(running).task.phase == "running")
     await eventually(lambda: cluster.entry(waiting).wait)
     session = await greeted(cluster)
-    listed = await session.say("TASK LIST")
-    assert listed[0].startswith(f"{waiting} [queued] (position 1)")
-    assert listed[1].startswith(f"{running} [running]")
-    assert listed[2] == "2 of 2"
-    assert await session.say("TASK LIST 1") == [listed[0], "1 of 2"]
+    name = f"127.0.0.1:{cluster.ports[0]}"
+    listed = await session.json("TASK LIST")
+    assert [(task["uuid"], task["phase"], task["node"]) for task in listed] == [
+        (waiting, "queued", ""),
+        (running, "running", name),
+    ]
+    assert [task["uuid"] for task in await session.json("TASK LIST 1")] == [running]
     assert await session.say(f"TASK WHY {waiting[:8]}") == [
         "waits: all acceptable nodes are busy "
         "(position 1 of 1; priority 0; its owner used less than a node-minute lately "
         "and has 1 task running or ahead of it)"
     ]
     assert (await session.say(f"TASK WHY {running}"))[0].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}, ")
-    assert await session.say("QUEUE LIST") == [f"1) {waiting} 2 images, priority 0: all acceptable nodes are busy"]
+    assert await session.listed("QUEUE LIST") == [f"1) {waiting} 2 images, priority 0: all acceptable nodes are busy"]
     assert await session.say(f"TASK PRIORITY {waiting} 7") == ["OK"]
     assert cluster.entry(waiting).task.priority == 7
     assert any("priority set to 7" in line for line in await session.say(f"TASK TIMELINE {waiting}"))
-    assert f"{running} --> 127.0.0.1:{cluster.ports[0]}" in await session.say("ROUTE LIST")
-    assert f'  "node": "127.0.0.1:{cluster.ports[0]}",' in await session.say(f"ROUTE INFO {running}")
-    assert await session.say(f"ROUTE INFO {waiting}") == ["FAIL: the task has no node yet"]
-    assert await session.say(f"TASK OUTPUT {running} 1") == ["Development node: no photogrammetry is done here"]
-    assert any('"name": "first"' in line for line in await session.say(f"TASK INFO {running}"))
-    assert await session.say(f"TASK CANCEL {waiting}") == ["OK"]
+    route = await session.json(f"ROUTE INFO {running}")
+    assert route["node"] == {"hostname": "127.0.0.1", "port": cluster.ports[0], "locked": False}
+    assert await session.json("ROUTE LIST") == await session.json("ROUTE LIST 1") == {running: route}
+    assert await session.say(f"ROUTE INFO {waiting}") == ["INVALID: the task has no node yet"]
+    assert (await session.json(f"TASK INFO {running}"))["name"] == "first"
+    assert await session.json(f"TASK CANCEL {waiting}") == {"success": True}
     assert await api.code(waiting) == 50
     assert await session.say(f"TASK RETRY {waiting}") == [f"OK, {waiting} begins again"]
-    assert await session.say(f"TASK REMOVE {waiting}") == ["OK"]
-    assert await session.say(f"TASK INFO {waiting}") == [f"FAIL: {waiting} not found"]
+    assert await session.json(f"TASK REMOVE {waiting}") == {"success": True}
+    assert await session.say(f"TASK INFO {waiting}") == [f"INVALID: {waiting} not found"]
 
 
 async def test_uploads_are_listed_and_dropped(cluster: Rig) -> None:
     api, _ = await start(cluster)
     session = await greeted(cluster)
-    assert await session.say("UPLOAD LIST") == ["0 of 0"]
+    assert await session.listed("UPLOAD LIST") == ["0 of 0"]
     uuid = await api.init(name="field")
     await api.upload(uuid, a__jpg=b"photo")
-    listed = await session.say("UPLOAD LIST")
+    listed = await session.listed("UPLOAD LIST")
     assert listed == [f"{uuid} [idle] idle for 0 s, 1 files, 5 bytes, local 'field'", "1 of 1"]
     assert await session.say(f"UPLOAD DROP {uuid[:8]}") == [f"OK, {uuid} is dropped"]
-    assert await session.say("UPLOAD LIST 5") == ["0 of 0"]
+    assert await session.listed("UPLOAD LIST 5") == ["0 of 0"]
     assert await session.say(f"UPLOAD DROP {uuid}") == [f"FAIL: {uuid} not found"]
 
 
@@ -153,12 +167,16 @@ async def test_uploads_are_listed_and_dropped(cluster: Rig) -> None:
         ),
         ("NODE ADD host 99999", "FAIL: a port is between 1 and 65535, not 99999"),
         ("NODE ADD ba?d 1", "FAIL: bad host name for a node: 'ba?d'"),
-        ("TASK WHY nothing-like-it", "FAIL: nothing-like-it not found"),
+        ("NODE INFO 7", "INVALID: there is no node 7"),
+        ("ROUTE LIST 7", "INVALID: there is no node 7"),
+        ("TASK LIST 7", "INVALID: there is no node 7"),
+        ("TASK WHY nothing-like-it", "INVALID: nothing-like-it not found"),
+        ("TASK PRIORITY nothing-like-it 1", "INVALID: nothing-like-it not found"),
         ("TASK PRIORITY x", "INVALID: TASK PRIORITY <task> <n>"),
         ("UPLOAD DROP", "INVALID: one upload id is needed; its beginning is enough"),
-        ("TASK LIST many", "INVALID: a count is a number, not 'many'"),
+        ("TASK LIST many", "INVALID: a node is a number, not 'many'"),
+        ("UPLOAD LIST many", "INVALID: a count is a number, not 'many'"),
         ("ASR VIEWCMD 10", "FAIL: there is no autoscaler (--asr)"),
-        ("QUEUE LIST", "nothing waits"),
         ('NODE LOCK "1', "INVALID: a node is a number, not '\"1'"),
     ],
 )
@@ -170,7 +188,7 @@ async def test_what_cannot_be_done_is_said_clearly(cluster: Rig, line: str, answ
 async def test_help_names_every_command(cluster: Rig) -> None:
     await start(cluster)
     said = await (await greeted(cluster)).say("help")
-    assert all(any(line.startswith(name) for line in said) for name in shell.COMMANDS)
+    assert all(any(line.startswith(name) for line in said) for name in commands.COMMANDS)
 
 
 async def test_split_and_joined_packets_and_what_telnet_says_to_itself_are_understood(cluster: Rig) -> None:
@@ -199,24 +217,70 @@ async def test_a_line_without_end_closes_the_session_and_harms_no_other(cluster:
     session, other = await greeted(cluster), await greeted(cluster)
     session.writer.write(b"x" * 100_000)
     assert await asyncio.wait_for(session.reader.read(), 20) == b""
-    assert await other.say("QUEUE LIST") == ["nothing waits"]
+    assert await other.listed("QUEUE LIST") == ["nothing waits"]
     other.writer.write(b"quit\r\n")
-    assert await asyncio.wait_for(other.reader.read(), 20) == b""
+    assert await asyncio.wait_for(other.reader.read(), 20) == b"Bye!\r\n"
+
+
+async def test_the_lines_of_a_console_are_asked_for_by_number_as_in_the_original(cluster: Rig) -> None:
+    await cluster.add_node()
+    api, _ = await start(cluster)
+    await cluster.ready()
+    uuid = await api.create()
+    await eventually(lambda: cluster.entry(uuid).task.phase == "finished")
+    session = await greeted(cluster)
+    lines = "\n".join(await api.get(f"/task/{uuid}/output")).split("\n")  # the last one ends with a newline
+    assert len(lines) > 4
+    assert await session.say(f"TASK OUTPUT {uuid}") == lines
+    assert await session.say(f"TASK OUTPUT {uuid} 2") == lines[2:]
+    assert await session.say(f"TASK OUTPUT {uuid} -2") == lines[-3:]
+    assert await session.say(f"TASK OUTPUT {uuid} {len(lines)}") == [""]
+
+
+@pytest.mark.parametrize("half_closed", [True, False])
+async def test_a_command_without_the_end_of_its_line_is_carried_out(cluster: Rig, half_closed: bool) -> None:
+    await start(cluster)
+    session = await greeted(cluster)
+    session.writer.write(b"NODE ADD somewhere 3000")
+    if half_closed:  # as `nc -N` does; other versions of nc leave it open
+        session.writer.write_eof()
+    assert await session.until() == ["OK"]
+    assert [str(node.address) for node in cluster.cluster.context.registry.nodes()] == ["somewhere:3000"]
+
+
+async def test_who_types_key_by_key_is_not_cut_short(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clusterodm.admin.lines._QUIET", 0.01)
+    await start(cluster)
+    session = await greeted(cluster)
+    for key in b"HELP":
+        session.writer.write(bytes([key]))
+        await session.writer.drain()
+        await asyncio.sleep(0.03)  # longer than a packet is waited after
+    assert len(await session.say("")) == len(commands.help_lines())
 
 
 async def test_a_password_is_asked_for_and_a_wrong_one_costs_time_and_closes(cluster: Rig) -> None:
     await start(cluster, admin_pass=PASSWORD)
     session = await opened(cluster)
-    await session.until(b"$> ")
-    assert await session.say("NODE LIST", b"$> ") == ["INVALID: LOGIN <password> first"]
-    assert await session.say(f"login {PASSWORD}") == ["OK"]
-    assert await session.say("NODE LIST") == []
+    assert (await session.until(b"$> "))[1:] == ["LOGIN <LOGIN> to log-in", "QUIT to quit"]
+    assert await session.say(f"login {PASSWORD}") == ["OK", "HELP for help"]
+    assert await session.listed("NODE LIST") == []
     wrong = await opened(cluster)
     await wrong.until(b"$> ")
     begun = time.monotonic()
     wrong.writer.write(b"LOGIN hush-wrong\r\n")
     assert await asyncio.wait_for(wrong.reader.read(), 20) == b"FAIL\r\n"
     assert time.monotonic() - begun > logins.DELAY - 0.05  # timers are that exact
+
+
+@pytest.mark.parametrize(("line", "answer"), [("NODE LIST", b""), ("HELP", b""), ("QUIT", b"Bye!\r\n")])
+async def test_a_command_before_the_login_closes_the_session(cluster: Rig, line: str, answer: bytes) -> None:
+    await start(cluster, admin_pass=PASSWORD)
+    session = await opened(cluster)
+    await session.until(b"$> ")
+    session.writer.write(f"{line}\r\nLOGIN {PASSWORD}\r\nNODE ADD somewhere 3000\r\n".encode())
+    assert await asyncio.wait_for(session.reader.read(), 20) == answer
+    assert cluster.cluster.context.registry.nodes() == []
 
 
 @pytest.mark.parametrize("program", ["nc", "telnet"])

@@ -218,26 +218,6 @@ async def test_ports_that_others_reach_need_a_password(cluster: Rig) -> None:
         await start(cluster, admin_host="0.0.0.0")
 
 
-async def test_the_paths_of_the_original_go_on_working(cluster: Rig) -> None:
-    await cluster.add_node(slots=3)
-    await start(cluster)
-    operator = Operator(cluster.cluster.admin_url)
-    cluster.stack.push_async_callback(operator.session.close)
-    await cluster.ready()
-    assert (await operator.ask("GET", "/r/info"))[1]["version"] == "2.2.4"
-    [node] = (await operator.ask("GET", "/r/node/list"))[1]
-    assert (node["hostname"], node["port"], node["maxParallelTasks"]) == ("127.0.0.1", cluster.ports[0], 3)
-    added = await operator.ask("POST", "/r/node/add", json={"hostname": "n", "port": 3001, "token": "hush-t"})
-    assert added == (200, {"success": True})
-    assert "hush" not in json.dumps(await operator.ask("GET", "/r/node/list"))
-    assert await operator.ask("POST", "/r/node/lock", data={"number": "2"}) == (200, {"success": True})
-    assert (await operator.ask("GET", "/r/node/list"))[1][1]["isLocked"] is True
-    assert await operator.ask("POST", "/r/node/unlock", json={"number": 2}) == (200, {"success": True})
-    assert await operator.ask("DELETE", "/r/node", json={"number": 2}) == (200, {"success": True})
-    assert await operator.ask("DELETE", "/r/node", json={"number": 2}) == (200, {"error": "Invalid node number"})
-    assert len((await operator.ask("GET", "/r/node/list"))[1]) == 1
-
-
 async def test_events_tell_of_tasks_nodes_and_places_in_the_queue(cluster: Rig) -> None:
     await cluster.add_node(seconds=1.0)
     api, operator = await start(cluster)

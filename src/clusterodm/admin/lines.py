@@ -10,6 +10,8 @@ from typing import Final
 _MAX_LINE: Final = 4096
 #: Seconds without a line after which a session is closed.
 _IDLE: Final = 3600.0
+#: Seconds after which one packet without the end of its line is a command.
+_QUIET: Final = 0.3
 #: Bytes of the telnet protocol: escape, begin and end of an option, first and last of the requests.
 _IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
 
@@ -21,23 +23,43 @@ class Lines:
         self._reader = reader
         self._bytes = bytearray()
         self._text = bytearray()
+        #: Packets that the text came in of which the end of the line is missing.
+        self._packets = 0
+        self._at_end = False
 
     async def next(self) -> str | None:
         """The next line without its end; None when there is none. Raises TimeoutError for a silent session."""
         while True:
             end = self._text.find(b"\n")
             if end >= 0:
-                line = bytes(self._text[:end])
-                del self._text[: end + 1]
-                return _printable(line)
+                return self._line(end)
+            if self._at_end:
+                return self._line(len(self._text)) if self._text else None
             if len(self._text) > _MAX_LINE:
                 return None
-            async with asyncio.timeout(_IDLE):
+            await self._receive()
+
+    def _line(self, end: int) -> str:
+        line = bytes(self._text[:end])
+        del self._text[: end + 1]
+        self._packets = 1 if self._text else 0
+        return _printable(line)
+
+    async def _receive(self) -> None:
+        """Take what comes next. One packet of several letters, after which nothing comes, is a command though its line
+        has no end: the original takes each packet for one. Who types sends whole lines, or single letters."""
+        may_be_whole = self._packets == 1 and len(self._text) > 1 and not self._bytes
+        try:
+            async with asyncio.timeout(_QUIET if may_be_whole else _IDLE):
                 chunk = await self._reader.read(_MAX_LINE)
-            if not chunk:
-                return None
-            self._bytes += chunk
-            self._take()
+        except TimeoutError:
+            if not may_be_whole:
+                raise
+            chunk = b"\n"
+        self._at_end = not chunk
+        self._bytes += chunk
+        self._take()
+        self._packets = self._packets + 1 if self._text else 0
 
     def _take(self) -> None:
         """Move what is text; a telnet command that is not whole yet stays."""

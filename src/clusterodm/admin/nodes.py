@@ -184,5 +184,6 @@ def line(node: NodeView) -> str:
     there = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
     flags = [letter for letter, is_so in there if is_so]
     shown = f" [{','.join(flags)}]" if flags else ""
+    slots = f"{node.used}/{node.slots}" if node.seen_at else "?/?"
     engine = f"<engine: {node.engine} {node.engine_version}> <API: {node.api_version}>"
-    return f"{node.number}) {node.name} [{state}] [{node.used}/{node.slots}] {engine}{shown}"
+    return f"{node.number}) {node.name} [{state}] [{slots}] {engine}{shown}"

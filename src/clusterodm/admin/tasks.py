@@ -45,8 +45,9 @@ _OUTCOMES: Final = [str(outcome) for outcome in Outcome]
 STATES: Final = (*_PHASES, *_OUTCOMES)
 
 
-def view(task: Task, attempt: Attempt | None, guesses: Guesses, *, wait: str = "") -> TaskView:
+def entry_view(entry: Entry, guesses: Guesses) -> TaskView:
     """One task in short."""
+    task, attempt = entry.task, entry.attempt
     position, expected = guesses.of(task.uuid)
     return TaskView(
         uuid=task.uuid,
@@ -69,15 +70,10 @@ def view(task: Task, attempt: Attempt | None, guesses: Guesses, *, wait: str = "
         node=attempt.node_name if attempt else "",
         attempt=attempt.number if attempt else 0,
         started_at=attempt.started_at if attempt else 0.0,
-        wait=wait if task.phase is Phase.QUEUED else "",
+        wait=entry.wait if task.phase is Phase.QUEUED else "",
         position=position,
         expected_wait=expected,
     )
-
-
-def entry_view(entry: Entry, guesses: Guesses) -> TaskView:
-    """One task in memory in short."""
-    return view(entry.task, entry.attempt, guesses, wait=entry.wait)
 
 
 async def find(cluster: Context, uuid: str) -> Entry:
@@ -97,16 +93,18 @@ async def find(cluster: Context, uuid: str) -> Entry:
 
 
 async def page(cluster: Context, wanted: TaskFilter, *, limit: int = 50, offset: int = 0) -> TaskPage:
-    """A page of tasks. What is in memory is newer than the store and wins."""
+    """A page of tasks, with how many there are in all."""
+    entries = await latest(cluster, wanted, limit=limit, offset=offset)
+    guesses = await Guesses.now(cluster)
+    views = [entry_view(entry, guesses) for entry in entries]
+    return TaskPage(tasks=views, total=await cluster.store.count_tasks(wanted))
+
+
+async def latest(cluster: Context, wanted: TaskFilter, *, limit: int, offset: int = 0) -> list[Entry]:
+    """Tasks, latest commit first. What is in memory is newer than the store and wins."""
     stored = await cluster.store.find_tasks(wanted, limit=min(limit, MAX_PAGE), offset=offset)
     attempts = await cluster.store.last_attempts(task.uuid for task in stored)
-    guesses = await Guesses.now(cluster)
-    views = []
-    for task in stored:
-        entry = cluster.tasks.get(task.uuid)
-        shown = entry_view(entry, guesses) if entry else view(task, attempts.get(task.uuid), guesses)
-        views.append(shown)
-    return TaskPage(tasks=views, total=await cluster.store.count_tasks(wanted))
+    return [cluster.tasks.get(task.uuid) or Entry(task, attempts.get(task.uuid)) for task in stored]
 
 
 async def queue(cluster: Context) -> list[TaskView]:

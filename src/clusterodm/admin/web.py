@@ -14,15 +14,16 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from clusterodm.admin import nodes, openapi, tasks
+from clusterodm import __version__
+from clusterodm.admin import nodes, openapi, original, tasks
 from clusterodm.admin.api import ROUTES, Route
 from clusterodm.admin.feed import Feed
 from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.cluster.context import Context
 from clusterodm.core import answers
-from clusterodm.core.cluster import API_VERSION, PROGRAM
-from clusterodm.core.errors import ClusterError, ConfigError, Malformed, NodeNotFound
+from clusterodm.core.cluster import PROGRAM
+from clusterodm.core.errors import ClusterError, ConfigError, Malformed
 from clusterodm.delivery import deliver
 from clusterodm.observe import access_logger
 
@@ -108,7 +109,7 @@ def _error(status: int, text: str) -> web.Response:
 
 
 def _json(value: Any) -> web.Response:
-    headers = {"Content-Type": "application/json", "Cache-Control": "no-store"}
+    headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
     return web.Response(body=msgspec.json.encode(value), headers=headers)
 
 
@@ -212,10 +213,10 @@ async def _page(request: web.Request) -> web.Response:
 
 def _add_original(app: web.Application, cluster: Context) -> None:
     async def info(request: web.Request) -> web.Response:
-        return _json({"version": API_VERSION, "isSecure": cluster.settings.tls})
+        return _json({"name": PROGRAM, "version": __version__})
 
     async def listing(request: web.Request) -> web.Response:
-        return _json([_as_original(view) for view in nodes.listing(cluster)])
+        return _json(original.node_list(cluster))
 
     async def add(request: web.Request) -> web.Response:
         given = await _fields(request)
@@ -229,14 +230,14 @@ def _add_original(app: web.Application, cluster: Context) -> None:
         return _json({"success": True})
 
     async def change(request: web.Request) -> web.Response:
-        given = await _fields(request)
-        try:
-            node = nodes.by_number(cluster, int(given.get("number") or 0))
-        except (NodeNotFound, ValueError):
-            return _json({"error": "Invalid node number"})
-        verbs = {"lock": nodes.lock, "unlock": nodes.unlock}
-        await verbs.get(request.match_info.get("verb", ""), nodes.remove)(cluster, node)
-        return _json({"success": True})
+        number = (await _fields(request)).get("number", "")
+        if number in ("", "0"):
+            return _error(403, "the body has no number of a node")
+        node = original.by_number(cluster, number)
+        if node is not None:
+            verbs = {"lock": nodes.lock, "unlock": nodes.unlock}
+            await verbs.get(request.match_info.get("verb", ""), nodes.remove)(cluster, node)
+        return _json(node is not None)
 
     app.add_routes(
         [
@@ -247,28 +248,6 @@ def _add_original(app: web.Application, cluster: Context) -> None:
             web.delete("/r/node", change),
         ]
     )
-
-
-def _as_original(node: Any) -> dict[str, Any]:
-    """A node as the original's page reads it; tokens are left out."""
-    flags = "".join(letter for letter, there in (("L", node.locked), ("A", node.origin == "autoscaler")) if there)
-    hostname, _, port = node.name.rpartition(":")
-    return {
-        "number": node.number,
-        "hostname": hostname,
-        "port": int(port),
-        "isOnline": node.online,
-        "isLocked": node.locked,
-        "isAutoSpawned": node.origin == "autoscaler",
-        "taskQueueCount": node.used,
-        "maxParallelTasks": node.slots,
-        "maxImages": node.max_images,
-        "engine": node.engine,
-        "engineVersion": node.engine_version,
-        "apiVersion": node.api_version,
-        "version": node.api_version,
-        "flags": flags,
-    }
 
 
 async def _fields(request: web.Request) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
 from clusterodm.core.tasks import TAKEN_BACK, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import schema
@@ -22,6 +22,8 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     #: The beginning of a uuid, or a part of a name.
     text: str = ""
+    #: The node of the latest attempt.
+    node_id: int | None = None
 
 
 class PastAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,4 +157,8 @@ def _where(wanted: TaskFilter) -> list[ColumnElement[bool]]:
     if wanted.text:
         begins = table.uuid.startswith(wanted.text.lower(), autoescape=True)
         conditions.append(or_(begins, table.name.icontains(wanted.text, autoescape=True)))
+    if wanted.node_id is not None:
+        tries = schema.attempts.c
+        there = and_(tries.task == table.uuid, tries.number == table.attempts, tries.node_id == wanted.node_id)
+        conditions.append(exists().where(there))
     return conditions

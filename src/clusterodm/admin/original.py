@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Nodes, routes and tasks in the shapes of the original, which scripts parse: ours stand beside them. No token is in
+them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from clusterodm.admin import nodes, tasks
+from clusterodm.admin.views import NodeView
+from clusterodm.cluster.context import Context
+from clusterodm.cluster.registry import Node
+from clusterodm.cluster.tasks import Entry
+from clusterodm.core.errors import NodeNotFound
+from clusterodm.core.nodes import parse_address
+from clusterodm.core.tasks import Attempt, Phase, task_info
+from clusterodm.store import TaskFilter
+
+#: Tasks that a list has at most; the original's have all.
+LONGEST: Final = tasks.MAX_PAGE
+#: What the original has a route for: one that still receives files has none.
+_ROUTED: Final[list[Phase]] = [phase for phase in Phase if phase not in (Phase.RECEIVING, Phase.REMOVED)]
+
+
+def node_data(node: Node) -> dict[str, Any]:
+    """What a node is and said last, by the original's names; times are milliseconds, 0 for a node that is offline."""
+    return {
+        "hostname": node.address.host,
+        "port": node.address.port,
+        "info": node.info if node.seen_at else {},
+        "lastRefreshed": round(node.seen_at * 1000) if node.online else 0,
+        "locked": node.record.locked,
+    }
+
+
+def node_info(cluster: Context, node: Node) -> dict[str, Any]:
+    """The answer of `NODE INFO`."""
+    return node_data(node) | msgspec.structs.asdict(nodes.view(cluster, node))
+
+
+def node_list(cluster: Context) -> list[dict[str, Any]]:
+    """The answer of `/r/node/list`."""
+    return [_listed(node, view) for node, view in zip(cluster.registry.nodes(), nodes.listing(cluster), strict=True)]
+
+
+def _listed(node: Node, view: NodeView) -> dict[str, Any]:
+    by_autoscaler = view.origin == "autoscaler"
+    return {
+        "name": view.name,
+        "isLocked": view.locked,
+        "isAutoSpawned": by_autoscaler,
+        "isOnline": view.online,
+        "getTaskQueueCount": view.used if view.seen_at else "?",
+        "getMaxParallelTasks": view.slots if view.seen_at else "?",
+        "getEngineInfo": f"{view.engine} {view.engine_version}",
+        "getVersion": view.api_version,
+        "nodeData": node_data(node),
+        "number": view.number,
+        "hostname": node.address.host,
+        "port": node.address.port,
+        "taskQueueCount": view.used,
+        "maxParallelTasks": view.slots,
+        "maxImages": view.max_images,
+        "engine": view.engine,
+        "engineVersion": view.engine_version,
+        "apiVersion": view.api_version,
+        "version": view.api_version,
+        "flags": "".join(letter for letter, there in (("L", view.locked), ("A", by_autoscaler)) if there),
+    }
+
+
+async def routes(cluster: Context, node: Node | None) -> dict[str, Any]:
+    """The answer of `ROUTE LIST`: the latest tasks that have been given to a node, or to this one."""
+    return {
+        entry.task.uuid: _route(cluster, entry.attempt)
+        for entry in await _latest(cluster, node)
+        if entry.attempt is not None
+    }
+
+
+def route(cluster: Context, entry: Entry) -> dict[str, Any] | None:
+    """The answer of `ROUTE INFO`; None for a task that was given to no node yet."""
+    return _route(cluster, entry.attempt) if entry.attempt is not None else None
+
+
+def _route(cluster: Context, attempt: Attempt) -> dict[str, Any]:
+    node = cluster.registry.get(attempt.node_id)
+    address = node.address if node is not None else parse_address(attempt.node_name)
+    return {
+        "node": {
+            "hostname": address.host,
+            "port": address.port,
+            "locked": node is not None and node.record.locked,
+        },
+        "accessed": round(max(attempt.started_at, attempt.ended_at) * 1000),
+        "nodeUuid": attempt.node_uuid,
+        "attempt": attempt.number,
+    }
+
+
+async def task_list(cluster: Context, node: Node | None) -> list[dict[str, Any]]:
+    """The answer of `TASK LIST`: the latest tasks, or those of one node, as their clients see them."""
+    return [
+        task_info(entry.task)
+        | {"phase": entry.task.phase, "node": entry.attempt.node_name if entry.attempt is not None else ""}
+        for entry in await _latest(cluster, node)
+    ]
+
+
+async def task_details(cluster: Context, entry: Entry) -> dict[str, Any]:
+    """The answer of `TASK INFO`. No key is `error`, by which the original says that it failed."""
+    shown = msgspec.structs.asdict((await tasks.show(cluster, entry)).task)
+    del shown["error"]
+    return task_info(entry.task) | {key: value for key, value in shown.items() if key not in ("status", "progress")}
+
+
+async def _latest(cluster: Context, node: Node | None) -> list[Entry]:
+    wanted = TaskFilter(phases=_ROUTED, node_id=node.record.id if node is not None else None)
+    return await tasks.latest(cluster, wanted, limit=LONGEST)
+
+
+def by_number(cluster: Context, number: Any) -> Node | None:
+    """The node of a body's `number`; None when there is none of that number."""
+    try:
+        return nodes.by_number(cluster, int(number))
+    except (NodeNotFound, ValueError):
+        return None
