@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zipfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -29,6 +30,8 @@ from clusterodm.providers import Bucket
 from clusterodm.results import ARCHIVE, Content, Packed, find_asset
 from clusterodm.zero_copy import Lane, flushed, lane
 
+#: A name that needs no quotes (RFC 9110).
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: Headers of a node's answer that mean the same when we pass them on.
 _PASSED: Final = ("Content-Type", "Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
 #: Headers of a client that a node should see.
@@ -43,7 +46,7 @@ async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: s
     if content is None:
         return await _stream(request, cluster, entry)
     try:
-        return await _send(request, cluster, content, _attachment(entry, asset))
+        return await _send(request, cluster, content, _attachment(asset))
     finally:
         content.close()
 
@@ -64,10 +67,13 @@ async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) ->
     return await cluster.results.asset(entry.task.uuid, asset)
 
 
-def _attachment(entry: Entry, asset: str) -> dict[str, str]:
+def _attachment(asset: str) -> dict[str, str]:
+    """Headers of a file, named as a node names it; a name that needs quotes is encoded beside them."""
     name = asset.rsplit("/", 1)[-1]
+    plain = re.sub(r'[^ -~]|["\\]', "_", name)
+    named = name if _TOKEN.fullmatch(name) else f"\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return {
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(entry.task.uuid + '-' + name)}",
+        "Content-Disposition": f"attachment; filename={named}",
         "Content-Type": "application/zip" if asset == ARCHIVE else "application/octet-stream",
     }
 
@@ -172,7 +178,7 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
     try:
         async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
-            response = web.StreamResponse(status=answer.status, headers=_attachment(entry, ARCHIVE) | passed)
+            response = web.StreamResponse(status=answer.status, headers=_attachment(ARCHIVE) | passed)
             await response.prepare(request)
             sent = await _through(request, answer, response) if request.method != "HEAD" else 0
             cluster.metrics.delivered.inc(sent)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientPayloadError, web
 
+from clusterodm import delivery
 from tests.support import Api, Rig, eventually
 
 SIZE = 3_000_000
@@ -202,3 +203,30 @@ async def _slow_upload(rig: Rig, uuid: str) -> bytes:
     answer = await reader.read()
     writer.close()
     return answer
+
+
+@pytest.mark.parametrize("settings", [{}, {"results": "keep"}])
+async def test_a_download_is_named_as_a_node_names_it(cluster: Rig, settings: dict[str, str]) -> None:
+    await cluster.add_node()
+    api = await cluster.start(**settings)
+    uuid = await api.create()
+    await api.ends(uuid)
+    _, _, archive = await api.raw("GET", f"/task/{uuid}/download/all.zip")
+    asset = next(name for name in zipfile.ZipFile(io.BytesIO(archive)).namelist() if "/" in name)
+    for path in ("all.zip", asset):
+        status, headers, _ = await api.raw("GET", f"/task/{uuid}/download/{path}")
+        name = path.rpartition("/")[2]
+        assert (status, headers["Content-Disposition"]) == (200, f"attachment; filename={name}")
+
+
+@pytest.mark.parametrize(
+    ("asset", "named"),
+    [
+        ("odm_report/report.pdf", "report.pdf"),
+        ("a b.tif", "\"a b.tif\"; filename*=UTF-8''a%20b.tif"),
+        ('say "ü"; x=1.tif', "\"say ___; x=1.tif\"; filename*=UTF-8''say%20%22%C3%BC%22%3B%20x%3D1.tif"),
+        ("line\r\nbreak", "\"line__break\"; filename*=UTF-8''line%0D%0Abreak"),
+    ],
+)
+def test_the_name_of_a_file_cannot_say_more_than_its_name(asset: str, named: str) -> None:
+    assert delivery._attachment(asset)["Content-Disposition"] == f"attachment; filename={named}"

@@ -58,7 +58,6 @@ def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
 
 
 async def _harden(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = PROGRAM
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import web, web_response
 
 from clusterodm.core import answers
 from clusterodm.core.cluster import PROGRAM
@@ -18,6 +18,8 @@ from clusterodm.proxy.body import TAKEN_OVER
 
 _log = structlog.get_logger("proxy")
 _JSON: Final = "application/json; charset=utf-8"
+#: What every answer says of the server, those on what is no HTTP, too: no version of Python or of a library.
+web_response.SERVER_SOFTWARE = PROGRAM  # type: ignore[attr-defined]
 _encode = msgspec.json.Encoder().encode
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -65,8 +67,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def add_cors(request: web.Request, response: web.StreamResponse) -> None:
-    """Say who answers, and reflect the origin. There are no cookies here, so credentials are never allowed."""
-    response.headers["Server"] = PROGRAM
+    """Reflect the origin. There are no cookies here, so credentials are never allowed."""
     if origin := request.headers.get("Origin"):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Vary"] = "Origin"
