@@ -26,6 +26,7 @@ COMMANDS: Final = (
     "upload",
     "machine",
     "doctor",
+    "health",
     "demo",
     "devnode",
     "import",

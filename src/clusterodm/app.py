@@ -29,7 +29,7 @@ from clusterodm.cluster.discovery import Discovery
 from clusterodm.cluster.replicas import Loops
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
-from clusterodm.folder import locked_folder
+from clusterodm.folder import locked_folder, note_ports
 from clusterodm.observe import access_logged_to, logging_to
 from clusterodm.proxy.routes import make_app
 from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
@@ -110,6 +110,7 @@ async def running_cluster(
             open_admin_ports(admin, Shell(parts.context), settings, sockets)
         )
         ports = await stack.enter_async_context(open_ports(app, settings, tls, sockets))
+        note_ports(folder, settings.host, ports)
         _log.info(
             "ready",
             version=__version__,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The data folder: who may work on it."""
+"""The data folder: who may work on it, and where who does answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,20 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from clusterodm.core.errors import DataFolderError
+
+_PORTS: Final = "ports.json"
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The address that the ports for clients are bound to, and their numbers."""
+
+    host: str
+    ports: list[int]
 
 
 @contextmanager
@@ -36,6 +48,21 @@ def locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
         yield folder
     finally:
         os.close(file)
+
+
+def note_ports(folder: Path, host: str, ports: list[int]) -> None:
+    """Keep where clients are answered, for who looks after the process. It stays: what is not there does not answer."""
+    draft = folder / f".{_PORTS}.{os.getpid()}"
+    draft.write_bytes(msgspec.json.encode(Ports(host, ports)))
+    draft.replace(folder / _PORTS)
+
+
+def noted_ports(folder: Path) -> Ports | None:
+    """Where clients are answered, or were; None before the first start."""
+    try:
+        return msgspec.json.decode((folder / _PORTS).read_bytes(), type=Ports)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def in_use(folder: Path) -> bool:

@@ -63,12 +63,19 @@ class Settings(BaseModel):
     ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
     ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
     admin_host: str = Field(
-        "127.0.0.1", description="Address that the admin ports bind to; one that others reach needs --admin-pass."
+        "127.0.0.1",
+        description="Address that the admin ports bind to; one that others reach needs --admin-pass or "
+        "--admin-pass-file.",
     )
     admin_cli_port: Port = Field(8080, description="Port of the admin shell (TCP); 0: none.")
     admin_web_port: Port = Field(10000, description="Port of the admin page and API; 0: none.")
     admin_pass: SecretStr = Field(
         SecretStr(""), description="Password of the admin shell, page and API (user admin); empty: none is asked for."
+    )
+    admin_pass_file: File = Field(
+        None,
+        description="File with that password where --admin-pass is empty, below the data folder unless it is absolute; "
+        "where there is no such file, a password is made, kept in it and printed once.",
     )
     lease_token: SecretStr = Field(
         SecretStr(""), description="Token with which nodes may register themselves, and nothing else."

@@ -11,13 +11,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from clusterodm.settings import Settings, env_name
+from clusterodm import __version__
+from clusterodm.admin.password import with_password
+from clusterodm.settings import Settings, env_name, load_settings
 
 TOP = Path(__file__).parents[2]
 HERE = TOP / "deploy" / "container"
@@ -27,6 +30,11 @@ BIN = Path(sys.executable).parent
 def test_the_linter_of_dockerfiles_finds_nothing() -> None:
     done = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def pyproject() -> dict[str, Any]:
+    """What the project says of itself."""
+    return tomllib.loads((TOP / "pyproject.toml").read_text())["project"]  # type: ignore[no-any-return]
 
 
 def locked() -> dict[str, tuple[str, list[str]]]:
@@ -40,14 +48,37 @@ def locked() -> dict[str, tuple[str, list[str]]]:
 
 
 def test_every_dependency_is_locked_by_its_hash_at_a_version_that_we_take() -> None:
-    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["aws"], *extras["kubernetes"]]:
+    extras = pyproject()["optional-dependencies"]
+    for text in [*pyproject()["dependencies"], *extras["aws"], *extras["kubernetes"]]:
         requirement = Requirement(text)
         version, hashes = locked()[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{text} is locked at {version}: run `make lock`"
         assert hashes
     assert all(hashes for _, hashes in locked().values())
+
+
+def test_the_base_is_pinned_and_the_labels_are_those_of_this_version() -> None:
+    text = (HERE / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=docker\.io/library/python:3\.\d+\.\d+-slim-bookworm@sha256:[0-9a-f]{64}$", text, re.M)
+    assert f'org.opencontainers.image.version="{__version__}"' in text
+    assert f'org.opencontainers.image.licenses="{pyproject()["license"]}"' in text
+
+
+def test_the_image_opens_its_admin_doors_with_a_password_that_is_kept(tmp_path: Path) -> None:
+    text = (HERE / "Dockerfile").read_text()
+    environ = dict(re.findall(r"(CLUSTERODM_[A-Z_]+)=(\S*)", text)) | {"CLUSTERODM_DATA_DIR": str(tmp_path)}
+    settings, made = with_password(load_settings({}, environ=environ))
+    assert made
+    assert (settings.admin_host, settings.log_file) == ("0.0.0.0", "")
+    assert (tmp_path / "admin-password").read_text().strip() == made
+    assert 'CMD ["clusterodm", "health"]' in text
+
+
+def test_the_line_of_the_page_is_the_one_that_everybody_knows() -> None:
+    page = (TOP / "docs" / "how-to" / "install.md").read_text()
+    image = yaml.safe_load((HERE / "compose.yaml").read_text())["services"]["clusterodm"]["image"]
+    assert f"docker run --rm -ti -p 3000:3000 -p 8080:8080 {image}\n" in page
+    assert f"--volume clusterodm:/data {image}\n" in " ".join(page.replace("\\\n", "").split("  "))
 
 
 def test_variables_of_the_image_and_of_compose_are_settings() -> None:

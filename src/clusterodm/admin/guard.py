@@ -45,7 +45,10 @@ class Guard:
         self._lease_token = settings.lease_token.get_secret_value()
         self._logins = Logins()
         if not self._password and not _is_loopback(settings.admin_host):
-            raise ConfigError(f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed")
+            raise ConfigError(
+                f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed, or "
+                "--admin-pass-file"
+            )
 
     async def refuse(self, request: web.Request) -> web.Response | None:
         """The answer to a request that may not come in; None when it may."""

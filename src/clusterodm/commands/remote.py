@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import aiohttp
@@ -108,9 +110,19 @@ async def admin(url: str, password: str) -> AsyncIterator[Admin]:
     """A connection to the admin API. Raises ConfigError for an address that is none."""
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"an admin address reads {DEFAULT_URL}, not {url}")
+    password = password or (_kept_password() if url == DEFAULT_URL else "")  # it is nobody's but this machine's
     headers = {"Authorization": aiohttp.encode_basic_auth("admin", password, encoding="utf-8")} if password else {}
     async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM} | headers) as session:
         yield Admin(session, url)
+
+
+def _kept_password() -> str:
+    """The password that the cluster of this environment keeps in a file, as in a container."""
+    file = os.environ.get("CLUSTERODM_ADMIN_PASS_FILE", "")
+    try:
+        return file and (Path(os.environ.get("CLUSTERODM_DATA_DIR", "data")) / file).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def run(work: Any) -> Any:

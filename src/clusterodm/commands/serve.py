@@ -16,6 +16,7 @@ import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from clusterodm.admin.password import with_password
 from clusterodm.app import running_cluster
 from clusterodm.commands.ending import run_until_done
 from clusterodm.commands.workers import run_workers
@@ -40,8 +41,12 @@ async def _serve(settings: Settings, sockets: Sockets | None = None) -> None:
 
 
 def _run(config: Path | None, **flags: Any) -> None:
-    settings = load_settings(flags, config=config)
+    settings, made = with_password(load_settings(flags, config=config))
     configure_logging(settings.log_level, debug=settings.debug)
+    if made:
+        file = settings.data_dir / str(settings.admin_pass_file)
+        typer.echo(f"Password of operators (LOGIN in the shell, user admin in the page), made now: {made}")
+        typer.echo(f"It is kept in {file} and not shown again.")
     if settings.workers > 1:
         run_workers(settings, lambda sockets: run_until_done(_serve(settings, sockets)))
     else:

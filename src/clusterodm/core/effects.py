@@ -35,7 +35,6 @@ NEEDS: Final[Mapping[str, Need]] = {
     "secure_port": Need(lambda v: v["ssl_cert"] and v["ssl_key"], "needs --ssl-cert and --ssl-key"),
     "ssl_cert": Need(lambda v: v["ssl_key"], "needs --ssl-key"),
     "ssl_key": Need(lambda v: v["ssl_cert"], "needs --ssl-cert"),
-    "admin_host": Need(_any_admin_port, "needs --admin-cli-port or --admin-web-port"),
     "admin_pass": Need(_any_admin_port, "needs --admin-cli-port or --admin-web-port"),
     "lease_token": Need(lambda v: v["admin_web_port"], "needs --admin-web-port, where nodes register themselves"),
     "token": Need(
