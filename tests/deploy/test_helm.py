@@ -93,6 +93,12 @@ def test_kubernetes_would_take_what_is_rendered(name: str) -> None:
         ({"autoscaler": {"config": {"a": 1}, "existingSecret": "s"}}, "not both"),
         ({"replica": 2}, "replica"),
         ({"settings": {"CLUSTERODM_PORT": "1"}}, "CLUSTERODM_PORT"),
+        ({"podAnnotations": {"build": 5}}, "podAnnotations"),
+        ({"service": {"annotations": {"weight": 5}}}, "annotations"),
+        ({"ingress": {"annotations": {"nginx.ingress.kubernetes.io/proxy-body-size": 0}}}, "annotations"),
+        ({"nodeSelector": {"disks": 2}}, "nodeSelector"),
+        ({"persistence": {"size": 107374182400}}, "size"),
+        ({"image": {"tag": 1.1}}, "tag"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_installed(values: dict[str, Any], why: str) -> None:
@@ -107,8 +113,44 @@ def test_every_variable_is_a_setting() -> None:
     assert environment(EVERYTHING)["CLUSTERODM_NODE"] == "nodeodm-1:3000,nodeodm-2:3000"
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (107_374_182_400, "107374182400"),
+        (1_000_000, "1000000"),
+        (2**53, str(2**53)),
+        (0, "0"),
+        (-3_000_000, "-3000000"),
+        (0.5, "0.5"),
+        ("107374182400", "107374182400"),
+        (False, "false"),
+    ],
+)
+def test_a_number_is_written_in_digits(value: Any, written: str) -> None:
+    assert environment({"settings": {"ZIPURL_MAX_SIZE": value}})["CLUSTERODM_ZIPURL_MAX_SIZE"] == written
+
+
+def test_large_numbers_stay_numbers_wherever_values_are_passed_through() -> None:
+    large = 107_374_182_400
+    made = rendered(
+        {
+            "resources": {"limits": {"memory": large}},
+            "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": large}],
+            "service": {"port": 65535},
+            "replicas": 1,
+            "autoscaler": {"config": {"image": "nodeodm", "maxRuntime": large, "imageSizeMapping": SIZES}},
+        }
+    )
+    pod = made["Deployment", "clusterodm"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"]["memory"] == large
+    assert pod["tolerations"][0]["tolerationSeconds"] == large
+    assert made["Service", "clusterodm"]["spec"]["ports"][0]["port"] == 65535
+    assert json.loads(made["Secret", "clusterodm-asr"]["stringData"]["asr.json"])["maxRuntime"] == large
+
+
 def test_without_a_password_operators_ports_stay_closed() -> None:
-    assert "CLUSTERODM_ADMIN_HOST" not in environment({})
+    assert environment({})["CLUSTERODM_ADMIN_HOST"] == "127.0.0.1"  # the image opens them with a password that it makes
+    assert environment({})["CLUSTERODM_ADMIN_PASS_FILE"] == ""
     assert ("Service", "clusterodm-admin") not in rendered({})
     assert "CLUSTERODM_ADMIN_PASS" in environment(EVERYTHING)
 

@@ -18,6 +18,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{- /* A value as text: Helm holds whole numbers as floats, and would write large ones as 1.073741824e+11. */ -}}
+{{- define "clusterodm.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ printf "%.0f" . }}{{ else }}{{ toString . }}{{ end -}}
+{{- end }}
+
 {{- define "clusterodm.hasDatabase" -}}
 {{- if or .Values.database.existingSecret .Values.postgresql.enabled }}yes{{ end -}}
 {{- end }}
