@@ -245,7 +245,6 @@ RELIANT: dict[str, tuple[Any, dict[str, Any]]] = {
     "secure_port": (3443, {"ssl_cert": "c.pem", "ssl_key": "k.pem"}),
     "ssl_cert": ("c.pem", {"ssl_key": "k.pem"}),
     "ssl_key": ("k.pem", {"ssl_cert": "c.pem"}),
-    "admin_host": ("0.0.0.0", {"admin_cli_port": 0, "admin_web_port": 1}),
     "admin_pass": ("hush-operator", {"admin_cli_port": 1, "admin_web_port": 0}),
     "lease_token": ("hush-lease", {"admin_web_port": 1}),
     "token": ("hush-client", {"cloud_provider": "local"}),
@@ -257,7 +256,6 @@ RELIANT: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 #: What takes the effect away where the defaults do not.
 WITHOUT: dict[str, list[dict[str, Any]]] = {
-    "admin_host": [{"admin_cli_port": 0, "admin_web_port": 0}],
     "admin_pass": [{"admin_cli_port": 0, "admin_web_port": 0}],
     "lease_token": [{"admin_web_port": 0}],
     "token": [{"cloud_provider": "tokens", "tokens_file": "t.toml"}, {"cloud_provider": "lightning"}],
@@ -269,7 +267,18 @@ WITHOUT: dict[str, list[dict[str, Any]]] = {
 ALONE = [(name, without) for name in NEEDS for without in WITHOUT.get(name, [{}])]
 #: Settings that have an effect whatever else is set; a new setting belongs here or above.
 FREE = {
-    *("port", "host", "admin_cli_port", "admin_web_port", "log_level", "log_file", "access_log", "debug"),
+    *(
+        "port",
+        "host",
+        "admin_host",
+        "admin_pass_file",
+        "admin_cli_port",
+        "admin_web_port",
+        "log_level",
+        "log_file",
+        "access_log",
+        "debug",
+    ),
     *("cloud_provider", "asr", "public_address", "trusted_proxies", "splitmerge", "upload_max_speed"),
     *("downloads_from_s3", "flood_limit", "stale_uploads_timeout", "data_dir", "database_url", "node", "nodes_file"),
     *("nodes_dns", "nodes_ca", "node_lost_after", "node_poll_interval", "task_poll_interval", "priority_ageing"),

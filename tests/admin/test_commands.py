@@ -136,7 +136,9 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
     taken = cluster.cluster.ports[0]
     config = cluster.folder / "config.json"
     config.write_text(
-        json.dumps({"node": [f"127.0.0.1:{good}"], "port": free_port(), "admin-cli-port": 0, "admin-web-port": 0})
+        json.dumps(
+            {"node": [f"127.0.0.1:{good}"], "port": free_port(), "admin-cli-port": 0, "admin-web-port": free_port()}
+        )
     )
     well = await run.json("doctor", "--config", str(config), "--data-dir", "other")
     assert {finding["verdict"] for finding in well} <= {"ok", "warning"}

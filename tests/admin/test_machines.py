@@ -152,7 +152,7 @@ async def test_without_an_autoscaler_the_shell_says_so(cluster: Rig) -> None:
     await start(cluster)
     session = await greeted(cluster)
     assert await session.say("ASR VIEWCMD 10") == ["FAIL: there is no autoscaler (--asr)"]
-    assert await session.say("MACHINE LIST") == ["there is no machine"]
+    assert await session.say("MACHINE LIST") == ["there is no machine", ""]
 
 
 async def test_true_zero_is_no_trouble(cluster: Rig, cloud: Cloud) -> None:

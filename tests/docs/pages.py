@@ -29,7 +29,7 @@ ELSEWHERE: Final = {
 NOWHERE: Final = {
     r"sudo (install|systemd-sysusers|systemctl)": "they change the machine, and need systemd as its first process",
     r"sudo certbot": "it needs a name that leads here, and the internet",
-    r"docker (build|compose)": "they need Docker's daemon; `make container` builds the same file with podman",
+    r"docker (build|compose|run|logs|exec)": "they need Docker's daemon; `make container` does the same with podman",
     r"(helm|kubectl)": "they need a Kubernetes; the tests render the chart with Helm's library",
     r"apptainer": "it needs a registry of images",
 }

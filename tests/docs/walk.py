@@ -41,7 +41,7 @@ COMMAND = {
     "imageSizeMapping": [{"maxImages": 1000, "slug": "one"}],
 }
 #: What is asked of a cluster that runs.
-ASKED = re.compile(r"clusterodm (status|queue|task|node|machine|submit|backup) |curl ")
+ASKED = re.compile(r"clusterodm (status|queue|task|node|machine|submit|backup|health) |curl ")
 #: What the pages say is done while no cluster runs.
 STOPPED = re.compile(r"rm -r data|clusterodm import")
 #: These say by their exit code that something is wrong, which it may be here.
