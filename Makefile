@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# The two commands: `make demo` and `make test`. Both do all the set-up that they need.
+# The two commands: `make demo` and `make test`. Both do all the set-up that they need, as any user.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,13 +9,17 @@ SEED ?= 1
 ROUNDS ?= 3
 JOBS ?= 3
 export UV_LINK_MODE := copy
+# tests start the program hundreds of times: compile it once
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test faults machine-faults replica-faults node-contract check audit format bench docs site screenshots package container \
+.PHONY: help demo test quick services faults machine-faults replica-faults node-contract lint check audit format bench docs site screenshots package container \
   lock clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
-	@echo "make test         all tests, with all that they need"
+	@echo "make test         all tests; ends with what it skipped, and how to get it"
+	@echo "make quick        lint, types, layers and the fast tests, in half a minute"
+	@echo "make services     install what tests use where it is there: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
 	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
 	@echo "make machine-faults  the same over machines that are created and deleted"
 	@echo "make replica-faults  three replicas behind a balancer, each killed and stopped in turn (ROUNDS=3)"
@@ -42,11 +46,13 @@ demo: $(VENV)/.run
 	$(BIN)/clusterodm demo $(if $(IMAGES),--images '$(IMAGES)')
 
 test: $(VENV)/.dev
-	tools/setup-browser
-	tools/setup-tools
-	tools/setup-clouds
-	tools/setup-services
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+quick: lint $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/recorded tests/test_*.py
+
+services:
+	tools/services
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.storm --injections $(INJECTIONS) --seed $(SEED)
@@ -55,17 +61,19 @@ machine-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.machine_storm --sequences $(INJECTIONS) --seed $(SEED)
 
 replica-faults: $(VENV)/.dev
-	tools/setup-services
+	tools/services initdb nginx
 	$(BIN)/python -m tests.faults.replica_storm --rounds $(ROUNDS)
 
 node-contract: $(VENV)/.dev
 	NODEODM='$(NODEODM)' NODEODX='$(NODEODX)' $(BIN)/python -m pytest -rxs tests/node_contract
 
-check: $(VENV)/.dev
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint
 	$(BIN)/bandit -q -c pyproject.toml -r src
 
 audit: $(VENV)/.dev
@@ -76,7 +84,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev
-	tools/setup-bench
+	tools/services nginx haproxy wrk
 	$(BIN)/python -m bench
 
 docs: $(VENV)/.dev
@@ -103,7 +111,7 @@ lock: $(VENV)/.dev
 	  --no-annotate --output-file deploy/container/build.txt -
 
 screenshots: $(VENV)/.dev
-	tools/setup-browser
+	tools/services chromium
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py tests/admin/test_machines.py -k "picture or uploaded or shows_machines"
 
 clean:

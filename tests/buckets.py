@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -26,7 +25,8 @@ from tests.processes import free_port
 
 ACCESS, SECRET = "ODMACCESSKEY", "hush-bucket-key"
 RUN_CEPH = Path(__file__).parent / "providers" / "run-ceph"
-HAS_CEPH = all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd"))
+#: What `run-ceph` runs.
+CEPH = ("radosgw", "ceph-mon", "ceph-osd", "curl", "uuidgen")
 
 
 @dataclass

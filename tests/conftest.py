@@ -11,7 +11,8 @@ import pytest
 import uvloop
 
 from clusterodm.observe import configure_logging, logging_to
-from tests.postgres import Server, binaries, running_postgres
+from tests.needs import need, summary
+from tests.postgres import Server, running_postgres
 from tests.support import Rig, rig
 
 #: Every secret that a test uses begins with this; none may be in any log of the whole run.
@@ -37,6 +38,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "faults" not in item.path.parts)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not tested here, and how to have it tested."""
+    reports = terminalreporter.stats.get("skipped", [])
+    if lines := summary(report.longrepr[2] for report in reports):
+        terminalreporter.section("skipped for want of something")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, object]:
     """The loop that runs in production."""
     return {"uvloop": uvloop.new_event_loop}
@@ -52,7 +62,6 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Rig]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     """A real PostgreSQL for all tests of this process; they are skipped where none is installed."""
-    if binaries() is None:
-        pytest.skip("PostgreSQL is not installed")
+    need("initdb")
     with running_postgres() as server:
         yield server

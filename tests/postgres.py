@@ -14,13 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.needs import find
 from tests.processes import free_port
-
-
-def binaries() -> Path | None:
-    """Where the server's programs are; None where none is installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
 
 
 class Server:
@@ -56,13 +51,15 @@ class Server:
 
 def run(program: str, *arguments: str) -> None:
     """Run a program of the server as a user that is not root, which the server refuses to be."""
-    folder = binaries()
-    assert folder is not None
+    initdb = find("initdb")
+    assert initdb is not None
     drop = []
     if os.geteuid() == 0:
         user = pwd.getpwnam("postgres")
         drop = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    subprocess.run([*drop, str(folder / program), *arguments], check=True, stdout=subprocess.DEVNULL, cwd="/")
+    subprocess.run(
+        [*drop, str(Path(initdb).with_name(program)), *arguments], check=True, stdout=subprocess.DEVNULL, cwd="/"
+    )
 
 
 @contextmanager

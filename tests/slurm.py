@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.needs import lacking
 from tests.processes import free_port
 
 CONFIG = """
@@ -56,10 +57,7 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "si
 
 def missing() -> str:
     """Why it cannot run here; empty when it can."""
-    lacking = [name for name in _PROGRAMS if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") is None]
-    if lacking:
-        return f"Slurm is not installed ({', '.join(lacking)})"
-    return "" if os.geteuid() == 0 else "Slurm's daemons need root"
+    return lacking(*_PROGRAMS, root=True)
 
 
 def ask(config: Path, *command: str) -> str:
@@ -119,11 +117,9 @@ def _prepare(folder: Path) -> Path:
 
 
 def _run(command: list[str], environ: dict[str, str]) -> None:
-    program = shutil.which(command[0], path=environ["PATH"] + ":/usr/sbin")
-    assert program is not None
     # daemons keep what they inherit: with pipes of ours nobody would see the end of this call
     nothing = subprocess.DEVNULL
-    subprocess.run([program, *command[1:]], env=environ, check=True, stdout=nothing, stderr=nothing)
+    subprocess.run(command, env=environ, check=True, stdout=nothing, stderr=nothing)
 
 
 def _end(path: Path) -> None:

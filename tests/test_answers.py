@@ -115,6 +115,7 @@ def test_a_client_that_need_not_try_again_is_told_so() -> None:
     assert answers.body(errors.BadRequest("why")) == {"error": "why"}
 
 
+@pytest.mark.slow
 async def test_a_database_that_does_not_answer_is_the_same_on_both_ports_and_for_every_verb(cluster: Rig) -> None:
     await cluster.add_node(seconds=60)
     api, operator = await start(cluster)

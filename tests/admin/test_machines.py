@@ -18,7 +18,7 @@ from tests.admin.support import PASSWORD, Operator, start
 from tests.admin.test_commands import Run
 from tests.admin.test_page import accessible, opened, picture
 from tests.admin.test_shell import greeted
-from tests.clients.test_browser import CHROMIUM
+from tests.clients.test_browser import needs_chromium
 from tests.providers.support import Cloud, running_cloud
 from tests.support import Api, Rig, eventually
 
@@ -162,7 +162,7 @@ async def test_true_zero_is_no_trouble(cluster: Rig, cloud: Cloud) -> None:
     assert (await operator.get("status"))["health"] == "well"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@needs_chromium
 async def test_the_page_shows_machines_and_deletes_one(cluster: Rig, cloud: Cloud) -> None:
     await begin(cluster, cloud)
     machine = cluster.cluster.context.machines.alive()[0]

@@ -20,12 +20,12 @@ from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Outcome, Phase, Task
 from clusterodm.devnode.photos import make_photos
 from tests.admin.support import start
-from tests.clients.test_browser import CHROMIUM, QUIET
+from tests.clients.test_browser import CHROMIUM, QUIET, needs_chromium
 from tests.support import Rig, eventually, images
 
 expect.set_options(timeout=15_000)
 PICTURES = os.environ.get("SCREENSHOTS")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = needs_chromium
 
 
 @asynccontextmanager
@@ -273,7 +273,7 @@ async def _season(rig: Rig, folder: Path) -> tuple[str, str]:
     return codes[20], codes[40]
 
 
-@pytest.mark.skipif(not PICTURES, reason="pictures are made by `make screenshots`")
+@pytest.mark.skipif(not PICTURES, reason="needs `make screenshots`")
 async def test_pictures(cluster: Rig, tmp_path: Path) -> None:
     running, done = await _season(cluster, tmp_path / "photos")
     wide, phone = {"width": 1360, "height": 860}, {"width": 390, "height": 844}

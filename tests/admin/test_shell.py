@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from clusterodm import __version__
 from clusterodm.admin import commands, logins
 from tests.admin.support import PASSWORD, start
+from tests.needs import need
 from tests.support import Rig, eventually
 
 
@@ -285,8 +285,7 @@ async def test_a_command_before_the_login_closes_the_session(cluster: Rig, line:
 
 @pytest.mark.parametrize("program", ["nc", "telnet"])
 async def test_the_programs_that_people_use_work(cluster: Rig, program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+    need(program)
     await cluster.add_node()
     await start(cluster)
     await cluster.ready()

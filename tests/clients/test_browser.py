@@ -5,16 +5,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Request, async_playwright
 
 from clusterodm.devnode.photos import make_photos
+from tests.needs import find, lacking
 from tests.support import Rig
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = find("chromium")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=lacking("chromium"))
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +32,7 @@ def _failed(request: Request) -> list[str]:
     return [] if request.is_navigation_request() else [request.url]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium; `make test` installs it where it may")
+@needs_chromium
 async def test_a_task_is_uploaded_followed_and_downloaded_through_the_page(cluster: Rig, tmp_path: Path) -> None:
     await cluster.add_node(seconds=0.5)
     await cluster.start()

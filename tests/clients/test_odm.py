@@ -18,11 +18,12 @@ import pytest
 
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Outcome, Phase
+from tests.needs import NEEDS
 from tests.node_contract.nodes import DEVNODE, REAL, Program, checkout
 from tests.support import Api, Rig, eventually
 
 if not os.environ.get("ODM"):
-    pytest.skip("set ODM to a checkout of OpenDroneMap/ODM", allow_module_level=True)
+    pytest.skip(f"{NEEDS}ODM itself: ODM=checkout of OpenDroneMap/ODM", allow_module_level=True)
 
 HARNESS = Path(__file__).with_name("odm.py")
 SPLIT = '[{"name": "split", "value": "2"}]'

@@ -21,7 +21,8 @@ from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
 from clusterodm.providers.config import Common, Size
 from clusterodm.providers.node import node_config
-from tests.buckets import HAS_CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
+from tests.buckets import CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
+from tests.needs import need
 from tests.providers.support import Cloud
 from tests.support import Api, Rig, eventually
 
@@ -29,8 +30,7 @@ from tests.support import Api, Rig, eventually
 @pytest.fixture(scope="module")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real gateway, for all tests of this file."""
-    if not HAS_CEPH:
-        pytest.skip("needs radosgw (tools/setup-clouds)")
+    need(*CEPH)
     with running_ceph(tmp_path_factory.mktemp("ceph")) as url:
         yield url
 

@@ -104,7 +104,7 @@ def test_compose_understands_its_file() -> None:
     assert subprocess.run(words, check=False, capture_output=True, env=without).returncode != 0
 
 
-@pytest.mark.skipif("CONTAINER" not in os.environ, reason="`make container` builds and runs it: some minutes")
+@pytest.mark.skipif("CONTAINER" not in os.environ, reason="needs some minutes: `make container`")
 @pytest.mark.timeout(1200)
 def test_it_is_built_and_runs_a_task() -> None:
     done = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)

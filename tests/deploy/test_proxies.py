@@ -6,7 +6,6 @@ and paths of this machine are put in."""
 from __future__ import annotations
 
 import asyncio
-import shutil
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +18,7 @@ import trustme
 
 from clusterodm.devnode import Knobs, running_devnode
 from tests import nginx as shipped_nginx
+from tests.needs import need
 from tests.processes import free_port, program
 from tests.support import Api, eventually, images
 
@@ -147,8 +147,7 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
             await cluster.start()
             site = Site(tmp_path, cluster.port)
             command = make(site)
-            if shutil.which(command[0]) is None:
-                pytest.skip(f"{name} is not installed")
+            need(command[0])
             async with in_front(site, command) as api:
                 uuid = await api.init()
                 await api.post(f"/task/new/upload/{uuid}", images({"a.jpg": b"x" * 20_000_000}))

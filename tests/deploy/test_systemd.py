@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from clusterodm.settings import Settings, env_name, load_settings
+from tests.needs import NEEDS, need
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "clusterodm.service"
 
 
 def analyze(*words: object) -> subprocess.CompletedProcess[str]:
     """`systemd-analyze`, which needs no systemd that runs."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd is not installed")
+    need("systemd-analyze")
     return subprocess.run(["systemd-analyze", *map(str, words)], check=False, capture_output=True, text=True)
 
 
@@ -48,7 +47,7 @@ def test_a_line_that_it_does_not_understand_would_be_noticed(tmp_path: Path) -> 
 def test_little_is_exposed(tmp_path: Path) -> None:
     done = analyze("security", "--offline=true", "--json=short", as_installed(tmp_path))
     if "unrecognized option" in done.stderr:
-        pytest.skip("this systemd does not look at units that are not loaded")
+        pytest.skip(f"{NEEDS}systemd 250 or newer, which looks at units that are not loaded")
     exposed = {
         row["name"] or row["json_field"] for row in json.loads(done.stdout) if float(row["exposure"] or 0) >= 0.2
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ from clusterodm.auth.tokens import read_tokens
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from tests.docs.pages import ELSEWHERE, NOWHERE, PAGES, TOP, commands, walked
+from tests.needs import NEEDS, need
 from tests.providers.support import kubeconfig
 
 WALKED = [page for page in PAGES if any(map(walked, commands(page)))]
@@ -36,8 +36,9 @@ def named(page: Path) -> str:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", WALKED, ids=named)
 def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("ip") is None or subprocess.run([*OWN, "true"], check=False).returncode:
-        pytest.skip("networks of one's own cannot be made here")
+    need("ip", root=True)
+    if subprocess.run([*OWN, "true"], check=False).returncode:
+        pytest.skip(f"{NEEDS}the right to make networks (CAP_SYS_ADMIN)")
     words = [*OWN, sys.executable, "-m", "tests.docs.walk", str(page), str(tmp_path)]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
     done = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)

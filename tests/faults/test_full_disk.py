@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from clusterodm.core.tasks import Phase
+from tests.needs import NEEDS, need
 from tests.support import Api, Rig, eventually, images
 
 MB = 1_000_000
@@ -22,13 +23,14 @@ MB = 1_000_000
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """40 MB as the data folder."""
+    need(root=True)
     folder = tmp_path / "data"
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], check=False, capture_output=True
     )
     if mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
+        pytest.skip(f"{NEEDS}the right to mount a tmpfs (CAP_SYS_ADMIN)")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -14,15 +13,15 @@ import pytest
 
 from clusterodm.devnode import Knobs, running_devnode
 from tests.faults.replica_storm import TAKE_OVER, storm
-from tests.postgres import Server, binaries
+from tests.needs import need
+from tests.postgres import Server
 from tests.processes import Program, program
 from tests.support import eventually
 
 
 @pytest.mark.timeout(240)
 async def test_nothing_is_lost_doubled_or_refused_while_each_replica_is_killed_in_turn(tmp_path: Path) -> None:
-    if binaries() is None or shutil.which("nginx") is None:
-        pytest.skip("PostgreSQL and nginx are not installed")
+    need("initdb", "nginx")
     tally = await storm(tmp_path, rounds=1)
     assert tally.failed == []
     assert (tally.lost, tally.doubled, tally.told_twice) == (0, [], 0), tally.table()

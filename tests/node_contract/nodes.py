@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests.needs import NEEDS
 from tests.processes import free_port
 
 DEVNODE: Final = "devnode"
@@ -30,7 +31,7 @@ def checkout(kind: str) -> Path:
     """Where a real node was checked out; skips the test where none is given."""
     given = os.environ.get(kind)
     if not given:
-        pytest.skip(f"not run over a real node: set {kind} to a checkout in which `npm install --omit=dev` was done")
+        pytest.skip(f"{NEEDS}a real node: {kind}=checkout in which `npm install --omit=dev` was done")
     folder = Path(given)
     for needed in ("index.js", "node_modules"):
         assert (folder / needed).exists(), f"{kind}={given}: there is no {needed}"

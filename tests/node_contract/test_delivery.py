@@ -19,7 +19,8 @@ import pytest
 from clusterodm import schedule
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
-from tests.buckets import HAS_CEPH, Gate, Gateway, anonymous, make_gateway, running_ceph, running_gate, running_moto
+from tests.buckets import CEPH, Gate, Gateway, anonymous, make_gateway, running_ceph, running_gate, running_moto
+from tests.needs import need
 from tests.node_contract.nodes import DEVNODE, checkout
 from tests.support import Api, Rig, eventually
 
@@ -35,8 +36,7 @@ global.setTimeout = (call, pause, ...rest) => real(call, pauses.includes(pause) 
 @pytest.fixture(scope="module")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real gateway."""
-    if not HAS_CEPH:
-        pytest.skip("needs radosgw (tools/setup-clouds)")
+    need(*CEPH)
     with running_ceph(tmp_path_factory.mktemp("ceph")) as url:
         yield url
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ import pytest
 
 from clusterodm.providers.cloudinit import user_data
 from clusterodm.providers.config import Cloud, read_entry
+from tests.needs import lacking
 
 RUN = Path(__file__).parent / "run-cloud-init"
 EVIL = "a b';\"$(touch /out/pwned)`touch /out/pwned`\\\n- {x: y}\n#"
-needs_cloud_init = pytest.mark.skipif(
-    shutil.which("cloud-init") is None or os.geteuid() != 0, reason="needs cloud-init and root (tools/setup-clouds)"
-)
+NOT_HERE = lacking("cloud-init", root=True)
+needs_cloud_init = pytest.mark.skipif(NOT_HERE != "", reason=NOT_HERE)
 
 
 def config(**keys: Any) -> Cloud:

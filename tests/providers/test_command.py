@@ -22,6 +22,7 @@ from clusterodm import schedule
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
 from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
 from clusterodm.providers.command import Command
+from tests.needs import NEEDS, need
 from tests.providers.support import provider_of
 from tests.support import Rig, eventually
 
@@ -141,8 +142,7 @@ LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]
 @pytest.fixture
 def engine() -> Iterator[list[str]]:
     """A real podman with its own storage and an image that is made of nothing: what runs in it comes from this host."""
-    if shutil.which("podman") is None or os.geteuid() != 0:
-        pytest.skip("podman is not installed, or may not run here")
+    need("podman", "runc", root=True)
     folder = Path(tempfile.mkdtemp(prefix="podman-"))  # it takes short paths only
     command = [*PODMAN, "--storage-driver", "vfs", "--root", str(folder / "root"), "--runroot", str(folder / "run")]
     content = io.BytesIO()
@@ -153,7 +153,7 @@ def engine() -> Iterator[list[str]]:
             archive.addfile(made)
     done = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
     if done.returncode:
-        pytest.skip(f"podman does not work here: {done.stderr.decode()[-200:]}")
+        pytest.skip(f"{NEEDS}a kernel on which podman works: {done.stderr.decode()[-200:]}")
     yield command
     ids = subprocess.run([*command, "ps", "-aq"], check=True, capture_output=True, text=True).stdout.split()
     for each in ids:

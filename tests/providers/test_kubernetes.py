@@ -397,7 +397,7 @@ async def test_a_pod_that_is_lost_costs_the_node_not_the_task(
     assert cluster.entry(uuid).task.attempts == 2
 
 
-@pytest.mark.skipif("KUBECONFIG_LIVE" not in os.environ, reason="KUBECONFIG_LIVE names no kubeconfig of a real cluster")
+@pytest.mark.skipif("KUBECONFIG_LIVE" not in os.environ, reason="needs a real Kubernetes: KUBECONFIG_LIVE=kubeconfig")
 async def test_a_real_cluster(tmp_path: Path) -> None:
     """Needs a namespace that the kubeconfig's context names, and the right to make jobs there; NODE_IMAGE may say what
     runs (anything that stays up will do)."""

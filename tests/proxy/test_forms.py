@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clusterodm.proxy.disposition import field_and_file
+from tests.needs import NEEDS, find, need
 from tests.support import Api, Rig
 
 NAMES: list[tuple[bytes, str | None]] = [
@@ -249,8 +249,7 @@ async def test_python_clients_have_their_names_kept(cluster: Rig, client: str, t
 
 
 async def test_curl_has_its_names_kept(cluster: Rig, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
+    need("curl")
     api = await cluster.start()
     uuid = await api.init()
     files = await asyncio.to_thread(photos, tmp_path / "photos")
@@ -273,8 +272,8 @@ const fs = require("fs"), path = require("path"), [folder, url] = process.argv.s
 
 
 async def test_a_browsers_form_has_its_names_kept(cluster: Rig, tmp_path: Path) -> None:
-    if shutil.which("node") is None:
-        pytest.skip("Node.js, whose forms are those of browsers, is not installed")
+    if find("node") is None:
+        pytest.skip(f"{NEEDS}Node.js, whose forms are those of browsers (its package may be old: 18 or newer)")
     api = await cluster.start()
     uuid = await api.init()
     files = await asyncio.to_thread(photos, tmp_path / "photos")

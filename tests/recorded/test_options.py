@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.options import check_options, parse_options
+from tests.needs import NEEDS
 from tests.recorded.filtering import Filter, checkout, running_filter
 
 TABLE = Path(__file__).with_name("options.json")
@@ -93,7 +94,7 @@ def test_the_verdict_is_the_recorded_one_of_a_real_node(name: str) -> None:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filter]:
     root = checkout()
     if root is None or shutil.which("node") is None:
-        pytest.skip("no real node: say NODEODM=<checkout> or NODEODX=<checkout>, and have node in the PATH")
+        pytest.skip(f"{NEEDS}a real node: NODEODM=checkout or NODEODX=checkout, and Node.js")
     with running_filter(root, tmp_path_factory.mktemp("filter")) as running:
         yield running
 
