@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +34,8 @@ COMMANDS: Final = (
     "migrate-store",
     "backup",
 )
+#: What these write is for the eyes of their user alone, whatever the umask.
+_PRIVATE: Final = ("serve", "import", "migrate-store", "backup", "restore")
 _ROOT_FLAGS: Final = ("--help", "--version", "--install-completion", "--show-completion")
 
 
@@ -79,6 +82,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _ROOT_FLAGS):
         arguments = ["serve", *arguments]
+    if arguments[0] in _PRIVATE:
+        os.umask(0o077)
     try:
         if arguments[0] == "serve":
             arguments = import_module("clusterodm.commands.serve").plain_switches(arguments)

@@ -6,16 +6,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import structlog
 
 from clusterodm.core.errors import DataFolderError
 
 _PORTS: Final = "ports.json"
+_log = structlog.get_logger("folder")
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -31,7 +35,8 @@ def locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
     Raises DataFolderError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _keep_private(folder)
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataFolderError(f"the data folder {folder} cannot be used: {error.strerror}") from None
     try:
@@ -63,6 +68,51 @@ def noted_ports(folder: Path) -> Ports | None:
         return msgspec.json.decode((folder / _PORTS).read_bytes(), type=Ports)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def owner_of(path: Path) -> str:
+    """The name of whom a file or folder belongs to, or a number that has none."""
+    number = path.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
+
+
+def _keep_private(folder: Path) -> None:
+    """Close what is there to others: photos, tokens and keys lie in it. Raises DataFolderError where that cannot be."""
+    status = folder.stat()
+    if os.geteuid() == 0 != status.st_uid:
+        raise DataFolderError(
+            f"the data folder {folder} belongs to {owner_of(folder)}, who could not use what root would write there: "
+            f"run this as that user (sudo -u), or give the folder to root (chown -R)"
+        )
+    if os.geteuid() != status.st_uid and status.st_mode & stat.S_IWOTH:
+        raise DataFolderError(
+            f"the data folder {folder} belongs to {owner_of(folder)}, and everybody may write into it: "
+            f"chmod o-rwx {folder}"
+        )
+    # what lies deeper is closed by the folders that it is in
+    _close_to_others(folder)
+    left = [path for path in folder.iterdir() if not _close_to_others(path)]
+    if left:
+        _log.warning(
+            "others may read this, and only its owner can change that", paths=[str(path) for path in left[:10]]
+        )
+
+
+def _close_to_others(path: Path) -> bool:
+    """Take all rights from others; whether they have none now."""
+    try:
+        mode = path.stat().st_mode
+        if not mode & 0o077 or (path.is_symlink() and not stat.S_ISDIR(mode)):
+            return True
+        path.chmod(stat.S_IMODE(mode) & ~0o077)
+    except FileNotFoundError:  # another replica has just removed it
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def in_use(folder: Path) -> bool:

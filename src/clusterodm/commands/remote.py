@@ -23,6 +23,7 @@ from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
 from clusterodm.reasons import describe
+from clusterodm.settings import Settings, load_settings
 
 T = TypeVar("T")
 
@@ -31,7 +32,12 @@ _TIMEOUT: Final = 30.0
 
 Url = Annotated[
     str,
-    typer.Option("--url", help="Admin address of the cluster.", envvar="CLUSTERODM_ADMIN_URL", show_envvar=True),
+    typer.Option(
+        "--url",
+        help="Admin address of the cluster; without one, address and password are those of the settings here.",
+        envvar="CLUSTERODM_ADMIN_URL",
+        show_envvar=True,
+    ),
 ]
 Password = Annotated[
     str,
@@ -43,7 +49,8 @@ Password = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-DEFAULT_URL: Final = "http://127.0.0.1:10000"
+#: Stands for the cluster of the settings here.
+DEFAULT_URL: Final = ""
 
 screen = Console(soft_wrap=True)
 
@@ -108,19 +115,31 @@ def _refuse(status: int, content: bytes) -> NoReturn:
 @asynccontextmanager
 async def admin(url: str, password: str) -> AsyncIterator[Admin]:
     """A connection to the admin API. Raises ConfigError for an address that is none."""
+    if not url:
+        url, password = _of_settings(load_settings({}), password)
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"an admin address reads {DEFAULT_URL}, not {url}")
-    password = password or (_kept_password() if url == DEFAULT_URL else "")  # it is nobody's but this machine's
+        raise ConfigError(f"an admin address reads http://127.0.0.1:10000, not {url}")
     headers = {"Authorization": aiohttp.encode_basic_auth("admin", password, encoding="utf-8")} if password else {}
     async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM} | headers) as session:
         yield Admin(session, url)
 
 
-def _kept_password() -> str:
-    """The password that the cluster of this environment keeps in a file, as in a container."""
-    file = os.environ.get("CLUSTERODM_ADMIN_PASS_FILE", "")
+def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
+    """Address and password of the cluster that runs here with these settings."""
+    if not settings.admin_web_port:
+        raise ConfigError(
+            "admin-web-port is 0: the cluster of these settings has no admin API; another one is asked with --url"
+        )
+    everywhere = settings.admin_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
+    host = "127.0.0.1" if everywhere else settings.admin_host
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{settings.admin_web_port}", password or settings.admin_pass.get_secret_value() or _kept(settings)
+
+
+def _kept(settings: Settings) -> str:
+    """The password that the cluster of these settings keeps in a file, as in a container."""
     try:
-        return file and (Path(os.environ.get("CLUSTERODM_DATA_DIR", "data")) / file).read_text().strip()
+        return settings.admin_pass_file and (settings.data_dir / settings.admin_pass_file).read_text().strip() or ""
     except (OSError, UnicodeDecodeError):
         return ""
 
