@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from clusterodm import __version__
 from clusterodm.admin.password import with_password
 from clusterodm.settings import Settings, env_name, load_settings
+from tests.needs import need
 
 TOP = Path(__file__).parents[2]
 HERE = TOP / "deploy" / "container"
@@ -95,6 +96,7 @@ def test_operators_are_asked_for_a_password_and_reached_from_this_machine_only()
 
 
 def test_compose_understands_its_file() -> None:
+    need("podman")
     words = [sys.executable, "-m", "podman_compose", "--file", str(HERE / "compose.yaml"), "config"]
     environ = os.environ | {"CLUSTERODM_ADMIN_PASS": "hush-operators"}
     done = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)

@@ -53,12 +53,12 @@ class Site:
 
 def nginx(site: Site) -> list[str]:
     text = shipped_nginx.config(site.folder, site.port, [site.upstream], tls=True)
-    return ["/usr/sbin/nginx", "-c", site.write("nginx.conf", text), "-e", f"{site.folder}/error.log"]
+    return ["nginx", "-c", site.write("nginx.conf", text), "-e", f"{site.folder}/error.log"]
 
 
 def haproxy(site: Site) -> list[str]:
     changes = {":443": f"127.0.0.1:{site.port}", "/etc/haproxy/maps.example.pem": f"{site.folder}/both.pem"}
-    return ["/usr/sbin/haproxy", "-db", "-f", site.write("haproxy.cfg", site.shipped("haproxy.cfg", **changes))]
+    return ["haproxy", "-db", "-f", site.write("haproxy.cfg", site.shipped("haproxy.cfg", **changes))]
 
 
 def caddy(site: Site) -> list[str]:

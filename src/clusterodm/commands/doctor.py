@@ -8,48 +8,35 @@ import asyncio
 import os
 import shutil
 import socket
-import time
 from collections.abc import AsyncIterator
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import aiohttp
-import msgspec
 import typer
+from rich.markup import escape
 
 from clusterodm.aio import Clock
+from clusterodm.commands.doctor_files import certificate, secret_files, tokens
+from clusterodm.commands.doctor_nodes import TIMEOUT, Known, check_node, known_nodes
+from clusterodm.commands.finding import Finding
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import ClusterError, ConfigError, NodeError, ProviderError, StoreDown, Throttled
-from clusterodm.core.membership import parse_nodes_file
-from clusterodm.core.nodes import NodeAddress, parse_address
+from clusterodm.core.errors import ConfigError, ProviderError, StoreDown, Throttled
+from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.splitmerge import unusable
-from clusterodm.folder import in_use
-from clusterodm.nodeodm import NodeClient, Trust
+from clusterodm.folder import in_use, owner_of
+from clusterodm.nodeodm import Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.reasons import describe
 from clusterodm.settings import Settings, load_settings
 from clusterodm.store import ask_version
 
-#: Seconds that the clock of a node may differ from ours.
-_SKEW: Final = 60.0
-#: The oldest version of the node API that works.
-_OLDEST: Final = (1, 5, 1)
-_TIMEOUT: Final = 10.0
 _NOT_SET: Final = (
     "not set: split-merge jobs are given the address that their client used, which nodes on other hosts must reach, too"
 )
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at."""
-
-    what: str
-    verdict: Literal["ok", "warning", "error"]
-    text: str
 
 
 def doctor(
@@ -69,11 +56,15 @@ async def _doctor(config: Path | None, data_dir: Path | None, json: bool) -> Non
     if json:
         print_json(found)
     else:
-        colours = {"ok": "green", "warning": "yellow", "error": "red"}
-        rows = [(f"[{colours[each.verdict]}]{each.verdict}[/]", each.what, each.text) for each in found]
-        print_table(("", "what", "found"), rows, empty="")
+        print_table(("", "what", "found"), [_row(each) for each in found], empty="")
     if any(each.verdict == "error" for each in found):
         raise typer.Exit(1)
+
+
+def _row(found: Finding) -> tuple[str, ...]:
+    colour = {"ok": "green", "warning": "yellow", "error": "red"}[found.verdict]
+    text = f"{escape(found.text)}\n[dim]→ {escape(found.fix)}[/]" if found.fix else escape(found.text)
+    return f"[{colour}]{found.verdict}[/]", escape(found.what), text
 
 
 async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[Finding]:
@@ -81,9 +72,11 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
     try:
         settings = load_settings({"data_dir": data_dir}, config=config)
     except ConfigError as error:
-        yield Finding("settings", "error", str(error))
+        yield Finding("settings", "error", str(error), "correct it; docs/settings.md has all settings")
         return
     yield Finding("settings", "ok", f"{config or 'defaults and environment'}")
+    for finding in (*secret_files(settings, config), *tokens(settings), *certificate(settings)):
+        yield finding
     runs = in_use(settings.data_dir)
     yield _folder(settings, runs=runs)
     if settings.database_url.get_secret_value():
@@ -97,21 +90,24 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
     try:
         trust = Trust(settings.nodes_ca)
     except ConfigError as error:
-        yield Finding("nodes-ca", "error", str(error))
+        yield Finding("--nodes-ca", "error", str(error), "name a file of certificates: -----BEGIN CERTIFICATE-----")
     connector = aiohttp.TCPConnector(limit=20)
     async with aiohttp.ClientSession(connector=connector, headers={"User-Agent": PROGRAM}) as session:
-        for finding in await asyncio.gather(*(_node(session, trust, address) for address in _addresses(settings))):
+        nodes: list[Known] = []
+        async for finding in known_nodes(settings, nodes):
+            yield finding
+        for finding in await asyncio.gather(*(check_node(session, trust, each) for each in nodes)):
             yield finding
         async for finding in _providers(session, settings):
             yield finding
-        yield await _public(session, settings, runs=runs)
+        yield await _public(session, settings, [each.address for each in nodes], runs=runs)
 
 
 async def _database(settings: Settings) -> Finding:
     try:
         version = await ask_version(settings.database_url.get_secret_value())
     except StoreDown as error:
-        return Finding("database", "error", str(error))
+        return Finding("database", "error", str(error), "see that it runs, and that --database-url leads to it")
     return Finding("database", "ok", f"PostgreSQL {version} answers")
 
 
@@ -121,7 +117,8 @@ def _folder(settings: Settings, *, runs: bool) -> Finding:
         return Finding("data folder", "ok", f"{folder}, used by a running cluster")
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(nearest, os.W_OK):
-        return Finding("data folder", "error", f"{nearest} cannot be written")
+        fix = f"it belongs to {owner_of(nearest)}: run this as the user of the service, or choose another --data-dir"
+        return Finding("data folder", "error", f"{nearest} cannot be written", fix)
     text = f"{folder}, no cluster runs on it" if folder.exists() else f"{folder} will be made"
     return Finding("data folder", "ok", text)
 
@@ -132,7 +129,10 @@ def _disk(settings: Settings) -> Finding:
     usage = shutil.disk_usage(nearest)
     room = parse_quota(settings.spool_max).room(disk_total=usage.total, disk_free=usage.free, held=0)
     text = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free, room for {max(0, room) / 1e9:.1f} GB of uploads"
-    return Finding("disk", "error" if room <= 0 else "warning" if room < 10e9 else "ok", text)
+    if room >= 10e9:
+        return Finding("disk", "ok", text)
+    fix = "make room on the disk, or give uploads more of it with --spool-max"
+    return Finding("disk", "error" if room <= 0 else "warning", text, fix)
 
 
 def _port(name: str, host: str, port: int, *, runs: bool) -> Finding:
@@ -142,39 +142,8 @@ def _port(name: str, host: str, port: int, *, runs: bool) -> Finding:
     except OSError as error:
         if runs and isinstance(error, OSError) and error.errno == 98:
             return Finding(f"--{name} {port}", "ok", "used, by the running cluster as it seems")
-        return Finding(f"--{name} {port}", "error", f"cannot be opened on {host}: {error.strerror}")
-
-
-def _addresses(settings: Settings) -> list[NodeAddress]:
-    found = [parse_address(text) for text in settings.node]
-    for path in (settings.nodes_file, settings.data_dir / "nodes.json"):
-        if path is not None and path.exists():
-            try:
-                found += [entry.address for entry in parse_nodes_file(path.read_bytes())]
-            except ClusterError:
-                continue
-    return list(dict.fromkeys(found))
-
-
-async def _node(session: aiohttp.ClientSession, trust: Trust, address: NodeAddress) -> Finding:
-    """A node from here: whether it answers, its version, its clock."""
-    what = f"node {address}"
-    try:
-        client = NodeClient(session, trust)
-        info = await client.info(address, seconds=_TIMEOUT)
-    except NodeError as error:
-        return Finding(what, "error", str(error))
-    try:
-        old = tuple(int(part) for part in info.version.split(".")[:3]) < _OLDEST
-    except ValueError:
-        old = True
-    text = f"{info.engine} {info.engine_version}, API {info.version}, {info.max_parallel_tasks} slots"
-    if old:
-        return Finding(what, "error", f"{text}: too old, at least {'.'.join(map(str, _OLDEST))} is needed")
-    skew = await _skew(client, address)
-    if abs(skew) > _SKEW:
-        return Finding(what, "warning", f"{text}; its clock differs from ours by {skew:.0f} s")
-    return Finding(what, "ok", text)
+        fix = f"see who has it (ss -ltnp 'sport = :{port}'), or choose another --{name}"
+        return Finding(f"--{name} {port}", "error", f"cannot be opened on {host}: {error.strerror}", fix)
 
 
 async def _providers(session: aiohttp.ClientSession, settings: Settings) -> AsyncIterator[Finding]:
@@ -182,14 +151,15 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
     try:
         fleet = make_fleet(settings.asr, session, Metrics(), Clock())
     except ConfigError as error:
-        yield Finding("asr", "error", str(error))
+        yield Finding("--asr", "error", str(error), "correct it; docs/machines.md has all keys")
         return
     for provider in fleet.providers.values():
         try:
             await provider.check()
         except ProviderError as error:
             level: Literal["warning", "error"] = "warning" if isinstance(error, Throttled) else "error"
-            yield Finding(f"provider {provider.name}", level, str(error))
+            fix = "correct its entry in the file of --asr, or what it names at the provider"
+            yield Finding(f"provider {provider.name}", level, str(error), fix)
         else:
             yield Finding(
                 f"provider {provider.name}", "ok", f"{len(provider.ladder)} rungs, first {provider.ladder[0]}"
@@ -197,33 +167,27 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
         await provider.close()
 
 
-async def _skew(client: NodeClient, address: NodeAddress) -> float:
-    try:
-        async with asyncio.timeout(_TIMEOUT), client.open(address, "/info", {}) as response:
-            said = parsedate_to_datetime(response.headers["Date"])
-    except (NodeError, TimeoutError, KeyError, ValueError):
-        return 0.0
-    return said.timestamp() - time.time()
-
-
-async def _public(session: aiohttp.ClientSession, settings: Settings, *, runs: bool) -> Finding:
+async def _public(
+    session: aiohttp.ClientSession, settings: Settings, nodes: list[NodeAddress], *, runs: bool
+) -> Finding:
     """The address that nodes call back: it must lead here. From here that is the best guess at what they see."""
     address = settings.public_address
     what = f"--public-address {address}".strip()
-    hosts = [node.host for node in _addresses(settings)] or ["elsewhere"] * bool(settings.asr)
+    hosts = [node.host for node in nodes] or ["elsewhere"] * bool(settings.asr)
+    fix = "set it to a URL under which nodes reach this cluster, such as http://maps.example:3000"
     if why := unusable(address or "http://localhost", hosts):
-        return Finding(what, "error", why) if address else Finding(what, "warning", _NOT_SET)
+        return Finding(what, "error", why, fix) if address else Finding(what, "warning", _NOT_SET, fix)
     if not address:
         return Finding(what, "ok", "not set")
     if not runs:
-        return Finding(what, "warning", "no cluster runs, so it cannot be tried")
+        return Finding(what, "warning", "no cluster runs, so it cannot be tried", "ask again when it runs")
     try:
-        async with asyncio.timeout(_TIMEOUT), session.get(f"{address}/info") as response:
+        async with asyncio.timeout(TIMEOUT), session.get(f"{address}/info") as response:
             content = await response.read()
         status = response.status
         known = status == 401 or b'"taskQueueCount"' in content
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {describe(error)}")
+        return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {describe(error)}", fix)
     if known:
         return Finding(what, "ok", "answers")
-    return Finding(what, "error", f"something else answers there ({status})")
+    return Finding(what, "error", f"something else answers there ({status})", fix)

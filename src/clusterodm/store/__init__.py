@@ -6,6 +6,7 @@ from clusterodm.store.copying import copy_store
 from clusterodm.store.database import ask_version
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
+from clusterodm.store.nodes import ask_nodes
 from clusterodm.store.replicas import SILENT, Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
@@ -19,6 +20,7 @@ __all__ = [
     "Replica",
     "Store",
     "TaskFilter",
+    "ask_nodes",
     "ask_version",
     "copy_store",
 ]

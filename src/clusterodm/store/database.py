@@ -104,16 +104,16 @@ class Database:
             if "full" in str(error.orig) or getattr(error.orig, "sqlstate", "") == "53100":
                 raise SpoolFull("No space left to keep this, try again later") from None
             if error.connection_invalidated or _interrupted(error):
-                raise _down(error) from None
+                raise down(error) from None
             raise
         except DBAPIError as error:
             if "malformed" in str(error.orig):
                 raise DataFolderError("the database is damaged; restore it from a backup") from None
             if error.connection_invalidated or isinstance(error, InterfaceError) or _interrupted(error):
-                raise _down(error) from None
+                raise down(error) from None
             raise
         except (ConnectionError, TimeoutError) as error:
-            raise _down(error) from None
+            raise down(error) from None
         finally:
             with suppress(DBAPIError, OSError):  # of one that is broken nothing is left to close
                 await connection.close()
@@ -128,7 +128,7 @@ class Database:
                 if not self.shared:
                     raise
                 if time.monotonic() > end or _hopeless(error):
-                    raise _down(error) from None
+                    raise down(error) from None
             await asyncio.sleep(_PAUSE)
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
@@ -144,7 +144,7 @@ class Database:
             if kept is not None:
                 await discard(kept)
             if isinstance(error, Exception) and not isinstance(error, StoreDown):
-                raise _down(error) from None
+                raise down(error) from None
             raise
 
     async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
@@ -178,7 +178,7 @@ async def ask_version(url: str) -> str:
         async with engine.connect() as connection:
             return str((await connection.execute(text("SHOW server_version"))).scalar_one())
     except (DBAPIError, OSError, TimeoutError, TypeError) as error:
-        raise _down(error) from None
+        raise down(error) from None
     finally:
         await engine.dispose()
 
@@ -194,7 +194,7 @@ def _hopeless(error: Exception) -> bool:
     return str(getattr(getattr(error, "orig", error), "sqlstate", ""))[:2] in ("28", "3D")
 
 
-def _down(error: Exception) -> StoreDown:
+def down(error: Exception) -> StoreDown:
     """The kind of an error, without its text: that may hold parts of a statement."""
     cause = getattr(error, "orig", None) or error
     state = getattr(cause, "sqlstate", "")

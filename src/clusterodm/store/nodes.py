@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
-from clusterodm.store.database import Database, columns, plain
+from clusterodm.store.database import Database, columns, down, plain
 
 _ADDRESS = NodeAddress.__struct_fields__
 
@@ -85,6 +86,19 @@ class NodeVerbs(Database):
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
             return (await connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key))).scalar_one()
+
+
+async def ask_nodes(url: str) -> list[NodeRecord]:
+    """The nodes of a database that somebody else works on, which is not changed, nor its schema. Raises StoreDown."""
+    engine = create_async_engine(url)
+    shown = select(schema.nodes).where(schema.nodes.c.removed.is_(False)).order_by(schema.nodes.c.id)
+    try:
+        async with engine.connect() as connection:
+            return [_node(row) for row in (await connection.execute(shown)).mappings()]
+    except (SQLAlchemyError, OSError, TimeoutError, TypeError, msgspec.ValidationError) as error:
+        raise down(error) from None
+    finally:
+        await engine.dispose()
 
 
 async def _write_alike(connection: AsyncConnection, address: NodeAddress) -> None:
