@@ -77,7 +77,8 @@ check: lint
 	$(BIN)/bandit -q -c pyproject.toml -r src
 
 audit: $(VENV)/.dev
-	$(BIN)/pip-audit --skip-editable
+	$(BIN)/pip freeze --exclude-editable >$(VENV)/frozen.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/frozen.txt
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -53,7 +53,7 @@ async def look(folder: Path, about: str, **settings: Any) -> list[Finding]:
 class Pair:
     """A certificate of an authority of the test's own, in files."""
 
-    def __init__(self, folder: Path, **dates: datetime) -> None:
+    def __init__(self, folder: Path, **dates: Any) -> None:
         self.authority = trustme.CA()
         self.made = self.authority.issue_cert("maps.example", **dates)
         self.folder = folder

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from clusterodm.settings import Settings, env_name, load_settings
+from clusterodm.settings import load_settings
+from tests.admin.support import start
 from tests.needs import NEEDS, need
+from tests.support import Rig
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "clusterodm.service"
+COMMAND = UNIT.with_name("clusterodm")
 
 
 def analyze(*words: object) -> subprocess.CompletedProcess[str]:
@@ -28,7 +33,7 @@ def as_installed(folder: Path) -> Path:
     """The unit with a program that is there."""
     program = Path(sys.executable).parent / "clusterodm"
     unit = folder / "clusterodm.service"
-    unit.write_text(UNIT.read_text().replace("/opt/clusterodm/bin/clusterodm", str(program)))
+    unit.write_text(UNIT.read_text().replace("/usr/local/bin/clusterodm", str(program)))
     return unit
 
 
@@ -62,6 +67,35 @@ def test_it_waits_longer_than_requests_get_to_end() -> None:
     assert float(wait[1]) >= settings.shutdown_delay + settings.shutdown_grace + 10
 
 
-def test_its_variables_are_settings() -> None:
-    known = {env_name(name) for name in Settings.model_fields}
-    assert set(re.findall(r"CLUSTERODM_[A-Z_]+", UNIT.read_text())) <= known
+def test_what_is_installed_for_it_agrees() -> None:
+    settings = load_settings({}, config=UNIT.with_name("config.json"), environ={})
+    assert f"WorkingDirectory={settings.data_dir}\n" in UNIT.read_text()
+    assert "ExecStart=/usr/local/bin/clusterodm serve\n" in UNIT.read_text()
+    assert "/etc/clusterodm/config.json" in COMMAND.read_text()
+    page = (UNIT.parents[2] / "docs" / "how-to" / "install.md").read_text()
+    for path in (settings.data_dir, "/etc/clusterodm", "deploy/systemd/config.json", "/usr/local/bin/"):
+        assert re.search(rf"^sudo install .*{path}", page, re.MULTILINE), path
+
+
+async def test_commands_find_the_settings_of_the_service(cluster: Rig) -> None:
+    await start(cluster, admin_pass="hush-service")
+    config = cluster.folder / "config.json"
+    ours = {"admin-web-port": cluster.cluster.admin_port, "admin-pass": "hush-service"}
+    config.write_text(json.dumps(ours | {"data-dir": str(cluster.folder / "data")}))
+    command = cluster.folder / "clusterodm"
+    text = COMMAND.read_text().replace("/etc/clusterodm/config.json", str(config))
+    command.write_text(text.replace("/opt/clusterodm/bin/clusterodm", f"{Path(sys.executable).parent}/clusterodm"))
+    command.chmod(0o755)
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
+
+    async def run(*words: str) -> tuple[int | None, str]:
+        how = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT, "cwd": "/", "env": environ}
+        running = await asyncio.create_subprocess_exec(command, *words, **how)  # type: ignore[arg-type]
+        return await running.wait(), (await running.communicate())[0].decode()
+
+    assert await run("node", "list", "--json") == (0, "[]\n")
+    assert "used by a running cluster" in (await run("doctor"))[1]
+    # the password is for the cluster of these settings and for no other
+    assert "the password of admin is needed" in (await run("node", "list", "--url", cluster.cluster.admin_url))[1]
+    config.write_text(json.dumps(ours | {"admin-web-port": 0}))
+    assert (await run("node", "list"))[0] == 2

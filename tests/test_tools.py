@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a stranger runs first: tests that lack something, and what installs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.needs import NEEDS, lacking, need, summary
+
+TOP = Path(__file__).parents[1]
+SERVICES = TOP / "tools" / "services"
+CLOUD_INIT = Path("/etc/cloud/cloud-init.disabled")
+
+
+def programs(folder: Path, **scripts: str) -> dict[str, str]:
+    """An environment whose PATH has little else than these."""
+    for name in ("bash", "env", "ls", "rm", "tee", "chmod", "mkdir", "touch", "cut", "sort", "comm"):
+        found = shutil.which(name)
+        assert found is not None
+        (folder / name).symlink_to(found)
+    for name, text in scripts.items():
+        path = folder / name.replace("_", "-")
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    return {"PATH": str(folder)}
+
+
+def test_what_was_skipped_is_summed_up_with_how_to_get_it() -> None:
+    reasons = ["Skipped: needs nc: `make services`", "moto takes every key", "needs nc: `make services`", "needs x: y"]
+    assert summary(reasons) == ["    2 needs nc: `make services`", "    1 needs x: y"]
+    assert lacking("sh", "no-such-program") == f"{NEEDS}no-such-program: `make services`"
+    assert lacking("sh") == ""
+
+
+@pytest.mark.slow
+def test_a_test_without_its_program_is_skipped_and_named_at_the_end(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/proxy/test_forms.py", "-k", "curl"]
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    done = subprocess.run(
+        words, check=False, cwd=TOP, env=environ | {"PATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "    1 needs curl: `make services`" in done.stdout
+
+
+def test_who_may_not_install_is_told_what_to_ask_for(tmp_path: Path) -> None:
+    environ = programs(tmp_path, id="echo 1000", apt_get="exit 9")
+    done = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "only root can install them: uuidgen wrk\n" in done.stderr
+    assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in done.stderr
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, there: bool) -> None:
+    """A new one is turned off before it is installed, and that is taken back when it could not be installed."""
+    need("unshare", root=True)
+    scripts = {"cloud_init": "true"} if there else {}
+    seen = tmp_path / "seen"
+    apt = f"if [ -e {CLOUD_INIT} ]; then echo off >>{seen}; else echo on >>{seen}; fi; exit 9"
+    environ = programs(tmp_path, id="echo 0", systemctl="true", apt_get=apt, **scripts)
+    mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/etc/cloud", "/usr/sbin"))
+    inside = f"{mounts} && PATH={environ['PATH']} {SERVICES} cloud-init wrk; ls /etc/cloud"
+    Path("/etc/cloud").mkdir(exist_ok=True)
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
+    assert (seen.read_text(), done.stdout) == ("on\n" if there else "off\n", ""), done.stderr
+
+
+def test_an_audit_of_nothing_fails() -> None:
+    done = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
+    assert "pip-audit --strict" in done.stdout
