@@ -13,10 +13,10 @@ PAGES = [*sorted((TOP / "docs").rglob("*.md")), TOP / "README.md", TOP / "CONTRI
 
 #: Commands that a walk through a page does not run, and the tests that do what they do.
 ELSEWHERE: Final = {
-    r"make (demo|test|check|faults|bench|docs|audit)": "Makefile",
+    r"make (demo|test|quick|check|services|faults|bench|docs|audit)": "Makefile",
     r"\.venv/bin/python -m tests\.faults": "tests/faults/test_storm.py",
     r"pip install -e docs/examples": "tests/deploy/test_example_provider.py",
-    r"(python3 -m venv|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
+    r"(python3 -m venv|sudo sh -c .umask 022 && python3 -m venv|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
     r"make node-contract": "tests/node_contract",
     r"pg_restore": "tests/clients/test_backup.py",
     r"CLUSTERODM_DATABASE_URL=\S+ +clusterodm": "tests/faults/test_replicas.py",
@@ -27,7 +27,7 @@ ELSEWHERE: Final = {
 
 #: Commands that no test runs, and why; what they work on is looked at by the tests in `tests/deploy`.
 NOWHERE: Final = {
-    r"sudo (install|systemd-sysusers|systemctl)": "they change the machine, and need systemd as its first process",
+    r"sudo (install|systemd-sysusers|systemctl|-u clusterodm|clusterodm)": "they change the machine, and need systemd as its first process",
     r"sudo certbot": "it needs a name that leads here, and the internet",
     r"docker (build|compose|run|logs|exec)": "they need Docker's daemon; `make container` does the same with podman",
     r"(helm|kubectl)": "they need a Kubernetes; the tests render the chart with Helm's library",
