@@ -112,7 +112,7 @@ lock: $(VENV)/.dev
 	  --no-annotate --output-file deploy/container/build.txt -
 
 screenshots: $(VENV)/.dev
-	tools/services chromium
+	tools/services chromium libatomic
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py tests/admin/test_machines.py -k "picture or uploaded or shows_machines"
 
 clean:

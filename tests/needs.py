@@ -5,6 +5,7 @@ how to get it; the run ends with a list of these."""
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 from collections import Counter
@@ -23,6 +24,8 @@ def find(program: str) -> str | None:
     """Where a program is."""
     if program == "initdb":
         return max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+    if program == "libatomic":  # of the driver of browsers
+        return ctypes.util.find_library("atomic")
     return next((path for name in _ALSO.get(program, (program,)) if (path := shutil.which(name))), None)
 
 

@@ -15,7 +15,8 @@ from tests.needs import find, lacking
 from tests.support import Rig
 
 CHROMIUM = find("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=lacking("chromium"))
+NO_BROWSER = lacking("chromium", "libatomic")
+needs_chromium = pytest.mark.skipif(NO_BROWSER != "", reason=NO_BROWSER)
 QUIET = [
     "--no-sandbox",
     "--disable-gpu",

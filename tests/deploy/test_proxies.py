@@ -6,6 +6,7 @@ and paths of this machine are put in."""
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -110,7 +111,9 @@ async def in_front(site: Site, command: list[str]) -> AsyncIterator[Api]:
     trust = ssl.create_default_context()
     site.authority.configure_trust(trust)
     with (site.folder / "proxy.log").open("wb") as log:
-        proxy = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env={"HOME": str(site.folder)})
+        proxy = await asyncio.create_subprocess_exec(
+            *command, stdout=log, stderr=log, env={"HOME": str(site.folder), "PATH": os.environ["PATH"]}
+        )
     try:
         api = Api(f"https://maps.example:{site.port}", "hush-client")
         await api.session.close()

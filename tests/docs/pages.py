@@ -16,7 +16,7 @@ ELSEWHERE: Final = {
     r"make (demo|test|quick|check|services|faults|bench|docs|audit)": "Makefile",
     r"\.venv/bin/python -m tests\.faults": "tests/faults/test_storm.py",
     r"pip install -e docs/examples": "tests/deploy/test_example_provider.py",
-    r"(python3 -m venv|sudo sh -c .umask 022 && python3 -m venv|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
+    r"(python3 -m venv|sudo sh -c|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
     r"make node-contract": "tests/node_contract",
     r"pg_restore": "tests/clients/test_backup.py",
     r"CLUSTERODM_DATABASE_URL=\S+ +clusterodm": "tests/faults/test_replicas.py",
@@ -27,7 +27,8 @@ ELSEWHERE: Final = {
 
 #: Commands that no test runs, and why; what they work on is looked at by the tests in `tests/deploy`.
 NOWHERE: Final = {
-    r"sudo (install|systemd-sysusers|systemctl|-u clusterodm|clusterodm)": "they change the machine, and need systemd as its first process",
+    r"sudo (install|systemd-sysusers|systemctl)": "they change the machine, and need systemd as its first process",
+    r"sudo (-u clusterodm |)clusterodm": "they need the service and its user",
     r"sudo certbot": "it needs a name that leads here, and the internet",
     r"docker (build|compose|run|logs|exec)": "they need Docker's daemon; `make container` does the same with podman",
     r"(helm|kubectl)": "they need a Kubernetes; the tests render the chart with Helm's library",

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Coroutine
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 import uvloop
@@ -17,19 +17,19 @@ from clusterodm.core.errors import ClusterError, ConfigError, DataFolderError
 
 def run_until_done(main: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's coroutine on the fast event loop. 1 is a failure, 2 a wrong call, 130 an interruption."""
+    errors: list[BaseException] = []
+    code = 130
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
+    # nothing is raised in here: before Python 3.11.4 it would come out in a group
     except* (ConfigError, DataFolderError) as group:
-        _fail(group, 2)
+        code, errors = 2, _leaves(group)
     except* ClusterError as group:
-        _fail(group, 1)
+        code, errors = 1, [*errors, *_leaves(group)]
     except* KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _fail(group: BaseExceptionGroup[BaseException], code: int) -> NoReturn:
-    for error in _leaves(group):
+        pass
+    for error in errors:
         typer.echo(f"clusterodm: {error}", err=True)
     sys.exit(code)
 

@@ -46,21 +46,24 @@ async def run(argv: Sequence[str], *, stdin: str = "", environ: Mapping[str, str
         )
     except OSError as error:
         raise Rejected(f"{argv[0]} cannot be run: {error.strerror}") from None
+    flooded = False
     try:
         async with asyncio.TaskGroup() as group:
             out = group.create_task(_bounded(process.stdout))
             err = group.create_task(_bounded(process.stderr))
             if process.stdin is not None:
                 group.create_task(_write(process.stdin, stdin.encode()))
-        status = await process.wait()
-    except* Unreachable:
-        raise Unreachable(f"{argv[0]} says too much") from None
+        await process.wait()
+    except* Unreachable:  # raised in here, before Python 3.11.4, it would come out in a group
+        flooded = True
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, 9)
             await process.wait()
-    return Ended(status, out.result(), err.result())
+    if flooded:
+        raise Unreachable(f"{argv[0]} says too much")
+    return Ended(process.returncode or 0, out.result(), err.result())
 
 
 async def _bounded(stream: asyncio.StreamReader | None) -> str:
