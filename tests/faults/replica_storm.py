@@ -150,6 +150,7 @@ class Clients:
         while True:
             for path in ("/info", "/task/list", *(f"/task/{uuid}/info" for uuid in self.tally.accepted[-3:])):
                 self.tally.requests += 1
+                await asyncio.sleep(0.02)
                 try:
                     status, _, body = await api.raw("GET", path)
                 except OSError as error:
@@ -157,15 +158,16 @@ class Clients:
                     continue
                 if status != 200 or b'"error"' in body:
                     self.tally.failed.append(f"{path}: {status} {body[:80]!r}")
-            await asyncio.sleep(0.02)
 
 
 async def _watch_nodes(nodes: list[DevNode], tally: Tally) -> None:
     """For ever: no task is ever processed by two nodes, or twice by one, at the same time."""
     tasks: dict[str, str] = {}
+    known = 0
     while True:
-        for uuid in tally.accepted[-50:]:
+        for uuid in tally.accepted[known:]:
             tasks.update(dict.fromkeys((node_uuid(uuid, number) for number in range(1, 6)), uuid))
+            known += 1
         running = Counter(
             tasks.get(uuid, uuid) for node in nodes for uuid, task in node.tasks.items() if task.code in (10, 20)
         )

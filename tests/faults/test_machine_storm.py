@@ -17,7 +17,7 @@ from tests.processes import free_port
 
 
 async def test_no_task_is_lost_no_machine_is_left_and_no_busy_one_deleted() -> None:
-    storm = await run(40, 7, 10, Console(width=200))
+    storm = await run(24, 7, 10, Console(width=200))
     assert storm.problems == []
     assert storm.lost.total() == 0
     assert len(storm.counts) > len(MISHAPS) // 2

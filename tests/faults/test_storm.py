@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A storm of a hundred faults, and proof that a storm notices what goes wrong."""
+"""A storm of every fault at once (`make faults` is the long one), and proof that a storm notices what goes wrong."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.faults.storm import run, table
 
 
 @pytest.mark.timeout(400)
-async def test_a_hundred_faults_lose_nothing_double_nothing_and_show_no_error() -> None:
-    storm = await run(list(range(100)), seed=2, lanes=16, screen=Console())
+async def test_each_fault_loses_nothing_doubles_nothing_and_shows_no_error() -> None:
+    storm = await run(list(range(len(FAULTS))), seed=2, lanes=16, screen=Console())
     Console(width=120).print(table(storm))
     assert storm.problems == []
-    assert sum(row.injected for row in storm.rows.values()) == 100
-    assert sum(row.accepted for row in storm.rows.values()) == 100
-    assert len(storm.deaths) > 10
+    assert sum(row.injected for row in storm.rows.values()) == len(FAULTS)
+    assert sum(row.accepted for row in storm.rows.values()) == len(FAULTS)
+    assert len(storm.deaths) > 4
 
 
 async def test_a_storm_notices_a_task_that_is_lost() -> None:
