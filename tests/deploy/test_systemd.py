@@ -91,10 +91,11 @@ async def test_commands_find_the_settings_of_the_service(cluster: Rig) -> None:
     async def run(*words: str) -> tuple[int | None, str]:
         how = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT, "cwd": "/", "env": environ}
         running = await asyncio.create_subprocess_exec(command, *words, **how)  # type: ignore[arg-type]
-        return await running.wait(), (await running.communicate())[0].decode()
+        output = (await running.communicate())[0].decode()
+        return running.returncode, output
 
     assert await run("node", "list", "--json") == (0, "[]\n")
-    assert "used by a running cluster" in (await run("doctor"))[1]
+    assert "used by a running cluster" in (await run("doctor", "--json"))[1]
     # the password is for the cluster of these settings and for no other
     assert "the password of admin is needed" in (await run("node", "list", "--url", cluster.cluster.admin_url))[1]
     config.write_text(json.dumps(ours | {"admin-web-port": 0}))
