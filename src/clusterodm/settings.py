@@ -308,8 +308,7 @@ def is_switch(name: str) -> bool:
 def load_settings(
     flags: Mapping[str, Any], *, config: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Merge flags (None: not given), environment and JSON file, which the environment may name. Raises ConfigError that
-    names key and place."""
+    """Merge flags (None: not given), environment and JSON file, which it may name. Raises ConfigError."""
     environ = os.environ if environ is None else environ
     if config is None and (named := environ.get(ENV_PREFIX + "CONFIG")):
         config = Path(named)
@@ -352,9 +351,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         content = decode_file(path.read_bytes(), str(path))
     except PermissionError:
-        raise ConfigError(
-            f"cannot read {path}: permission denied; try it with sudo, or as the service's user"
-        ) from None
+        raise ConfigError(f"cannot read {path}: permission denied; try sudo, or the service's user") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     if not isinstance(content, dict):

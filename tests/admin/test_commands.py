@@ -133,6 +133,7 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
     good, closed = cluster.ports[0], free_port()
     await start(cluster, admin_pass=PASSWORD)
     run = Run(cluster)
+    del run.environ["CLUSTERODM_ADMIN_PASS"]  # here it would be a setting of a cluster that has no admin ports
     taken = cluster.cluster.ports[0]
     config = cluster.folder / "config.json"
     config.write_text(
