@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import pytest
 
 from clusterodm import schedule
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded
+from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, programs
 from clusterodm.providers.command import Command
 from tests.needs import NEEDS, need
 from tests.providers.support import provider_of
@@ -125,6 +127,15 @@ async def test_a_command_that_never_ends_or_floods_is_ended(tmp_path: Path, monk
     async with provider_of(tmp_path, entry(tmp_path, list=["cat", "/dev/zero"])) as provider:
         with pytest.raises(Unreachable, match="says too much"):
             await provider.list_machines("c1")
+
+
+async def test_a_call_that_is_given_up_while_its_program_starts_leaves_nothing() -> None:
+    mark = f"3601.{os.getpid()}"
+    for number in range(20):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(number / 1000):
+                await programs.run(["sh", "-c", f"sleep {mark} & wait"])
+    await eventually(lambda: not any(mark in (each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])))
 
 
 def test_what_is_no_command_is_refused(tmp_path: Path) -> None:

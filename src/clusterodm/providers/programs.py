@@ -34,16 +34,22 @@ class Ended(msgspec.Struct, frozen=True):
 async def run(argv: Sequence[str], *, stdin: str = "", environ: Mapping[str, str] | None = None) -> Ended:
     """Run a program with the environment of ours and `environ`. Raises Rejected when there is none of that name, and
     Unreachable when it says more than anybody reads."""
+    begin = asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=None if environ is None else {**os.environ, **environ},
+        limit=_MAX_ANSWER,
+        start_new_session=True,
+    )
+    starting = asyncio.get_running_loop().create_task(begin)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=None if environ is None else {**os.environ, **environ},
-            limit=_MAX_ANSWER,
-            start_new_session=True,
-        )
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:  # it may have started others already, which the end of itself would not end
+        with suppress(OSError):
+            await _kill(await starting)
+        raise
     except OSError as error:
         raise Rejected(f"{argv[0]} cannot be run: {error.strerror}") from None
     flooded = False
@@ -57,13 +63,18 @@ async def run(argv: Sequence[str], *, stdin: str = "", environ: Mapping[str, str
     except* Unreachable:  # raised in here, before Python 3.11.4, it would come out in a group
         flooded = True
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            await process.wait()
+        await _kill(process)
     if flooded:
         raise Unreachable(f"{argv[0]} says too much")
     return Ended(process.returncode or 0, out.result(), err.result())
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End it, and all that it started."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 9)
+        await process.wait()
 
 
 async def _bounded(stream: asyncio.StreamReader | None) -> str:
