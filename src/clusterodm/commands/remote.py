@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import aiohttp
@@ -133,13 +131,15 @@ def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
     everywhere = settings.admin_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
     host = "127.0.0.1" if everywhere else settings.admin_host
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{settings.admin_web_port}", password or settings.admin_pass.get_secret_value() or _kept(settings)
+    return f"http://{host}:{settings.admin_web_port}", password or settings.admin_pass.get_secret_value() or _kept(
+        settings
+    )
 
 
 def _kept(settings: Settings) -> str:
     """The password that the cluster of these settings keeps in a file, as in a container."""
     try:
-        return settings.admin_pass_file and (settings.data_dir / settings.admin_pass_file).read_text().strip() or ""
+        return (settings.admin_pass_file and (settings.data_dir / settings.admin_pass_file).read_text().strip()) or ""
     except (OSError, UnicodeDecodeError):
         return ""
 
