@@ -26,6 +26,7 @@ from clusterodm.assembly import Own, build
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
+from clusterodm.cluster.pairing import after_copy, pair
 from clusterodm.cluster.replicas import Loops
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
@@ -69,10 +70,12 @@ class Cluster:
 
 @asynccontextmanager
 async def running_cluster(
-    settings: Settings, *, clock: Clock | None = None, sockets: Sockets | None = None
+    settings: Settings, *, clock: Clock | None = None, sockets: Sockets | None = None, adopt: bool = False
 ) -> AsyncIterator[Cluster]:
-    """A cluster that works while the block runs, on sockets that a parent opened, if given. Raises ConfigError and
-    DataFolderError before anything is touched."""
+    """A cluster that works while the block runs, on sockets that a parent opened, if given. `adopt`: also on a data
+    folder and a database that do not belong together. Raises ConfigError and DataFolderError before anything is
+    touched."""
+    clock = clock or Clock()
     sockets = sockets or Sockets()
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
@@ -91,13 +94,15 @@ async def running_cluster(
         store = await Store.open(shared or f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
+        identity = await pair(folder, store, clock, adopt=adopt)
         own = Own(JobTokens(await _kept(store, "key", JobTokens.new_key)), await _kept(store, "cluster", _new_id))
-        parts = build(settings, folder, store, session, own, clock or Clock())
+        parts = build(settings, folder, store, session, own, clock)
         stack.push_async_callback(parts.close)
         for address in nodes:
             await parts.context.registry.add(address)
         stack.push_async_callback(parts.context.replicas.leave)
         await parts.schedule.prepare()
+        await after_copy(folder, identity, parts.context.tasks, parts.context.uploads, parts.context.strays, clock)
         stack.push_async_callback(parts.context.tasks.flush)
         stack.push_async_callback(parts.context.autoscaler.keep_costs)
         feed = Feed(parts.context)

@@ -47,6 +47,7 @@ from clusterodm.cluster.redelivery import Redelivery
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
+from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
@@ -64,6 +65,7 @@ from clusterodm.schedule import Schedule, Workers
 from clusterodm.settings import Settings
 from clusterodm.spool import Spool
 from clusterodm.store import Store
+from clusterodm.trash import Trash
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def build(
         Consoles(folder / "console", shared=store.shared),
         Results(folder / "results", owner=store.origin),
     )
+    trash = Trash(folder / "trash", spool.room)
     holdings = Holdings(store, spool)
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
@@ -103,6 +106,7 @@ def build(
     registry.at_rest = lambda: tasks.none_active
     tasks.watch(lambda entry: registry.wake())
     uploads = Uploads(tasks, spool, metrics, flood_limit=settings.flood_limit, clock=clock)
+    strays = Strays(store, spool, consoles, results, trash, uploads, clock=clock)
     fair = FairShare(store, tasks, ageing=settings.priority_ageing * 60, clock=clock)
     machines = Machines(store, tasks, registry, clock)
     duty = Duty()
@@ -208,6 +212,7 @@ def build(
         results,
         fleet,
         uploads,
+        strays,
         stale_uploads_hours=settings.stale_uploads_timeout,
         keep_finished_hours=settings.keep_finished,
         clock=clock,
@@ -240,6 +245,7 @@ def build(
             sizes=sizes,
             ahead=ahead,
             uploads=uploads,
+            strays=strays,
             callbacks=callbacks,
             clock=clock,
         ),
@@ -260,6 +266,7 @@ def build(
         results=results,
         machines=machines,
         sizes=sizes,
+        strays=strays,
         lifecycle=lifecycle,
         autoscaler=autoscaler,
         reaper=reaper,
@@ -287,7 +294,7 @@ def build(
         notifier=Notifier(store, tasks, results, metrics, duty=duty, allow_private=settings.webhook_allow_private),
         accounts=accounts,
         janitor=janitor,
-        reclaimer=Reclaimer(tasks, spool, uploads, release_running=settings.release_running_files, clock=clock),
+        reclaimer=Reclaimer(tasks, spool, uploads, trash, release_running=settings.release_running_files, clock=clock),
     )
     return Parts(context, discovery, Schedule(context, workers), close)
 

@@ -176,13 +176,18 @@ class Consoles:
         self._keep = keep
         self._known: OrderedDict[str, Console] = OrderedDict()
 
-    def _path(self, uuid: str) -> Path:
+    def uuids(self) -> list[str]:
+        """Return the uuids of all tasks that have a console here; reads the disk."""
+        return [path.stem for path in self._root.glob("*/*.jsonl")]
+
+    def path(self, uuid: str) -> Path:
+        """Return where a task's lines lie."""
         return self._root / uuid[:2] / f"{uuid}.jsonl"
 
     def _console(self, uuid: str) -> Console:
         console = self._known.get(uuid)
         if console is None:
-            console = self._known[uuid] = Console(self._path(uuid))
+            console = self._known[uuid] = Console(self.path(uuid))
         self._known.move_to_end(uuid)
         while len(self._known) > self._keep:
             self._known.popitem(last=False)
@@ -218,9 +223,13 @@ class Consoles:
     async def reset(self, uuid: str) -> None:
         """Begin a task's console anew, from line 0: the task does."""
         self._known.pop(uuid, None)
-        await asyncio.to_thread(_begin_anew, self._path(uuid))
+        await asyncio.to_thread(_begin_anew, self.path(uuid))
+
+    def forget(self, uuid: str) -> None:
+        """Know nothing of a task's lines any more."""
+        self._known.pop(uuid, None)
 
     async def drop(self, uuid: str) -> None:
         """Delete a task's lines."""
-        self._known.pop(uuid, None)
-        await asyncio.to_thread(self._path(uuid).unlink, missing_ok=True)
+        self.forget(uuid)
+        await asyncio.to_thread(self.path(uuid).unlink, missing_ok=True)

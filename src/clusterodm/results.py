@@ -6,6 +6,7 @@ never unpacked for that: what is stored in one as it is lies in one piece of it.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import struct
 import zipfile
@@ -152,6 +153,14 @@ class Results:
         #: Who receives here; several processes may share the folder.
         self._owner = owner
         root.mkdir(parents=True, exist_ok=True)
+
+    def uuids(self) -> list[str]:
+        """Return the uuids of all tasks that have something here; reads the disk."""
+        return os.listdir(self._root)
+
+    def folder(self, uuid: str) -> Path:
+        """Return where everything of a task lies."""
+        return self._root / uuid
 
     def archive(self, uuid: str) -> Path | None:
         """Where a task's whole archive lies, None when it is not here."""

@@ -47,6 +47,8 @@ class Room:
         self.patience = patience
         self._usage: dict[str, Usage] = {}
         self._held = 0
+        #: Bytes in the trash: they take room, and go first when it is short.
+        self.trash = 0
         #: Tasks whose files change at this moment, and those that changed while all was counted anew.
         self._changing: Counter[str] = Counter()
         self._touched: set[str] = set()
@@ -85,7 +87,7 @@ class Room:
         if now - self._looked_at > _LOOK:
             disk = os.statvfs(self._root)
             total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-            self._left = self._quota.room(disk_total=total, disk_free=free, held=self._held)
+            self._left = self._quota.room(disk_total=total, disk_free=free, held=self._held + self.trash)
             self._size = self._quota.size(total)
             self._looked_at = now
         return self._left
@@ -123,6 +125,11 @@ class Room:
         """A task has nothing any more."""
         self._held -= self._usage.pop(uuid, Usage()).size
         self._touched.add(uuid)
+        self._looked_at = 0.0
+        self._more.set()
+
+    def released(self) -> None:
+        """Something that counts for no task was deleted."""
         self._looked_at = 0.0
         self._more.set()
 

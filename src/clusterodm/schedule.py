@@ -61,6 +61,7 @@ class Schedule:
         """Before the first loop: memory is filled from the store, and the duty begins if nobody else has it."""
         context = self._context
         await context.spool.measure()
+        await context.strays.trash.measure()
         await context.registry.load()
         await context.tasks.load()
         await context.claims.load()

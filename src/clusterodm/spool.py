@@ -307,6 +307,14 @@ class Spool:
         `rested` seconds."""
         await asyncio.to_thread(drop_parts, self._root.glob("*/parts/*"), alive, rested)
 
+    def folder(self, uuid: str) -> Path:
+        """Where everything of a task lies."""
+        return self._root / uuid
+
+    def took_away(self, uuid: str) -> None:
+        """The folder of a task was moved elsewhere."""
+        self.room.forget(uuid)
+
     async def tasks(self) -> list[str]:
         """Uuids of all tasks that have a folder here."""
         return await asyncio.to_thread(os.listdir, self._root)

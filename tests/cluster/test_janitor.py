@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from clusterodm.admin.figures import status
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.cluster.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase
 from clusterodm.settings import load_settings
-from clusterodm.spool import BLOCK, Spool
-from tests.support import FAST, Api, TurnedClock
+from clusterodm.spool import BLOCK
+from tests.support import FAST, Api, TurnedClock, images
 
 
 class Aged:
@@ -34,6 +37,7 @@ class Aged:
             parts.results,
             parts.autoscaler.fleet,
             parts.uploads,
+            parts.strays,
             stale_uploads_hours=stale,
             keep_finished_hours=720,
             clock=clock,
@@ -46,9 +50,9 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield made
 
 
-async def aged(stack: AsyncExitStack, folder: Path, *, stale: int = 0) -> tuple[Aged, Api]:
+async def aged(stack: AsyncExitStack, folder: Path, *, stale: int = 0, **settings: Any) -> tuple[Aged, Api]:
     clock = TurnedClock()
-    flags: dict[str, Any] = FAST | {"data_dir": folder / "data"}
+    flags: dict[str, Any] = FAST | {"data_dir": folder / "data"} | settings
     cluster = await stack.enter_async_context(running_cluster(load_settings(flags, environ={}), clock=clock))
     api = Api(cluster.url)
     stack.push_async_callback(api.session.close)
@@ -131,17 +135,87 @@ async def test_a_finished_task_is_listed_for_two_days_known_for_thirty_and_then_
     assert await old.cluster.context.store.find_task(uuid) is None
 
 
-async def test_files_of_a_request_that_never_became_a_task_go(stack: AsyncExitStack, tmp_path: Path) -> None:
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+def leave(folder: Path, uuid: str = UNKNOWN, *, age: float = 0.0) -> list[Path]:
+    """Files of a task that no database knows: held, results, a console; some of them long ago."""
+    data = folder / "data"
+    made = [data / f"spool/{uuid}/files/a.jpg", data / f"results/{uuid}/all.zip"]
+    made.append(data / f"console/{uuid[:2]}/{uuid}.jsonl")
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"photo")
+    for path in (made[0], made[0].parent, made[0].parents[1]):
+        os.utime(path, (time.time() - age, time.time() - age))
+    return made
+
+
+async def test_what_no_task_is_known_of_is_told_at_once_and_rests_in_the_trash_after_a_grace(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
     old, _ = await aged(stack, tmp_path)
-    spool = old.cluster.context.spool
-    dead = Spool(tmp_path / "data" / "spool", owner="dead")
-    part = dead.new_part("00000000-0000-4000-8000-000000000000")
-    await part.close()
+    context, left = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
     await old.janitor.sweep()
-    assert len(await spool.tasks()) == 1
+    assert all(path.exists() for path in left), "their grace begins at this start, however old they are"
+    assert [UNKNOWN in problem for problem in (await status(context)).problems] == [False, True]
+    old.clock.ahead = 47 * HOUR
+    await old.janitor.sweep()
+    assert all(path.exists() for path in left)
     old.clock.ahead = 49 * HOUR
     await old.janitor.sweep()
-    assert await spool.tasks() == []
+    assert not any(path.exists() for path in left)
+    trash = tmp_path / "data" / "trash"
+    assert sorted(path.name.partition("-")[2] for path in trash.iterdir()) == [
+        f"console-{UNKNOWN}",
+        f"results-{UNKNOWN}",
+        f"spool-{UNKNOWN}",
+    ]
+    assert context.strays.trash.size == context.spool.room.trash == 15
+    assert not any(UNKNOWN in problem for problem in (await status(context)).problems)
+    old.clock.ahead = (49 + 24 * 7 - 1) * HOUR
+    await old.janitor.sweep()
+    assert len(list(trash.iterdir())) == 3
+    old.clock.ahead = (49 + 24 * 7 + 1) * HOUR
+    await old.janitor.sweep()
+    assert list(trash.iterdir()) == []
+    assert context.spool.room.trash == 0
+
+
+async def test_the_trash_goes_before_anything_else_when_room_is_short_and_unknown_files_do_not(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    old, api = await aged(stack, tmp_path, spool_max="1MB")
+    context, [left, *_] = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
+    left.write_bytes(b"x" * 400_000)
+    await context.spool.measure()
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"x" * 300_000)
+    context.spool.room.patience = 0.3
+    assert "No room left" in (await api.upload(uuid, b__jpg=b"x" * 500_000))["error"]
+    assert left.exists()
+    await context.strays.take_away("spool", UNKNOWN)
+    assert context.spool.room.left() < 400_000, "the trash takes room, too"
+    context.spool.room.patience = 5.0
+    assert await api.upload(uuid, b__jpg=b"x" * 500_000) == {"success": True}
+    assert list((tmp_path / "data" / "trash").iterdir()) == []
+
+
+async def test_a_new_task_does_not_get_the_files_of_an_unknown_one_with_its_uuid(
+    stack: AsyncExitStack, tmp_path: Path
+) -> None:
+    old, api = await aged(stack, tmp_path)
+    leave(tmp_path)
+    uuid = await api.init(uuid=UNKNOWN)
+    await api.upload(uuid, b__jpg=b"b")
+    assert [file.name for file in await old.cluster.context.spool.listing(uuid)] == ["b.jpg"]
+    assert await api.commit(uuid) == {"uuid": uuid}
+    assert await api.get(f"/task/{uuid}/output") == []
+    other = UNKNOWN.replace("8", "9")
+    leave(tmp_path, other)
+    await api.post("/task/new", images({"c.jpg": b"c"}), headers={"set-uuid": other})
+    assert [file.name for file in await old.cluster.context.spool.listing(other)] == ["c.jpg"]
+    assert len(list((tmp_path / "data" / "trash").iterdir())) == 6
 
 
 async def test_a_clock_that_jumps_back_loses_nothing(stack: AsyncExitStack, tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def _problems(cluster: Context) -> list[str]:
     found += _unreachable_addresses(cluster)
     if cluster.submodels.stuck:
         found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")
+    found += [cluster.strays.problem()] if cluster.strays.problem() else []
     if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found

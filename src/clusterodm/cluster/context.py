@@ -25,6 +25,7 @@ from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.sizes import Sizes
+from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.tracker import Tracker
@@ -66,6 +67,7 @@ class Context:
     results: Results
     machines: Machines
     sizes: Sizes
+    strays: Strays
     lifecycle: Lifecycle
     autoscaler: Autoscaler
     reaper: Reaper

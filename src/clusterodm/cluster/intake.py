@@ -21,6 +21,7 @@ from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
+from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
@@ -68,6 +69,7 @@ class Intake:
         sizes: Sizes,
         ahead: Ahead,
         uploads: Uploads,
+        strays: Strays,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -76,6 +78,7 @@ class Intake:
         self._sizes = sizes
         self._ahead = ahead
         self._uploads = uploads
+        self._strays = strays
         self._spool = spool
         self._registry = registry
         self._consoles = consoles
@@ -92,7 +95,11 @@ class Intake:
         task = self._task(uuid, said)
         if self._uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        entry = await self._tasks.add(task, "announced") or await self._announce_again(task)
+        entry = await self._tasks.add(task, "announced")
+        if entry is None:
+            entry = await self._announce_again(task)
+        elif said.set_uuid:
+            await self._strays.clear(uuid)
         await self._tell_unknown(entry, said)
         return uuid
 
@@ -125,6 +132,8 @@ class Intake:
             async with self._tasks.claimed(uuid) as ours:
                 if not ours or await self._tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")
+                if said.set_uuid:
+                    await self._strays.clear(uuid)
                 try:
                     yield uuid
                 finally:  # whoever gets the uuid next must not find our files

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
@@ -41,6 +42,7 @@ class Janitor:
         results: Results,
         fleet: Fleet,
         uploads: Uploads,
+        strays: Strays,
         *,
         stale_uploads_hours: int,
         keep_finished_hours: float,
@@ -53,6 +55,7 @@ class Janitor:
         self._results = results
         self._fleet = fleet
         self._uploads = uploads
+        self._strays = strays
         self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
         self._keep_finished = keep_finished_hours * HOUR
         self._clock = clock
@@ -63,6 +66,7 @@ class Janitor:
         await self._forget_old_tasks()
         await self._let_go_of_files()
         await self._drop_traces()
+        await self._strays.sweep()
 
     async def _give_up_uploads(self) -> None:
         for entry in self._uploads.open():
@@ -83,20 +87,15 @@ class Janitor:
             return
 
     async def _let_go_of_files(self) -> None:
-        """Folders of the spool that nobody needs: of unknown and completed tasks, of others that ended long ago."""
+        """Drop folders of the spool that nobody needs: of completed tasks, and of others that ended long ago."""
         for uuid in await self._spool.tasks():
-            entry = await self._tasks.find(uuid)
-            task = entry.task if entry else None
-            if self._spool.receives(uuid):
+            entry = None if self._spool.receives(uuid) else await self._tasks.find(uuid)
+            if entry is None or entry.aside or entry.task.phase not in (Phase.FINISHED, Phase.REMOVED):
                 continue
-            ended = task.finished_at if task else self._spool.last_change(uuid)
-            completed = task is not None and task.outcome is Outcome.COMPLETED
-            over = task is None or task.phase in (Phase.FINISHED, Phase.REMOVED)
-            if over and (completed or self._clock.age(ended) > DEFAULT_HOURS * HOUR) and self._idle(entry):
+            completed = entry.task.outcome is Outcome.COMPLETED
+            long_ago = self._clock.age(entry.task.finished_at) > DEFAULT_HOURS * HOUR
+            if (completed or long_ago) and self._clock.age(entry.last_activity) > HOUR:
                 await self._spool.drop(uuid)
-
-    def _idle(self, entry: Entry | None) -> bool:
-        return entry is None or self._clock.age(entry.last_activity) > HOUR
 
     async def _clear_bucket(self, uuid: str) -> bool:
         """Delete what a removed task has in a bucket; False when it must be tried again."""

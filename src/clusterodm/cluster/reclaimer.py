@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Makes room when an upload finds none: abandoned uploads go first, then leftovers of tasks that are over; held files
-of running tasks only where the operator allowed it."""
+"""Makes room when an upload finds none: the trash goes first, then abandoned uploads, then leftovers of tasks that are
+over; held files of running tasks only where the operator allowed it, and those that no task is known of never."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from clusterodm.cluster.uploads import Uploads
 from clusterodm.core.quota import Holding, Rank, to_release
 from clusterodm.core.tasks import Phase
 from clusterodm.spool import Spool
+from clusterodm.trash import Trash
 
 _log = structlog.get_logger("room")
 
@@ -35,10 +36,13 @@ _PHASES: Final = {Rank.LEFTOVER: Phase.FINISHED, Rank.RUNNING: Phase.RUNNING}
 class Reclaimer:
     """Releases held files."""
 
-    def __init__(self, tasks: Tasks, spool: Spool, uploads: Uploads, *, release_running: bool, clock: Clock) -> None:
+    def __init__(
+        self, tasks: Tasks, spool: Spool, uploads: Uploads, trash: Trash, *, release_running: bool, clock: Clock
+    ) -> None:
         self._tasks = tasks
         self._spool = spool
         self._uploads = uploads
+        self._trash = trash
         self._release_running = release_running
         self._clock = clock
         self._began = clock()
@@ -61,14 +65,15 @@ class Reclaimer:
         if self._tasks.others:
             await self._spool.measure()
         holdings = [holding async for holding in self._holdings()]
-        missing = room.missing(sum(holding.size for holding in holdings))
+        missing = room.missing(self._trash.size + sum(holding.size for holding in holdings))
+        missing -= await self._trash.release(missing)
         for holding in to_release(holdings, missing):
             await self._release(holding)
 
     async def _holdings(self) -> AsyncIterator[Holding]:
         for uuid in self._spool.room.tasks():
             entry = await self._tasks.find(uuid)
-            placed = self._rank(entry) if entry is not None else self._rank_of_nobody(uuid)
+            placed = self._rank(entry) if entry is not None and not entry.aside else None
             if placed is not None:
                 rank, since = placed
                 yield Holding(uuid, self._spool.room.of(uuid).size, rank, since)
@@ -86,21 +91,16 @@ class Reclaimer:
                 return Rank.RUNNING, entry.attempt.started_at
         return None
 
-    def _rank_of_nobody(self, uuid: str) -> tuple[Rank, float] | None:
-        """Files of no task: a request is gathering them, or it was cut off by the death of its process."""
-        since = self._spool.last_change(uuid)
-        gathers = self._uploads.is_arriving(uuid) or self._clock.age(since) <= ABANDONED
-        return None if gathers else (Rank.ABANDONED, since)
-
     def _had_a_chance(self) -> bool:
         """True if clients could go on uploading for long enough since the start."""
         return self._clock.age(self._began) > ABANDONED
 
     async def _release(self, holding: Holding) -> None:
         entry = await self._tasks.find(holding.task)
-        if entry is None or entry.task.phase is Phase.REMOVED:
-            if not self._uploads.is_arriving(holding.task):
-                await self._spool.drop(holding.task)
+        if entry is None:
+            return
+        if entry.task.phase is Phase.REMOVED:
+            await self._spool.drop(holding.task)
         elif holding.rank is Rank.ABANDONED:
             await self._uploads.give_up(entry, ABANDONED, short=True)
         else:

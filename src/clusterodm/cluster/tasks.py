@@ -37,6 +37,7 @@ class Entry:
     __slots__ = (
         "_info",
         "_info_of",
+        "aside",
         "attempt",
         "confirmed",
         "counted",
@@ -49,9 +50,12 @@ class Entry:
         "wait",
     )
 
-    def __init__(self, task: Task, attempt: Attempt | None = None) -> None:
+    def __init__(self, task: Task, attempt: Attempt | None = None, *, aside: str = "") -> None:
         self.task = task
         self.attempt = attempt
+        #: Why it is set aside: its row cannot be read, so that this is only what could be made out of it. Empty: it is
+        #: not.
+        self.aside = aside
         #: Why it waits in the queue.
         self.wait = ""
         #: Held while files are published and at the commit.

@@ -30,17 +30,17 @@ _WORDS = ("true", "false")
 _log = structlog.get_logger("clusterodm")
 
 
-async def _serve(settings: Settings, sockets: Sockets | None = None) -> None:
+async def _serve(settings: Settings, sockets: Sockets | None = None, *, adopt: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running_cluster(settings, sockets=sockets):
+    async with running_cluster(settings, sockets=sockets, adopt=adopt):
         await stop.wait()
         _log.info("stopping", grace=settings.shutdown_grace)
 
 
-def _run(config: Path | None, **flags: Any) -> None:
+def _run(config: Path | None, *, adopt: bool, **flags: Any) -> None:
     settings, made = with_password(load_settings(flags, config=config))
     configure_logging(settings.log_level, debug=settings.debug)
     if made:
@@ -48,9 +48,9 @@ def _run(config: Path | None, **flags: Any) -> None:
         typer.echo(f"Password of operators (LOGIN in the shell, user admin in the page), made now: {made}")
         typer.echo(f"It is kept in {file} and not shown again.")
     if settings.workers > 1:
-        run_workers(settings, lambda sockets: run_until_done(_serve(settings, sockets)))
+        run_workers(settings, lambda sockets: run_until_done(_serve(settings, sockets, adopt=adopt)))
     else:
-        run_until_done(_serve(settings))
+        run_until_done(_serve(settings, adopt=adopt))
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -112,9 +112,9 @@ def _shown_default(field: FieldInfo) -> str:
 def _command() -> Callable[..., None]:
     """The command function with one option for each setting."""
 
-    def serve(config: Path | None, **flags: Any) -> None:
+    def serve(config: Path | None, *, adopt: bool = False, **flags: Any) -> None:
         """Run the cluster (this is what plain `clusterodm` does)."""
-        _run(config, **{name: value for name, value in flags.items() if value not in (None, [], ())})
+        _run(config, adopt=adopt, **{name: value for name, value in flags.items() if value not in (None, [], ())})
 
     config = Annotated[
         Path | None,
@@ -126,6 +126,15 @@ def _command() -> Callable[..., None]:
         ),
     ]
     parameters = [inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=config)]
+    adopting = Annotated[
+        bool,
+        typer.Option(
+            "--adopt",
+            help="Once: use a data folder and a database together that do not belong together. Uploads begin again; "
+            "files of tasks that the database does not know go to the trash folder after 48 hours.",
+        ),
+    ]
+    parameters.append(inspect.Parameter("adopt", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=adopting))
     parameters += [_parameter(name, field) for name, field in Settings.model_fields.items()]
     parameters += [_retired(name) for name in RETIRED]
     serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

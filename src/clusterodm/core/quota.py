@@ -48,7 +48,7 @@ def parse_quota(text: str) -> Quota:
 class Rank(IntEnum):
     """In which order held files are released: the lowest first."""
 
-    #: Of an upload that rests, or of no task at all.
+    #: Of an upload that rests, or was removed.
     ABANDONED = 0
     #: Of a task that is over: they are there for a restart.
     LEFTOVER = 1

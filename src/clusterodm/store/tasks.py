@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +25,8 @@ from clusterodm.store.usage import UsageVerbs
 #: A task with its latest attempt, if it has had one.
 TaskAndAttempt = tuple[Task, Attempt | None]
 
+#: Values in one list of a query.
+_BATCH: Final = 500
 #: Columns that follow what the node says, kept now and then and at each change of the phase.
 PROGRESS: Final = ("progress", "processing_time", "node_code", "added_options")
 
@@ -143,6 +145,24 @@ class TaskVerbs(UsageVerbs):
     async def find_tasks_by_uuid(self, uuids: Sequence[str]) -> list[TaskAndAttempt]:
         """Those of these tasks that there are, in any phase."""
         return await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid.in_(uuids)))
+
+    async def known_tasks(self, uuids: Sequence[str]) -> set[str]:
+        """Those of these uuids that are a task's, whatever else can be read of it."""
+        known: set[str] = set()
+        for start in range(0, len(uuids), _BATCH):
+            known |= set(await self._uuids(schema.tasks.c.uuid.in_(uuids[start : start + _BATCH])))
+        return known
+
+    async def has_tasks(self) -> bool:
+        """Whether there is any task at all."""
+        return bool(await self._uuids(schema.tasks.c.uuid.is_not(None), limit=1))
+
+    async def unsent(self) -> int:
+        """How many tasks wait whose files must be held."""
+        table = schema.tasks.c
+        query = select(func.count()).where(table.phase == str(Phase.QUEUED), table.byte_count > 0)
+        async with self._transaction() as connection:
+            return int((await connection.execute(query)).scalar_one())
 
     async def versions(self, uuids: Sequence[str]) -> dict[str, int]:
         """How often each of these tasks was changed, of those that there are. One caller at a time."""
