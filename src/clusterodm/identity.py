@@ -23,7 +23,7 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     #: The id that its database may have instead, while both are given a new one; None: no other. Empty: it has none.
     replaces: str | None = None
     #: When the copy that this folder is, or was put back from, was made; 0: it is none, or uploads were told already.
-    copied_at: float = 0.0
+    copied_at: float = 0
     #: Of a copy: whether held files, consoles and results are in it.
     files: bool = True
 

@@ -69,6 +69,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         expected_wait=guesses.next_one,
         held_bytes=cluster.spool.room.held,
         room_bytes=max(0, cluster.spool.room.left()),
+        trash_bytes=cluster.strays.trash.size,
     )
 
 
@@ -103,10 +104,20 @@ def _problems(cluster: Context) -> list[str]:
     found += _unreachable_addresses(cluster)
     if cluster.submodels.stuck:
         found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")
+    found += _set_aside(cluster)
     found += [cluster.strays.problem()] if cluster.strays.problem() else []
     if cluster.spool.room.is_low():
         found.append("there is little room left for uploads")
     return found
+
+
+def _set_aside(cluster: Context) -> list[str]:
+    """Rows of the database that cannot be read."""
+    aside = cluster.store.aside
+    tasks = [f"task {uuid} is set aside, its record cannot be read: {task.why}" for uuid, task in aside.tasks.items()]
+    rows = [f"row {key} of {table} cannot be read: {why}" for (table, key), why in aside.others.items()]
+    more = len(tasks) + len(rows) - _LISTED
+    return [*tasks, *rows][:_LISTED] + ([f"{more} more rows cannot be read: clusterodm doctor"] if more > 0 else [])
 
 
 def _ill(cluster: Context) -> list[str]:

@@ -282,6 +282,8 @@ class Status(View):
     #: Bytes of held files, and bytes that may still come.
     held_bytes: int
     room_bytes: int
+    #: Bytes of what no task has any more: they go first when room is short.
+    trash_bytes: int
 
 
 class SettingView(View):

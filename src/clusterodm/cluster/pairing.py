@@ -54,7 +54,7 @@ async def pair(folder: Path, store: Store, clock: Clock, *, adopt: bool = False)
             why = await _unrelated(folder, store)
             if why and not adopt:
                 raise DataFolderError(f"{why}. {_WHAT_TO_DO}")
-            here = Identity(new_id(), replaces="", copied_at=clock() if why else 0.0)
+            here = Identity(new_id(), replaces="", copied_at=clock() if why else 0)
         elif here is None or not here.matches(there):
             why = _mismatch(folder, here, there, empty=not await store.has_tasks())
             if not adopt:
@@ -62,6 +62,12 @@ async def pair(folder: Path, store: Store, clock: Clock, *, adopt: bool = False)
             _log.warning("folder and database are used together from now on", folder=str(folder), was=why)
             here = Identity(new_id(), replaces=there, copied_at=clock())
         return await _settle(folder, store, here, there)
+
+
+def require_new(folder: Path) -> None:
+    """Raise DataFolderError where a database is about to be made in a folder that had one."""
+    if (here := read_identity(folder)) is not None:
+        raise DataFolderError(f"{_mismatch(folder, here, '', empty=True)}. {_WHAT_TO_DO}")
 
 
 async def check_pair(folder: Path, store: Store) -> str:
@@ -124,15 +130,21 @@ async def after_copy(
     if not identity.copied_at:
         return
     at = datetime.fromtimestamp(identity.copied_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    told = f"the cluster was put back to how it was at {at}, and files that were uploaded since are lost"
+    told = f"the cluster was put back to an earlier state ({at}), and files that were uploaded since are lost"
     dropped = uploads.open()
     for entry in dropped:
         await strays.take_away("spool", entry.task.uuid)
         await uploads.remove(entry, by="a restore", why=told)
     for entry in [entry for entry in tasks.active() if entry.task.phase is Phase.QUEUED]:
         with suppress(StaleTask):
-            await _skip_attempt(tasks, entry, f"put back to how it was at {at}", clock)
-    write_identity(folder, msgspec.structs.replace(identity, copied_at=0.0))
+            await _skip_attempt(tasks, entry, f"put back to an earlier state ({at})", clock)
+    waiting = [entry.task for entry in tasks.active() if entry.task.phase is Phase.QUEUED and entry.task.byte_count]
+    without = [task.uuid for task in waiting if not strays.holds(task.uuid)]
+    if without:
+        _log.error(
+            "the files of tasks that wait are not here: these tasks will fail", tasks=without[:10], count=len(without)
+        )
+    write_identity(folder, msgspec.structs.replace(identity, copied_at=0))
     _log.warning("put back from a copy", made=at, uploads_to_begin_again=len(dropped))
 
 

@@ -99,6 +99,10 @@ class Strays:
             _log.warning("moved to the trash", task=uuid, kind=kind)
         return moved
 
+    def holds(self, uuid: str) -> bool:
+        """True if files of a task are held."""
+        return self._spool.folder(uuid).is_dir()
+
     async def _look(self, kind: str, found: Iterable[str]) -> None:
         """Compare what lies there with what is known."""
         uuids = [uuid for uuid in found if is_task_id(uuid)]

@@ -15,7 +15,7 @@ import structlog
 
 from clusterodm.aio import Observers
 from clusterodm.cluster.freshness import Freshness
-from clusterodm.core.errors import StaleTask, TaskNotFound
+from clusterodm.core.errors import BadRequest, StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
 from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, Outcome, Phase, Task, task_info, visible
 from clusterodm.store import PROGRESS, Store
@@ -99,7 +99,8 @@ class Tasks:
         self.pace: tuple[float, Pace] | None = None
 
     async def load(self) -> None:
-        """Read all active tasks from the store."""
+        """Read all active tasks from the store; those whose rows cannot be read are set aside."""
+        await self._store.look_for_unknown_phases()
         for task, attempt in await self._store.active_tasks():
             self._active[task.uuid] = Entry(task, attempt)
             if task.phase is Phase.QUEUED:
@@ -137,7 +138,7 @@ class Tasks:
             found = await self._store.find_tasks_by_uuid(batch)
             for pair in found:
                 self._apply(*pair)
-            for uuid in set(batch) - {task.uuid for task, _ in found}:
+            for uuid in set(batch) - {task.uuid for task, _ in found} - self._store.aside.tasks.keys():
                 self._forgotten(uuid)
 
     async def _read_newer(self, uuids: set[str]) -> None:
@@ -222,7 +223,8 @@ class Tasks:
         if entry := self.get(uuid):  # somebody else was faster
             return entry
         if found is None:
-            return None
+            aside = self._store.aside.tasks.get(uuid)
+            return None if aside is None else Entry(aside.task, aside.attempt, aside=aside.why)
         entry = Entry(*found)
         if entry.task.phase is Phase.FINISHED:
             self._remember(entry)
@@ -240,7 +242,9 @@ class Tasks:
     async def visible_ids(self, owner: str, *, limit: int, offset: int, listed_for: float) -> list[str]:
         """A page of an owner's tasks: those that are not over, latest commit first, then those that ended in the last
         `listed_for` seconds, latest end first."""
-        mine = [entry.task for entry in self._active.values() if entry.task.owner == owner and visible(entry.task)]
+        aside = [each.task for each in self._store.aside.tasks.values() if each.task.phase is not Phase.FINISHED]
+        known = [*(entry.task for entry in self._active.values()), *aside]
+        mine = [task for task in known if task.owner == owner and visible(task)]
         mine.sort(key=lambda task: (-task.committed_at, task.uuid))
         page = [task.uuid for task in mine[offset : offset + limit]]
         if len(page) < limit:
@@ -260,7 +264,8 @@ class Tasks:
         self, entry: Entry, to: Phase, text: str, *, attempt: Attempt | None = None, **changes: Any
     ) -> None:
         """Take a task to another phase, in the store and then in memory, with what its node said last. Raises
-        StaleTask."""
+        StaleTask, and BadRequest for one that is set aside."""
+        _require_readable(entry)
         if entry.task.uuid in self._dirty:
             self._dirty.discard(entry.task.uuid)
             changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
@@ -305,7 +310,9 @@ class Tasks:
         await self.advance(entry, Phase.FINISHED, text, attempt=attempt, outcome=outcome, **changes)
 
     async def change(self, entry: Entry, text: str = "", *, attempt: Attempt | None = None, **changes: Any) -> None:
-        """Change other columns than the phase, or the attempt. Raises StaleTask."""
+        """Change other columns than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
+        aside."""
+        _require_readable(entry)
         was = entry.task
         try:
             version = await self._store.change_task(was, at=self._clock(), text=text, attempt=attempt, **changes)
@@ -378,3 +385,8 @@ class Tasks:
         self._finished[entry.task.uuid] = entry
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
+
+
+def _require_readable(entry: Entry) -> None:
+    if entry.aside:
+        raise BadRequest("This task is set aside: its record is damaged. Ask the operator of this cluster")

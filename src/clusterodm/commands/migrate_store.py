@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from clusterodm.aio import Clock
+from clusterodm.cluster.pairing import KEY, pair
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.errors import ConfigError
 from clusterodm.folder import locked_folder
+from clusterodm.identity import Identity, new_id, write_identity
 from clusterodm.settings import Settings, load_settings
-from clusterodm.store import Store, copy_store
+from clusterodm.store import Store, copy_store, require_empty
 
 
 def migrate_store(
@@ -44,9 +47,15 @@ async def _migrate(settings: Settings) -> None:
     with locked_folder(settings.data_dir, shared=False):
         source = await Store.open(f"sqlite+aiosqlite:///{path}")
         try:
+            was = await pair(settings.data_dir, source, Clock())
             target = await Store.open(url)
             try:
-                counts = await copy_store(source, target)
+                # the old database must not be taken for that of the folder again once all is copied
+                new = Identity(new_id(), replaces=was.id, copied_at=was.copied_at)
+                await require_empty(target)
+                write_identity(settings.data_dir, new)
+                counts = await copy_store(source, target, {KEY: new.id})
+                write_identity(settings.data_dir, Identity(new.id, copied_at=was.copied_at))
             finally:
                 await target.close()
         finally:

@@ -50,6 +50,7 @@ def _print(found: Status) -> None:
     def leading(name: str) -> str:
         return f"{name} (leads)" if name == found.leader else name
 
+    trash = f", {found.trash_bytes / 1e9:.1f} GB in the trash" if found.trash_bytes else ""
     rows = [
         ("nodes", f"{found.nodes_online} of {found.nodes} online, {found.nodes_closed} get nothing new"),
         ("slots", f"{found.slots_used} of {found.slots} used"),
@@ -66,6 +67,6 @@ def _print(found: Status) -> None:
             else []
         ),
         *([("replicas", ", ".join(map(leading, found.replicas)))] if len(found.replicas) > 1 else []),
-        ("disk", f"{found.held_bytes / 1e9:.1f} GB of held files, room for {found.room_bytes / 1e9:.1f} GB"),
+        ("disk", f"{found.held_bytes / 1e9:.1f} GB of held files, room for {found.room_bytes / 1e9:.1f} GB{trash}"),
     ]
     print_table(("", ""), rows, empty="")

@@ -2,25 +2,35 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What must survive a restart, in SQL."""
 
-from clusterodm.store.copying import copy_store
+from clusterodm.store.checking import Report, examine, has_tables, require_whole, untouched, value_of
+from clusterodm.store.copying import copy_store, require_empty
 from clusterodm.store.database import ask_version
 from clusterodm.store.history import EndedTask, PastAttempt, TaskFilter
 from clusterodm.store.machines import Cost
+from clusterodm.store.migrate import HEAD
 from clusterodm.store.nodes import ask_nodes
 from clusterodm.store.replicas import SILENT, Replica
 from clusterodm.store.store import Store
 from clusterodm.store.tasks import PROGRESS
 
 __all__ = [
+    "HEAD",
     "PROGRESS",
     "SILENT",
     "Cost",
     "EndedTask",
     "PastAttempt",
     "Replica",
+    "Report",
     "Store",
     "TaskFilter",
     "ask_nodes",
     "ask_version",
     "copy_store",
+    "examine",
+    "has_tables",
+    "require_empty",
+    "require_whole",
+    "untouched",
+    "value_of",
 ]

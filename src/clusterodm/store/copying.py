@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import Table, func, insert, select, text
+from sqlalchemy import Table, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.core.errors import DataFolderError
 from clusterodm.store import schema
@@ -18,25 +20,40 @@ _NOT_COPIED: Final = ("replicas", "leases")
 _ROWS: Final = 500
 
 
-async def copy_store(source: Store, target: Store) -> dict[str, int]:
-    """Copy all rows in one transaction of the target; how many, by table. Raises DataFolderError when the target is not
-    empty."""
+async def copy_store(source: Store, target: Store, values: Mapping[str, str]) -> dict[str, int]:
+    """Copy all rows in one transaction of the target, with `values` in the place of those of the same keys; how many,
+    by table. Raises DataFolderError when the target is not empty."""
     counts: dict[str, int] = {}
-    tables = [table for table in schema.metadata.sorted_tables if table.name not in _NOT_COPIED]
     async with source._transaction() as reading, target._transaction() as writing:
-        for table in tables:
-            if (await writing.execute(select(func.count()).select_from(table))).scalar_one():
-                raise DataFolderError(f"the target is not empty: there are {table.name}; nothing was copied")
-        for table in tables:
+        await _require_empty(writing)
+        for table in _tables():
             counts[table.name] = 0
             result = await reading.stream(select(table))
             async for rows in result.mappings().partitions(_ROWS):
-                values = [{str(key): plain(value) for key, value in row.items()} for row in rows]
-                await writing.execute(insert(table), values)
-                counts[table.name] += len(values)
+                copied = [{str(key): plain(value) for key, value in row.items()} for row in rows]
+                await writing.execute(insert(table), copied)
+                counts[table.name] += len(copied)
             if target.shared and _numbered(table):
                 await writing.execute(text(_GO_ON.format(table=table.name)))
+        for key, value in values.items():
+            await writing.execute(update(schema.meta).where(schema.meta.c.key == key).values(value=value))
     return counts
+
+
+async def require_empty(store: Store) -> None:
+    """Raise DataFolderError unless a store is one that `copy_store` can fill."""
+    async with store._transaction() as connection:
+        await _require_empty(connection)
+
+
+async def _require_empty(connection: AsyncConnection) -> None:
+    for table in _tables():
+        if (await connection.execute(select(func.count()).select_from(table))).scalar_one():
+            raise DataFolderError(f"the target is not empty: there are {table.name}; nothing was copied")
+
+
+def _tables() -> list[Table]:
+    return [table for table in schema.metadata.sorted_tables if table.name not in _NOT_COPIED]
 
 
 #: PostgreSQL counts on from where it was, whatever was inserted with a number of its own.

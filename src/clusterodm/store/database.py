@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import msgspec
-from sqlalchemy import ColumnElement, Float, RowMapping, Table, cast, event, func, literal, select, text
+from sqlalchemy import ColumnElement, Float, Table, cast, event, func, literal, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -22,8 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
 from clusterodm.store.migrate import migrate
+from clusterodm.store.rows import Aside, decode_text
 
-Record = TypeVar("Record", bound=msgspec.Struct)
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 #: Name of the channel on which replicas tell each other what they changed.
 CHANNEL: Final = "clusterodm"
@@ -43,19 +43,26 @@ class Database:
         self.shared = engine.dialect.name == "postgresql"
         #: Who we are among them.
         self.origin = secrets.token_hex(8)
+        #: Rows that cannot be read.
+        self.aside = Aside()
         self._kept: AsyncConnection | None = None
         self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
 
     @classmethod
-    async def open(cls, url: str) -> Self:
-        """Open (and migrate) the database at an SQLAlchemy URL. Raises DataFolderError and StoreDown."""
+    def unopened(cls, url: str) -> Self:
+        """The database at an SQLAlchemy URL as it is, of whatever schema."""
         if make_url(url).get_backend_name() == "sqlite":
             how = {"factory": _SQLite}
             engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60, connect_args=how)
             event.listen(engine.sync_engine, "connect", _set_pragmas)
         else:
             engine = create_async_engine(url, **_POOL)
-        store = cls(engine)
+        return cls(engine)
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Open (and migrate) the database at an SQLAlchemy URL. Raises DataFolderError and StoreDown."""
+        store = cls.unopened(url)
         try:
             async with store.locked("migrate"), store._transaction() as connection:
                 await connection.run_sync(migrate)
@@ -216,14 +223,13 @@ def columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:
     return {key: plain(value) for key, value in msgspec.structs.asdict(record).items() if key in table.c}
 
 
-def as_record(row: RowMapping, kind: type[Record]) -> Record:
-    """A record made of a row whose columns have its names."""
-    return msgspec.convert({str(key): value for key, value in row.items()}, kind, strict=False)
-
-
 class _SQLite(sqlite3.Connection):
     """A connection that keeps no lock once it is closed. Closed in the middle of a transaction it would keep it for as
     long as one of its statements is in somebody's hands, say in the traceback of work that was canceled."""
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.text_factory = decode_text
 
     def close(self) -> None:
         """Take back what was not committed, and close."""

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
 from clusterodm.core.tasks import TAKEN_BACK, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import schema
-from clusterodm.store.database import Database, as_record
+from clusterodm.store.database import Database
 
 
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,8 @@ class HistoryVerbs(Database):
         order = (table.c.committed_at > 0, table.c.committed_at.desc(), table.c.created_at.desc(), table.c.uuid)
         query = query.order_by(*order).limit(limit).offset(offset)
         async with self._transaction() as connection:
-            return [as_record(row, Task) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return [task for row in rows if (task := self.aside.shown_task(row)) is not None]
 
     async def count_tasks(self, wanted: TaskFilter) -> int:
         """How many tasks match."""
@@ -97,7 +98,8 @@ class HistoryVerbs(Database):
             .limit(limit)
         )
         async with self._transaction() as connection:
-            return [as_record(row, PastAttempt) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, PastAttempt, "attempts", "task", "number")
 
     async def ended_tasks(self, since: float, *, limit: int) -> list[EndedTask]:
         """Figures of tasks that ended after `since`, latest end first."""
@@ -112,7 +114,8 @@ class HistoryVerbs(Database):
             .limit(limit)
         )
         async with self._transaction() as connection:
-            return [as_record(row, EndedTask) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, EndedTask, "tasks", "uuid")
 
     async def completed_on(self, node_id: int, *, limit: int, offset: int) -> list[str]:
         """Uuids of completed tasks whose results are, or were, on this node."""
@@ -135,8 +138,9 @@ class HistoryVerbs(Database):
         table = schema.attempts
         query = select(table).where(table.c.task.in_(list(uuids))).order_by(table.c.number)
         async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings()
-            return {row["task"]: as_record(row, Attempt) for row in rows}
+            rows = (await connection.execute(query)).mappings().all()
+        found = self.aside.records(rows, Attempt, "attempts", "task", "number")
+        return {attempt.task: attempt for attempt in found}
 
 
 def _ended() -> ColumnElement[float]:

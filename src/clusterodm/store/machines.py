@@ -14,7 +14,8 @@ from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import Machine, State, require_transition
 from clusterodm.core.sizing import Peak
 from clusterodm.store import schema
-from clusterodm.store.database import Database, as_record, columns, plain
+from clusterodm.store.database import Database, columns, plain
+from clusterodm.store.rows import Row, as_record, explain, salvaged
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,14 +59,29 @@ class MachineVerbs(Database):
         table = schema.machines
         query = select(table).where(table.c.state != str(State.GONE)).order_by(table.c.ordered_at, table.c.id)
         async with self._transaction() as connection:
-            return [as_record(row, Machine) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return [machine for row in rows if (machine := self._machine(row)) is not None]
 
     async def machines_gone(self, *, limit: int) -> list[Machine]:
         """Machines that are gone, last one first."""
         table = schema.machines
         query = select(table).where(table.c.state == str(State.GONE)).order_by(table.c.gone_at.desc()).limit(limit)
         async with self._transaction() as connection:
-            return [as_record(row, Machine) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, Machine, "machines", "id")
+
+    def _machine(self, row: Row) -> Machine | None:
+        """A machine. One whose row cannot be read is kept as far as possible, and by its provider: unknown, it would be
+        taken for an orphan and deleted with what runs on it."""
+        try:
+            return as_record(row, Machine)
+        except msgspec.ValidationError as error:
+            self.aside.add("machines", row["id"], explain(row, Machine, error))
+        try:
+            made = salvaged(row, Machine, state=State.READY, provider="", size="", location="", max_images=0)
+        except msgspec.ValidationError:
+            return None
+        return msgspec.structs.replace(made, kept=True)
 
     async def forget_machines(self, before: float, *, month: str) -> None:
         """Delete machines that went before a time, and costs of months before one."""
@@ -80,7 +96,8 @@ class MachineVerbs(Database):
         table = schema.peaks
         query = select(table).order_by(table.c.id.desc()).limit(limit)
         async with self._transaction() as connection:
-            return [as_record(row, Peak) for row in (await connection.execute(query)).mappings()][::-1]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, Peak, "peaks", "id")[::-1]
 
     async def add_peaks(self, peaks: Iterable[Peak], *, keep: int) -> None:
         """Keep what tasks took, the last `keep` of them."""

@@ -17,7 +17,7 @@ HEAD: Final = "0013"
 
 def migrate(connection: Connection) -> None:
     """Run all migrations that are missing. Raises DataFolderError for a database of a newer version."""
-    if _version(connection) == HEAD:
+    if schema_version(connection) == HEAD:
         return
     from alembic import command
     from alembic.config import Config
@@ -34,7 +34,8 @@ def migrate(connection: Connection) -> None:
         ) from None
 
 
-def _version(connection: Connection) -> str | None:
+def schema_version(connection: Connection) -> str | None:
+    """Return the schema of a database; None for one that has none yet."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

@@ -7,15 +7,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
 from clusterodm.store.database import Database, columns, down, plain
-
-_ADDRESS = NodeAddress.__struct_fields__
+from clusterodm.store.rows import MalformedJson, Row, as_node, explain, readable_nodes, salvaged_node
 
 
 class NodeVerbs(Database):
@@ -24,8 +24,19 @@ class NodeVerbs(Database):
     async def nodes(self) -> list[NodeRecord]:
         """All nodes by number, removed ones too."""
         async with self._transaction() as connection:
-            rows = (await connection.execute(select(schema.nodes).order_by(schema.nodes.c.id))).mappings()
-            return [_node(row) for row in rows]
+            rows = (await connection.execute(select(schema.nodes).order_by(schema.nodes.c.id))).mappings().all()
+        return [node for row in rows if (node := self._node(row)) is not None]
+
+    def _node(self, row: Row) -> NodeRecord | None:
+        """A node. One whose row cannot be read gets nothing new, and its tasks are followed as far as possible."""
+        try:
+            return as_node(row)
+        except msgspec.ValidationError as error:
+            self.aside.add("nodes", row["id"], explain(row, NodeRecord, error))
+        try:
+            return salvaged_node(row)
+        except msgspec.ValidationError:
+            return None
 
     async def add_node(self, record: NodeRecord) -> NodeRecord:
         """Keep a node (its id is chosen here). One that is known by its place gets the new address and the new
@@ -40,7 +51,7 @@ class NodeVerbs(Database):
             await connection.execute(statement.on_conflict_do_update(index_elements=["host", "port"], set_=changed))
             here = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
             await self._tell(connection, "nodes")
-            return _node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
+            return as_node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
 
     async def change_node(self, node_id: int, **changes: Any) -> None:
         """Change columns of a node."""
@@ -71,7 +82,11 @@ class NodeVerbs(Database):
         """A single value, None when it was never kept."""
         async with self._transaction() as connection:
             query = select(schema.meta.c.value).where(schema.meta.c.key == key)
-            return (await connection.execute(query)).scalar_one_or_none()
+            value = (await connection.execute(query)).scalar_one_or_none()
+        if isinstance(value, MalformedJson):
+            self.aside.add("meta", key, "malformed JSON")
+            return None
+        return value
 
     async def keep_value(self, key: str, value: Any) -> None:
         """Keep a single JSON value under `key`."""
@@ -85,7 +100,11 @@ class NodeVerbs(Database):
         async with self._transaction() as connection:
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
-            return (await connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key))).scalar_one()
+            query = select(schema.meta.c.value).where(schema.meta.c.key == key)
+            kept = (await connection.execute(query)).scalar_one()
+        if isinstance(kept, MalformedJson):
+            raise DataFolderError(f"the database is damaged: its value {key!r} cannot be read; restore a copy")
+        return kept
 
 
 async def ask_nodes(url: str) -> list[NodeRecord]:
@@ -94,8 +113,8 @@ async def ask_nodes(url: str) -> list[NodeRecord]:
     shown = select(schema.nodes).where(schema.nodes.c.removed.is_(False)).order_by(schema.nodes.c.id)
     try:
         async with engine.connect() as connection:
-            return [_node(row) for row in (await connection.execute(shown)).mappings()]
-    except (SQLAlchemyError, OSError, TimeoutError, TypeError, msgspec.ValidationError) as error:
+            return readable_nodes((await connection.execute(shown)).mappings())
+    except (SQLAlchemyError, OSError, TimeoutError) as error:
         raise down(error) from None
     finally:
         await engine.dispose()
@@ -109,9 +128,3 @@ async def _write_alike(connection: AsyncConnection, address: NodeAddress) -> Non
     if alike and all(row.host != address.host for row in alike):
         change = update(schema.nodes).where(table.id == alike[0].id).values(host=address.host)
         await connection.execute(change)
-
-
-def _node(row: RowMapping) -> NodeRecord:
-    address = NodeAddress(**{name: row[name] for name in _ADDRESS})
-    record = {str(key): value for key, value in row.items() if key not in _ADDRESS}
-    return msgspec.convert(record | {"address": address}, NodeRecord, strict=False)

@@ -14,7 +14,7 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.store import schema
-from clusterodm.store.database import CHANNEL, Database, as_record, discard
+from clusterodm.store.database import CHANNEL, Database, discard
 
 _log = structlog.get_logger("store")
 
@@ -60,7 +60,7 @@ class ReplicaVerbs(Database):
         table, now = schema.replicas, self._now()
         query = select(table).where(table.c.seen_at > now - SILENT)
         rows = (await connection.execute(query.order_by(table.c.started_at, table.c.id))).mappings()
-        return [as_record(row, Replica) for row in rows]
+        return self.aside.records(rows, Replica, "replicas", "id")
 
     async def take(self, lease: str, holder: str, seconds: float) -> bool:
         """Take or renew a lease; False when somebody else has it."""

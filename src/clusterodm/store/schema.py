@@ -24,6 +24,8 @@ from sqlalchemy import (
     false,
 )
 
+from clusterodm.store.rows import decode_json
+
 
 class Json(TypeDecorator[Any]):
     """A JSON value in a text column."""
@@ -36,8 +38,8 @@ class Json(TypeDecorator[Any]):
         return None if value is None else msgspec.json.encode(value).decode()
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """Decode on the way out."""
-        return None if value is None else msgspec.json.decode(value)
+        """Decode on the way out; what is no JSON does not keep other rows from being read."""
+        return decode_json(value)
 
 
 metadata = MetaData(

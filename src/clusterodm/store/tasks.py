@@ -19,7 +19,7 @@ from clusterodm.core.errors import StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
 from clusterodm.store import schema
-from clusterodm.store.database import as_record, columns, plain
+from clusterodm.store.database import columns, plain
 from clusterodm.store.usage import UsageVerbs
 
 #: A task with its latest attempt, if it has had one.
@@ -174,9 +174,14 @@ class TaskVerbs(UsageVerbs):
             return {str(row[0]): int(row[1]) for row in await connection.execute(query)}
 
     async def active_tasks(self) -> list[TaskAndAttempt]:
-        """All tasks that loops work on, oldest commit first."""
+        """All tasks that loops work on, oldest commit first. Those that cannot be read are set aside."""
         query = select(schema.tasks).where(schema.tasks.c.phase.in_([str(phase) for phase in ACTIVE]))
         return await self._tasks(query.order_by(schema.tasks.c.committed_at))
+
+    async def look_for_unknown_phases(self) -> None:
+        """Set tasks aside whose phase is none that we know: no other query finds them before somebody asks."""
+        known = [str(phase) for phase in Phase]
+        await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(known)))
 
     async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
         """Uuids of an owner's finished tasks that ended after `since`, latest end first."""
@@ -208,8 +213,8 @@ class TaskVerbs(UsageVerbs):
         query = select(schema.tasks).where(table.job == job, table.job != "", table.phase != str(Phase.REMOVED))
         query = query if besides is None else query.where(table.job_attempt != besides)
         async with self._transaction() as connection:
-            found = await connection.execute(query.order_by(table.finished_at).limit(limit))
-            return [as_record(row, Task) for row in found.mappings()]
+            rows = (await connection.execute(query.order_by(table.finished_at).limit(limit))).mappings().all()
+        return [task for row in rows if (task := self.aside.task(row)) is not None]
 
     async def webhooks_due(self) -> list[str]:
         """Uuids of tasks whose owner is still to be told that they ended."""
@@ -234,17 +239,19 @@ class TaskVerbs(UsageVerbs):
     async def manifest(self, uuid: str) -> Manifest | None:
         """What was accepted of a task; None when that was not kept."""
         table = schema.manifests.c
-        query = select(table.files, table.zipurl).where(table.task == uuid)
+        query = select(schema.manifests).where(table.task == uuid)
         async with self._transaction() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
-        return as_record(row, Manifest) if row is not None else None
+        found = self.aside.records([row], Manifest, "manifests", "task") if row is not None else []
+        return found[0] if found else None
 
     async def timeline(self, uuid: str) -> list[Event]:
         """All lines of a task's timeline, oldest first."""
         table = schema.events
-        query = select(table.c.task, table.c.at, table.c.text).where(table.c.task == uuid).order_by(table.c.id)
+        query = select(table).where(table.c.task == uuid).order_by(table.c.id)
         async with self._transaction() as connection:
-            return [as_record(row, Event) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, Event, "events", "id")
 
     # Attempts
 
@@ -295,13 +302,27 @@ class TaskVerbs(UsageVerbs):
 
     async def _attempts(self, query: Select[Any]) -> list[Attempt]:
         async with self._transaction() as connection:
-            return [as_record(row, Attempt) for row in (await connection.execute(query)).mappings()]
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, Attempt, "attempts", "task", "number")
 
     async def _tasks(self, query: Select[Any]) -> list[TaskAndAttempt]:
         async with self._transaction() as connection:
-            tasks = [as_record(row, Task) for row in (await connection.execute(query)).mappings()]
-            latest = await _latest_attempts(connection, tasks)
-        return [(task, latest.get(task.uuid)) for task in tasks]
+            rows = (await connection.execute(query)).mappings().all()
+            tasks = [task for row in rows if (task := self.aside.task(row)) is not None]
+            latest = await self._latest_attempts(connection, tasks)
+        found = [(task, latest.get(task.uuid)) for task in tasks]
+        return [(task, attempt) for task, attempt in found if not self.aside.without_attempt(task, attempt)]
+
+    async def _latest_attempts(self, connection: AsyncConnection, tasks: Sequence[Task]) -> dict[str, Attempt]:
+        table = schema.attempts
+        found: dict[str, Attempt] = {}
+        tried = [task.uuid for task in tasks if task.attempts]
+        for start in range(0, len(tried), _BATCH):
+            query = select(table).where(table.c.task.in_(tried[start : start + _BATCH])).order_by(table.c.number)
+            rows = (await connection.execute(query)).mappings().all()
+            for attempt in self.aside.records(rows, Attempt, "attempts", "task", "number"):
+                found[attempt.task] = attempt
+        return found
 
 
 async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> int:
@@ -316,17 +337,6 @@ async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str,
 
 async def _add_event(connection: AsyncConnection, uuid: str, at: float, text: str) -> None:
     await connection.execute(insert(schema.events).values(task=uuid, at=at, text=text))
-
-
-async def _latest_attempts(connection: AsyncConnection, tasks: Sequence[Task]) -> dict[str, Attempt]:
-    table = schema.attempts
-    found: dict[str, Attempt] = {}
-    tried = [task.uuid for task in tasks if task.attempts]
-    for start in range(0, len(tried), 500):
-        query = select(table).where(table.c.task.in_(tried[start : start + 500])).order_by(table.c.number)
-        for row in (await connection.execute(query)).mappings():
-            found[row["task"]] = as_record(row, Attempt)
-    return found
 
 
 def _progress_row(task: Task) -> dict[str, Any]:

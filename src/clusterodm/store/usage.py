@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clusterodm.core.fairness import NEGLIGIBLE, Account, length, payer
 from clusterodm.core.tasks import ON_NODE, Attempt, Stage, Task
 from clusterodm.store import schema
-from clusterodm.store.database import Database, as_record
+from clusterodm.store.database import Database
 
 
 class UsageVerbs(Database):
@@ -19,8 +19,8 @@ class UsageVerbs(Database):
     async def accounts(self) -> list[Account]:
         """Return what all owners have used."""
         async with self._transaction() as connection:
-            rows = (await connection.execute(select(schema.usage))).mappings()
-            return [as_record(row, Account) for row in rows]
+            rows = (await connection.execute(select(schema.usage))).mappings().all()
+        return self.aside.records(rows, Account, "usage", "owner")
 
     async def drop_accounts(self, now: float) -> None:
         """Delete accounts of which next to nothing is left."""
@@ -40,7 +40,8 @@ class UsageVerbs(Database):
         new = self._insert(table).values(owner=owner, seconds=0.0, at=at)
         await connection.execute(new.on_conflict_do_nothing(index_elements=["owner"]))
         query = select(table).where(table.c.owner == owner).with_for_update()
-        account = as_record((await connection.execute(query)).mappings().one(), Account)
+        rows = (await connection.execute(query)).mappings().all()
+        [account] = self.aside.records(rows, Account, "usage", "owner") or [Account(owner, 0.0, at)]
         account = account.charged(length(attempt.started_at, at), at)
         change = update(table).where(table.c.owner == owner)
         await connection.execute(change.values(seconds=account.seconds, at=account.at))
