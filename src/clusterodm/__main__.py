@@ -33,6 +33,7 @@ COMMANDS: Final = (
     "import",
     "migrate-store",
     "backup",
+    "restore",
 )
 #: What these write is for the eyes of their user alone, whatever the umask.
 _PRIVATE: Final = ("serve", "import", "migrate-store", "backup", "restore")

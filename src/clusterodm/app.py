@@ -26,16 +26,17 @@ from clusterodm.assembly import Own, build
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
-from clusterodm.cluster.pairing import after_copy, pair
+from clusterodm.cluster.pairing import after_copy, pair, require_new
 from clusterodm.cluster.replicas import Loops
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
 from clusterodm.folder import locked_folder, note_ports
 from clusterodm.observe import access_logged_to, logging_to
 from clusterodm.proxy.routes import make_app
+from clusterodm.restoring import DATABASE, settle
 from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
-from clusterodm.store import Store
+from clusterodm.store import Store, require_whole
 
 _log = structlog.get_logger("clusterodm")
 
@@ -89,9 +90,15 @@ async def running_cluster(
             )
         # many uploads may wait for the disk at once, and none may keep the others from their turn
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
+        if said := await settle(folder, shared):
+            _log.warning(said)
         tls = tls_context(settings)
         nodes = [parse_address(text) for text in settings.node]
-        store = await Store.open(shared or f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
+        if not shared and (folder / DATABASE).exists():
+            await asyncio.to_thread(require_whole, folder / DATABASE)
+        elif not shared and not adopt:
+            require_new(folder)
+        store = await Store.open(shared or f"sqlite+aiosqlite:///{folder / DATABASE}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
         identity = await pair(folder, store, clock, adopt=adopt)

@@ -18,7 +18,6 @@ ELSEWHERE: Final = {
     r"pip install -e docs/examples": "tests/deploy/test_example_provider.py",
     r"(python3 -m venv|sudo sh -c|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
     r"make node-contract": "tests/node_contract",
-    r"pg_restore": "tests/clients/test_backup.py",
     r"CLUSTERODM_DATABASE_URL=\S+ +clusterodm": "tests/faults/test_replicas.py",
     r"clusterodm migrate-store": "tests/faults/test_replicas.py",
     r"nc 127": "tests/admin/test_shell.py",

@@ -43,7 +43,7 @@ COMMAND = {
 #: What is asked of a cluster that runs.
 ASKED = re.compile(r"clusterodm (status|queue|task|node|machine|submit|backup|health) |curl ")
 #: What the pages say is done while no cluster runs.
-STOPPED = re.compile(r"rm -r data|clusterodm import")
+STOPPED = re.compile(r"clusterodm (restore|import)")
 #: These say by their exit code that something is wrong, which it may be here.
 ASKING = re.compile(r"clusterodm (status|doctor)")
 

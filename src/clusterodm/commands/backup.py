@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """`clusterodm backup`: a copy of everything that is kept, made while the cluster runs.
 
-What is copied is a data folder: to restore it, put it where the data folder was. Files are copied before and after the
-database, so that every task of the copied database has the files that it had at that moment.
+Files are copied before and after the database, so that every task of the copied database has the files that it had at
+that moment. `clusterodm restore` puts the copy back.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import unquote, urlsplit
 
+import msgspec
 import typer
 
-from clusterodm.core.errors import ConfigError, DataFolderError, Rejected
-from clusterodm.providers.programs import run
+from clusterodm.commands.postgres import dump
+from clusterodm.core.errors import ConfigError, DataFolderError
+from clusterodm.identity import FILE, Identity, new_id, read_identity, write_identity
+from clusterodm.restoring import DATABASE, DATABASE_FILES, DUMP, stays
 from clusterodm.settings import Settings, load_settings
+from clusterodm.store import require_whole
 
-_DATABASE: Final = "clusterodm.db"
-_DUMP: Final = "database.dump"
-#: What a copy does not have of the folder: the lock, logs, and a database that is in use, which is copied by itself.
-_NOT_COPIED: Final = ("lock", "logs", _DATABASE, f"{_DATABASE}-wal", f"{_DATABASE}-shm", _DUMP)
+#: What a copy does not have of the folder, or has in its own way: a database that is in use is copied by itself.
+_NOT_COPIED: Final = (*DATABASE_FILES, DUMP, FILE)
 #: The file that is being copied, in the target.
 _COPYING: Final = ".copying"
 
@@ -39,7 +41,7 @@ def backup(
         str | None,
         typer.Option(
             help="The PostgreSQL of replicas, copied by pg_dump; better in the environment, where a password is not "
-            "seen by others. [CLUSTERODM_DATABASE_URL]"
+            "seen by others. [CLUSTERODMDATABASE_URL]"
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with the same keys. [CLUSTERODM_CONFIG]")] = None,
@@ -63,15 +65,21 @@ def _backup(settings: Settings, target: Path, *, files: bool) -> None:
     if target.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{target} lies in the data folder itself")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(target.iterdir()) and not any((target / name).exists() for name in (_DATABASE, _DUMP, _COPYING)):
+    if any(target.iterdir()) and not any((target / name).exists() for name in (DATABASE, DUMP, _COPYING)):
         raise ConfigError(f"{target} has something in it that is no earlier copy")
+    began, identity = time.time(), read_identity(source) or Identity(new_id(), replaces="")
+    if not files and any((target / name).is_dir() for name in ("spool", "results", "console")):
+        raise ConfigError(f"{target} is a copy with files: choose another folder for a copy of the database alone")
     if files:
         _copy_files(source, target)
     if url:
-        _dump(url, target / _DUMP)
+        _dump(url, target / DUMP)
     else:
-        _copy_database(source / _DATABASE, target / _DATABASE)
+        _copy_database(source / DATABASE, target / DATABASE)
     count, size = _copy_files(source, target, tidy=True) if files else (0, 0)
+    (target / (DATABASE if url else DUMP)).unlink(missing_ok=True)
+    # uploads go on meanwhile: from here on nobody can tell which of their files are in the copy
+    write_identity(target, msgspec.structs.replace(identity, copied_at=began, files=files))
     typer.echo(f"{target}: the database and {count} files, {size / 1e9:.2f} GB")
 
 
@@ -81,32 +89,22 @@ def _copy_database(source: Path, target: Path) -> None:
         raise ConfigError(f"there is no {source}")
     part = target.parent / _COPYING
     part.unlink(missing_ok=True)
-    with (
-        closing(sqlite3.connect(f"file:{source.resolve().as_posix()}?mode=ro", uri=True)) as reading,
-        closing(sqlite3.connect(part)) as writing,
-    ):
-        reading.backup(writing)
+    try:
+        with (
+            closing(sqlite3.connect(f"file:{source.resolve().as_posix()}?mode=ro", uri=True)) as reading,
+            closing(sqlite3.connect(part)) as writing,
+        ):
+            reading.backup(writing)
+    except sqlite3.Error as error:
+        raise DataFolderError(f"{source} cannot be copied: {error}; an older copy in {target.parent} stays") from None
+    require_whole(part)
     part.replace(target)
 
 
 def _dump(url: str, target: Path) -> None:
-    """By PostgreSQL's own means. The password is in the environment of that program, not among its arguments."""
-    split = urlsplit(url)
-    known = {
-        "PGHOST": split.hostname,
-        "PGPORT": split.port,
-        "PGUSER": split.username and unquote(split.username),
-        "PGPASSWORD": split.password and unquote(split.password),
-        "PGDATABASE": split.path.strip("/"),
-    }
+    """By PostgreSQL's own means."""
     part = target.parent / _COPYING
-    environ = {name: str(value) for name, value in known.items() if value}
-    try:
-        ended = asyncio.run(run(["pg_dump", "--format=custom", f"--file={part}"], environ=environ))
-    except Rejected as error:
-        raise ConfigError(f"{error}; it comes with PostgreSQL's client") from None
-    if ended.status:
-        raise DataFolderError(f"pg_dump failed: {ended.said}")
+    asyncio.run(dump(url, part))
     part.replace(target)
 
 
@@ -141,7 +139,7 @@ def _worthless(place: Path) -> bool:
     """Whether nothing would be lost with it: what is being received is worthless after a restart."""
     match place.parts:
         case [name]:
-            return name in _NOT_COPIED
+            return name in _NOT_COPIED or stays(name)
         case ["spool", _, "parts"]:
             return True
         case ["results", _, name]:

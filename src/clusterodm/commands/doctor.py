@@ -17,12 +17,13 @@ import typer
 from rich.markup import escape
 
 from clusterodm.aio import Clock
+from clusterodm.commands.doctor_database import check_database
 from clusterodm.commands.doctor_files import certificate, secret_files, tokens
 from clusterodm.commands.doctor_nodes import TIMEOUT, Known, check_node, known_nodes
 from clusterodm.commands.finding import Finding
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import ConfigError, ProviderError, StoreDown, Throttled
+from clusterodm.core.errors import ConfigError, ProviderError, Throttled
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.splitmerge import unusable
@@ -32,7 +33,6 @@ from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.reasons import describe
 from clusterodm.settings import Settings, load_settings
-from clusterodm.store import ask_version
 
 _NOT_SET: Final = (
     "not set: split-merge jobs are given the address that their client used, which nodes on other hosts must reach, too"
@@ -79,8 +79,8 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
         yield finding
     runs = in_use(settings.data_dir)
     yield _folder(settings, runs=runs)
-    if settings.database_url.get_secret_value():
-        yield await _database(settings)
+    async for finding in check_database(settings):
+        yield finding
     yield _disk(settings)
     for name in ("port", "secure_port", "admin_cli_port", "admin_web_port"):
         if port := getattr(settings, name):
@@ -101,14 +101,6 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
         async for finding in _providers(session, settings):
             yield finding
         yield await _public(session, settings, [each.address for each in nodes], runs=runs)
-
-
-async def _database(settings: Settings) -> Finding:
-    try:
-        version = await ask_version(settings.database_url.get_secret_value())
-    except StoreDown as error:
-        return Finding("database", "error", str(error), "see that it runs, and that --database-url leads to it")
-    return Finding("database", "ok", f"PostgreSQL {version} answers")
 
 
 def _folder(settings: Settings, *, runs: bool) -> Finding:

@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A PostgreSQL copied and put back by its own programs; passwords are in their environment, not in their arguments."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from clusterodm.core.errors import ConfigError, DataFolderError, Rejected
+from clusterodm.providers.programs import run
+
+#: Leaves nothing of ours or of a newer version of ours; refused while a replica gives signs of life.
+_EMPTY: Final = """
+DO $$
+DECLARE found record; alive bigint := 0;
+BEGIN
+    IF to_regclass('replicas') IS NOT NULL THEN
+        EXECUTE 'SELECT count(*) FROM replicas WHERE seen_at > extract(epoch FROM clock_timestamp()) - 6' INTO alive;
+    END IF;
+    IF alive > 0 THEN RAISE EXCEPTION 'replicas work on this database; stop all of them'; END IF;
+    FOR found IN SELECT tablename FROM pg_tables WHERE schemaname = current_schema() LOOP
+        EXECUTE format('DROP TABLE IF EXISTS %I CASCADE', found.tablename);
+    END LOOP;
+END $$;
+"""
+
+
+def environment(url: str) -> dict[str, str]:
+    """How PostgreSQL's programs are told what a URL says."""
+    split = urlsplit(url)
+    known = {
+        "PGHOST": split.hostname,
+        "PGPORT": split.port,
+        "PGUSER": split.username and unquote(split.username),
+        "PGPASSWORD": split.password and unquote(split.password),
+        "PGDATABASE": split.path.strip("/"),
+    }
+    return {name: str(value) for name, value in known.items() if value}
+
+
+async def dump(url: str, target: Path) -> None:
+    """Copy a whole database as of one moment. Raises ConfigError and DataFolderError."""
+    await _run(url, "pg_dump", "--format=custom", f"--file={target}")
+
+
+async def replace(url: str, source: Path, key: str, mark: str) -> None:
+    """Put a copy in the place of all that is in a database, and a mark with it, in one transaction. Raises ConfigError
+    and DataFolderError; then all is as it was."""
+    with tempfile.TemporaryDirectory(prefix="clusterodm-") as made:
+        script, before, after = (Path(made) / name for name in ("dump.sql", "before.sql", "after.sql"))
+        await _run(url, "pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(source))
+        before.write_text(_EMPTY)
+        insert = f"INSERT INTO public.meta (key, value) VALUES ('{key}', '" + f'"{mark}"' + "')"  # noqa: S608 - ours
+        after.write_text(f"{insert} ON CONFLICT (key) DO UPDATE SET value = excluded.value;\n")
+        files = [f"--file={path}" for path in (before, script, after)]
+        await _run(url, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", *files)
+
+
+async def _run(url: str, *words: str) -> None:
+    try:
+        ended = await run(words, environ=environment(url))
+    except Rejected as error:
+        raise ConfigError(f"{error}; it comes with PostgreSQL's client") from None
+    if ended.status:
+        wrong = [line.partition("ERROR:")[2].strip() for line in ended.err.splitlines() if "ERROR:" in line]
+        raise DataFolderError(f"{words[0]} failed: {wrong[0][:300] if wrong else ended.said}")
