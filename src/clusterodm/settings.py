@@ -28,6 +28,7 @@ from pydantic import (
 
 from clusterodm.core.effects import NEEDS, without_effect
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.forwarding import FOR, FORWARDED, KNOWN, PROTO
 from clusterodm.core.jsontext import decode_file
 from clusterodm.core.nodes import parse_address
 from clusterodm.core.quota import parse_quota
@@ -117,8 +118,13 @@ class Settings(BaseModel):
     )
     trusted_proxies: Words = Field(
         default_factory=list,
-        description="Addresses or networks (10.0.0.0/8) of proxies in front of us, whose Forwarded and X-Forwarded-* "
-        "headers are believed; commas between them.",
+        description="Addresses or networks (10.0.0.0/8) of proxies in front of us, whose --proxy-headers are "
+        "believed; commas between them.",
+    )
+    proxy_headers: Words = Field(
+        default_factory=lambda: [FOR, PROTO],
+        description="Headers that every trusted proxy sets or removes, whatever a client sent: x-forwarded-for, "
+        "x-forwarded-proto, x-forwarded-host; or forwarded alone. Others are never believed.",
     )
     splitmerge: bool = Field(
         True, description="Offer the cluster to split-merge jobs; --no-splitmerge: do not, and refuse seed.zip."
@@ -129,7 +135,8 @@ class Settings(BaseModel):
         0,
         ge=0,
         description="Uploads in progress that one caller may have at a time; one that rests for a quarter of an hour "
-        "does not count; 0: no limit.",
+        "does not count; 0: no limit. A caller is the owner of a token; where all share one token, or none is needed, "
+        "an address (of IPv6, a /64 network), and each process counts its own.",
     )
     stale_uploads_timeout: int = Field(
         0,
@@ -257,6 +264,16 @@ class Settings(BaseModel):
         for text in value:
             ip_network(text, strict=False)
         return value
+
+    @field_validator("proxy_headers")
+    @classmethod
+    def _check_headers(cls, value: list[str]) -> list[str]:
+        names = [text.lower() for text in value]
+        if unknown := sorted(set(names) - set(KNOWN)):
+            raise ValueError(f"must be of {', '.join(KNOWN)}, not {unknown[0][:50]}")
+        if FORWARDED in names and len(names) > 1:
+            raise ValueError("forwarded goes alone: two headers that say the same may disagree")
+        return names
 
     @field_validator("nodes_dns")
     @classmethod

@@ -6,25 +6,43 @@ and paths of this machine are put in."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
+import signal
+import sqlite3
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
 import pytest
 import trustme
+from aiohttp import web
 
 from clusterodm.devnode import Knobs, running_devnode
 from tests import nginx as shipped_nginx
 from tests.needs import need
 from tests.processes import free_port, program
-from tests.support import Api, eventually, images
+from tests.support import Api, eventually, form, images
 
 PROXIES = Path(__file__).parents[2] / "deploy" / "proxies"
 BIN = Path(sys.executable).parent
+#: The client is somebody else than the proxy.
+CLIENT = "127.0.0.2"
+#: What a client makes up of itself and of how it called.
+SPOOFED = {
+    "Forwarded": "for=6.6.6.6;proto=http;host=evil.example",
+    "X-Forwarded-For": "6.6.6.6",
+    "X-Forwarded-Proto": "evil",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Port": "666",
+    "X-Forwarded-Server": "evil.example",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Forwarded-Ssl": "evil",
+}
 
 
 class Site:
@@ -117,7 +135,7 @@ async def in_front(site: Site, command: list[str]) -> AsyncIterator[Api]:
     try:
         api = Api(f"https://maps.example:{site.port}", "hush-client")
         await api.session.close()
-        connector = aiohttp.TCPConnector(resolver=_ToProxy(), ssl=trust, force_close=True)
+        connector = aiohttp.TCPConnector(resolver=_ToProxy(), ssl=trust, force_close=True, local_addr=(CLIENT, 0))
         async with aiohttp.ClientSession(connector=connector) as api.session:
 
             async def answers() -> bool:
@@ -178,3 +196,61 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
                 await eventually(back)
     logs = [path for path in tmp_path.glob("*.log") if "hush-" in path.read_text()]
     assert logs == []
+
+
+@asynccontextmanager
+async def echo(seen: list[tuple[str, str]]) -> AsyncIterator[int]:
+    """A server that keeps the headers of what it is asked, in place of the cluster; its port."""
+
+    async def answer(request: web.Request) -> web.Response:
+        seen[:] = request.headers.items()
+        return web.json_response({"version": "1"})
+
+    server = web.Server(answer)
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+async def test_what_a_client_makes_up_of_itself_does_not_get_through(name: str, tmp_path: Path) -> None:
+    seen: list[tuple[str, str]] = []
+    async with echo(seen) as upstream:
+        site = Site(tmp_path, upstream)
+        command = MAKERS[name](site)
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"{name} is not installed")
+        async with in_front(site, command) as api:
+            await api.raw("GET", "/info", headers=SPOOFED)
+            passed = [(key, value) for key, value in seen if "6" in value or "evil" in value]
+            given = {key.lower(): value for key, value in seen}
+    assert [each for each in passed if str(site.port) not in each[1]] == []
+    assert (given["x-forwarded-for"], given["x-forwarded-proto"]) == (CLIENT, "https")
+    assert given["host"].partition(":")[0] == "maps.example"
+
+
+@pytest.mark.parametrize("headers", ["", "x-forwarded-for,x-forwarded-proto,x-forwarded-host", "forwarded"])
+@pytest.mark.parametrize("name", MAKERS)
+async def test_the_cluster_believes_the_proxy_and_nobody_else(name: str, headers: str, tmp_path: Path) -> None:
+    announced = {"proxy-headers": headers} if headers else {}
+    async with program(tmp_path, **{"trusted-proxies": "127.0.0.1"}, **announced) as cluster:
+        cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "true"}
+        await cluster.start()
+        site = Site(tmp_path, cluster.port)
+        command = MAKERS[name](site)
+        if shutil.which(command[0]) is None:
+            pytest.skip(f"{name} is not installed")
+        async with in_front(site, command) as api:
+            fields = form({"options": json.dumps([{"name": "split", "value": 1}])})
+            status, _, body = await api.raw("POST", "/task/new/init", data=fields, headers=SPOOFED)
+            assert status == 200, body
+        believed = [json.loads(line) for line in cluster.log.read_text().splitlines() if "/task/new/init" in line]
+        assert [line["remote"] for line in believed] == ["127.0.0.1" if headers == "forwarded" else CLIENT]
+        await cluster.end(signal.SIGTERM)
+        with closing(sqlite3.connect(tmp_path / "data" / "clusterodm.db")) as database:
+            ((options,),) = database.execute("SELECT options FROM tasks").fetchall()
+        [address] = [option["value"] for option in json.loads(options) if option["name"] == "sm-cluster"]
+        scheme = "http" if headers == "forwarded" else "https"
+        assert address.partition("?")[0] in {f"{scheme}://maps.example:{site.port}", f"{scheme}://maps.example"}

@@ -10,16 +10,14 @@ import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clusterodm.cluster import uploads
 from clusterodm.core.tasks import Phase
 from tests.admin.support import start
 from tests.processes import free_port
-from tests.support import Rig, eventually, form, zipped
+from tests.support import Rig, eventually, zipped
 
 #: What a smuggled or hidden request would be answered.
 INFO = b'"taskQueueCount"'
@@ -287,42 +285,3 @@ async def test_names_do_not_reach_an_operators_terminal_as_they_are(cluster: Rig
     writer.close()
     assert b"\x1b" not in said
     assert b"\x07" not in said
-
-
-@pytest.mark.parametrize(
-    ("trusted", "headers", "url"),
-    [
-        ("", {"X-Forwarded-Host": "maps.example", "X-Forwarded-Proto": "https"}, "http://127.0.0.1"),
-        ("10.0.0.0/8", {"Forwarded": "proto=https;host=maps.example"}, "http://127.0.0.1"),
-        ("127.0.0.0/8", {"X-Forwarded-Host": "maps.example", "X-Forwarded-Proto": "https"}, "https://maps.example"),
-        ("127.0.0.1", {"Forwarded": "for=1.2.3.4;proto=https;host=maps.example"}, "https://maps.example"),
-        ("127.0.0.1", {"Forwarded": "for=6.6.6.6;host=evil.example, for=1.2.3.4;host=maps.example"}, "http://maps.ex"),
-        ("127.0.0.1", {"X-Forwarded-Host": "evil.example, maps.example"}, "http://maps.example"),
-        ("127.0.0.1", {"X-Forwarded-Proto": "javascript"}, "http://127.0.0.1"),
-    ],
-)
-async def test_only_our_own_proxies_say_under_which_address_we_are_reached(
-    cluster: Rig, trusted: str, headers: dict[str, str], url: str
-) -> None:
-    api = await cluster.start(trusted_proxies=trusted)
-    options = {"options": json.dumps([{"name": "split", "value": 1}])}
-    uuid = (await api.post("/task/new/init", form(options), headers=headers))["uuid"]
-    given = {option["name"]: option["value"] for option in cluster.entry(uuid).task.options}
-    assert given["sm-cluster"].startswith(url)
-
-
-async def test_the_log_names_the_client_behind_our_proxies_and_nobody_else(cluster: Rig, tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    api = await cluster.start(log_file=str(log), access_log="-", trusted_proxies="127.0.0.1,10.0.0.0/8")
-    await api.raw("GET", "/info", headers={"X-Forwarded-For": "6.6.6.6, 1.2.3.4, 10.0.0.7"})
-    await api.raw("GET", "/info", headers={"Forwarded": "for=6.6.6.6, for=1.2.3.5, for=10.0.0.7"})
-    await eventually(lambda: log.read_text().count('"remote"') == 2)
-    assert [json.loads(line).get("remote") for line in log.read_text().splitlines()][-2:] == ["1.2.3.4", "1.2.3.5"]
-
-
-async def test_uploads_whose_clients_went_away_are_forgiven(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = await cluster.start(flood_limit=1)
-    await api.init()
-    assert "Too many uploads" in (await api.post("/task/new/init"))["error"]
-    monkeypatch.setattr(uploads, "_FORGIVEN", 0.0)
-    assert "uuid" in await api.post("/task/new/init")

@@ -15,6 +15,9 @@ from aiohttp import web
 
 from clusterodm.admin.logins import Logins
 from clusterodm.core.errors import ConfigError
+from clusterodm.core.forwarding import KNOWN
+from clusterodm.core.names import printable
+from clusterodm.forwarded import Proxies
 from clusterodm.settings import Settings
 
 #: The one user of the admin port, as in the original.
@@ -44,6 +47,7 @@ class Guard:
         self._password = settings.admin_pass.get_secret_value()
         self._lease_token = settings.lease_token.get_secret_value()
         self._logins = Logins()
+        self._proxies = Proxies(settings.trusted_proxies, settings.proxy_headers)
         if not self._password and not _is_loopback(settings.admin_host):
             raise ConfigError(
                 f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed, or "
@@ -54,22 +58,40 @@ class Guard:
         """The answer to a request that may not come in; None when it may."""
         if request.path in _OPEN:
             return None
-        if not self._password and not _is_local_name(request.host):
-            return _error(403, "without --admin-pass this port answers only to localhost")
-        if request.method not in _SAFE and not _same_origin(request):
-            return _error(403, "this request comes from a page of another origin")
+        if not self._password and (why := _not_local(request)):
+            return _error(403, f"without --admin-pass this port answers only to localhost, {why}")
+        if request.method not in _SAFE and (why := self._foreign(request)):
+            return _error(403, f"this request comes from a page of another origin: {why}")
         return await self._judge(request)
+
+    def client(self, request: web.Request) -> str:
+        """Return the address by whose name passwords are counted."""
+        return self._proxies.client(request)
 
     async def _judge(self, request: web.Request) -> web.Response | None:
         """Look at what a request shows; only who shows something waits."""
         if not request.headers.get("Authorization"):
             return None if self._may_enter(request) else _unauthorized()
-        seconds = self._logins.refused(request.remote)
+        client = self.client(request)
+        seconds = self._logins.refused(client)
         if not seconds:
             if self._may_enter(request):
                 return None
-            seconds = await self._logins.wrong(request.remote)
+            seconds = await self._logins.wrong(client)
         return _too_many(seconds) if seconds else _unauthorized()
+
+    def _foreign(self, request: web.Request) -> str:
+        """Return why a request that changes something may come from a page that is not ours; empty: it does not."""
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        if site not in ("same-origin", "none"):
+            return f"the browser says {printable(site)[:20]}"
+        origin, host = request.headers.get("Origin"), self._proxies.origin(request).host
+        if origin is None or urlsplit(origin).netloc == host:
+            return ""
+        return (
+            f"that page is at {printable(origin)[:200]}, but this port was called {printable(host)[:200]}. If both are "
+            "the same behind a proxy, let it pass the Host header on (nginx: proxy_set_header Host $http_host;)"
+        )
 
     def _may_enter(self, request: web.Request) -> bool:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -100,11 +122,13 @@ def _too_many(seconds: int) -> web.Response:
     return answer
 
 
-def _same_origin(request: web.Request) -> bool:
-    """Whether a request that changes something comes from our own page or from no page at all."""
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    origin = request.headers.get("Origin")
-    return site in ("same-origin", "none") and (origin is None or urlsplit(origin).netloc == request.host)
+def _not_local(request: web.Request) -> str:
+    """Return why a request does not come from this machine; empty: it seems to."""
+    if passed := [name for name in KNOWN if name in request.headers]:
+        return f"and not through a proxy ({passed[0]})"
+    if not _is_local_name(request.host):
+        return f"not as {printable(request.host)[:200]}"
+    return ""
 
 
 def _is_loopback(host: str) -> bool:

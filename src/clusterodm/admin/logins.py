@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
+
+from clusterodm.core.forwarding import network_of
 
 #: Seconds that a wrong password costs. Those of one address are answered one after another.
 DELAY: Final = 1.0
@@ -20,8 +21,6 @@ FEW: Final = 10
 MANY: Final = 100
 #: Addresses that are remembered; of those beyond, the one that guessed longest ago is forgotten.
 _ADDRESSES: Final = 10_000
-#: Bits of an IPv6 address that tell its network: whoever has one has all addresses in it.
-_NETWORK: Final = 64
 
 
 class Logins:
@@ -36,12 +35,12 @@ class Logins:
     def refused(self, address: str | None) -> int:
         """Seconds for which no password of an address is looked at, neither a wrong nor the right one: what came at
         once would otherwise tell which; 0 when the next one is."""
-        ahead = self._due.get(_network(address), 0.0) - self._steady()
+        ahead = self._due.get(network_of(address or ""), 0.0) - self._steady()
         return max(0, math.ceil(ahead - (FEW - 1) * DELAY))
 
     async def wrong(self, address: str | None) -> int:
         """Make a wrong password wait for its answer; 0 after that. Seconds to come back after when too many wait."""
-        network, now = _network(address), self._steady()
+        network, now = network_of(address or ""), self._steady()
         due = max(now, self._due.pop(network, 0.0)) + DELAY
         self._due[network] = due
         while len(self._due) > _ADDRESSES:
@@ -54,13 +53,3 @@ class Logins:
         finally:
             self._waiting -= 1
         return 0
-
-
-def _network(address: str | None) -> str:
-    try:
-        ip = ipaddress.ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return address or ""
-    if isinstance(ip, ipaddress.IPv6Address):
-        return str(ip.ipv4_mapped or ipaddress.ip_network((ip, _NETWORK), strict=False))
-    return str(ip)

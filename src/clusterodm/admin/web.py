@@ -46,9 +46,10 @@ _KINDS: Final = {
 
 def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
     """The web application that operators talk to. Raises ConfigError for an unsafe combination of settings."""
-    middlewares = [_guarding(Guard(cluster.settings))]
+    guard = Guard(cluster.settings)
+    middlewares = [_guarding(guard)]
     if cluster.settings.access_log:
-        middlewares.insert(0, _logging)
+        middlewares.insert(0, _logging(guard))
     app = web.Application(middlewares=middlewares, client_max_size=_MAX_BODY)
     app.on_response_prepare.append(_harden)
     for route in ROUTES:
@@ -62,15 +63,18 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-@web.middleware
-async def _logging(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The access log, without queries."""
-    begun = time.monotonic()
-    response = await handler(request)
-    seconds = round(time.monotonic() - begun, 4)
-    said = {"method": request.method, "path": request.path, "status": response.status}
-    _access.info("request", **said, seconds=seconds, remote=request.remote)
-    return response
+def _logging(guard: Guard) -> Middleware:
+    @web.middleware
+    async def log(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """The access log, without queries."""
+        begun = time.monotonic()
+        response = await handler(request)
+        seconds = round(time.monotonic() - begun, 4)
+        said = {"method": request.method, "path": request.path, "status": response.status}
+        _access.info("request", **said, seconds=seconds, remote=guard.client(request))
+        return response
+
+    return log
 
 
 def _guarding(guard: Guard) -> Middleware:

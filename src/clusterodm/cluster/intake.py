@@ -40,6 +40,8 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
     """What a client says of a new task, as it came in."""
 
     grant: Grant
+    #: By whose name limits per caller count.
+    caller: str
     #: The `set-uuid` header; empty: we choose.
     set_uuid: str = ""
     fields: dict[str, str] = {}
@@ -90,16 +92,17 @@ class Intake:
         """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
         word counts."""
         check_tasks_allowed(said.grant.limits)
-        self._uploads.check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
-        task = self._task(uuid, said)
-        if self._uploads.is_arriving(uuid):
-            raise BadRequest(f"Invalid set-uuid: {uuid}")
-        entry = await self._tasks.add(task, "announced")
-        if entry is None:
-            entry = await self._announce_again(task)
-        elif said.set_uuid:
-            await self._strays.clear(uuid)
+        with self._uploads.admitted(said.caller, uuid):
+            task = self._task(uuid, said)
+            if self._uploads.is_arriving(uuid):
+                raise BadRequest(f"Invalid set-uuid: {uuid}")
+            entry = await self._tasks.add(task, "announced")
+            if entry is None:
+                entry = await self._announce_again(task)
+            elif said.set_uuid:
+                await self._strays.clear(uuid)
+            self._uploads.began(uuid, said.caller)
         await self._tell_unknown(entry, said)
         return uuid
 
@@ -124,11 +127,10 @@ class Intake:
         """The uuid under which `/task/new` gathers files before its fields are known; nobody else gets it meanwhile.
         Its files go when no task came of it."""
         check_tasks_allowed(said.grant.limits)
-        self._uploads.check_flood(said.owner)
         uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
         if self._uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        with self._uploads.arriving(uuid, said.owner):
+        with self._uploads.admitted(said.caller, uuid), self._uploads.arriving(uuid, said.owner):
             async with self._tasks.claimed(uuid) as ours:
                 if not ours or await self._tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from clusterodm.aio import Clock
 from clusterodm.cluster.tasks import Entry, Tasks
@@ -25,6 +25,14 @@ _UNKNOWN: Final = "Invalid uuid (not found)"
 _GIVEN_UP: Final = "given up"
 
 
+class Arrival(NamedTuple):
+    """A `/task/new` that is being received: its fields may come last."""
+
+    uuid: str
+    owner: str
+    began_at: float
+
+
 class Uploads:
     """Uploads in progress and abandoned ones."""
 
@@ -34,14 +42,19 @@ class Uploads:
         self._metrics = metrics
         self._flood_limit = flood_limit
         self._clock = clock
-        #: Owners of what comes in with `/task/new`, of which nothing is known but its uuid.
-        self._arriving: dict[str, str] = {}
+        #: What comes in with `/task/new`, by uuid.
+        self._arriving: dict[str, Arrival] = {}
+        #: Callers of the uploads that began here, and of those that are about to begin.
+        self._callers: dict[str, str] = {}
+        self._admitted: Counter[tuple[str, str]] = Counter()
         #: Owners of dropped uploads, and what to tell them.
         self._dropped: OrderedDict[str, tuple[str, str]] = OrderedDict()
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
         """Another process may have removed an upload of which a file comes in here."""
+        if entry.task.phase is not Phase.RECEIVING:
+            self._callers.pop(entry.task.uuid, None)
         if entry.task.phase is Phase.REMOVED:
             self._spool.abort(entry.task.uuid)
 
@@ -59,14 +72,36 @@ class Uploads:
         """Seconds for which nothing came."""
         return max(0.0, self._clock.age(self.active_at(entry)))
 
-    def check_flood(self, owner: str) -> None:
-        """Raise BadRequest when an owner has as many uploads in progress as it may have."""
-        if not self._flood_limit:
-            return
-        count = sum(entry.task.owner == owner and self.idle(entry) < _FORGIVEN for entry in self.open())
-        count += sum(each == owner for each in self._arriving.values())
-        if count >= self._flood_limit:
+    @contextmanager
+    def admitted(self, caller: str, uuid: str) -> Iterator[None]:
+        """Count an upload of a caller that is in no list yet, while the block runs. Raises BadRequest when the caller
+        has as many in progress as it may have, beside this one."""
+        if self._flood_limit and self._count(caller, uuid) >= self._flood_limit:
             raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
+        key = (caller, uuid)
+        self._admitted[key] += 1
+        try:
+            yield
+        finally:
+            self._admitted[key] -= 1
+            if not self._admitted[key]:
+                del self._admitted[key]
+
+    def began(self, uuid: str, caller: str) -> None:
+        """Count an announced upload as its caller's. What began in another process counts as its owner's."""
+        self._callers[uuid] = caller
+
+    def _count(self, caller: str, but: str) -> int:
+        uuids = {uuid for name, uuid in self._admitted if name == caller}
+        for entry in self.open():
+            uuid = entry.task.uuid
+            if self._callers.get(uuid, entry.task.owner) == caller and self.idle(entry) < _FORGIVEN:
+                uuids.add(uuid)
+        return len(uuids - {but})
+
+    def arrivals(self) -> list[Arrival]:
+        """Return what comes in with `/task/new` at this moment, in this process."""
+        return list(self._arriving.values())
 
     def is_arriving(self, uuid: str) -> bool:
         """True if `/task/new` gathers files under this uuid here."""
@@ -75,7 +110,7 @@ class Uploads:
     @contextmanager
     def arriving(self, uuid: str, owner: str) -> Iterator[None]:
         """Gather files of `/task/new`."""
-        self._arriving[uuid] = owner
+        self._arriving[uuid] = Arrival(uuid, owner, self._clock())
         try:
             yield
         finally:

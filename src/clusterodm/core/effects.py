@@ -46,6 +46,7 @@ NEEDS: Final[Mapping[str, Need]] = {
     "lightning_url": Need(
         lambda v: _asks(v, "lightning", "lightningdev"), "needs --cloud-provider lightning or lightningdev"
     ),
+    "proxy_headers": Need(lambda v: v["trusted_proxies"], "needs --trusted-proxies: nobody else is believed"),
     "machine_poll_interval": Need(lambda v: v["asr"], "needs --asr"),
     "results_from_s3": Need(
         lambda v: v["asr"] and not v["downloads_from_s3"], "needs --asr, and no --downloads-from-s3, which comes first"

@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import Histogram
 
+from clusterodm.forwarded import Proxies
 from clusterodm.observe import Metrics, access_logger
-from clusterodm.proxy.forwarded import Proxies
 
 _log = access_logger()
 

@@ -8,10 +8,11 @@ from typing import Final
 
 from aiohttp import web
 
-from clusterodm.auth import Grant
+from clusterodm.auth import SHARED_OWNER, Grant
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
-from clusterodm.proxy.forwarded import Proxies
+from clusterodm.core.forwarding import network_of
+from clusterodm.forwarded import Proxies
 
 CONTEXT: Final = web.AppKey("context", Context)
 PROXIES: Final = web.AppKey("proxies", Proxies)
@@ -49,4 +50,11 @@ async def _claim(request: web.Request, grant: Grant, token: str) -> None:
 
 def cluster_url(request: web.Request) -> str:
     """Where ODM on a node finds us: the public address, else the address that this client used."""
-    return context(request).settings.public_address or request.app[PROXIES].origin(request)
+    return context(request).settings.public_address or request.app[PROXIES].url(request)
+
+
+def caller_name(request: web.Request, grant: Grant) -> str:
+    """Return the name by which limits per caller count: the owner of the token; where all share one owner, the address,
+    and of IPv6 its network."""
+    shared = grant.owner == SHARED_OWNER
+    return network_of(request.app[PROXIES].client(request)) if shared else grant.owner

@@ -13,7 +13,7 @@ from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.intake import Announcement
 from clusterodm.core.errors import BadRequest, ClusterError, ServiceDown, SpoolFull
-from clusterodm.proxy.context import caller, cluster_url, context
+from clusterodm.proxy.context import caller, caller_name, cluster_url, context
 from clusterodm.proxy.forms import FileHandler, FileSink, read_form
 from clusterodm.proxy.render import json_answer, render_error
 from clusterodm.spool import Part
@@ -119,6 +119,7 @@ def _announcement(request: web.Request, grant: Grant, fields: dict[str, str]) ->
     return Announcement(
         grant=grant,
         set_uuid=request.headers.get("set-uuid", ""),
+        caller=caller_name(request, grant),
         fields=fields,
         cluster_url=cluster_url(request),
     )

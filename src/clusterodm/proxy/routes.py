@@ -7,19 +7,18 @@ from __future__ import annotations
 from aiohttp import web
 
 from clusterodm.cluster.context import Context
+from clusterodm.forwarded import Proxies
 from clusterodm.proxy import connections, downloads, intake, page, reads, render, verbs
 from clusterodm.proxy.context import CONTEXT, PROXIES
-from clusterodm.proxy.forwarded import Proxies
 
 
 def make_app(cluster: Context) -> web.Application:
     """The web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
-    proxies = app[PROXIES] = Proxies(cluster.settings.trusted_proxies)
-    app[connections.CONNECTIONS] = connections.Connections(
-        cluster.metrics, proxies, logged=bool(cluster.settings.access_log)
-    )
+    settings = cluster.settings
+    proxies = app[PROXIES] = Proxies(settings.trusted_proxies, settings.proxy_headers)
+    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, proxies, logged=bool(settings.access_log))
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [
