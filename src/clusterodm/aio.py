@@ -279,6 +279,19 @@ async def next_piece(stream: StreamReader) -> bytes:
     return piece
 
 
+async def unless(event: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
+    """Call `work()` and wait until it is done; no longer than until `event` is set."""
+
+    async def working() -> None:
+        await work()
+
+    async with asyncio.TaskGroup() as group:
+        both = {group.create_task(event.wait()), group.create_task(working())}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for each in both:
+            each.cancel()
+
+
 async def every(seconds: float, work: Callable[[], Awaitable[object]], name: str) -> None:
     """Call `work()` for ever, every so many seconds; a failure is logged and does not end it."""
     log = structlog.get_logger(name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from clusterodm import __version__
 from clusterodm.admin.feed import TICK, Feed
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
-from clusterodm.aio import Clock, every
+from clusterodm.aio import Clock, every, unless
 from clusterodm.assembly import Own, build
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
@@ -34,7 +34,7 @@ from clusterodm.folder import locked_folder, note_ports
 from clusterodm.observe import access_logged_to, logging_to
 from clusterodm.proxy.routes import make_app
 from clusterodm.restoring import DATABASE, settle
-from clusterodm.serving import Sockets, open_admin_ports, open_ports, tls_context
+from clusterodm.serving import Renewal, Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings
 from clusterodm.store import Store, require_whole
 
@@ -56,6 +56,8 @@ class Cluster:
     #: Ports of the admin shell and the admin page; 0 for one that is turned off.
     shell_port: int
     admin_port: int
+    #: Has the certificate and the tokens file read again; what cannot be used is logged and changes nothing.
+    reload: Callable[[], Awaitable[None]]
 
     @property
     def admin_url(self) -> str:
@@ -71,13 +73,18 @@ class Cluster:
 
 @asynccontextmanager
 async def running_cluster(
-    settings: Settings, *, clock: Clock | None = None, sockets: Sockets | None = None, adopt: bool = False
+    settings: Settings,
+    *,
+    clock: Clock | None = None,
+    sockets: Sockets | None = None,
+    at_once: asyncio.Event | None = None,
+    adopt: bool = False,
 ) -> AsyncIterator[Cluster]:
-    """A cluster that works while the block runs, on sockets that a parent opened, if given. `adopt`: also on a data
-    folder and a database that do not belong together. Raises ConfigError and DataFolderError before anything is
-    touched."""
+    """A cluster that works while the block runs, on sockets that a parent opened, if given. Once `at_once` is set, its
+    end waits for no request. `adopt`: also on a data folder and a database that do not belong together. Raises
+    ConfigError and DataFolderError before anything is touched."""
     clock = clock or Clock()
-    sockets = sockets or Sockets()
+    sockets, at_once = sockets or Sockets(), at_once or asyncio.Event()
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
         folder = stack.enter_context(locked_folder(settings.data_dir, shared=bool(shared)))
@@ -93,6 +100,7 @@ async def running_cluster(
         if said := await settle(folder, shared):
             _log.warning(said)
         tls = tls_context(settings)
+        renewal = Renewal(tls, settings) if tls is not None else None
         nodes = [parse_address(text) for text in settings.node]
         if not shared and (folder / DATABASE).exists():
             await asyncio.to_thread(require_whole, folder / DATABASE)
@@ -117,11 +125,11 @@ async def running_cluster(
         await stack.enter_async_context(
             _running({**parts.schedule.loops(), "feed": lambda: every(TICK, feed.tick, "feed")})
         )
-        stack.push_async_callback(parts.schedule.settle)
+        stack.push_async_callback(unless, at_once, parts.schedule.settle)
         shell_port, admin_port = await stack.enter_async_context(
             open_admin_ports(admin, Shell(parts.context), settings, sockets)
         )
-        ports = await stack.enter_async_context(open_ports(app, settings, tls, sockets))
+        ports = await stack.enter_async_context(open_ports(app, settings, renewal, sockets, at_once))
         note_ports(folder, settings.host, ports)
         _log.info(
             "ready",
@@ -131,7 +139,13 @@ async def running_cluster(
             admin_port=admin_port,
             data_dir=str(folder),
         )
-        yield Cluster(parts.context, parts.discovery, app, ports, shell_port, admin_port)
+
+        async def reload() -> None:
+            if renewal is not None:
+                renewal.renew()
+            await parts.context.authenticator.reload()
+
+        yield Cluster(parts.context, parts.discovery, app, ports, shell_port, admin_port, reload)
 
 
 async def _kept(store: Store, name: str, make: Callable[[], str]) -> str:

@@ -18,6 +18,7 @@ import structlog
 from aiohttp import web
 
 from clusterodm.admin.shell import Shell
+from clusterodm.aio import unless
 from clusterodm.core.errors import ConfigError
 from clusterodm.proxy.connections import CONNECTIONS
 from clusterodm.proxy.context import CONTEXT
@@ -69,9 +70,10 @@ class Sockets:
 
 @asynccontextmanager
 async def open_ports(
-    app: web.Application, settings: Settings, tls: ssl.SSLContext | None, sockets: Sockets
+    app: web.Application, settings: Settings, renewal: Renewal | None, sockets: Sockets, at_once: asyncio.Event
 ) -> AsyncIterator[list[int]]:
-    """Answer on all configured ports while the block runs; then let requests end within the grace time."""
+    """Answer on all configured ports while the block runs; then let requests end within the grace time, unless all is
+    to end at once."""
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
     )
@@ -84,19 +86,23 @@ async def open_ports(
         listening = []
         for name, port in _client_ports(settings):
             opened = sockets.get(name, settings.host, port, settings.upload_idle_timeout)
-            listening.append(await loop.create_server(front, sock=opened, ssl=tls if name == _SECURE else None))
+            secure = renewal.tls if renewal is not None and name == _SECURE else None
+            listening.append(await loop.create_server(front, sock=opened, ssl=secure))
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
-            renew = group.create_task(_renew(tls, settings))
+            renew = group.create_task(renewal.watch()) if renewal is not None else None
             yield [each.sockets[0].getsockname()[1] for each in listening]
             connections.ending = True
-            await asyncio.sleep(settings.shutdown_delay)
+            await unless(at_once, partial(asyncio.sleep, settings.shutdown_delay))
             for each in listening:
                 each.close()
             connections.close_waiting()
-            await connections.drained(settings.shutdown_grace)
+            await unless(at_once, partial(connections.drained, settings.shutdown_grace))
+            if at_once.is_set():
+                connections.cut(server)
             watch.cancel()
-            renew.cancel()
+            if renew is not None:
+                renew.cancel()
     finally:
         await runner.cleanup()
 
@@ -122,24 +128,39 @@ def listen(host: str, port: int, stalled: float) -> socket.socket:
     return listening
 
 
-async def _renew(tls: ssl.SSLContext | None, settings: Settings) -> None:
-    """For ever: take a renewed certificate for new connections; those that are open go on with the old one. A pair that
-    does not fit together (it may be half renewed) is tried again at the next look."""
-    used = _written(settings)
-    while tls is not None:
-        await asyncio.sleep(_RENEW)
-        now = _written(settings)
-        if now == used:
-            continue
+class Renewal:
+    """Takes a renewed certificate for new connections; those that are open go on with the old one."""
+
+    def __init__(self, tls: ssl.SSLContext, settings: Settings) -> None:
+        self.tls = tls
+        self._settings = settings
+        self._used = _written(settings)
+
+    async def watch(self) -> None:
+        """For ever: take it when its files change. A pair that does not fit together (it may be half renewed) is tried
+        again at the next look."""
+        while True:
+            await asyncio.sleep(_RENEW)
+            if _written(self._settings) != self._used:
+                self.renew()
+
+    def renew(self) -> None:
+        """Take the files as they are now, if they can be used."""
+        now = _written(self._settings)
         try:
             # a pair that does not fit must not spoil the one in use
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.ssl_cert, settings.ssl_key)
-            tls.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+            _load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), self._settings)
+            _load(self.tls, self._settings)
         except (OSError, ssl.SSLError) as error:
-            _log.error("the renewed certificate cannot be used yet", error=str(error))
+            _log.error("the new certificate cannot be used, the old one stays", error=str(error))
         else:
-            used = now
+            self._used = now
             _log.info("the certificate was renewed")
+
+
+def _load(tls: ssl.SSLContext, settings: Settings) -> None:
+    """Load certificate and key. A key with a passphrase is refused: nobody is there to be asked."""
+    tls.load_cert_chain(settings.ssl_cert, settings.ssl_key, password="")  # nosec B106
 
 
 def _written(settings: Settings) -> list[int]:
@@ -162,7 +183,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     try:
-        context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+        _load(context, settings)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"the certificate or key cannot be used: {error.strerror or error}") from None
     return context

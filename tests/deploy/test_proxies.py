@@ -202,7 +202,7 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
 async def echo(seen: list[tuple[str, str]]) -> AsyncIterator[int]:
     """A server that keeps the headers of what it is asked, in place of the cluster; its port."""
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
         seen[:] = request.headers.items()
         return web.json_response({"version": "1"})
 

@@ -73,6 +73,9 @@ class Authenticator:
     async def forget(self, owner: str) -> None:
         """Ask anew at the next request what a token of `owner` may do."""
 
+    async def reload(self) -> None:
+        """Read again what was read from files at the start, and log what came of it."""
+
     async def login(self, fields: dict[str, str]) -> str | None:
         """A token for a user name and password; None when there is none. Raises BadRequest when it is not offered."""
         raise BadRequest("Not available")

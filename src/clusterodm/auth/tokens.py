@@ -107,15 +107,21 @@ class TokensAuthenticator(Authenticator):
         return found.st_mtime_ns, found.st_size
 
     async def _look(self) -> None:
-        """Read the file again when it changed; one that cannot be used leaves things as they are."""
+        """Read the file again when it changed."""
         if time.monotonic() - self._looked_at < _LOOK:
             return
         self._looked_at = time.monotonic()
         try:
-            state = self._now()
-            if state == self._state:
-                return
-            self._state = state
+            changed = self._now() != self._state
+        except OSError:
+            changed = True
+        if changed:
+            await self.reload()
+
+    async def reload(self) -> None:
+        """Read the file again; one that cannot be used leaves things as they are."""
+        try:
+            self._state = self._now()
             self._grants = read_tokens(await asyncio.to_thread(self._file.read_bytes))
         except (OSError, ConfigError) as error:
             _log.error("the tokens file cannot be used; the tokens stay as they were", error=str(error))

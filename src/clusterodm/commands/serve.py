@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -18,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from clusterodm.admin.password import with_password
 from clusterodm.app import running_cluster
-from clusterodm.commands.ending import run_until_done
+from clusterodm.commands.ending import Signals, run_until_done
 from clusterodm.commands.workers import run_workers
 from clusterodm.observe import configure_logging
 from clusterodm.serving import Sockets
@@ -31,12 +29,9 @@ _log = structlog.get_logger("clusterodm")
 
 
 async def _serve(settings: Settings, sockets: Sockets | None = None, *, adopt: bool) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running_cluster(settings, sockets=sockets, adopt=adopt):
-        await stop.wait()
+    signals = Signals(worker=sockets is not None)
+    async with running_cluster(settings, sockets=sockets, at_once=signals.at_once, adopt=adopt) as cluster:
+        await signals.until_stop(cluster.reload)
         _log.info("stopping", grace=settings.shutdown_grace)
 
 

@@ -16,6 +16,7 @@ from typing import Final, NoReturn
 
 import structlog
 
+from clusterodm.commands.ending import AT_ONCE, Terminal
 from clusterodm.serving import Sockets
 from clusterodm.settings import Settings
 
@@ -37,6 +38,7 @@ def run_workers(settings: Settings, work: Callable[[Sockets], None]) -> None:
         parent.start(number)
     for wanted in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wanted, lambda *_: parent.stop())
+    signal.signal(signal.SIGHUP, lambda *_: parent.hang_up())
     sys.exit(parent.wait())
 
 
@@ -48,6 +50,7 @@ class _Parent:
         self._work = work
         self._workers: dict[int, tuple[int, float]] = {}
         self._stopping = False
+        self._terminal = Terminal()
 
     def start(self, number: int) -> None:
         """Start a worker."""
@@ -64,8 +67,13 @@ class _Parent:
     def _be_worker(self, number: int) -> NoReturn:
         status = 1
         try:
-            for wanted in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(wanted, signal.SIG_DFL)
+            # Ctrl-C and a hang-up of the terminal come to all: the parent says what they mean
+            for wanted, how in (
+                (signal.SIGTERM, signal.SIG_DFL),
+                (signal.SIGINT, signal.SIG_IGN),
+                (signal.SIGHUP, signal.SIG_IGN),
+            ):
+                signal.signal(wanted, how)
             if sys.platform == "linux":  # a worker never outlives its parent
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._work(replace(self._sockets, worker=number))
@@ -80,11 +88,24 @@ class _Parent:
             os._exit(status)
 
     def stop(self) -> None:
-        """Have all workers end in good order; connections are refused once the last one has closed its ports."""
+        """Have all workers end in good order, at the second call at once; connections are refused once the last one has
+        closed its ports."""
+        how = AT_ONCE if self._stopping else signal.SIGTERM
         self._stopping = True
         self._sockets.close()
+        self._tell(how)
+
+    def hang_up(self) -> None:
+        """Have all workers read their files again; end them where the terminal was closed."""
+        if self._terminal.is_gone():
+            self.stop()
+            return
+        _log.info("SIGHUP: passed on to the workers", workers=len(self._workers))
+        self._tell(signal.SIGHUP)
+
+    def _tell(self, how: signal.Signals) -> None:
         for pid in list(self._workers):
-            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, how)
 
     def wait(self) -> int:
         """Until all workers have ended; the exit status."""
@@ -94,7 +115,7 @@ class _Parent:
             number, began = self._workers.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             if self._stopping:  # one that was told to stop before it could listen to signals ended as it should
-                worst = max(worst, 0 if code == -signal.SIGTERM else abs(code))
+                worst = max(worst, 0 if code in (-signal.SIGTERM, -AT_ONCE) else abs(code))
             elif code > 0 and time.monotonic() - began < _LIVED:
                 worst = abs(code) or 1
                 _log.error("a worker cannot start", worker=number, status=code)

@@ -67,6 +67,12 @@ class Connections:
         for connection in list(self._waiting):
             connection.close()
 
+    def cut(self, server: web.Server) -> None:
+        """The end at once: whoever is being answered is cut off."""
+        for connection in server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
     def observe(self, route: str, seconds: float) -> None:
         """Take note of how long an answer took."""
         timer = self._timers.get(route)
