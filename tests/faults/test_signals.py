@@ -45,7 +45,7 @@ async def sending(running: Program, uuid: str) -> AsyncIterator[asyncio.StreamRe
     part = b'--b\r\nContent-Disposition: form-data; name="images"; filename="late.jpg"\r\n\r\n'
     writer.write(f"{head}Content-Length: 9000000\r\n\r\n".encode() + part + b"x" * 4_000_000)
     await writer.drain()
-    parts = Path(running.settings["data-dir"]) / "spool" / uuid / "parts"
+    parts = Path(str(running.settings["data-dir"])) / "spool" / uuid / "parts"
     await eventually(lambda: parts.is_dir() and any(parts.iterdir()))
     try:
         yield reader

@@ -10,6 +10,7 @@ import msgspec
 
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
+from clusterodm.core.durations import elapsed
 from clusterodm.core.estimates import Pace, Running, pace, waits
 from clusterodm.core.scheduling import Turn, turns
 from clusterodm.core.tasks import ON_NODE, Outcome
@@ -43,7 +44,7 @@ class Guesses(msgspec.Struct, frozen=True):
         fair = cluster.fair
         queue = turns((entry.task for entry in entries), clock, ageing=fair.ageing, usage=fair.usage())
         running = [
-            Running(entry.task.image_count, max(0.0, clock - entry.attempt.started_at), entry.task.progress)
+            Running(entry.task.image_count, elapsed(entry.attempt.started_at, clock), entry.task.progress)
             for entry in entries
             if entry.attempt is not None and entry.task.phase in ON_NODE
         ]

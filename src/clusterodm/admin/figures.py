@@ -16,7 +16,7 @@ from clusterodm.admin import uploads
 from clusterodm.admin.estimating import Guesses
 from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
 from clusterodm.cluster.context import Context
-from clusterodm.core.durations import span
+from clusterodm.core.durations import elapsed, span
 from clusterodm.core.options import split_cluster
 from clusterodm.core.retry import awaits_restart
 from clusterodm.core.tasks import BY_OWNER, COMPLETED, Outcome, Phase, Stage
@@ -65,7 +65,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
         completed=ended.get("completed", 0),
         failed=ended.get("failed", 0),
         canceled=ended.get("canceled", 0),
-        longest_wait=max((now - at for at in since), default=0.0),
+        longest_wait=max((elapsed(at, now) for at in since), default=0.0),
         expected_wait=guesses.next_one,
         held_bytes=cluster.spool.room.held,
         room_bytes=max(0, cluster.spool.room.left()),
@@ -154,6 +154,7 @@ async def history(cluster: Context, hours: float) -> History:
 
 
 def _bar(past: PastAttempt) -> Bar:
+    over = past.ended_at or past.finished_at
     if past.stage != Stage.ENDED:
         state = str(past.outcome) if past.phase is Phase.FINISHED else "running"
     elif past.reason in (COMPLETED, BY_OWNER):
@@ -166,7 +167,7 @@ def _bar(past: PastAttempt) -> Bar:
         attempt=past.number,
         images=past.image_count,
         started_at=past.started_at,
-        ended_at=past.ended_at or past.finished_at,
+        ended_at=over and max(over, past.started_at),
         state=state,
         reason=past.reason,
     )
@@ -185,7 +186,7 @@ async def charts(cluster: Context) -> Charts:
 def _hour(at: float, tasks: Iterable[EndedTask]) -> Hour:
     tasks = list(tasks)
     outcomes = Counter(task.outcome for task in tasks)
-    waited = [max(0.0, task.first_started - task.committed_at) for task in tasks if task.first_started]
+    waited = [elapsed(task.committed_at, task.first_started) for task in tasks if task.first_started]
     return Hour(
         at=at,
         completed=outcomes[Outcome.COMPLETED],

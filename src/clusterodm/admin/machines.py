@@ -8,6 +8,7 @@ import time
 
 from clusterodm.admin.views import CostView, Done, MachinePlan, MachineView
 from clusterodm.cluster.context import Context
+from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.scaling import Wish
@@ -47,7 +48,7 @@ def _view(cluster: Context, machine: Machine) -> MachineView:
         max_images=machine.max_images,
         slots=machine.slots,
         price=machine.price,
-        cost=machine.price * max(0.0, end - machine.booting_at) / 3600 if machine.booting_at else 0.0,
+        cost=machine.price * elapsed(machine.booting_at, end) / 3600 if machine.booting_at else 0.0,
         provider_id=machine.provider_id,
         node=str(node.address) if node is not None else "",
         ordered_for=machine.task,

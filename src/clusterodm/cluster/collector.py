@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import aiohttp
-import msgspec
 import structlog
 
 from clusterodm.aio import Clock, KeyedLock
@@ -30,7 +29,7 @@ from clusterodm.core.errors import (
 )
 from clusterodm.core.nodes import Origin
 from clusterodm.core.retry import FETCHED
-from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Stage, has_results
+from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, has_results
 from clusterodm.nodeodm import Download, NodeClient
 from clusterodm.observe import Metrics
 from clusterodm.providers import Bucket, Fleet
@@ -84,7 +83,7 @@ class Collector:
         else:
             await self._look_at(attempt, node)
             text = f"completed; results stay on {attempt.node_name}"
-        ended = msgspec.structs.replace(attempt, stage=Stage.ENDED, ended_at=self._clock(), reason=COMPLETED)
+        ended = attempt.ended(self._clock(), COMPLETED, attempt.cleanup)
         await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
         self._metrics.attempts.labels("completed").inc()
         await self._spool.drop(uuid)

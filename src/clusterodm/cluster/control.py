@@ -208,7 +208,7 @@ class Control:
         attempt = msgspec.structs.replace(
             entry.attempt,
             stage=Stage.RUNNING,
-            started_at=self._clock(),
+            started_at=max(self._clock(), entry.task.committed_at),
             ended_at=0.0,
             reason="",
             console_start=await self._consoles.count(entry.task.uuid),

@@ -25,6 +25,7 @@ from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.waits import Waits
 from clusterodm.console import Consoles
+from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import FilesLost, NodeError, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.files import HeldFile
 from clusterodm.core.retry import Failure
@@ -266,7 +267,7 @@ class Dispatcher:
     async def _begin(self, entry: Entry, node: Node) -> None:
         """Keep the choice. Where there are others the attempt can be claimed by any of them."""
         if not entry.task.charged and not entry.task.not_before:
-            self._metrics.waits.observe(max(0.0, self._clock() - entry.task.committed_at))
+            self._metrics.waits.observe(elapsed(entry.task.committed_at, self._clock()))
         sent = await self._ahead.take(entry, node)
         if sent is not None:
             await self._begin_ahead(entry, node, sent)
@@ -279,7 +280,7 @@ class Dispatcher:
             node_id=node.record.id,
             node_name=str(node.address),
             node_uuid=node_uuid(task.uuid, number),
-            started_at=self._clock(),
+            started_at=max(self._clock(), task.committed_at),
             console_start=await self._consoles.count(task.uuid),
             sender=self._replicas.me.id if alone else "",
         )
@@ -295,7 +296,7 @@ class Dispatcher:
             attempt = msgspec.structs.replace(
                 sent.attempt,
                 stage=Stage.SENDING,
-                started_at=self._clock(),
+                started_at=max(self._clock(), entry.task.committed_at),
                 console_start=await self._consoles.count(entry.task.uuid),
             )
             count = f"{sent.transfer.arrived_files} of {entry.task.file_count} files"

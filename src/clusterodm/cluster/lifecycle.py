@@ -196,9 +196,9 @@ class Lifecycle:
             machine = await self._introduce(machine, found, provider, reported)
         node = self._machines.node(machine)
         if node is not None and node.online:
-            now = self._clock()
+            now = max(self._clock(), machine.ordered_at)
             self.blocked.worked(_rung(machine))
-            why = f"its node answers after {span(age)}"
+            why = f"its node answers after {span(max(0.0, age))}"
             await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
             return None
         if age <= provider.config.boot_timeout or await self._answers(node):

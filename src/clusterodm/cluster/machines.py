@@ -99,7 +99,7 @@ class Machines:
         """Take a machine to another state, in the store and then in memory. Raises StaleMachine."""
         changes["reason"] = why
         if to is State.GONE:
-            changes["gone_at"] = self._clock()
+            changes["gone_at"] = max(self._clock(), machine.ordered_at, machine.ready_at)
         async with self._writing:
             await self._store.change_machine(machine, to, **changes)
             changed = msgspec.structs.replace(self._alive.get(machine.id, machine), state=to, **changes)

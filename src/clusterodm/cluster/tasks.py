@@ -270,7 +270,7 @@ class Tasks:
             self._dirty.discard(entry.task.uuid)
             changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
         if to is Phase.FINISHED:
-            changes = self._due(entry.task) | changes
+            changes = self._due(entry.task, attempt or entry.attempt) | changes
         was = entry.task
         try:
             version = await self._store.advance(was, to, at=self._clock(), text=text, attempt=attempt, **changes)
@@ -295,10 +295,11 @@ class Tasks:
         if self._store.shared:
             await self.refresh([entry.task.uuid])
 
-    def _due(self, task: Task) -> dict[str, Any]:
-        """Who is to be told that a task is over."""
+    def _due(self, task: Task, attempt: Attempt | None) -> dict[str, Any]:
+        """When a task is over, and who is to be told. No task is over before it began, even if the clock says so."""
+        began = attempt.started_at if attempt is not None else 0.0
         return {
-            "finished_at": self._clock(),
+            "finished_at": max(self._clock(), task.committed_at, began),
             "webhook_due": bool(task.webhook),
             "billing_due": self._billed and OWNER_MARK not in task.owner,
         }

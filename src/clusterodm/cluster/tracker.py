@@ -164,7 +164,7 @@ class Tracker:
         self._tasks.progress(
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
-            processing_time=int(snapshot.processing_time),
+            processing_time=_processing_time(snapshot),
             # one that is begun again has been seen running
             node_code=RUNNING_CODE if code == QUEUED_CODE and restarts(attempt.reason) else code,
             added_options=added_options(entry.task.options, snapshot.options),
@@ -225,3 +225,8 @@ class Tracker:
         except NodeUnreachable as error:
             return await self._unreachable(entry, str(error))
         return None
+
+
+def _processing_time(snapshot: Snapshot) -> int:
+    """Return the milliseconds of a node's word, -1 while it has none; a node whose clock was set back says less."""
+    return -1 if snapshot.processing_time == -1 else max(0, int(snapshot.processing_time))

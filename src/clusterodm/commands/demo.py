@@ -22,6 +22,7 @@ from rich.table import Table
 from clusterodm.app import Cluster, running_cluster
 from clusterodm.commands.ending import run_until_done
 from clusterodm.commands.submit import Submission, carry_out, find_files
+from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import ClusterError
 from clusterodm.core.nodes import parse_address
 from clusterodm.devnode import Knobs, running_devnode
@@ -103,7 +104,7 @@ async def _tell(cluster: Cluster, uuid: str, ports: list[int], output: Path, scr
     table = Table(title="Timeline", show_header=False, title_justify="left")
     events = await cluster.context.store.timeline(uuid)
     for event in events:
-        table.add_row(f"+{event.at - events[0].at:.2f} s", event.text)
+        table.add_row(f"+{elapsed(events[0].at, event.at):.2f} s", event.text)
     screen.print(table)
     screen.print(
         f"[green]done[/]: results in {output}/ (open report/report.html there)\n"

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.durations import span
+from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
 from clusterodm.reasons import describe
 from clusterodm.settings import Settings, load_settings
@@ -169,4 +169,4 @@ def print_table(heads: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: s
 
 def ago(at: float) -> str:
     """How long ago something was."""
-    return f"{span(max(0.0, time.time() - at))} ago" if at else "-"
+    return f"{span(elapsed(at, time.time()))} ago" if at else "-"

@@ -11,6 +11,11 @@ def time_of_day(at: float) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02} UTC"
 
 
+def elapsed(since: float, until: float) -> float:
+    """Return the seconds between two moments of a wall clock; none when it was set back in between."""
+    return max(0.0, until - since)
+
+
 def span(seconds: float | None) -> str:
     """A duration in one unit; a dash when there is none."""
     if seconds is None or seconds < 0:

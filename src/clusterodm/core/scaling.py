@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.core.durations import span
+from clusterodm.core.durations import elapsed, span
 from clusterodm.core.machines import ALIVE, COMING, Machine, State
 
 #: Seconds of a paid hour that must be left for a machine to be deleted in time, and not before they begin.
@@ -312,7 +312,7 @@ def _keep_ready(
 
 
 def _why_leave(machine: Machine, rule: Rules, now: float) -> str:
-    idle = now - machine.idle_since
+    idle = elapsed(machine.idle_since, now)
     if rule.paid_hours:
         left = HOUR - (now - machine.ordered_at) % HOUR
         return f"idle for {span(idle)}, and its paid hour ends" if idle > 60 and left < _BEFORE_THE_HOUR else ""

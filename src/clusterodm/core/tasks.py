@@ -209,7 +209,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
     def ended(self, now: float, reason: str, cleanup: Cleanup) -> Attempt:
         """The same at its end, with what is still to be done on its node; one that is over ended when it did."""
-        at = self.ended_at or now
+        at = max(self.ended_at or now, self.started_at)  # the clock may have been set back
         return msgspec.structs.replace(self, stage=Stage.ENDED, ended_at=at, reason=reason, cleanup=cleanup)
 
 

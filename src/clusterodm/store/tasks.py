@@ -8,6 +8,7 @@ Each is one transaction, durable when it returns (SQLite: WAL with an fsync at e
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -246,12 +247,15 @@ class TaskVerbs(UsageVerbs):
         return found[0] if found else None
 
     async def timeline(self, uuid: str) -> list[Event]:
-        """All lines of a task's timeline, oldest first."""
+        """All lines of a task's timeline, oldest first; none is earlier than the one before it, also where the clock
+        was set back in between."""
         table = schema.events
         query = select(table).where(table.c.task == uuid).order_by(table.c.id)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return self.aside.records(rows, Event, "events", "id")
+        events = self.aside.records(rows, Event, "events", "id")
+        ordered = accumulate((event.at for event in events), max)
+        return [msgspec.structs.replace(event, at=at) for event, at in zip(events, ordered, strict=True)]
 
     # Attempts
 

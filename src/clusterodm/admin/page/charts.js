@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Pictures: bars by the hour, a line of waits, and what each node did.
 import { h, s } from "./dom.js";
-import { count, now, span, when } from "./format.js";
+import { between, count, now, span, when } from "./format.js";
 
 const hourName = (at) => new Date(at * 1000).toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
 
@@ -87,7 +87,7 @@ export function gantt(history) {
     s("text", { x: 0, y: each.top + 17 }, each.node.length > 26 ? `…${each.node.slice(-25)}` : each.node),
     each.bars.map((bar, place) => {
       const end = bar.ended_at || now();
-      const text = `${bar.name || bar.task}, attempt ${bar.attempt}: ${bar.state}, ${span(end - bar.started_at)}${bar.reason && bar.reason !== bar.state ? ` (${bar.reason})` : ""}`;
+      const text = `${bar.name || bar.task}, attempt ${bar.attempt}: ${bar.state}, ${between(bar.started_at, end)}${bar.reason && bar.reason !== bar.state ? ` (${bar.reason})` : ""}`;
       return s("a", { href: `#/task/${bar.task}`, "aria-label": text }, s("rect", { x: x(bar.started_at), width: Math.max(3, x(end) - x(bar.started_at)), y: each.top + 5 + each.track[place] * 15, height: each.tracks > 1 ? 12 : lane - 9, rx: 3, class: KINDS[bar.state] }, s("title", {}, text)));
     }),
   ]);

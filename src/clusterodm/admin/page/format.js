@@ -20,7 +20,8 @@ export function size(bytes) {
 export const count = (value) => Number(value).toLocaleString("en");
 export const plural = (value, word) => `${count(value)} ${word}${value === 1 ? "" : "s"}`;
 export const now = () => Date.now() / 1000;
-export const ago = (at) => (at ? `${span(Math.max(0, now() - at))} ago` : "–");
+export const between = (from, to) => span(Math.max(0, to - from));
+export const ago = (at) => (at ? `${between(at, now())} ago` : "–");
 
 export function when(at, withDay = true) {
   if (!at) return "–";

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // Machines that were created on demand: what they are, why they are there, what they cost.
 import { h, put } from "./dom.js";
-import { ago, count, plural, span, now } from "./format.js";
+import { ago, between, count, plural, span, now } from "./format.js";
 import { get, known } from "./live.js";
 import { ask, order, pill } from "./parts.js";
 
@@ -49,7 +49,7 @@ function row(machine, alive) {
     h("td", {}, `${machine.size} in ${machine.location}`, h("br", {}), h("span", { class: "small soft" }, `${machine.provider}${machine.spot ? ", spot" : ""} · up to ${count(machine.max_images)} images`)),
     h("td", {}, ago(machine.ordered_at)),
     h("td", {}, money(machine.cost), machine.price > 0 && h("span", { class: "small soft" }, ` (${machine.price} an hour)`)),
-    h("td", {}, alive ? (tasks.length ? tasks : machine.idle_since > 0 ? h("span", { class: "small soft" }, `idle for ${span(now() - machine.idle_since)}`) : "–") : span(machine.gone_at - machine.ordered_at)),
+    h("td", {}, alive ? (tasks.length ? tasks : machine.idle_since > 0 ? h("span", { class: "small soft" }, `idle for ${between(machine.idle_since, now())}`) : "–") : between(machine.ordered_at, machine.gone_at)),
     alive && h("td", {}, h("div", { class: "buttons" },
       h("button", { "data-fresh": 1, onclick: () => order("POST", `machines/${machine.id}/${machine.kept ? "release" : "keep"}`) }, machine.kept ? "May go" : "Keep"),
       h("button", { class: "harm", "data-fresh": 1, onclick: () => remove(machine) }, "Delete"))));

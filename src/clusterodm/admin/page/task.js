@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: AGPL-3.0-or-later
 // One task: why it is as it is, what happened to it, its console as it comes, its files and results.
 import { h, put } from "./dom.js";
-import { count, plural, size, span, state, when } from "./format.js";
+import { between, count, now, plural, size, span, state, when } from "./format.js";
 import { get } from "./live.js";
 import { ask, guess, notice, order, pill, progress } from "./parts.js";
 
@@ -86,7 +86,7 @@ export function task(root, uuid) {
     return detail.attempts.length > 0 && h("section", { class: "card" }, h("header", {}, h("h2", {}, "Attempts"), h("span", { class: "tag" }, count(detail.attempts.length))),
       h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, ["", "Node", "From", "Took", "How it went"].map((name) => h("th", { scope: "col" }, name)))),
         h("tbody", {}, detail.attempts.map((each) => h("tr", {}, h("td", { class: "num" }, String(each.number)), h("td", {}, each.node), h("td", { class: "small" }, when(each.started_at)),
-          h("td", { class: "small" }, span((each.ended_at || detail.task.finished_at || Date.now() / 1000) - each.started_at)), h("td", { class: "small" }, each.reason || each.stage)))))));
+          h("td", { class: "small" }, between(each.started_at, each.ended_at || detail.task.finished_at || now())), h("td", { class: "small" }, each.reason || each.stage)))))));
   }
 
   function options() {
