@@ -166,9 +166,10 @@ def metrics_page() -> str:
 
 
 def _counted(metric: Metric) -> tuple[str, str, list[str], str]:
-    labels = {"request_seconds": ["route"], "attempts": ["outcome"], "webhooks": ["outcome"]}
     name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-    return name, metric.type, labels.get(metric.name.removeprefix("clusterodm_"), []), metric.documentation
+    made = vars(Metrics()).values()
+    labels = next(each._labelnames for each in made if getattr(each, "_name", None) == metric.name)
+    return name, metric.type, list(labels), metric.documentation
 
 
 def errors_page() -> str:

@@ -105,13 +105,14 @@ class Observers(Generic[P]):
     from being made; that is a bug, so it is logged the first time and counted each time."""
 
     def __init__(self) -> None:
-        #: How often each observer raised, by its name.
+        #: How often each observer raised, by its name; 0 for one that never did.
         self.failures: Counter[str] = Counter()
         self._observers: list[Callable[P, object]] = []
 
     def add(self, observer: Callable[P, object]) -> None:
         """Have `observer` called from now on."""
         self._observers.append(observer)
+        self.failures[_name(observer)] += 0
 
     def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
         """Call all observers."""

@@ -10,8 +10,9 @@ import logging.handlers
 import queue
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.names import printable
+from clusterodm.core.retry import Failure
 
 _LEVELS: Final = {
     "silly": logging.DEBUG,
@@ -161,24 +163,38 @@ class Metrics:
             buckets=(1, 10, 60, 300, 900, 3600, 4 * 3600, 24 * 3600),
             registry=self.registry,
         )
-        self.attempts = self._counter("clusterodm_attempts", "Attempts that ended, by how.", ["outcome"])
+        self.attempts = self._counter(
+            "clusterodm_attempts", "Attempts that ended, by how.", outcome=("completed", *map(outcome_of, Failure))
+        )
         self.ahead = self._counter(
             "clusterodm_ahead",
             "Uploads whose files were sent ahead of their commit, by what became of it.",
-            ["outcome"],
+            outcome=("used", "taken back"),
         )
         self.received = self._counter("clusterodm_received_bytes", "Bytes of files that clients uploaded.")
         self.sent = self._counter("clusterodm_sent_bytes", "Bytes of files sent to nodes.")
         self.delivered = self._counter("clusterodm_delivered_bytes", "Bytes of results that clients downloaded.")
         self.provider_calls = self._counter(
-            "clusterodm_provider_calls", "Calls to providers of machines.", ["provider", "call", "outcome"]
+            "clusterodm_provider_calls", "Calls to providers of machines.", provider=(), call=(), outcome=()
         )
         self.uploads_dropped = self._counter(
             "clusterodm_uploads_dropped",
             "Uploads that were dropped before their commit, by why: given up, or removed by somebody.",
-            ["why"],
+            why=("given up", "removed"),
         )
-        self.webhooks = self._counter("clusterodm_webhooks", "Calls of owners' webhooks, by outcome.", ["outcome"])
+        self.webhooks = self._counter(
+            "clusterodm_webhooks", "Calls of owners' webhooks, by outcome.", outcome=("taken", "failed")
+        )
 
-    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
-        return Counter(name, text, labels or [], registry=self.registry)
+    def _counter(self, name: str, text: str, **values: Iterable[str]) -> Counter:
+        """A counter whose labels have these values from the start: what appears with its first event is no increase to
+        Prometheus. Labels without values get theirs from whoever knows them."""
+        counter = Counter(name, text, list(values), registry=self.registry)
+        for each in product(*values.values()) if values else ():
+            counter.labels(*each)
+        return counter
+
+
+def outcome_of(failure: Failure) -> str:
+    """Return the label of an attempt that ended so."""
+    return failure.name.lower()

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from clusterodm.cluster import ahead
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start
+from tests.providers.support import running_cloud
 from tests.support import Rig, eventually
 
 
@@ -259,6 +261,40 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) 
     assert b"reload" in b"".join(told)
     assert told[-1] == b"x1999"
     assert (await operator.get("status"))["health"] == "trouble"
+
+
+#: Of labels with these names nothing is known at the start: nodes come and go.
+COME_LATER = {"node"}
+
+
+async def labelled(operator: Operator) -> set[tuple[str, tuple[str, ...]]]:
+    """Every counter, gauge and histogram with each set of values of its labels."""
+    async with operator.session.get(f"{operator.url}/metrics") as answer:
+        text = await answer.text()
+    return {
+        (family.name, tuple(value for name, value in sorted(sample.labels.items()) if name != "le"))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not COME_LATER & sample.labels.keys()
+    }
+
+
+async def test_every_metric_has_all_values_of_its_labels_from_the_start(cluster: Rig, tmp_path: Path) -> None:
+    webhook = "http://127.0.0.1:9/"
+    async with running_cloud("hetzner") as cloud:
+        file = tmp_path / "asr.json"
+        file.write_text(json.dumps({"providers": [cloud.entry]}))
+        api, operator = await start(cluster, asr=file, machine_poll_interval=0.05, webhook_allow_private=True)
+        registry = cluster.cluster.context.metrics.registry
+        made = [vars(metric) for metric in registry._collector_to_names]
+        empty = [metric["_name"] for metric in made if metric.get("_labelnames") and not metric["_metrics"]]
+        assert empty == []
+        first = await labelled(operator)
+        await api.ends(await api.create(webhook=webhook))
+        await api.post("/task/cancel", {"uuid": await api.init()})
+        await api.raw("GET", "/nowhere")
+        assert cluster.cluster.context.machines.alive()
+        assert await labelled(operator) - first == set()
 
 
 async def test_metrics_agree_with_the_cluster(cluster: Rig) -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import product
 from typing import Final
 
 from prometheus_client import Metric, generate_latest
@@ -16,6 +17,8 @@ from clusterodm import __version__
 from clusterodm.admin import uploads
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
+from clusterodm.core.machines import State
+from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import ACTIVE
 
 #: Gauges that are looked up: their text and their labels.
@@ -62,8 +65,9 @@ class Looked(Collector):
         for node in cluster.registry.nodes():
             _add_node(gauges, node)
         states = Counter((machine.provider, str(machine.state)) for machine in cluster.machines.alive())
-        for labels, count in sorted(states.items()):
-            gauges["clusterodm_machines"].add_metric(labels, count)
+        providers = {*cluster.autoscaler.fleet.providers, *(provider for provider, _ in states)}
+        for labels in product(sorted(providers), (str(state) for state in State if state is not State.GONE)):
+            gauges["clusterodm_machines"].add_metric(labels, states[labels])
         hourly = sum(machine.price for machine in cluster.machines.alive())
         gauges["clusterodm_machines_hourly_cost"].add_metric([], hourly)
         gauges["clusterodm_machines_month_cost"].add_metric([], cluster.autoscaler.spent_this_month)
@@ -71,13 +75,21 @@ class Looked(Collector):
         gauges["clusterodm_replicas"].add_metric([], len(cluster.replicas.there))
         gauges["clusterodm_orphans"].add_metric([], len(cluster.reaper.orphans))
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
-        for origin, count in sorted(origins.items()):
-            gauges["clusterodm_nodes"].add_metric([origin], count)
+        for origin in Origin:
+            gauges["clusterodm_nodes"].add_metric([origin], origins[origin])
         told = (cluster.tasks.observers, cluster.registry.observers, cluster.machines.observers)
-        for name, count in sorted(sum((each.failures for each in told), Counter()).items()):
+        for name, count in sorted(_sum(each.failures for each in told).items()):
             gauges["clusterodm_observer_failures"].add_metric([name], count)
         yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
         yield from gauges.values()
+
+
+def _sum(counted: Iterable[Counter[str]]) -> Counter[str]:
+    """Add counts up; what was counted never stays in."""
+    total: Counter[str] = Counter()
+    for each in counted:
+        total.update(each)
+    return total
 
 
 def _add_uploads(gauges: dict[str, GaugeMetricFamily], cluster: Context) -> None:

@@ -46,7 +46,7 @@ from clusterodm.core.tasks import (
     Task,
     shown_code,
 )
-from clusterodm.observe import Metrics
+from clusterodm.observe import Metrics, outcome_of
 from clusterodm.store import Store
 
 #: Seconds for which the end of an attempt tells something about its node.
@@ -138,7 +138,7 @@ class Attempts:
         attempt, task = entry.attempt, entry.task
         assert attempt is not None, "only a task with an attempt can fail"  # noqa: S101 - an invariant of the phases
         now = self._clock()
-        self._metrics.attempts.labels(failure.name.lower()).inc()
+        self._metrics.attempts.labels(outcome_of(failure)).inc()
         detail = "" if failure is Failure.FORGOTTEN else detail.replace(attempt.node_uuid, task.uuid)
         why = describe(failure, detail)
         around = await self._circumstances(entry, attempt, failure, why)

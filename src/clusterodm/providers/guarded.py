@@ -7,13 +7,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from itertools import product
 from typing import Final, TypeVar
 
 import structlog
 
 from clusterodm.aio import Clock, chance
 from clusterodm.core.backoff import Backoff
-from clusterodm.core.errors import ProviderError, Throttled, Unreachable
+from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
 from clusterodm.core.scaling import Rung
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider, ProviderMachine, Spec
@@ -34,6 +35,10 @@ _LONGEST: Final = 60.0
 _PATIENCE: Final = 10.0
 #: Seconds beyond the end of a pause: timers may fire a moment early, and a call within a pause is refused.
 _TICK: Final = 0.005
+#: What the count of calls is told apart by.
+_CALLS: Final = ("check", "create", "get", "list", "delete")
+_ERRORS: Final = (ProviderError, OutOfCapacity, Rejected, Throttled, Unreachable)
+_OUTCOMES: Final = ("ok", "failed", *(each.__name__.lower() for each in _ERRORS))
 
 
 class Guarded:
@@ -42,6 +47,8 @@ class Guarded:
     def __init__(self, provider: Provider, metrics: Metrics, clock: Clock) -> None:
         self._provider = provider
         self._metrics = metrics
+        for call, outcome in product(_CALLS, _OUTCOMES):
+            metrics.provider_calls.labels(provider.config.label, call, outcome)
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         #: Held by one call at a time after a pause, until one was answered.
         self._trial = asyncio.Lock()
@@ -141,7 +148,7 @@ class Guarded:
             self._begin_pause(name, error.until, "rate limit")
             raise self._throttled() from None
         except ProviderError as error:
-            outcome = type(error).__name__.lower()
+            outcome = _outcome(error)
             if not isinstance(error, Unreachable):
                 self.pause.worked()
             elif error.until:
@@ -161,3 +168,8 @@ class Guarded:
 
     def _throttled(self) -> Throttled:
         return Throttled(self.pause.text, until=self.pause.until)
+
+
+def _outcome(error: ProviderError) -> str:
+    """Return the label of an error; one of a provider's own counts as the one that it is made of."""
+    return next(kind.__name__.lower() for kind in type(error).__mro__ if kind in _ERRORS)

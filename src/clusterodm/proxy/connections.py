@@ -106,6 +106,8 @@ class Connections:
                 transport.abort()
 
 
+#: The route of what is asked for and does not exist.
+NO_ROUTE: Final = "none"
 CONNECTIONS: Final = web.AppKey("connections", Connections)
 
 
@@ -151,4 +153,4 @@ def access(request: web.Request, status: int, seconds: float, *, remote: str | N
 def _route(request: web.Request) -> str:
     """Which route it was, without what is different in each request."""
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "none"
+    return resource.canonical if resource is not None else NO_ROUTE

@@ -45,4 +45,7 @@ def make_app(cluster: Context) -> web.Application:
             web.route("OPTIONS", "/{path:.*}", render.preflight),
         ]
     )
+    for resource in app.router.resources():
+        cluster.metrics.requests.labels(resource.canonical)
+    cluster.metrics.requests.labels(connections.NO_ROUTE)
     return app
