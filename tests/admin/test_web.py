@@ -19,6 +19,7 @@ from clusterodm.cluster import ahead
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start
+from tests.cluster.test_uploads import sending
 from tests.providers.support import running_cloud
 from tests.support import Rig, eventually
 
@@ -119,6 +120,24 @@ async def test_uploads_are_shown_with_what_they_hold_and_dropped(cluster: Rig, m
     third = await api.init()
     await operator.order("POST", f"tasks/{third}/cancel")
     assert (await operator.get("uploads"))["total"] == 0
+
+
+async def test_what_comes_in_with_one_request_is_among_the_uploads_and_can_be_dropped(cluster: Rig) -> None:
+    api, operator = await start(cluster)
+    async with sending(cluster, api, "/task/new") as request:
+        page = await operator.get("uploads")
+        assert (page["total"], page["bytes"]) == (1, page["uploads"][0]["bytes"])
+        [upload] = page["uploads"]
+        assert (upload["state"], upload["owner"], upload["name"], upload["files"]) == ("receiving", "local", "", 0)
+        assert upload["bytes"] > 0
+        status = await operator.get("status")
+        assert (status["receiving"], status["receiving_bytes"]) == (1, upload["bytes"])
+        dropped = await operator.order("DELETE", f"uploads/{upload['uuid']}")
+        assert dropped == {"text": f"{upload['uuid']} is dropped"}
+        assert "Invalid uuid (not found)" in (await request.end())["error"]
+    assert (await operator.get("uploads"))["total"] == 0
+    assert await cluster.cluster.context.spool.tasks() == []
+    assert (await operator.get("tasks"))["total"] == 0
 
 
 async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from clusterodm.admin.figures import status
 from clusterodm.app import Cluster, running_cluster
+from clusterodm.cluster import janitor
 from clusterodm.cluster.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase
 from clusterodm.settings import load_settings
@@ -133,6 +134,25 @@ async def test_a_finished_task_is_listed_for_two_days_known_for_thirty_and_then_
     await old.janitor.sweep()
     assert await api.get(f"/task/{uuid}/info") == {"error": f"{uuid} not found"}
     assert await old.cluster.context.store.find_task(uuid) is None
+
+
+async def test_one_sweep_cleans_up_after_all_that_was_removed(
+    stack: AsyncExitStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(janitor, "_PAGE", 3)
+    old, api = await aged(stack, tmp_path)
+    store = old.cluster.context.store
+    removed, forgotten = [[await api.create() for _ in range(10)] for _ in range(2)]
+    for uuid in removed:
+        await api.post("/task/remove", {"uuid": uuid})
+    await old.janitor.sweep()
+    assert await store.removed(limit=99) == []
+    for uuid in forgotten:
+        await api.post("/task/cancel", {"uuid": uuid})
+    old.clock.ahead = 721 * HOUR
+    await old.janitor.sweep()
+    assert await store.find_tasks_by_uuid(removed + forgotten) == []
+    assert await old.cluster.context.spool.tasks() == []
 
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"

@@ -251,7 +251,7 @@ async def test_a_task_that_its_owner_removed_after_its_end_is_reported_all_the_s
 
 
 async def _forgotten(cluster: Rig, uuid: str) -> bool:
-    return uuid in await cluster.cluster.context.store.removed(limit=10)
+    return uuid in dict(await cluster.cluster.context.store.removed(limit=10))
 
 
 async def test_what_was_not_reported_before_a_restart_is_reported_after_it(cluster: Rig, service: Service) -> None:

@@ -131,7 +131,8 @@ async def test_removed_tasks_stay_until_their_nodes_are_clean(store: Store) -> N
     assert await store.removed(limit=9) == []
     assert await store.attempts_to_clean() == [attempt(cleanup=Cleanup.REMOVE)]
     await store.change_attempt(attempt(cleanup=Cleanup.REMOVE), cleanup=Cleanup.NONE)
-    assert await store.removed(limit=9) == [UUID]
+    assert await store.removed(limit=9) == [(UUID, "")]
+    assert await store.removed(limit=9, after=UUID) == []
     await store.forget([UUID])
     assert await store.find_task(UUID) is None
     assert await store.attempts(UUID) == []

@@ -94,7 +94,7 @@ def _sum(counted: Iterable[Counter[str]]) -> Counter[str]:
 
 def _add_uploads(gauges: dict[str, GaugeMetricFamily], cluster: Context) -> None:
     gauges["clusterodm_upload_bytes"].add_metric([], uploads.held_bytes(cluster))
-    states = Counter(uploads.state(cluster, entry) for entry in cluster.uploads.open())
+    states = uploads.count(cluster)
     for state in uploads.STATES:
         gauges["clusterodm_uploads"].add_metric([state], states[state])
 

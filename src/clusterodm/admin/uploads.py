@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from clusterodm.admin import tasks
@@ -11,7 +12,8 @@ from clusterodm.admin.views import Done, UploadPage, UploadView
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.reclaimer import ABANDONED
 from clusterodm.cluster.tasks import Entry
-from clusterodm.core.durations import span
+from clusterodm.cluster.uploads import Arrival
+from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase, Stage
 
@@ -21,32 +23,34 @@ STATES: Final = ("receiving", "idle", "abandoned")
 
 
 def page(cluster: Context, *, limit: int = 50, offset: int = 0) -> UploadPage:
-    """A page of uploads, longest idle first."""
-    entries = cluster.uploads.open()
-    active = {entry.task.uuid: cluster.uploads.active_at(entry) for entry in entries}
-    entries.sort(key=lambda entry: (active[entry.task.uuid], entry.task.uuid))
-    chosen = entries[offset : offset + min(limit, MAX_PAGE)]
+    """A page of uploads, longest idle first; with what comes in by `/task/new`, which has no name before its end."""
+    views = _all(cluster)
     return UploadPage(
-        uploads=[_view(cluster, entry, active[entry.task.uuid]) for entry in chosen],
-        total=len(entries),
-        bytes=held_bytes(cluster),
+        uploads=views[offset : offset + min(limit, MAX_PAGE)],
+        total=len(views),
+        bytes=sum(view.bytes for view in views),
     )
+
+
+def count(cluster: Context) -> Counter[str]:
+    """How many uploads there are, by their state."""
+    return Counter(view.state for view in _all(cluster))
 
 
 def held_bytes(cluster: Context) -> int:
     """Bytes of all uploads."""
-    return sum(cluster.spool.room.of(entry.task.uuid).size for entry in cluster.uploads.open())
+    return sum(view.bytes for view in _all(cluster))
 
 
-def state(cluster: Context, entry: Entry) -> str:
-    """One of STATES."""
-    if cluster.spool.receives(entry.task.uuid):
-        return "receiving"
-    return "abandoned" if cluster.uploads.idle(entry) > ABANDONED else "idle"
+def _all(cluster: Context) -> list[UploadView]:
+    views = [_view(cluster, entry) for entry in cluster.uploads.open()]
+    views += [_arrival(cluster, each) for each in cluster.uploads.arrivals()]
+    return sorted(views, key=lambda view: (view.active_at, view.uuid))
 
 
-def _view(cluster: Context, entry: Entry, active_at: float) -> UploadView:
+def _view(cluster: Context, entry: Entry) -> UploadView:
     task, attempt, usage = entry.task, entry.attempt, cluster.spool.room.of(entry.task.uuid)
+    idle = cluster.uploads.idle(entry)
     return UploadView(
         uuid=task.uuid,
         name=task.name,
@@ -55,10 +59,36 @@ def _view(cluster: Context, entry: Entry, active_at: float) -> UploadView:
         bytes=usage.size,
         node=attempt.node_name if attempt is not None and attempt.stage is Stage.AHEAD else "",
         created_at=task.created_at,
-        active_at=active_at,
-        idle_seconds=cluster.uploads.idle(entry),
-        state=state(cluster, entry),
+        active_at=cluster.uploads.active_at(entry),
+        idle_seconds=idle,
+        state=_state(cluster, task.uuid, idle),
     )
+
+
+def _arrival(cluster: Context, arrival: Arrival) -> UploadView:
+    """A request that goes on: it is cut before it could count as abandoned."""
+    usage, now = cluster.spool.room.of(arrival.uuid), cluster.clock()
+    receives = cluster.spool.receives(arrival.uuid)
+    active_at = now if receives else max(arrival.began_at, cluster.spool.last_change(arrival.uuid))
+    return UploadView(
+        uuid=arrival.uuid,
+        name="",
+        owner=arrival.owner,
+        files=usage.files,
+        bytes=usage.size,
+        node="",
+        created_at=arrival.began_at,
+        active_at=active_at,
+        idle_seconds=elapsed(active_at, now),
+        state="receiving" if receives else "idle",
+    )
+
+
+def _state(cluster: Context, uuid: str, idle: float) -> str:
+    """One of STATES."""
+    if cluster.spool.receives(uuid):
+        return "receiving"
+    return "abandoned" if idle > ABANDONED else "idle"
 
 
 def line(upload: UploadView) -> str:
@@ -72,10 +102,15 @@ def line(upload: UploadView) -> str:
 
 async def drop(cluster: Context, uuid: str) -> Done:
     """Drop an upload with its files, here and on the node that got some ahead."""
+    by = "an operator"
+    why = f"the upload was dropped by {by}"
+    for arrival in cluster.uploads.arrivals():
+        if arrival.uuid == uuid:
+            cluster.uploads.cut(arrival, why=why)
+            return Done(text=f"{uuid} is dropped")
     entry = await tasks.find(cluster, uuid)
     if entry.task.phase is not Phase.RECEIVING:
         raise BadRequest("it is committed; cancel or remove the task instead")
-    by = "an operator"
-    if not await cluster.uploads.remove(entry, by=by, why=f"the upload was dropped by {by}"):
+    if not await cluster.uploads.remove(entry, by=by, why=why):
         raise BadRequest("it was committed or removed in this moment")
     return Done(text=f"{entry.task.uuid} is dropped")

@@ -144,6 +144,7 @@ class Intake:
 
     async def new(self, uuid: str, said: Announcement) -> str:
         """`/task/new`: everything in one request; the files lie in the spool under `uuid`."""
+        self._uploads.check_cut(uuid, said.owner)
         task = self._task(uuid, said)
         zipurl = said.fields.get("zipurl", "")
         if zipurl:

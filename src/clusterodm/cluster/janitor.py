@@ -74,17 +74,23 @@ class Janitor:
                 await self._uploads.give_up(entry, self._stale, short=False)
 
     async def _forget_old_tasks(self) -> None:
-        for task, _ in await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE):
-            old = self._clock.age(task.finished_at) > self._keep_finished
-            if old and (entry := await self._tasks.find(task.uuid)):
-                await self._remove(entry, "forgotten: it ended long ago")
+        while True:
+            page = await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE)
+            removed = 0
+            for task, _ in page:
+                old = self._clock.age(task.finished_at) > self._keep_finished
+                if old and (entry := await self._tasks.find(task.uuid)):
+                    removed += await self._remove(entry, "forgotten: it ended long ago")
+            if not removed:
+                return
 
-    async def _remove(self, entry: Entry, text: str) -> None:
+    async def _remove(self, entry: Entry, text: str) -> bool:
         attempt = entry.attempt and msgspec.structs.replace(entry.attempt, cleanup=Cleanup.REMOVE)
         try:
             await self._tasks.advance(entry, Phase.REMOVED, text, attempt=attempt)
         except StaleTask:
-            return
+            return False
+        return True
 
     async def _let_go_of_files(self) -> None:
         """Drop folders of the spool that nobody needs: of completed tasks, and of others that ended long ago."""
@@ -97,10 +103,9 @@ class Janitor:
             if (completed or long_ago) and self._clock.age(entry.last_activity) > HOUR:
                 await self._spool.drop(uuid)
 
-    async def _clear_bucket(self, uuid: str) -> bool:
-        """Delete what a removed task has in a bucket; False when it must be tried again."""
-        found = await self._store.find_task(uuid)
-        bucket = self._fleet.bucket(found[0].results_in) if found and found[0].results_in else None
+    async def _clear_bucket(self, uuid: str, provider: str) -> bool:
+        """Delete what a removed task has in a provider's bucket; False when it must be tried again."""
+        bucket = self._fleet.bucket(provider) if provider else None
         if bucket is None:
             return True
         try:
@@ -113,9 +118,12 @@ class Janitor:
 
     async def _drop_traces(self) -> None:
         """Removed tasks: their files, and their rows when nothing is left to do on a node."""
-        uuids = [uuid for uuid in await self._store.removed(limit=_PAGE) if await self._clear_bucket(uuid)]
-        for uuid in uuids:
-            await self._spool.drop(uuid)
-            await self._consoles.drop(uuid)
-            await self._results.drop(uuid)
-        await self._store.forget(uuids)
+        last = ""
+        while page := await self._store.removed(limit=_PAGE, after=last):
+            last = page[-1][0]
+            uuids = [uuid for uuid, provider in page if await self._clear_bucket(uuid, provider)]
+            for uuid in uuids:
+                await self._spool.drop(uuid)
+                await self._consoles.drop(uuid)
+                await self._results.drop(uuid)
+            await self._store.forget(uuids)

@@ -100,8 +100,19 @@ class Uploads:
         return len(uuids - {but})
 
     def arrivals(self) -> list[Arrival]:
-        """Return what comes in with `/task/new` at this moment, in this process."""
-        return list(self._arriving.values())
+        """Return what comes in with `/task/new` at this moment, in this process, and is no task yet."""
+        return [each for each in self._arriving.values() if self._tasks.get(each.uuid) is None]
+
+    def cut(self, arrival: Arrival, *, why: str) -> None:
+        """Have a `/task/new` that is being received fail; its files go with it."""
+        self._remember(arrival.uuid, arrival.owner, why)
+        self._spool.abort(arrival.uuid)
+        self._metrics.uploads_dropped.labels("removed").inc()
+
+    def check_cut(self, uuid: str, owner: str) -> None:
+        """Raise BadRequest for a `/task/new` that was cut."""
+        if uuid in self._dropped:
+            raise self.unknown(uuid, owner)
 
     def is_arriving(self, uuid: str) -> bool:
         """True if `/task/new` gathers files under this uuid here."""
@@ -110,6 +121,7 @@ class Uploads:
     @contextmanager
     def arriving(self, uuid: str, owner: str) -> Iterator[None]:
         """Gather files of `/task/new`."""
+        self._dropped.pop(uuid, None)
         self._arriving[uuid] = Arrival(uuid, owner, self._clock())
         try:
             yield
@@ -148,12 +160,15 @@ class Uploads:
             await self._tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended(entry.attempt))
         except StaleTask:
             return False
-        self._dropped[task.uuid] = (task.owner, why)
-        while len(self._dropped) > _REMEMBERED:
-            self._dropped.popitem(last=False)
+        self._remember(task.uuid, task.owner, why)
         await self._spool.drop(task.uuid)
         self._metrics.uploads_dropped.labels(outcome).inc()
         return True
+
+    def _remember(self, uuid: str, owner: str, why: str) -> None:
+        self._dropped[uuid] = (owner, why)
+        while len(self._dropped) > _REMEMBERED:
+            self._dropped.popitem(last=False)
 
     def _ended(self, attempt: Attempt | None) -> Attempt | None:
         """What was sent ahead, with the order to remove it on its node."""

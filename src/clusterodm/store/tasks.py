@@ -225,11 +225,15 @@ class TaskVerbs(UsageVerbs):
         """Uuids of tasks that are over, or removed, and are still to be reported to the service that knows owners."""
         return await self._uuids(schema.tasks.c.billing_due)
 
-    async def removed(self, *, limit: int) -> list[str]:
-        """Uuids of removed tasks of which nothing is left to be done."""
+    async def removed(self, *, limit: int, after: str = "") -> list[tuple[str, str]]:
+        """Removed tasks of which nothing is left to be done, those after a uuid: their uuids in order, and the provider
+        in whose bucket their results are."""
+        table = schema.tasks.c
         pending = select(schema.attempts.c.task).where(schema.attempts.c.cleanup != str(Cleanup.NONE))
-        gone = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.not_in(pending)
-        return await self._uuids(gone & ~schema.tasks.c.billing_due, limit=limit)
+        gone = (table.phase == str(Phase.REMOVED)) & table.uuid.not_in(pending) & ~table.billing_due
+        query = select(table.uuid, table.results_in).where(gone, table.uuid > after).order_by(table.uuid).limit(limit)
+        async with self._transaction() as connection:
+            return [(uuid, results_in) for uuid, results_in in (await connection.execute(query)).all()]
 
     async def forget(self, uuids: list[str]) -> None:
         """Delete removed tasks with their attempts and timelines."""
