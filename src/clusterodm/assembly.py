@@ -41,6 +41,7 @@ from clusterodm.cluster.janitor import Janitor
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
+from clusterodm.cluster.photos import Photos
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.redelivery import Redelivery
@@ -99,7 +100,7 @@ def build(
         Results(folder / "results", owner=store.origin),
     )
     trash = Trash(folder / "trash", spool.room)
-    holdings = Holdings(store, spool)
+    holdings, photos = Holdings(store, spool), Photos(results, fleet)
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.accounts)
     registry.machines = fleet.takes
@@ -264,6 +265,7 @@ def build(
         spool=spool,
         holdings=holdings,
         results=results,
+        photos=photos,
         machines=machines,
         sizes=sizes,
         strays=strays,
@@ -291,7 +293,15 @@ def build(
         discovery=discovery,
         fetcher=fetcher,
         cleaner=Cleaner(store, tasks, registry, client, duty=duty, clock=clock),
-        notifier=Notifier(store, tasks, results, metrics, duty=duty, allow_private=settings.webhook_allow_private),
+        notifier=Notifier(
+            store,
+            tasks,
+            photos,
+            metrics,
+            duty=duty,
+            allow_private=settings.webhook_allow_private,
+            nodes_call=bool(settings.public_address),
+        ),
         accounts=accounts,
         janitor=janitor,
         reclaimer=Reclaimer(tasks, spool, uploads, trash, release_running=settings.release_running_files, clock=clock),

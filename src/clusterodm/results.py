@@ -201,9 +201,25 @@ class Results:
             raise BadRequest("Asset not ready")
         return await asyncio.to_thread(_asset, path, name)
 
+    async def note(self, uuid: str, name: str, content: bytes) -> None:
+        """Keep a small file beside the archive, whether that comes here or not."""
+        await asyncio.to_thread(_replace, self._root / uuid / name, content)
+
+    async def noted(self, uuid: str, name: str) -> bytes:
+        """Return such a file; nothing when there is none."""
+        path = self._root / uuid / name
+        return await asyncio.to_thread(lambda: path.read_bytes() if path.is_file() else b"")
+
     async def drop(self, uuid: str) -> None:
         """Delete a task's results."""
         await asyncio.to_thread(shutil.rmtree, self._root / uuid, ignore_errors=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 def _whole(path: Path) -> Stored:

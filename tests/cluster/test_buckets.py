@@ -24,7 +24,7 @@ from clusterodm.providers.node import node_config
 from tests.buckets import CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
 from tests.needs import need
 from tests.providers.support import Cloud
-from tests.support import Api, Rig, eventually
+from tests.support import Api, Rig, eventually, zipped
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,20 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
 
     await api.post("/task/remove", {"uuid": uuid})
     await eventually(lambda: gateway.keys() == [])
+
+
+async def test_the_owners_webhook_has_the_photos_out_of_the_bucket(
+    cluster: Rig, cloud: Cloud, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(cluster, cloud, gateway, monkeypatch)
+    uuid = await api.create(2)
+    await api.ends(uuid)
+    entry, photos = cluster.entry(uuid), cluster.cluster.context.photos
+    assert await photos.of(entry.task, entry.attempt) is None
+    written = [{"filename": "a.jpg", "width": 4000}]
+    archive = zipped({"images.json": json.dumps(written).encode()})
+    await asyncio.to_thread(gateway.client.put_object, Bucket="maps", Key=f"{uuid}/all.zip", Body=archive)
+    assert [json.loads(bytes(each)) for each in await photos.of(entry.task, entry.attempt) or []] == written
 
 
 async def test_a_machine_that_leaves_does_not_bring_here_what_is_in_the_bucket(

@@ -12,7 +12,9 @@ import pytest
 from aiohttp import web
 
 from clusterodm.core.nodes import make_address
+from clusterodm.devnode.photos import make_photos
 from tests.admin.support import start
+from tests.processes import free_port
 from tests.support import Rig, eventually, images, zipped
 
 #: What NodeODM 2.2.4 and NodeODX 2.3.1 posted at the end of a task with three photos in test mode.
@@ -109,6 +111,38 @@ async def test_images_are_an_empty_list_where_nothing_is_known(cluster: Rig, hoo
 
     hook.first = leave_results
     await create(cluster, hook)
+    await eventually(lambda: hook.calls)
+    assert hook.calls[0][1]["images"] == []
+
+
+async def test_where_results_stay_on_a_node_the_webhook_has_what_the_node_said_of_the_photos(
+    cluster: Rig, hook: Hook
+) -> None:
+    port = free_port()
+    await cluster.add_node()
+    address = f"http://127.0.0.1:{port}"
+    api = await cluster.start(port=port, public_address=address, webhook_allow_private=True)
+    uuid = await api.init(webhook=hook.url)
+    photos = {path.name: path.read_bytes() for path in make_photos(cluster.folder / "photos", 2)}
+    await api.post(f"/task/new/upload/{uuid}", images(photos))
+    await api.commit(uuid)
+    await eventually(lambda: hook.calls)
+    assert cluster.cluster.context.results.archive(uuid) is None
+    [(_, body)] = hook.calls
+    assert sorted(image["filename"] for image in body["images"]) == sorted(photos)
+    assert (body["status"], body["imagesCount"]) == ({"code": 40}, 2)
+
+
+async def test_only_a_node_that_has_a_task_says_something_of_its_photos(cluster: Rig, hook: Hook) -> None:
+    api = await cluster.start(webhook_allow_private=True)
+    waiting = await api.create(1, webhook=hook.url)
+    context = cluster.cluster.context
+    key = context.jobs.callback_key(waiting)
+    told = {"images": [{"filename": "made up"}]}
+    status, _, _ = await api.raw("POST", f"/commit?task={waiting}&key=wrong", json=told)
+    assert status == 401
+    assert (await api.raw("POST", f"/commit?task={waiting}&key={key}", json=told))[0] == 200
+    await api.post("/task/cancel", {"uuid": waiting})
     await eventually(lambda: hook.calls)
     assert hook.calls[0][1]["images"] == []
 

@@ -21,6 +21,7 @@ from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.intake import Intake
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
+from clusterodm.cluster.photos import Photos
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
@@ -65,6 +66,7 @@ class Context:
     spool: Spool
     holdings: Holdings
     results: Results
+    photos: Photos
     machines: Machines
     sizes: Sizes
     strays: Strays

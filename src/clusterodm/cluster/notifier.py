@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from typing import Final
 
 import aiohttp
@@ -14,11 +12,11 @@ import structlog
 
 from clusterodm.aio import Duty, WorkQueue
 from clusterodm.cluster.outward import Outward, failed
+from clusterodm.cluster.photos import Photos
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadRequest, FetchFailed, StaleTask
-from clusterodm.core.tasks import Phase, task_info
+from clusterodm.core.errors import FetchFailed, StaleTask
+from clusterodm.core.tasks import Phase, has_results, task_info
 from clusterodm.observe import Metrics
-from clusterodm.results import Results
 from clusterodm.store import Store
 
 _log = structlog.get_logger("notifier")
@@ -27,9 +25,8 @@ _log = structlog.get_logger("notifier")
 _TRIES: Final = 10
 #: Seconds that calls get to end when we do.
 _LAST_CALLS: Final = 5.0
-#: Where results say what is known of the photos, and bytes of it at most.
-_IMAGES: Final = "images.json"
-_MAX_IMAGES: Final = 8 << 20
+#: Seconds for which a node that was told to call the cluster may still say what it knows of the photos.
+_LATE: Final = 2.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
@@ -37,11 +34,21 @@ class Notifier:
     """Tells owners that their tasks are over."""
 
     def __init__(
-        self, store: Store, tasks: Tasks, results: Results, metrics: Metrics, *, duty: Duty, allow_private: bool
+        self,
+        store: Store,
+        tasks: Tasks,
+        photos: Photos,
+        metrics: Metrics,
+        *,
+        duty: Duty,
+        allow_private: bool,
+        nodes_call: bool,
     ) -> None:
         self._store = store
         self._tasks = tasks
-        self._results = results
+        self._photos = photos
+        #: Nodes are given a webhook of the cluster.
+        self._nodes_call = nodes_call
         self._outward = Outward(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
@@ -66,17 +73,21 @@ class Notifier:
         if entry.task.phase is Phase.FINISHED and entry.task.webhook_due:
             self._queue.put(entry.task.uuid)
 
-    async def _notify(self, uuid: str) -> None:
+    async def _notify(self, uuid: str) -> float | None:
         entry = await self._tasks.find(uuid)
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
             self._tries.pop(uuid, None)
-            return
+            return None
         if not self._duty.held:  # somebody else calls it
-            return
+            return None
+        images = await self._photos.of(entry.task, entry.attempt)
+        if images is None and uuid not in self._tries and self._nodes_call and has_results(entry.task, entry.attempt):
+            self._tries[uuid] = 0
+            return _LATE
         count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
         text = "the owner's webhook was called"
         try:
-            await self._call(entry)
+            await self._call(entry, images or [])
             self._metrics.webhooks.labels("taken").inc()
         except FetchFailed as error:
             self._metrics.webhooks.labels("failed").inc()
@@ -88,11 +99,12 @@ class Notifier:
             await self._tasks.change(entry, text, webhook_due=False)
         except StaleTask:
             _log.info("the task changed while its webhook was called", task=uuid)
+        return None
 
-    async def _call(self, entry: Entry) -> None:
+    async def _call(self, entry: Entry, images: list[msgspec.Raw]) -> None:
         """POST the task's info and what is known of its photos as JSON, as a node does. Errors carry no URL: it may
         hold a secret."""
-        info = task_info(entry.task) | {"images": await self._images(entry.task.uuid)}
+        info = task_info(entry.task) | {"images": images}
         body = msgspec.json.encode(info)
         wanted = self._outward.check(entry.task.webhook)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -105,19 +117,3 @@ class Notifier:
                     raise FetchFailed(f"HTTP status {response.status}", final=False)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise failed(error) from None
-
-    async def _images(self, uuid: str) -> list[msgspec.Raw]:
-        """What the engine wrote down of each photo, where the results are here: nothing is fetched for it."""
-        try:
-            content = await self._results.asset(uuid, _IMAGES)
-        except BadRequest:
-            return []
-        try:
-            if content.size > _MAX_IMAGES:
-                return []
-            written = b"".join([block async for block in content.blocks(0, content.size)])
-            return msgspec.json.decode(written, type=list[msgspec.Raw])
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, msgspec.DecodeError):
-            return []
-        finally:
-            content.close()

@@ -72,13 +72,16 @@ async def _order(
 
 
 async def node_says(request: web.Request) -> web.Response:
-    """POST /commit: a node's webhook, with the key that we gave it. Nothing in it is believed; it only makes us look at
-    that task now."""
+    """POST /commit: a node's webhook, with the key that it was given. It makes the cluster look at that task now; of
+    what it says, only that of the photos is kept, for the owner's webhook."""
     cluster = context(request)
     task, key = request.query.get("task", ""), request.query.get("key", "")
     if not cluster.jobs.is_callback_key(task, key):
         raise Unauthorized("not the key of this task")
-    await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    entry = await cluster.tasks.find(task)
+    if entry is not None and (images := fields.get("images", "")):
+        await cluster.photos.note(entry.task, images)
     await cluster.replicas.look(task)
     return json_answer({"ok": True})
 
