@@ -236,3 +236,20 @@ async def test_what_came_from_a_zipurl_is_fetched_again_when_it_is_damaged(clust
     await api.ends(uuid)
     held = {name: path.read_bytes() for name, path in node.held(node.commits[-1]).items()}
     assert (held, asked, len(node.commits)) == (PHOTOS, 2, 1)
+
+
+async def test_a_task_goes_to_a_free_node_at_once_when_its_own_died_while_it_was_sent(cluster: Rig) -> None:
+    await cluster.add_node()
+    api = await cluster.start(upload_max_speed=2_000_000, send_ahead=0, node_poll_interval=60)
+    await cluster.ready()
+    uuid = await _create(api, {f"{number}.jpg": b"x" * 1_000_000 for number in range(6)})
+    dispatcher = cluster.cluster.context.dispatcher
+    await eventually(lambda: uuid in dispatcher.sending and dispatcher.sending[uuid].arrived_files)
+    other = await cluster.add_node()
+    await eventually(lambda: len(cluster.cluster.context.registry.nodes()) == 2)
+    await cluster.ready()
+    await cluster.stop_node(0)
+    await eventually(lambda: cluster.entry(uuid).task.attempts == 2)
+    assert any("refuses connections, and another one is free" in line for line in await cluster.timeline(uuid))
+    await api.ends(uuid)
+    assert list(other.tasks)

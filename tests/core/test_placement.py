@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.fairness import Usage
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import FreeSlots, Needs, best, refusal, wait_reason
+from clusterodm.core.placement import FreeSlots, Needs, best, free_elsewhere, refusal, wait_reason
 from clusterodm.core.scheduling import Turn, plan, turns
 from clusterodm.core.tasks import Phase, Task
 
@@ -294,3 +294,19 @@ def test_slots_that_are_kept_are_those_that_would_be_found_anew(changes: list[tu
         taken = [(given.take(NEEDS, 10.0), anew.take(NEEDS, 10.0)) for _ in range(9)]
         assert [found for found, _ in taken] == [found for _, found in taken]
         assert kept.nodes == nodes  # what is taken of a copy stays free
+
+
+@pytest.mark.parametrize(
+    ("other", "free"),
+    [
+        ({}, True),
+        ({"online": False}, False),
+        ({"slots": 1, "queue": 1}, False),
+        ({"max_images": 9}, False),
+        ({"set_aside_until": 15.0}, False),
+    ],
+)
+def test_a_task_can_go_elsewhere_where_another_node_takes_it_now(other: dict[str, Any], free: bool) -> None:
+    mine = node(1)
+    assert free_elsewhere([mine, node(2, **other)], NEEDS, 10.0, but=1) is free
+    assert not free_elsewhere([mine], NEEDS, 10.0, but=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -341,6 +342,7 @@ class Dispatcher:
             if sent is None or file.name not in sent.names:
                 transfer.add(self._holdings.path(uuid, file.name), file.size)
         transfer.end()
+        transfer.elsewhere = partial(self._registry.has_room_elsewhere, entry.task, node.record.id)
         transfer.hurry()
         self.sending[uuid] = transfer
         try:

@@ -18,7 +18,8 @@ from clusterodm.cluster.health import Healths
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
-from clusterodm.core.placement import FreeSlots, Needs, never
+from clusterodm.core.placement import FreeSlots, Needs, free_elsewhere, never
+from clusterodm.core.tasks import Task
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
 
@@ -251,6 +252,10 @@ class Registry:
             if known.get(node_id) is not node:
                 self._free.put(node)
         return self._free
+
+    def has_room_elsewhere(self, task: Task, node_id: int) -> bool:
+        """True if another node than this one would take a task now."""
+        return free_elsewhere(self.facts(), Needs.of(task), self._clock(), but=node_id)
 
     def reference(self) -> Node | None:
         """The node that speaks for all: the first that is online."""

@@ -97,6 +97,12 @@ def best(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> NodeFacts | No
     return min((node for node in nodes if not refusal(node, needs, now)), key=_order, default=None)
 
 
+def free_elsewhere(nodes: Collection[NodeFacts], needs: Needs, now: float, *, but: int) -> bool:
+    """True if another node than this one (its id) has a slot for a task now."""
+    needs = needs.among(nodes)
+    return any(node.id != but and _has_slot(node) and _takes_now(node, needs, now) for node in nodes)
+
+
 _Order = tuple[bool, float, bool, int, int, float, int]
 
 

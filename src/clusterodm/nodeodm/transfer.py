@@ -12,17 +12,23 @@ import asyncio
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.backlog import Backlog
 from clusterodm.nodeodm.trust import Trust
-from clusterodm.nodeodm.upload import Unsure, Uploader
+from clusterodm.nodeodm.upload import Refused, Unsure, Uploader
 
 #: Seconds between two looks whether what is more urgent still uses up the speed that is allowed.
 _YIELD: Final = 0.05
+#: Seconds between two looks whether the node is still there, and for which one that refuses connections may be starting
+#: again.
+_LOOK: Final = 0.25
+_STARTS_AGAIN: Final = 1.0
 
 
 class RateLimit:
@@ -71,6 +77,10 @@ class Transfer:
         self._uploaders: list[Uploader] = []
         self._urgent = urgent
         self._running = False
+        #: Since when the node refuses connections; 0: it does not.
+        self._refused_since = 0.0
+        #: True if another node would take the task at once; asked while this one refuses connections.
+        self.elsewhere: Callable[[], bool] = lambda: False
 
     @property
     def arrived_files(self) -> int:
@@ -117,7 +127,10 @@ class Transfer:
         self._running = True
         self._limit.urgent += self._urgent
         try:
-            await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
+            under_way = set(lanes)
+            while under_way and not any(lane.done() and lane.exception() for lane in lanes):
+                self._check_refusals()
+                _, under_way = await asyncio.wait(under_way, timeout=_LOOK, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             self._stop()
             await asyncio.wait(lanes)
@@ -126,6 +139,13 @@ class Transfer:
         errors = [error for lane in lanes if (error := lane.exception())]
         if errors:
             raise errors[0]
+
+    def _check_refusals(self) -> None:
+        """Raise NodeUnreachable where waiting for a node that is not there helps nobody; one that only starts again is
+        back before that."""
+        since = self._refused_since
+        if since and time.monotonic() - since > _STARTS_AGAIN and self.elsewhere():
+            raise NodeUnreachable("the node refuses connections, and another one is free")
 
     def _stop(self) -> None:
         self._backlog.stop()
@@ -142,8 +162,11 @@ class Transfer:
                 try:
                     uploader.send(batch)
                 except Unsure as error:
+                    refused = isinstance(error, Refused)
+                    self._refused_since = (self._refused_since or time.monotonic()) if refused else 0.0
                     self._backlog.again(batch, str(error))
                 else:
+                    self._refused_since = 0.0
                     self._backlog.arrived(batch)
         finally:
             uploader.close()

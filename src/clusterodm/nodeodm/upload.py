@@ -50,6 +50,10 @@ class Unsure(Exception):
     """An upload that may be sent again: it is not known whether the node stored the files, or it had a fault."""
 
 
+class Refused(Unsure):
+    """Nobody listens at the node's address."""
+
+
 class _Answered(Exception):
     """The node answered before it had the whole body."""
 
@@ -103,7 +107,7 @@ class Uploader:
                 status, content = self._exchange(batch, files)
             except (OSError, http.client.HTTPException) as error:
                 self.close()
-                raise Unsure(describe(error)) from None
+                raise (Refused if isinstance(error, ConnectionRefusedError) else Unsure)(describe(error)) from None
             finally:
                 self._put = self._unacknowledged = 0
         _check(status, content)
