@@ -57,6 +57,7 @@ async def test_an_old_folder_that_is_open_is_closed(tmp_path: Path) -> None:
     (data / "results").symlink_to(elsewhere)
     shared = tmp_path / "asr.json"
     shared.write_text("{}")
+    shared.chmod(0o644)  # whatever the umask
     (data / "asr.json").symlink_to(shared)
     with locked_folder(data, shared=False):
         assert readable(data) == []

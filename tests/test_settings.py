@@ -250,6 +250,7 @@ RELIANT: dict[str, tuple[Any, dict[str, Any]]] = {
     "token": ("hush-client", {"cloud_provider": "local"}),
     "tokens_file": ("tokens.toml", {"cloud_provider": "tokens"}),
     "lightning_url": ("https://own.example/r", {"cloud_provider": "lightningdev"}),
+    "proxy_headers": ("forwarded", {"trusted_proxies": "10.0.0.1"}),
     "machine_poll_interval": (1.0, {"asr": "asr.json"}),
     "results_from_s3": ("redirect", {"asr": "asr.json"}),
     "workers": (2, {"database_url": "postgresql://u:p@h/d"}),

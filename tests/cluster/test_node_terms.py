@@ -47,12 +47,6 @@ async def by_nodes_of_the_original(cluster: Rig) -> None:
     await cluster.start()
 
 
-async def by_routes_of_the_original(cluster: Rig) -> None:
-    (cluster.folder / "data").mkdir()
-    (cluster.folder / "data" / "routes.json").write_text(json.dumps({UUID: {"node": ENTRY}}))
-    await cluster.start()
-
-
 async def by_nodes_and_then_routes_of_the_original(cluster: Rig) -> None:
     await by_nodes_of_the_original(cluster)
     await cluster.stop()
@@ -104,7 +98,6 @@ async def by_reading_again_what_another_replica_added(cluster: Rig) -> None:
         by_file_of_json,
         by_name,
         by_nodes_of_the_original,
-        by_routes_of_the_original,
         by_nodes_and_then_routes_of_the_original,
         by_api,
         by_lease,

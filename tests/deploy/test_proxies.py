@@ -236,7 +236,7 @@ async def test_what_a_client_makes_up_of_itself_does_not_get_through(name: str, 
 async def test_the_cluster_believes_the_proxy_and_nobody_else(name: str, headers: str, tmp_path: Path) -> None:
     announced = {"proxy-headers": headers} if headers else {}
     async with program(tmp_path, **{"trusted-proxies": "127.0.0.1"}, **announced) as cluster:
-        cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "true"}
+        cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "-"}
         await cluster.start()
         site = Site(tmp_path, cluster.port)
         command = MAKERS[name](site)

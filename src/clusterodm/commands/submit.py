@@ -92,8 +92,8 @@ def submit(
     screen = Console(stderr=False)
     try:
         run_until_done(carry_out(work, screen))
-    except typer.Exit as interrupted:
-        if interrupted.exit_code == 130:
+    except SystemExit as end:
+        if end.code == 130:
             run_until_done(_interrupted(work, screen))
         raise
 
