@@ -7,12 +7,12 @@ BIN := $(VENV)/bin
 INJECTIONS ?= 1000
 SEED ?= 1
 ROUNDS ?= 3
-JOBS ?= 3
+JOBS ?= 4
 export UV_LINK_MODE := copy
 # tests start the program hundreds of times: compile it once
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test quick services faults machine-faults replica-faults node-contract lint check audit format bench docs site screenshots package container \
+.PHONY: help demo test quick services faults machine-faults replica-faults postgresql node-contract lint check audit format bench docs site screenshots package container \
   lock clean
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make machine-faults  the same over machines that are created and deleted"
 	@echo "make replica-faults  three replicas behind a balancer, each killed and stopped in turn (ROUNDS=3)"
 	@echo "make node-contract  what is relied on in nodes, over real ones (NODEODM=checkout NODEODX=checkout)"
+	@echo "make postgresql   what talks to PostgreSQL, over one version of it (POSTGRESQL=14)"
 	@echo "make check        lint, types, import layers"
 	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
 	@echo "make bench        measure, and write docs/performance.md"
@@ -63,6 +64,10 @@ machine-faults: $(VENV)/.dev
 replica-faults: $(VENV)/.dev
 	tools/services initdb nginx
 	$(BIN)/python -m tests.faults.replica_storm --rounds $(ROUNDS)
+
+postgresql: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/store tests/cluster/test_replicas.py tests/clients/test_backup.py \
+	  tests/clients/test_restore.py
 
 node-contract: $(VENV)/.dev
 	NODEODM='$(NODEODM)' NODEODX='$(NODEODX)' $(BIN)/python -m pytest -rxs tests/node_contract

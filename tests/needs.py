@@ -22,8 +22,9 @@ _ALSO: Final = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
 
 def find(program: str) -> str | None:
     """Where a program is."""
-    if program == "initdb":
-        return max(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
+    if program == "initdb":  # of the version in POSTGRESQL, else of the newest
+        version = os.environ.get("POSTGRESQL") or "*"
+        return max(map(str, Path("/usr/lib/postgresql").glob(f"{version}/bin/initdb")), default=None)
     if program == "libatomic":  # of the driver of browsers
         return ctypes.util.find_library("atomic")
     return next((path for name in _ALSO.get(program, (program,)) if (path := shutil.which(name))), None)
