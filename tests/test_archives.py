@@ -68,6 +68,24 @@ def test_a_hole_where_the_table_of_contents_was_is_noticed() -> None:
         check_whole(io.BytesIO(whole[:start] + bytes(end - start) + whole[end:]))
 
 
+def test_a_table_of_contents_with_fewer_entries_than_the_end_says_is_noticed() -> None:
+    whole = WHOLE["small"]
+    second = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1)
+    damaged = whole[:second] + bytes(4) + whole[second + 4 :]
+    for check in (lambda: check_whole(io.BytesIO(damaged)), lambda: _streamed(damaged)):
+        with pytest.raises(BadArchive, match="table of contents"):
+            check()
+
+
+def test_of_a_stream_no_more_is_kept_than_its_end() -> None:
+    tail = Tail()
+    content = random.Random(1).randbytes(3 * TAIL)
+    for size in (1, 1000, TAIL - 1, TAIL, TAIL + 1, 10):
+        tail.add(content[:size])
+        assert len(tail.end) <= TAIL
+    assert tail.end == (content[: TAIL + 1] + content[:10])[-TAIL:]
+
+
 def test_of_an_archive_of_many_gigabytes_only_begin_and_end_are_read(tmp_path: Path) -> None:
     path = tmp_path / "all.zip"
     with zipfile.ZipFile(path, "w") as archive:

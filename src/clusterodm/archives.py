@@ -22,6 +22,10 @@ _END, _LARGE_END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 #: The begin of an archive that holds anything, and of its table of contents.
 ARCHIVE_MARK: Final = b"PK\x03\x04"
 _CONTENTS_MARK: Final = b"PK\x01\x02"
+_SIGNATURE_MARK: Final = b"PK\x05\x05"
+#: One entry of it without its name, extra field and comment, and the lengths of these.
+_CONTENTS_ENTRY: Final = 46
+_LENGTHS: Final = struct.Struct("<28xHHH")
 #: Entries, size and place of the table of contents: in the record at the end, and in that of a large archive.
 _CONTENTS: Final = struct.Struct("<10xHIIH")
 _LARGE_CONTENTS: Final = struct.Struct("<32xQQQ")
@@ -98,17 +102,17 @@ class Tail:
         self.size += len(block)
         if len(self.head) < len(ARCHIVE_MARK):
             self.head = (self.head + bytes(block[:4]))[:4]
-        self.end = (self.end + bytes(block[-TAIL:]))[-TAIL:]
+        last = bytes(block[-TAIL:])
+        self.end = (self.end[-(TAIL - len(last)) :] + last) if len(last) < TAIL else last
 
     def check(self) -> None:
         """Raise BadArchive unless this is a whole archive, as far as its begin and its end can tell."""
-        first = self.size - len(self.end)
-        _check(self.size, self.head, self.end, lambda at: self.end[at - first :][:4] if at >= first else b"")
+        _check(self.size, self.head, self.end, lambda at, count: b"")
 
 
 def check_whole(file: IO[bytes]) -> None:
-    """Raise BadArchive unless a file has the begin, the end and the table of contents of an archive. Only a few bytes
-    of it are read, so that it may be anywhere and of any size."""
+    """Raise BadArchive unless a file has the begin, the end and the table of contents of an archive. Only these are
+    read, and of a long table only its begin, so that the file may be anywhere and of any size."""
 
     def read(at: int, count: int) -> bytes:
         file.seek(at)
@@ -116,11 +120,11 @@ def check_whole(file: IO[bytes]) -> None:
 
     size = file.seek(0, 2)
     end = max(0, size - TAIL)
-    _check(size, read(0, 4), read(end, size - end), lambda at: read(at, 4))
+    _check(size, read(0, 4), read(end, size - end), read)
 
 
-def _check(size: int, head: bytes, end: bytes, mark_at: Callable[[int], bytes]) -> None:
-    """`mark_at` gives four bytes from a place, fewer where they are not at hand."""
+def _check(size: int, head: bytes, end: bytes, read: Callable[[int, int], bytes]) -> None:
+    """`read` gives so many bytes from a place before the end, or none where they are not at hand."""
     at = _end_record(end)
     if at < 0:
         raise BadArchive("is empty" if not size else f"is no whole zip archive: it has no end ({size} bytes)")
@@ -129,9 +133,23 @@ def _check(size: int, head: bytes, end: bytes, mark_at: Callable[[int], bytes]) 
     large = _large(end, at, size)
     if large is not None:
         before, entries, length, start = large
-    whole = start + length <= before and (not entries or mark_at(start) in (_CONTENTS_MARK, b""))
+    first, count = size - len(end), length if length <= TAIL else 4
+    table = end[start - first :][:count] if start >= first else read(start, count)
+    whole = start + length <= before and _fits(table, length, entries)
     if not whole or (entries and head != ARCHIVE_MARK):
         raise BadArchive(f"is no whole zip archive: its table of contents is not where it should be ({size} bytes)")
+
+
+def _fits(table: bytes, length: int, entries: int) -> bool:
+    """True if a table of contents of this length has so many entries, as far as it is at hand: all of it, the first
+    bytes, or nothing."""
+    if len(table) < length:
+        return table[:4] in (_CONTENTS_MARK, b"")
+    at = count = 0
+    while table[at : at + 4] == _CONTENTS_MARK and at + _CONTENTS_ENTRY <= length:
+        at += _CONTENTS_ENTRY + sum(_LENGTHS.unpack_from(table, at))
+        count += 1
+    return count == entries and (at == length or table[at : at + 4] == _SIGNATURE_MARK)
 
 
 def _end_record(end: bytes) -> int:

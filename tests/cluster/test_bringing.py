@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster import collector
 from clusterodm.core.tasks import Phase
 from clusterodm.nodeodm import client as node_client
 from tests.odd_node import OddNode, OddTask, running_odd_node
@@ -109,27 +110,68 @@ async def test_a_node_that_never_has_a_whole_archive_fails_its_attempt_and_the_p
     assert any(why in line for line in lines)
 
 
-async def test_a_large_archive_that_stays_on_a_node_without_ranges_is_not_read_to_its_end(
-    cluster: Rig, odd: OddNode, monkeypatch: pytest.MonkeyPatch
+HUGE_SIZE = 70 << 20
+
+
+async def _huge(request: web.Request, *, whole: bool) -> web.StreamResponse:
+    """An archive as large as those of real maps, with its length and without ranges, as real nodes send it."""
+    end = GOOD if whole else GOOD[: len(GOOD) // 2]
+    size = HUGE_SIZE + len(end)
+    answer = web.StreamResponse(headers={"Content-Type": "application/zip", "Content-Length": str(size)})
+    await answer.prepare(request)
+    await answer.write(GOOD[:100] + bytes((1 << 20) - 100))
+    for _ in range(HUGE_SIZE // (1 << 20) - 1):
+        await answer.write(bytes(1 << 20))
+    # the places in an archive count from its begin
+    await answer.write(_moved(end, HUGE_SIZE) if whole else end)
+    await answer.write_eof()
+    return answer
+
+
+def _moved(archive: bytes, offset: int) -> bytes:
+    """An archive whose table of contents is found behind so many other bytes."""
+    at = archive.rindex(b"PK\x05\x06") + 16
+    return archive[:at] + struct.pack("<L", struct.unpack_from("<L", archive, at)[0] + offset) + archive[at + 4 :]
+
+
+async def test_a_large_archive_that_stays_on_a_node_without_ranges_is_read_to_its_end(
+    cluster: Rig, odd: OddNode
 ) -> None:
-    monkeypatch.setattr(collector, "_READ_WHOLE", 100_000)
-    sent = 0
+    asked: list[bool] = []
 
-    async def count(request: web.Request) -> web.StreamResponse:
-        nonlocal sent
-        answer = web.StreamResponse(headers={"Content-Type": "application/zip", "Content-Length": str(1 << 40)})
+    async def bad_at_first(request: web.Request) -> web.StreamResponse:
+        asked.append(_held(cluster, uuid).exists())
+        return await _huge(request, whole=len(asked) > 1)
+
+    odd.download = bad_at_first
+    api = await cluster.start()
+    uuid = await api.init()
+    await api.upload(uuid, a__jpg=b"a")
+    await api.commit(uuid)
+    await api.ends(uuid)
+    assert asked == [True, True]
+
+
+async def test_a_canceled_task_ends_the_reading_of_its_archive(cluster: Rig, odd: OddNode) -> None:
+    ended = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "application/zip"})
+        answer.enable_chunked_encoding()
         await answer.prepare(request)
-        await answer.write(GOOD[:100])
-        for _ in range(1000):
-            await answer.write(bytes(1 << 20))
-            sent += 1 << 20
-        raise AssertionError("it was read on")
+        try:
+            while True:
+                await answer.write(bytes(1 << 10))
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
 
-    odd.download = count
+    odd.download = endless
     api = await cluster.start()
     uuid = await api.create()
-    await api.ends(uuid)
-    assert sent < 1 << 30
+    await eventually(lambda: cluster.entry(uuid).task.phase is Phase.COLLECTING)
+    await api.post("/task/cancel", {"uuid": uuid})
+    await asyncio.wait_for(ended.wait(), 20)
 
 
 # Consoles

@@ -13,7 +13,7 @@ from typing import Final
 import aiohttp
 import structlog
 
-from clusterodm.aio import Clock, KeyedLock
+from clusterodm.aio import Clock, KeyedLock, next_piece
 from clusterodm.archives import ARCHIVE_MARK, TAIL, Tail, check_whole
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Entry, Tasks
@@ -38,8 +38,6 @@ from clusterodm.spool import Spool
 
 _log = structlog.get_logger("collector")
 
-#: Bytes up to which results that stay on a node without ranges are read to their end to be checked.
-_READ_WHOLE: Final = 64 << 20
 _MARK: Final = len(ARCHIVE_MARK)
 
 
@@ -109,17 +107,12 @@ class Collector:
 
     async def _look_at(self, attempt: Attempt, node: Node) -> None:
         """Raise BadResults unless what stays on a node is a whole archive. Where the node honours ranges only begin and
-        end are read; else all of it, but of a large file that says how long it is only the beginning."""
+        end are read; else all of it, of which only these are kept."""
         tail = Tail()
         async with self._download(node, attempt, "bytes=0-3") as answer:
             if answer.status == 200:
-                size = answer.content_length
-                async for block in answer.content.iter_any():
+                while block := await next_piece(answer.content):
                     tail.add(block)
-                    if size is not None and size > _READ_WHOLE and tail.size >= _MARK:
-                        if tail.head != ARCHIVE_MARK:
-                            raise BadResults(f"{ARCHIVE} is no zip archive")
-                        return
             else:
                 tail.size, tail.head = _total(answer), await answer.content.read(_MARK)
         if not tail.end and tail.size:
