@@ -235,6 +235,10 @@ class Spool:
     def _parts(self, uuid: str) -> Path:
         return self._root / uuid / "parts"
 
+    def refused(self, uuid: str) -> Path:
+        """Where it is kept which files were not taken."""
+        return self._root / uuid / "refused"
+
     def new_part(self, uuid: str) -> Part:
         """Begin to receive a file of a task."""
         folder = self._parts(uuid)

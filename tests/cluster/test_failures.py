@@ -48,8 +48,8 @@ async def test_an_upload_that_grows_past_what_any_node_takes_is_refused_with_the
     for _ in range(2):
         assert await api.post(f"/task/new/upload/{uuid}", images({"2.jpg": b"x"})) == refused
     assert await api.post(f"/task/new/upload/{uuid}", images({"1.jpg": b"x"})) == {"success": True}  # sent again
-    assert await api.commit(uuid) == {"uuid": uuid}
-    assert cluster.entry(uuid).task.counted_files == 3
+    assert await api.commit(uuid) == refused  # a client that overlooked it must not get a task without that file
+    assert cluster.entry(uuid).task.phase is Phase.RECEIVING
 
 
 async def test_a_task_that_no_node_could_ever_take_is_refused_at_the_commit(cluster: Rig) -> None:

@@ -19,13 +19,14 @@ from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.fetcher import check_zipurl
+from clusterodm.cluster.refusals import Refusals
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.tasks import Entry, Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
-from clusterodm.core.errors import BadArchive, BadRequest, StaleTask
+from clusterodm.core.errors import BadArchive, BadRequest, ClusterError, StaleTask
 from clusterodm.core.files import HeldFile, Manifest
 from clusterodm.core.ids import parse_set_uuid
 from clusterodm.core.limits import Limits, check_images, check_tasks_allowed, limited_options
@@ -86,6 +87,7 @@ class Intake:
         self._consoles = consoles
         self._splitmerge = splitmerge
         self._bounds = bounds
+        self._refusals = Refusals(spool, bounds.max_files)
         self._clock = clock
 
     async def announce(self, said: Announcement) -> str:
@@ -163,9 +165,20 @@ class Intake:
         async with self._tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
             kept = await self._spool.publish(uuid, part, name)
-            await self._check_images(uuid, kept, grant.limits)
-            await self._check_files(entry, kept)
+            try:
+                await self._check_images(uuid, kept, grant.limits)
+                await self._check_files(entry, kept)
+            except BadRequest as error:
+                await self._refusals.add(uuid, kept, error)
+                raise
             self._ahead.grew(uuid, HeldFile(kept, part.size))
+
+    async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
+        """Keep in mind that a file of an upload was not taken: there is no commit without it."""
+        entry = await self.receiving(uuid, grant.owner)
+        async with self._tasks.locked(entry):
+            await self.receiving(uuid, grant.owner)
+            await self._refusals.add(uuid, name, error)
 
     async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
         """Let go of the file that is one too many; a file that came twice is one, so it never is."""
@@ -218,9 +231,10 @@ class Intake:
 
     async def _commit(self, entry: Entry, grant: Grant) -> None:
         task, files = entry.task, await self._spool.listing(entry.task.uuid)
+        held = [file.name for file in files]
+        await self._refusals.check(task.uuid, held)
         if not files and not task.zipurl:
             raise BadRequest("Need at least 1 file.")
-        held = [file.name for file in files]
         packed = [] if task.zipurl or any(map(is_image, held)) else [name for name in held if is_archive(name)]
         names = [name for name in held if name not in packed] + await self._inside(task.uuid, packed)
         if len(names) > self._bounds.max_files:

@@ -156,10 +156,10 @@ def _begin(reader: _Reader, segment: MultipartSegment) -> None:
     elif reader.files is None or name != "images":
         raise BadRequest("Unexpected field")
     else:
-        if reader.file_count >= reader.files.max_files:
-            raise BadRequest(f"Too many files (at most {reader.files.max_files})", no_retry=True)
         reader.name = file
         reader.sink = reader.files.begin(file)
+        if reader.file_count >= reader.files.max_files:
+            raise BadRequest(f"Too many files (at most {reader.files.max_files})", no_retry=True)
 
 
 def _add_text(reader: _Reader, text: bytearray, content: bytes) -> None:

@@ -27,6 +27,10 @@ class _Parts:
         self._uuid = uuid
         self._publish = publish
         self._open: Part | None = None
+        #: The file that comes in; empty between two.
+        self.name = ""
+        #: Why no file is let in.
+        self.closed: ClusterError | None = None
 
     def __enter__(self) -> FileHandler:
         return FileHandler(self._begin, self._end, self._cluster.settings.max_files)
@@ -38,6 +42,9 @@ class _Parts:
             self._open.drop()
 
     def _begin(self, name: str) -> FileSink:
+        self.name = name
+        if self.closed is not None:
+            raise self.closed
         self._cluster.intake.check_name(name)
         self._open = self._cluster.spool.new_part(self._uuid)
         return self._open
@@ -47,7 +54,7 @@ class _Parts:
             await self._open.close()
             await self._publish(self._open, name)
             self._cluster.metrics.received.inc(self._open.size)
-            self._open = None
+            self._open, self.name = None, ""
 
 
 async def init(request: web.Request) -> web.Response:
@@ -84,9 +91,18 @@ async def _upload(request: web.Request) -> web.Response:
     async def publish(part: Part, name: str) -> None:
         await cluster.intake.publish(uuid, grant, part, name)
 
-    await cluster.spool.room.admit(request.content_length or 0)
-    with _Parts(cluster, uuid, publish) as files:
-        _, count = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
+    parts = _Parts(cluster, uuid, publish)
+    try:
+        await cluster.spool.room.admit(request.content_length or 0)
+    except (BadRequest, SpoolFull) as error:
+        parts.closed = error  # raised once the name of a file is known
+    try:
+        with parts as files:
+            _, count = await read_form(request, idle=cluster.settings.upload_idle_timeout, files=files)
+    except (BadRequest, SpoolFull) as error:
+        if parts.name:
+            await cluster.intake.refused(uuid, grant, parts.name, error)
+        raise
     if not count:
         raise BadRequest("Need at least 1 file.", no_retry=True)
     return json_answer({"success": True})
