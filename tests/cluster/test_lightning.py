@@ -350,3 +350,36 @@ async def test_a_cleared_cache_stays_cleared_after_a_restart(cluster: Rig, servi
     uuid = await api.init()
     for name in "ab":
         assert await api.upload(uuid, **{f"{name}__jpg": name.encode()}) == {"success": True}
+
+
+async def test_clearing_the_cache_has_a_token_asked_about_again_that_was_not_valid(
+    cluster: Rig, service: Service
+) -> None:
+    await start(cluster, service)
+    stranger = await another(cluster, OTHER)
+    assert (await stranger.raw("GET", "/info"))[0] == 401
+    service.tokens[OTHER] = {}  # a plan was bought
+    assert (await stranger.raw("GET", "/info"))[0] == 401, "it is not asked about at every request"
+    assert await stranger.get("/cache/clear") == {"ok": True}
+    assert "version" in await stranger.get("/info")
+    nobody = await another(cluster, "")
+    assert (await nobody.raw("GET", "/cache/clear"))[0] == 401
+
+
+@pytest.mark.parametrize("valid", [True, False])
+async def test_clearing_the_cache_again_and_again_does_not_keep_the_service_busy(
+    cluster: Rig, service: Service, valid: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lightning, "_BETWEEN", 60.0)
+    if valid:
+        service.tokens[OTHER] = {}
+    await start(cluster, service)
+    stranger = await another(cluster, OTHER)
+    for _ in range(20):
+        assert await stranger.get("/cache/clear") == {"ok": True}
+        assert (await stranger.raw("GET", "/info"))[0] == (200 if valid else 401)
+    assert service.count("/tokens/validate") <= 3
+    monkeypatch.setattr(lightning, "_BETWEEN", 0.0)
+    service.tokens[OTHER] = {"options": {"dsm": {"remove": True}}}
+    assert await stranger.get("/cache/clear") == {"ok": True}
+    assert "dsm" not in [option["name"] for option in await stranger.get("/options")]

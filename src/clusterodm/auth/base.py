@@ -70,6 +70,10 @@ class Authenticator:
         said before somebody comes with it."""
         return None
 
+    def owner_of(self, token: str) -> str:
+        """What `forget` knows a token by that is not valid now, where that is remembered; else empty."""
+        return ""
+
     async def forget(self, owner: str) -> None:
         """Ask anew at the next request what a token of `owner` may do."""
 

@@ -35,6 +35,8 @@ _log = structlog.get_logger("lightning")
 _FRESH: Final = 900.0
 #: Seconds until the service is asked again about a token that it does not know, or after it did not answer.
 _AGAIN: Final = 30.0
+#: Seconds in which only the first order to forget a token has the service asked at once.
+_BETWEEN: Final = 3.0
 #: Tries to ask about a token that we know nothing of, and seconds before each but the first.
 _TRIES: Final = 10
 _BACKOFF: Final = Backoff(first=0.1, longest=3.0)
@@ -87,6 +89,8 @@ class LightningAuthenticator(Authenticator):
         self._known: OrderedDict[str, _Owner] = OrderedDict()
         #: When (by a clock that nobody sets) the service may be asked again about a token.
         self._not_before: OrderedDict[str, float] = OrderedDict()
+        #: When it was last to be asked again at once, because a token was to be forgotten.
+        self._forgotten: OrderedDict[str, float] = OrderedDict()
         self._asking: KeyedLock[str] = KeyedLock()
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         self._forget_old()
@@ -113,13 +117,24 @@ class LightningAuthenticator(Authenticator):
         known = self._known.get(owner)
         return Grant(owner=owner, limits=known.limits) if token and known is not None and known.fresh else None
 
+    def owner_of(self, token: str) -> str:
+        """Also of a token that was not valid when the service was last asked."""
+        return _owner_of(token) if token else ""
+
     async def forget(self, owner: str) -> None:
-        """Have what the service said of a token count no more, but for the case that it does not answer."""
+        """Have what the service said of a token count no more, but for the case that it does not answer. It is asked
+        at once, or soon after the last time: whoever calls this again and again must not keep it busy."""
         known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
-        if known is not None:
+        if known is not None and known.checked_at:
             stale = msgspec.structs.replace(known, checked_at=0.0)
             await asyncio.to_thread(self._write, owner, stale)
             self._remember(owner, stale)
+        now = time.monotonic()
+        if now >= (soon := self._forgotten.get(owner, -_BETWEEN) + _BETWEEN):
+            self._not_before.pop(owner, None)
+            _keep(self._forgotten, owner, now)
+        else:
+            _keep(self._not_before, owner, soon)
 
     async def login(self, fields: dict[str, str]) -> str | None:
         """Have the service look at a user name and password."""
@@ -184,16 +199,11 @@ class LightningAuthenticator(Authenticator):
             raise ServiceDown(f"the service that knows the tokens does not answer ({describe(error)})") from None
 
     def _remember(self, owner: str, known: _Owner) -> _Owner:
-        self._known[owner] = known
-        self._known.move_to_end(owner)
-        while len(self._known) > _MAX_TOKENS:
-            self._known.popitem(last=False)
+        _keep(self._known, owner, known)
         return known
 
     def _wait(self, owner: str) -> None:
-        self._not_before[owner] = time.monotonic() + _AGAIN
-        while len(self._not_before) > _MAX_TOKENS:
-            self._not_before.popitem(last=False)
+        _keep(self._not_before, owner, time.monotonic() + _AGAIN)
 
     async def _token(self, owner: str) -> str:
         known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
@@ -228,6 +238,14 @@ class LightningDevAuthenticator(LightningAuthenticator):
         if "lightning_url" not in settings.model_fields_set:
             raise ConfigError("--cloud-provider lightningdev needs --lightning-url")
         super().__init__(settings, session)
+
+
+def _keep(where: OrderedDict[str, T], owner: str, value: T) -> None:
+    """Keep in mind what is known of a token, in the place of the one that was kept longest."""
+    where[owner] = value
+    where.move_to_end(owner)
+    while len(where) > _MAX_TOKENS:
+        where.popitem(last=False)
 
 
 def _owner_of(token: str) -> str:

@@ -26,11 +26,7 @@ def context(request: web.Request) -> Context:
 async def caller(request: web.Request, *, late: bool = False) -> Grant:
     """Who calls: the token of the query or of an Authorization header. Raises Unauthorized. With `late` the token of a
     split-merge job is good for some minutes after the job left its node, so that it can end its parts."""
-    token = request.query.get("token", "") if request.query_string else ""
-    if not token:
-        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-        token = value.strip() if scheme.lower() == "bearer" else ""
-    cluster = context(request)
+    token, cluster = token_of(request), context(request)
     job = cluster.jobs.job(token)  # known by its signature, so it counts also where no token is needed
     grant = await (cluster.submodels.grant(job, late=late) if job else cluster.authenticator.grant(token))
     if grant is None:
@@ -38,6 +34,14 @@ async def caller(request: web.Request, *, late: bool = False) -> Grant:
     if not job:
         await _claim(request, grant, token)
     return grant
+
+
+def token_of(request: web.Request) -> str:
+    """The token of a request; empty if it has none."""
+    if request.query_string and (token := request.query.get("token", "")):
+        return token
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _claim(request: web.Request, grant: Grant, token: str) -> None:
