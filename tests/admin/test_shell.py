@@ -100,6 +100,21 @@ async def test_nodes_are_listed_added_locked_and_deleted_in_the_words_of_the_ori
     assert node.knobs.slots == 2
 
 
+async def test_a_node_of_this_machine_is_one_however_it_is_written(cluster: Rig) -> None:
+    await cluster.add_node()
+    await start(cluster)
+    port, session = cluster.ports[0], await greeted(cluster)
+    spellings = (f"[::1] {port}", f"::1 {port}", f"[::ffff:127.0.0.1] {port}", f"0.0.0.0 {port}", f"[::]:{port}")
+    for words in (*spellings, f"LOCALHOST. {port}", f"127.0.0.1 {port}"):
+        assert await session.say(f"NODE ADD {words}") == ["OK"]
+        assert len(await session.listed("NODE LIST")) == 1
+    refused = f"FAIL: 127.0.0.2:{port} may be 127.0.0.1:{port}, which is here; remove that first"
+    assert await session.say(f"NODE ADD 127.0.0.2 {port}") == [refused]
+    assert await session.say(f"NODE ADD 127.0.0.2 {port + 1}") == ["OK"]
+    assert await session.say(f"NODE ADD 127.0.0.2 {port + 1} hush-token") == ["OK"]
+    assert len(await session.listed("NODE LIST")) == 2
+
+
 async def test_tasks_are_listed_explained_prioritized_and_canceled(cluster: Rig) -> None:
     await cluster.add_node(seconds=60)
     api, _ = await start(cluster)

@@ -57,6 +57,13 @@ def test_removed_options_are_not_taken_and_a_narrower_domain_holds() -> None:
         limited_options([{"name": "pc-quality", "value": "high"}], DESCRIBED, narrow)
 
 
+def test_an_infinite_number_is_brought_into_a_range() -> None:
+    described = [{"name": "crop", "type": "float", "value": "3", "domain": "positive float", "help": "h"}]
+    given = [{"name": "crop", "value": "Infinity"}]
+    assert limited_options(given, described, limits(crop={"between": {"max": 9}})) == [{"name": "crop", "value": 9}]
+    assert limited_options(given, described, limits(crop={"between": {"min": 1}})) == given
+
+
 def test_assured_options_are_added_unless_given() -> None:
     assured = limits(dsm={"assure": True, "value": True}, resize_to={"assure": True})
     assert limited_options([], DESCRIBED, assured) == [{"name": "dsm", "value": True}]

@@ -118,6 +118,7 @@ def test_node_addresses(text: str, url: str, token: str) -> None:
         ("http://n:3000#x", "leave out '#'"),
         ("http://me:hush-pass@n:3000", "what stands before the @"),
         ("http://n:3000/?tokn=x", "not 'tokn'"),
+        *((f"{host}:3000", "bad address") for host in ("127.1", "0", "2130706433", "0x7f.1", "127.0.0.01", "a.b.300")),
     ],
 )
 def test_bad_node_addresses_are_refused(text: str, why: str) -> None:
@@ -134,6 +135,8 @@ def test_bad_node_addresses_are_refused(text: str, why: str) -> None:
         ("[::ffff:127.0.0.1]:3000", "localhost:3000", True),
         ("Node.Example:3000", "node.example.:3000", True),
         ("[fe80::0001]:3000", "[FE80::1]:3000", True),
+        ("0.0.0.0:3000", "localhost:3000", True),
+        ("[::]:3000", "[::ffff:127.0.0.1]:3000", True),
         ("localhost:3000", "localhost:3001", False),
         ("127.0.0.1:3000", "127.0.0.2:3000", False),
         ("localhost:3000", "localhost.example:3000", False),

@@ -38,6 +38,7 @@ TAKEN = [
     ("dem-resolution", "-.5", -0.5),
     ("split-overlap", "1.5", 1.5),
     ("crop", "0", 0),
+    ("gps-accuracy", "Infinity", None),  # JSON has no word for it; the engine gets it
 ]
 REFUSED = [
     ("dsm", "maybe", "Cannot convert maybe to boolean"),

@@ -7,9 +7,9 @@ from __future__ import annotations
 from clusterodm.admin.views import Done, Lease, NodeView
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.registry import Node
-from clusterodm.core.errors import BadRequest, NodeNotFound
+from clusterodm.core.errors import BadRequest, ConfigError, NodeNotFound
 from clusterodm.core.membership import lease_terms
-from clusterodm.core.nodes import NodeAddress, Origin, make_address, parse_address
+from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address, parse_address
 from clusterodm.core.placement import Needs, best, wait_reason
 from clusterodm.core.tasks import ON_NODE
 
@@ -86,8 +86,20 @@ def by_id(cluster: Context, node_id: int) -> Node:
 async def add(cluster: Context, host: str, port: int = 0, token: str = "", *, insecure: bool = False) -> NodeView:
     """Take a node in; one that is known gets the new address and token. Port 0: `host` is a whole address. Raises
     ConfigError."""
-    node = await cluster.registry.add(_address(host, port, token, insecure=insecure))
+    address = _address(host, port, token, insecure=insecure)
+    _check_loopback(cluster, address)
+    node = await cluster.registry.add(address)
     return view(cluster, node)
+
+
+def _check_loopback(cluster: Context, address: NodeAddress) -> None:
+    """Refuse what may be a node that is here: a program that listens on all of this machine is reached at each address
+    of loopback, and would get twice as many tasks as it has slots."""
+    if cluster.registry.find(address) is not None or not is_loopback(address.host):
+        return
+    for node in cluster.registry.nodes():
+        if node.address.port == address.port and is_loopback(node.address.host):
+            raise ConfigError(f"{address} may be {node.address}, which is here; remove that first")
 
 
 def _address(host: str, port: int, token: str, *, insecure: bool) -> NodeAddress:

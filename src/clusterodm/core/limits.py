@@ -14,6 +14,8 @@ from clusterodm.core.options import Option, check_options
 
 #: Hidden as soon as there are any limits: how many cores a task takes is then not its owner's to say.
 _HIDDEN: Final = "max-concurrency"
+#: Numbers that are kept as text.
+_INFINITE: Final = ("Infinity", "-Infinity")
 
 
 class Between(msgspec.Struct, frozen=True):
@@ -113,12 +115,14 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) or value in _INFINITE else None
 
 
 def _like(number: float, given: Any) -> Any:
+    if math.isinf(number):
+        return given
     whole: Any = int(number) if number == int(number) else number
-    return str(whole) if isinstance(given, str) else whole
+    return str(whole) if isinstance(given, str) and given not in _INFINITE else whole
 
 
 def check_images(count: int, limits: Limits) -> None:

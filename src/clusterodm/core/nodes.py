@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -12,6 +13,10 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from clusterodm.core.errors import ConfigError
+
+_LOCALHOST: Final = "localhost"
+#: The end of a host that is a number, so that it is no name.
+_NUMBER: Final = re.compile(r"(^|\.)([0-9]+|0[xX][0-9a-fA-F]*)$")
 
 
 class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,24 +77,41 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False, in
         base = parse_address(host)
         insecure = insecure or base.insecure
         return make_address(base.host, port, token or base.token, tls=base.tls or tls, insecure=insecure)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     if not host or not host.isprintable() or any(char in host for char in " /?#@"):
         raise ConfigError(f"bad host name for a node: {host!r}")
     if ":" in host and not _is_ipv6(host):
+        raise ConfigError(f"bad address for a node: {host!r}")
+    if _NUMBER.search(host.rstrip(".")) and _ip(host) is None:  # such as 127.1, which systems take for an address
         raise ConfigError(f"bad address for a node: {host!r}")
     if not 0 < port < 65536:
         raise ConfigError(f"a port is between 1 and 65535, not {port}")
     return NodeAddress(host=host, port=port, token=token, tls=tls or port == 443, insecure=insecure)
 
 
+def is_loopback(host: str) -> bool:
+    """True if a host is this machine by an address or name that is the same on every machine."""
+    ip = _ip(host)
+    return _same_host(host) == _LOCALHOST or (ip is not None and ip.is_loopback)
+
+
 def _same_host(host: str) -> str:
     """One way to write a host: in lower case without the dot of the root, and `localhost` for each way to say it."""
-    plain = host.lower().rstrip(".")
-    try:
-        ip: IPv4Address | IPv6Address = ip_address(plain)
-    except ValueError:
+    plain, ip = host.lower().rstrip("."), _ip(host)
+    if ip is None:
         return plain
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return "localhost" if ip in (IPv4Address("127.0.0.1"), IPv6Address("::1")) else str(ip)
+    # who connects to the address that stands for all of this machine comes to the first one of loopback
+    local = ip.is_unspecified or ip in (IPv4Address("127.0.0.1"), IPv6Address("::1"))
+    return _LOCALHOST if local else str(ip)
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        ip: IPv4Address | IPv6Address = ip_address(host.rstrip("."))
+    except ValueError:
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def _is_ipv6(text: str) -> bool:

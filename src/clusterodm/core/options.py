@@ -61,7 +61,7 @@ def check_options(given: list[Option], described: list[Option]) -> list[Option]:
     """Known options in the order of their description, with their values converted; of two of one name the first
     counts, and unknown ones are left out. Raises BadRequest with the node's own form of error list.
 
-    What passes here passes on a node, and the reverse, but for numbers that are not finite.
+    What passes here passes on a node, and the reverse, but for NaN where there is no domain.
     """
     by_name = {entry["name"]: entry for entry in reversed(given)}
     kept: list[Option] = []
@@ -107,7 +107,7 @@ def _convert(value: Any, option: Option) -> Any:
         where = "not in enum" if isinstance(domain, list) else "out of range"
         raise ValueError(f"Invalid value {_shown(converted)} ({where})")
     if kind in ("int", "float"):
-        return _finite(converted)
+        return _number(converted)
     return converted if kind == "bool" else _to_string(converted)
 
 
@@ -119,9 +119,12 @@ def _to_bool(value: Any) -> bool:
     raise ValueError(f"Cannot convert {_shown(value)} to boolean")
 
 
-def _finite(number: float) -> int | float:
-    if not math.isfinite(number):
+def _number(number: float) -> int | float | str:
+    """A number as JSON has it; there is none for infinity, which nodes pass on to the engine as this text."""
+    if math.isnan(number):
         raise ValueError(f"Invalid value {_shown(number)} (out of range)")
+    if math.isinf(number):
+        return _shown(number)
     return int(number) if number == int(number) else number
 
 
