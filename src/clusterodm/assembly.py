@@ -183,6 +183,7 @@ def build(
     fetcher = Fetcher(
         tasks,
         spool,
+        holdings=holdings,
         sizes=sizes,
         max_size=settings.zipurl_max_size,
         max_files=settings.max_files,

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.admin import tasks
+from clusterodm.cluster.tasks import Entry
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase
 from tests.faults.liar import cut
@@ -163,8 +164,39 @@ async def test_files_that_are_all_gone_fail_the_task_and_no_node_is_blamed(clust
     await cluster.cluster.context.spool.drop(uuid)
     await cluster.add_node()
     info = await api.ends(uuid, 30)
-    assert info["status"]["errorMessage"] == "its files are not held here"
+    assert info["status"]["errorMessage"] == f"its {len(PHOTOS)} files are not held here: {', '.join(sorted(PHOTOS))}"
     assert cluster.cluster.context.registry.nodes()[0].set_aside_until == 0
+
+
+async def test_photos_of_an_archive_that_are_all_gone_fail_the_task_by_name(cluster: Rig) -> None:
+    api = await cluster.start()
+    names = [f"{number:02}.jpg" for number in range(12)]
+    uuid = await _create(api, {"photos.zip": zipped({name: name.encode() for name in names})})
+    await eventually(lambda: cluster.entry(uuid).task.zipurl == "")
+    await cluster.cluster.context.spool.drop(uuid)
+    await cluster.add_node()
+    info = await api.ends(uuid, 30)
+    expected = f"its 12 files are not held here: {', '.join(names[:10])} and 2 more"
+    assert info["status"]["errorMessage"] == expected
+
+
+@pytest.mark.parametrize("beside", [{}, {"gcp_list.txt": b"points"}], ids=["alone", "beside a text"])
+async def test_an_archive_that_is_gone_before_it_was_unpacked_fails_the_task_by_name(
+    cluster: Rig, beside: dict[str, bytes]
+) -> None:
+    api = await cluster.start()
+    uuid = await api.init()
+    await api.post(f"/task/new/upload/{uuid}", images({"photos.zip": zipped({"a.jpg": b"a"})} | beside))
+
+    def lose(entry: Entry) -> None:
+        if entry.task.phase is Phase.QUEUED:
+            (_held(cluster, uuid) / "photos.zip").unlink(missing_ok=True)
+
+    cluster.cluster.context.tasks.watch(lose)
+    await api.commit(uuid)
+    info = await api.ends(uuid, 30)
+    gone = "files that were accepted are damaged or missing here: photos.zip (missing)"
+    assert info["status"]["errorMessage"] == (gone if beside else "its file is not held here: photos.zip")
 
 
 async def test_a_task_of_before_names_were_kept_is_compared_by_count_and_bytes(cluster: Rig) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from clusterodm.core.files import HeldFile, counted_images, describe_losses
 
-ACCEPTED = [HeldFile(f"{number}.jpg", 10) for number in range(8)]
+ACCEPTED = [HeldFile(f"{number}.jpg", 10) for number in range(13)]
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ ACCEPTED = [HeldFile(f"{number}.jpg", 10) for number in range(8)]
         (ACCEPTED[1:], "0.jpg (missing)"),
         ([HeldFile("0.jpg", 9), *ACCEPTED[1:]], "0.jpg (9 of 10 bytes)"),
         ([HeldFile("0.jpg", 11), *ACCEPTED[2:]], "0.jpg (11 of 10 bytes), 1.jpg (missing)"),
-        (ACCEPTED[7:], ", ".join(f"{number}.jpg (missing)" for number in range(5)) + " and 2 more"),
+        (ACCEPTED[12:], ", ".join(f"{number}.jpg (missing)" for number in range(10)) + " and 2 more"),
     ],
 )
 def test_what_is_no_longer_held_as_it_was_accepted_is_named(held: list[HeldFile], text: str) -> None:

@@ -16,10 +16,11 @@ import aiohttp
 
 from clusterodm.aio import Duty, WorkQueue
 from clusterodm.archives import Bounds, open_archive, wanted
+from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Entry, Tasks
-from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, StaleTask
+from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, FilesLost, StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.names import base_name, counted_files, is_archive, is_image
 from clusterodm.core.tasks import HELD, Outcome, Phase
@@ -46,6 +47,7 @@ class Fetcher:
         tasks: Tasks,
         spool: Spool,
         *,
+        holdings: Holdings,
         sizes: Sizes,
         max_size: int,
         max_files: int,
@@ -55,6 +57,7 @@ class Fetcher:
     ) -> None:
         self._tasks = tasks
         self._spool = spool
+        self._holdings = holdings
         self._sizes = sizes
         self._max_size = max_size
         self._max_files = max_files
@@ -106,6 +109,10 @@ class Fetcher:
 
     async def _unpack_held(self, uuid: str) -> None:
         """Each archive goes once all of it is unpacked; begun anew, the same files come of it again, and count once."""
+        try:
+            await self._holdings.check_packed(uuid)
+        except FilesLost as lost:
+            raise FetchFailed(str(lost), final=True) from None
         for file in await self._spool.listing(uuid):
             if is_archive(file.name):
                 try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clusterodm.core.errors import FilesLost
-from clusterodm.core.files import HeldFile, counted_images, describe_losses
+from clusterodm.core.files import HeldFile, counted_images, describe_losses, describe_none_held
 from clusterodm.core.tasks import Task
 from clusterodm.spool import Spool
 from clusterodm.store import Store
@@ -37,10 +37,20 @@ class Holdings:
         if manifest is None:
             return _counted(task, held)
         if not held and not besides:
-            raise FilesLost("its files are not held here")
-        if lost := describe_losses((file for file in manifest.files if file.name not in besides), held):
-            raise FilesLost(f"files that were accepted are damaged or missing here: {lost}")
+            raise FilesLost(describe_none_held(manifest.files))
+        _check([file for file in manifest.files if file.name not in besides], held)
         return manifest.files
+
+    async def check_packed(self, uuid: str) -> None:
+        """Raise FilesLost when what was accepted is not held as it was, and nothing was unpacked of it yet: archives go
+        one by one, once they are unpacked."""
+        held, manifest = await self._spool.listing(uuid), await self._store.manifest(uuid)
+        accepted = {file.name for file in manifest.files} if manifest is not None else set()
+        if manifest is None or any(file.name not in accepted for file in held):
+            return
+        if not held:
+            raise FilesLost(describe_none_held(manifest.files))
+        _check(manifest.files, held)
 
     async def restored(self, task: Task) -> dict[str, Any]:
         """Return the changes with which a task can begin again: none when its files are here, its zipurl when they are
@@ -67,6 +77,11 @@ class Holdings:
     def _seeded(self, uuid: str) -> list[str]:
         with zipfile.ZipFile(self._spool.path(uuid, _SEED)) as archive:
             return archive.namelist()
+
+
+def _check(accepted: Sequence[HeldFile], held: Sequence[HeldFile]) -> None:
+    if lost := describe_losses(accepted, held):
+        raise FilesLost(f"files that were accepted are damaged or missing here: {lost}")
 
 
 def _counted(task: Task, held: list[HeldFile]) -> list[HeldFile]:

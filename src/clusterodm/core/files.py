@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
 #: Files that an error names before it only counts them.
-_NAMED: Final = 5
+_NAMED: Final = 10
 #: What a node moves out of its folder of images, or deletes there, before it counts (its own expressions).
 _NOT_COUNTED: Final = re.compile(r"\.txt$|^align\.(las|laz|tif)$|\.zip$", re.IGNORECASE)
 
@@ -33,9 +33,18 @@ class Manifest(msgspec.Struct, frozen=True):
 def describe_losses(accepted: Iterable[HeldFile], held: Iterable[HeldFile]) -> str:
     """Name the accepted files that are not held, or not whole; empty when there are none."""
     sizes = {file.name: file.size for file in held}
-    lost = [_loss(file, sizes.get(file.name)) for file in accepted if sizes.get(file.name) != file.size]
-    more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-    return ", ".join(lost[:_NAMED]) + more
+    return _named([_loss(file, sizes.get(file.name)) for file in accepted if sizes.get(file.name) != file.size])
+
+
+def describe_none_held(accepted: Sequence[HeldFile]) -> str:
+    """Name what was accepted where nothing of it is held."""
+    count = f"{len(accepted)} files are" if len(accepted) != 1 else "file is"
+    return f"its {count} not held here: {_named([file.name for file in accepted])}"
+
+
+def _named(files: list[str]) -> str:
+    more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+    return ", ".join(files[:_NAMED]) + more
 
 
 def _loss(file: HeldFile, size: int | None) -> str:
