@@ -325,8 +325,7 @@ class Spool:
 
     def last_change(self, uuid: str) -> float:
         """When a file of the task last came or began to come, seconds since the epoch; 0 when there is none."""
-        folder = self._root / uuid
-        return max(map(_changed_at, (folder, folder / "files", folder / "parts")))
+        return max(map(_changed_at, (self._root / uuid, self._files(uuid), self._parts(uuid))))
 
 
 def _changed_at(path: Path) -> float:
