@@ -225,3 +225,18 @@ async def test_a_list_of_nodes_that_cannot_be_used_is_said(
 def test_what_a_file_says_is_shown_as_it_is() -> None:
     row = _row(Finding("--tokens-file", "error", "[bob] has the token of [alice]", "name [bob] another"))
     assert Text.from_markup(row[2]).plain == "[bob] has the token of [alice]\n→ name [bob] another"
+
+
+async def test_split_merge_jobs_whose_nodes_cannot_reach_the_cluster_are_found(cluster: Rig, tmp_path: Path) -> None:
+    await cluster.add_node(seconds=600)
+    api, _ = await start(cluster)
+    await cluster.ready()
+    split = json.dumps([{"name": "split", "value": "1"}])
+    await api.create(2, options=split)
+    folder = str(cluster.folder / "data")
+    assert await look(tmp_path, "split-merge", data_dir=folder) == []
+    await cluster.cluster.context.registry.add(parse_address("192.0.2.1:3000"))  # as an operator adds it
+    await api.create(2, options=split)
+    [found] = await look(tmp_path, "split-merge", data_dir=folder)
+    why = f"2 jobs cannot send their submodels to {api.url}: nodes on other hosts cannot reach it"
+    assert (found.verdict, found.text) == ("error", why)

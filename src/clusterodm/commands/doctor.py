@@ -20,6 +20,7 @@ from clusterodm.aio import Clock
 from clusterodm.commands.doctor_database import check_database
 from clusterodm.commands.doctor_files import certificate, secret_files, tokens
 from clusterodm.commands.doctor_nodes import TIMEOUT, Known, check_node, known_nodes
+from clusterodm.commands.doctor_splitmerge import check_split_jobs
 from clusterodm.commands.finding import Finding
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
@@ -96,11 +97,13 @@ async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[
         nodes: list[Known] = []
         async for finding in known_nodes(settings, nodes):
             yield finding
-        for finding in await asyncio.gather(*(check_node(session, trust, each) for each in nodes)):
+        addresses = [each.address for each in nodes]
+        checked = await asyncio.gather(*(check_node(session, trust, each) for each in nodes))
+        for finding in (*checked, *await check_split_jobs(settings, addresses)):
             yield finding
         async for finding in _providers(session, settings):
             yield finding
-        yield await _public(session, settings, [each.address for each in nodes], runs=runs)
+        yield await _public(session, settings, addresses, runs=runs)
 
 
 def _folder(settings: Settings, *, runs: bool) -> Finding:

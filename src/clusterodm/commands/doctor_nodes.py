@@ -86,16 +86,23 @@ async def _named(settings: Settings, found: list[Known]) -> list[Finding]:
 
 async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
     """Those that were added by operators, by leases or with machines are in the database alone."""
-    file = settings.data_dir / "clusterodm.db"
-    url = settings.database_url.get_secret_value()
-    if not url and not file.exists():
+    url = database_to_read(settings)
+    if not url:
         return []
     try:
-        records = await ask_nodes(url or f"sqlite+aiosqlite:///file:{_quoted(file)}?mode=ro&uri=true")
+        records = await ask_nodes(url)
     except StoreDown as error:
         return [Finding("nodes of the database", "warning", str(error), "see what is said of the database")]
     found += [Known(each.address, _way(each), each.closed(time.time())) for each in records]
     return []
+
+
+def database_to_read(settings: Settings) -> str:
+    """The URL of the database, where there is one; a file is only read."""
+    file = settings.data_dir / "clusterodm.db"
+    if url := settings.database_url.get_secret_value():
+        return url
+    return f"sqlite+aiosqlite:///file:{_quoted(file)}?mode=ro&uri=true" if file.exists() else ""
 
 
 def _quoted(path: Path) -> str:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """What must survive a restart, in SQL."""
 
+from clusterodm.store.asking import ask_options
 from clusterodm.store.checking import Report, examine, has_tables, require_whole, untouched, value_of
 from clusterodm.store.copying import copy_store, require_empty
 from clusterodm.store.database import ask_version
@@ -25,6 +26,7 @@ __all__ = [
     "Store",
     "TaskFilter",
     "ask_nodes",
+    "ask_options",
     "ask_version",
     "copy_store",
     "examine",
