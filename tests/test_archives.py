@@ -72,9 +72,10 @@ def test_a_table_of_contents_with_fewer_entries_than_the_end_says_is_noticed() -
     whole = WHOLE["small"]
     second = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1)
     damaged = whole[:second] + bytes(4) + whole[second + 4 :]
-    for check in (lambda: check_whole(io.BytesIO(damaged)), lambda: _streamed(damaged)):
-        with pytest.raises(BadArchive, match="table of contents"):
-            check()
+    with pytest.raises(BadArchive, match="table of contents"):
+        check_whole(io.BytesIO(damaged))
+    with pytest.raises(BadArchive, match="table of contents"):
+        _streamed(damaged)
 
 
 def test_of_a_stream_no_more_is_kept_than_its_end() -> None:
