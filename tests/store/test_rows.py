@@ -67,7 +67,7 @@ async def test_a_task_that_cannot_be_read_is_set_aside_and_all_others_go_on(
     await api.ends(good)
     [problem] = [each for each in (await status(context)).problems if bad in each]
     assert column in problem
-    if column != "owner":  # whose it is nobody knows then
+    if column != "owner":  # its owner is unknown then
         known = await api.get(f"/task/{bad}/info")
         assert known["status"]["code"] == 10
         assert known["imagesCount"] == 2

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The password of operators: as it is set, or out of a file, in which one is made when there is none."""
+"""The operators' password: the setting, or the content of a file that is created with a random one if missing."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Files that the database knows no task of: told of at once, moved to the trash after a grace, deleted long after that.
+"""Files without a task in the database: reported at once, moved to the trash after a grace period, deleted days later.
 
 A database that is older than the folder, or another one than its own, does not know tasks that were accepted. So what
 it does not know is no rubbish yet.
@@ -81,7 +81,7 @@ class Strays:
         await self.trash.expire(self._clock.age)
 
     async def clear(self, uuid: str) -> None:
-        """Move away what lies there of a task that nobody knows, before a new one gets its uuid."""
+        """Move away what lies there of an unknown task, before a new one gets its uuid."""
         for kind in ("spool", "results", "console"):
             await self.take_away(kind, uuid)
 

@@ -35,7 +35,7 @@ class Known(msgspec.Struct, frozen=True):
 
     address: NodeAddress
     way: str
-    #: Why it gets nothing new; then it may as well be off.
+    #: Why it takes no new tasks; then it may be switched off.
     closed: str = ""
 
 
@@ -92,7 +92,7 @@ async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
     try:
         records = await ask_nodes(url)
     except StoreDown as error:
-        return [Finding("nodes of the database", "warning", str(error), "see what is said of the database")]
+        return [Finding("nodes of the database", "warning", str(error), "see the findings about the database")]
     found += [Known(each.address, _way(each), each.closed(time.time())) for each in records]
     return []
 

@@ -87,7 +87,7 @@ class Terminal:
         self._was_there = sys.stderr.isatty()
 
     def is_gone(self) -> bool:
-        """True if it was closed, so that SIGHUP has its first meaning. What is logged from then on goes nowhere."""
+        """True if it was closed, so that SIGHUP means the end of the session. Later log lines are discarded."""
         if not self._was_there or sys.stderr.isatty():
             return False
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from clusterodm.core.errors import ConfigError, DataFolderError, Rejected
 from clusterodm.providers.programs import run
 
-#: Leaves nothing of ours or of a newer version of ours; refused while a replica gives signs of life.
+#: Drop all tables, also those of a newer version; refused while a replica sends heartbeats.
 _EMPTY: Final = """
 DO $$
 DECLARE found record; alive bigint := 0;

@@ -13,7 +13,7 @@ FORWARDED: Final = "forwarded"
 FOR: Final = "x-forwarded-for"
 PROTO: Final = "x-forwarded-proto"
 HOST: Final = "x-forwarded-host"
-#: Headers with which proxies tell of the client.
+#: Headers in which proxies name the client.
 KNOWN: Final = (FOR, PROTO, HOST, FORWARDED)
 
 #: An address as proxies write it: bare, IPv4 with a port, or in brackets with or without one.

@@ -50,7 +50,7 @@ class Database:
 
     @classmethod
     def unopened(cls, url: str) -> Self:
-        """The database at an SQLAlchemy URL as it is, of whatever schema."""
+        """Open the database at an SQLAlchemy URL without migrating it."""
         if make_url(url).get_backend_name() == "sqlite":
             how = {"factory": _SQLite}
             engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=60, connect_args=how)

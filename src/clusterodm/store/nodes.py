@@ -28,7 +28,7 @@ class NodeVerbs(Database):
         return [node for row in rows if (node := self._node(row)) is not None]
 
     def _node(self, row: Row) -> NodeRecord | None:
-        """A node. One whose row cannot be read gets nothing new, and its tasks are followed as far as possible."""
+        """A node. One whose row cannot be read takes no new tasks; its running ones are followed if possible."""
         try:
             return as_node(row)
         except msgspec.ValidationError as error:

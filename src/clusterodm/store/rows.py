@@ -152,7 +152,7 @@ def salvaged_task(row: Row) -> Task:
 
 
 def salvaged_node(row: Row) -> NodeRecord:
-    """What can be read of a node, locked: it gets nothing new, and what it has is followed to its end."""
+    """What can be read of a node, locked: it takes no new tasks, and its running ones are followed to their end."""
     address = salvaged(row, NodeAddress)
     return msgspec.structs.replace(salvaged(row, NodeRecord, address=address), locked=True)
 
