@@ -141,8 +141,8 @@ def _check(size: int, head: bytes, end: bytes, read: Callable[[int, int], bytes]
 
 
 def _fits(table: bytes, length: int, entries: int) -> bool:
-    """True if a table of contents of this length has so many entries, as far as it is at hand: all of it, the first
-    bytes, or nothing."""
+    """True if a table of contents of this length can have that many entries. `table` is all of it, its first bytes,
+    or empty."""
     if len(table) < length:
         return table[:4] in (_CONTENTS_MARK, b"")
     at = count = 0

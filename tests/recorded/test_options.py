@@ -51,7 +51,7 @@ def verdict(text: str, described: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def infinite(answer: dict[str, Any], described: list[dict[str, Any]]) -> bool:
-    """Whether the node took a number that JSON has no notation for: it is shown as null, and used as it is."""
+    """True if the node accepted a number that JSON cannot express: it shows null, and passes the number on."""
     numbers = {option["name"] for option in described if option["type"] in ("int", "float")}
     return any(entry["name"] in numbers and entry["value"] is None for entry in answer.get("result", []))
 

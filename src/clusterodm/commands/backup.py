@@ -41,7 +41,7 @@ def backup(
         str | None,
         typer.Option(
             help="The PostgreSQL of replicas, copied by pg_dump; better in the environment, where a password is not "
-            "seen by others. [CLUSTERODMDATABASE_URL]"
+            "seen by others. [CLUSTERODM_DATABASE_URL]"
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with the same keys. [CLUSTERODM_CONFIG]")] = None,

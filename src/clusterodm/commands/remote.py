@@ -131,9 +131,8 @@ def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
     everywhere = settings.admin_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
     host = "127.0.0.1" if everywhere else settings.admin_host
     host = f"[{host}]" if ":" in host else host
-    return f"http://{host}:{settings.admin_web_port}", password or settings.admin_pass.get_secret_value() or _kept(
-        settings
-    )
+    password = password or settings.admin_pass.get_secret_value() or _kept(settings)
+    return f"http://{host}:{settings.admin_web_port}", password
 
 
 def _kept(settings: Settings) -> str:

@@ -106,7 +106,7 @@ class Connections:
                 transport.abort()
 
 
-#: The route of what is asked for and does not exist.
+#: The route label of requests for unknown paths.
 NO_ROUTE: Final = "none"
 CONNECTIONS: Final = web.AppKey("connections", Connections)
 
