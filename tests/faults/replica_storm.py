@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ NODES = 3
 CLIENTS = 3
 #: Seconds in which somebody must lead again after the leader was killed.
 TAKE_OVER = 10.0
+#: What a task's timeline says once its webhook was called.
+TOLD = "the owner's webhook was called"
 
 
 @dataclass
@@ -52,13 +55,17 @@ class Tally:
     accepted: list[str] = field(default_factory=list)
     completed: int = 0
     lost: int = 0
-    #: Timelines of tasks of which two attempts were on nodes at the same time; how many owners were told twice.
+    #: Timelines of tasks of which two attempts were on nodes at the same time.
     doubled: list[str] = field(default_factory=list)
+    #: When each task's webhook was called.
+    calls: dict[str, list[float]] = field(default_factory=dict)
+    #: Tasks whose webhook was called again without need: the first call was noted, or no replica was killed meanwhile.
     told_twice: int = 0
-    told: int = 0
+    #: Tasks whose webhook was called again because a replica was killed between the answer and its note of it.
+    repeated: int = 0
     requests: int = 0
     failed: list[str] = field(default_factory=list)
-    kills: int = 0
+    killed: list[float] = field(default_factory=list)
     stops: int = 0
     take_overs: list[float] = field(default_factory=list)
 
@@ -66,17 +73,31 @@ class Tally:
         """For people."""
         longest = max(self.take_overs, default=0.0)
         rows = [
-            ("replicas killed (kill -9) / told to stop", f"{self.kills} / {self.stops}"),
+            ("replicas killed (kill -9) / told to stop", f"{len(self.killed)} / {self.stops}"),
             ("longest time without a leader after a kill", f"{longest:.1f} s"),
             ("tasks accepted", len(self.accepted)),
             ("tasks completed", self.completed),
             ("tasks lost", self.lost),
             ("tasks on two nodes at once", len(self.doubled)),
-            ("webhooks called / called twice", f"{self.told} / {self.told_twice}"),
+            ("webhooks called / again after a kill / again without need", self._webhooks()),
             ("requests of pollers and PyODM calls", self.requests),
             ("of them failed", len(self.failed)),
         ]
         return "\n".join(["| what | count |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+    def _webhooks(self) -> str:
+        return f"{len(self.calls)} / {self.repeated} / {self.told_twice}"
+
+    def judge_calls(self, uuid: str, noted: int) -> None:
+        """Count a task's second webhook. `noted`: how often its timeline says that it was called."""
+        calls = self.calls.get(uuid, [])
+        if len(calls) < 2:
+            return
+        killed = all(any(first <= at <= second for at in self.killed) for first, second in pairwise(calls))
+        if killed and noted == 1:
+            self.repeated += 1
+        else:
+            self.told_twice += 1
 
 
 @asynccontextmanager
@@ -104,8 +125,8 @@ def _listens(port: int) -> bool:
 class Clients:
     """PyODM clients, each in a thread, and a poller that hides nothing."""
 
-    def __init__(self, url: str, hook: str, photos: list[str], folder: Path) -> None:
-        self.tally = Tally()
+    def __init__(self, url: str, hook: str, photos: list[str], folder: Path, tally: Tally) -> None:
+        self.tally = tally
         self._url = url
         self._hook = hook
         self._photos = photos
@@ -189,14 +210,14 @@ async def storm(folder: Path, *, rounds: int) -> Tally:
         programs = [_program(stack, folder, number, database, settings) for number in range(REPLICAS)]
         for program in programs:
             await program.start()
-        told: Counter[str] = Counter()
-        hook = await _hook(stack, told)
         url = await stack.enter_async_context(balancer(folder / "nginx", [each.port for each in programs]))
         api = Api(url)
         stack.push_async_callback(api.session.close)
         await eventually(lambda: _online(api))
         photos = [str(path) for path in make_photos(folder / "photos", 4)]
-        clients = Clients(url, hook, photos, folder / "results")
+        tally = Tally()
+        hook = await _hook(stack, tally)
+        clients = Clients(url, hook, photos, folder / "results", tally)
         store = await Store.open(database)
         stack.push_async_callback(store.close)
         async with asyncio.TaskGroup() as group:
@@ -211,7 +232,7 @@ async def storm(folder: Path, *, rounds: int) -> Tally:
             for task in watching:
                 task.cancel()
         await eventually(lambda: _told_all(store))
-        await _count(store, clients.tally, told)
+        await _count(store, clients.tally)
         return clients.tally
 
 
@@ -229,9 +250,9 @@ def _program(stack: AsyncExitStack, folder: Path, number: int, database: str, se
     return made
 
 
-async def _hook(stack: AsyncExitStack, told: Counter[str]) -> str:
+async def _hook(stack: AsyncExitStack, tally: Tally) -> str:
     async def take(request: web.Request) -> web.Response:
-        told[(await request.json())["uuid"]] += 1
+        tally.calls.setdefault((await request.json())["uuid"], []).append(time.monotonic())
         return web.Response()
 
     app = web.Application()
@@ -252,8 +273,8 @@ async def _kill(program: Program, store: Store, tally: Tally) -> None:
     await _some_work(tally)
     died = f":{program.pid}"
     await program.end(signal.SIGKILL)
-    tally.kills += 1
     began = time.monotonic()
+    tally.killed.append(began)
     await eventually(lambda: _another_leads(store, died), seconds=TAKE_OVER + 5)
     tally.take_overs.append(time.monotonic() - began)
     await program.start()
@@ -284,15 +305,16 @@ async def _told_all(store: Store) -> bool:
     return not await store.webhooks_due()
 
 
-async def _count(store: Store, tally: Tally, told: Counter[str]) -> None:
+async def _count(store: Store, tally: Tally) -> None:
     ended = {task.uuid: task for task in await store.find_tasks(TaskFilter(), limit=10_000)}
     for place, uuid in enumerate(tally.doubled):
         lines = [f"{event.at:.3f} {event.text}" for event in await store.timeline(uuid)]
         tally.doubled[place] = f"{uuid}: " + "; ".join(lines)
     tally.completed = sum(uuid in ended and str(ended[uuid].outcome) == "completed" for uuid in tally.accepted)
     tally.lost = len(tally.accepted) - tally.completed
-    tally.told = sum(told.values())
-    tally.told_twice = sum(count > 1 for count in told.values())
+    for uuid, calls in tally.calls.items():
+        if len(calls) > 1:
+            tally.judge_calls(uuid, sum(event.text == TOLD for event in await store.timeline(uuid)))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from clusterodm.devnode import Knobs, running_devnode
-from tests.faults.replica_storm import TAKE_OVER, storm
+from tests.faults.replica_storm import TAKE_OVER, Tally, storm
 from tests.needs import need
 from tests.postgres import Server
 from tests.processes import Program, program
@@ -25,10 +25,26 @@ async def test_nothing_is_lost_doubled_or_refused_while_each_replica_is_killed_i
     tally = await storm(tmp_path, rounds=1)
     assert tally.failed == []
     assert (tally.lost, tally.doubled, tally.told_twice) == (0, [], 0), tally.table()
-    assert (tally.kills, tally.stops) == (3, 3)
+    assert (len(tally.killed), tally.stops) == (3, 3)
     assert len(tally.accepted) > 10
-    assert tally.told == len(tally.accepted)
+    assert set(tally.calls) == set(tally.accepted)
     assert max(tally.take_overs) < TAKE_OVER
+
+
+@pytest.mark.parametrize(
+    ("calls", "noted", "repeated", "told_twice"),
+    [
+        ([1.0], 1, 0, 0),
+        ([1.0, 9.0], 1, 1, 0),  # killed between the answer and the note of it
+        ([1.0, 9.0], 2, 0, 1),  # it was noted, and called again all the same
+        ([1.0, 3.0], 1, 0, 1),  # nobody was killed meanwhile
+        ([1.0, 9.0, 9.5], 1, 0, 1),
+    ],
+)
+def test_only_a_death_excuses_a_second_webhook(calls: list[float], noted: int, repeated: int, told_twice: int) -> None:
+    tally = Tally(calls={"u": calls}, killed=[5.0])
+    tally.judge_calls("u", noted)
+    assert (tally.repeated, tally.told_twice) == (repeated, told_twice)
 
 
 async def test_a_single_process_becomes_a_replica(tmp_path: Path, postgres: Server) -> None:
