@@ -19,7 +19,7 @@ import aiohttp
 
 from clusterodm.aio import Clock
 from clusterodm.app import Cluster, running_cluster
-from clusterodm.cluster.tasks import Entry
+from clusterodm.cluster.entry import Entry
 from clusterodm.core.nodes import make_address
 from clusterodm.devnode import DevNode, Knobs, running_devnode
 from clusterodm.settings import load_settings

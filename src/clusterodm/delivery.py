@@ -20,7 +20,7 @@ from yarl import URL
 
 from clusterodm.cluster.collector import results_gone, why_no_results
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.tasks import Entry
+from clusterodm.cluster.entry import Entry
 from clusterodm.core.assets import FOLDERS
 from clusterodm.core.conditional import judge
 from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeForgot, NodeRefused, ProviderError

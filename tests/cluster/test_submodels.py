@@ -15,8 +15,8 @@ import pytest
 
 from clusterodm.admin import figures
 from clusterodm.app import running_cluster
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.submodels import PATIENCE
-from clusterodm.cluster.tasks import Entry
 from clusterodm.core.nodes import make_address
 from clusterodm.core.splitmerge import GRACE
 from clusterodm.core.tasks import Outcome, Phase

@@ -13,7 +13,7 @@ from clusterodm.cluster.registry import Node
 from clusterodm.core.durations import elapsed
 from clusterodm.core.estimates import Pace, Running, pace, waits
 from clusterodm.core.scheduling import Turn, turns
-from clusterodm.core.tasks import ON_NODE, Outcome
+from clusterodm.core.tasks import Outcome
 
 #: Past tasks that the pace is taken from, and how old they may be.
 _PAST: Final = 200
@@ -44,9 +44,8 @@ class Guesses(msgspec.Struct, frozen=True):
         fair = cluster.fair
         queue = turns((entry.task for entry in entries), clock, ageing=fair.ageing, usage=fair.usage())
         running = [
-            Running(entry.task.image_count, elapsed(entry.attempt.started_at, clock), entry.task.progress)
-            for entry in entries
-            if entry.attempt is not None and entry.task.phase in ON_NODE
+            Running(task.image_count, elapsed(attempt.started_at, clock), task.progress)
+            for task, attempt in cluster.tasks.on_nodes()
         ]
         slots = sum(node.slots for node in cluster.registry.nodes() if _takes_tasks(node, clock))
         moving = [turn.task for turn in queue if not cluster.dispatcher.waits.is_stuck(turn.task.uuid)]

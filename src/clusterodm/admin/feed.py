@@ -14,7 +14,7 @@ import msgspec
 from clusterodm.admin import figures, machines, nodes, tasks
 from clusterodm.admin.estimating import Guesses
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.tasks import Entry
+from clusterodm.cluster.entry import Entry
 
 #: Seconds between two looks at what changed.
 TICK: Final = 0.5

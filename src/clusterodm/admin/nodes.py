@@ -11,7 +11,6 @@ from clusterodm.core.errors import BadRequest, ConfigError, NodeNotFound
 from clusterodm.core.membership import lease_terms
 from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address, parse_address
 from clusterodm.core.placement import Needs, best, wait_reason
-from clusterodm.core.tasks import ON_NODE
 
 
 def listing(cluster: Context) -> list[NodeView]:
@@ -28,9 +27,8 @@ def view(cluster: Context, node: Node) -> NodeView:
 
 def _tasks_by_node(cluster: Context) -> dict[int, list[str]]:
     there: dict[int, list[str]] = {}
-    for entry in cluster.tasks.active():
-        if entry.attempt is not None and entry.task.phase in ON_NODE:
-            there.setdefault(entry.attempt.node_id, []).append(entry.task.uuid)
+    for task, attempt in cluster.tasks.on_nodes():
+        there.setdefault(attempt.node_id, []).append(task.uuid)
     return there
 
 

@@ -16,7 +16,8 @@ import structlog
 
 from clusterodm.aio import Clock, Duty, WorkQueue, chance
 from clusterodm.auth import Authenticator
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
 from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, has_results, task_info

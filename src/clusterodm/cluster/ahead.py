@@ -14,8 +14,9 @@ from typing import Final
 
 from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Node, Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import FilesLost, NodeError, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.files import HeldFile
 from clusterodm.core.names import SEED, counted_files, is_archive

@@ -7,15 +7,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from clusterodm.aio import chance
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.console import Consoles
+from clusterodm.core.changes import TaskChanges
 from clusterodm.core.errors import FilesLost, NodeRefused, StaleTask
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import Needs, machine_takes, refusal
@@ -134,9 +136,9 @@ class Attempts:
         await self.failed(entry, classify_refusal(error), str(error))
 
     async def failed(self, entry: Entry, failure: Failure, detail: str = "") -> None:
-        """End the current attempt of a task with `failure`; the task goes back to the queue or is over."""
-        attempt, task = entry.attempt, entry.task
-        assert attempt is not None, "only a task with an attempt can fail"  # noqa: S101 - an invariant of the phases
+        """End the current attempt of a task with `failure`; the task goes back to the queue or is over. Raises
+        StaleTask."""
+        task, attempt = entry.require_on_node()
         now = self._clock()
         self._metrics.attempts.labels(outcome_of(failure)).inc()
         detail = "" if failure is Failure.FORGOTTEN else detail.replace(attempt.node_uuid, task.uuid)
@@ -146,7 +148,7 @@ class Attempts:
         if around.confirmed:
             self._registry.health.absolve(task.uuid)
         verdict = decide(task, failure, detail, now, around, chance())
-        restored: dict[str, Any] = {}
+        restored: TaskChanges = {}
         if isinstance(verdict, Again):
             try:
                 restored = await self._holdings.restored(task)
@@ -162,7 +164,7 @@ class Attempts:
             await self._tasks.finish(entry, Outcome.FAILED, text, attempt=ended, error=verdict.error)
 
     async def _again(
-        self, entry: Entry, ended: Attempt, failure: Failure, detail: str, verdict: Again, restored: dict[str, Any]
+        self, entry: Entry, ended: Attempt, failure: Failure, detail: str, verdict: Again, restored: TaskChanges
     ) -> None:
         """Take a task back to the queue, and tell its owner why unless nothing of the attempt was to be seen."""
         text = f"attempt {ended.number} on {ended.node_name} ended: {ended.reason}"
@@ -174,11 +176,11 @@ class Attempts:
         if not RULES[failure].unseen:
             await self.say(entry, f"{text}; {then or 'it goes on elsewhere'}")
 
-    def _changes(self, entry: Entry, attempt: Attempt, failure: Failure, detail: str, verdict: Again) -> dict[str, Any]:
+    def _changes(self, entry: Entry, attempt: Attempt, failure: Failure, detail: str, verdict: Again) -> TaskChanges:
         """The columns of a task that goes back to the queue."""
         task, node = entry.task, self._registry.get(attempt.node_id)
         shown = task.node_code if task.phase is Phase.DISPATCHING else shown_code(task)
-        changes: dict[str, Any] = {
+        changes: TaskChanges = {
             "charged": verdict.charged,
             "not_before": verdict.not_before,
             "alone": verdict.alone,
@@ -247,5 +249,5 @@ class Attempts:
         return larger or any(not refusal(node, needs, 0.0) for node in able)
 
 
-def _larger_than(node: NodeFacts) -> dict[str, int]:
+def _larger_than(node: NodeFacts) -> TaskChanges:
     return {"larger_than": node.max_images or 0, "more_memory_than": node.total_memory}

@@ -10,7 +10,8 @@ from typing import Final
 
 from clusterodm.auth import Grant
 from clusterodm.auth.base import digest_of
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.tasks import OWNER_MARK
 from clusterodm.store import Store
 

@@ -10,8 +10,9 @@ from typing import Final
 import structlog
 
 from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.tasks import Attempt, Cleanup
 from clusterodm.nodeodm import NodeClient

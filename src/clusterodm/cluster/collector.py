@@ -15,8 +15,9 @@ import structlog
 
 from clusterodm.aio import Clock, KeyedLock, next_piece
 from clusterodm.archives import ARCHIVE_MARK, TAIL, Tail, check_whole
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Node, Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import (
     BadArchive,
     BadRequest,

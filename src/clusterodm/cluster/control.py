@@ -6,16 +6,18 @@ attempt and carried out by the cleaner, so that the answer never waits for a nod
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
+from clusterodm.core.changes import TaskChanges
 from clusterodm.core.errors import BadRequest, FilesLost, NodeError, NodeForgot, NodeRefused, StaleTask
 from clusterodm.core.limits import Limits, limited_options
 from clusterodm.core.options import Option, check_options, parse_options, split_cluster, unknown_options
@@ -36,7 +38,7 @@ from clusterodm.results import Results
 from clusterodm.spool import Spool
 
 #: Columns of a task that begins again.
-_FRESH: Final[dict[str, Any]] = {
+_FRESH: Final[TaskChanges] = {
     "outcome": None,
     "results_in": "",
     "error": "",
@@ -148,9 +150,9 @@ class Control:
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given, described)
         try:
-            if await self._restart_there(entry, chosen):
+            if attempt := await self._restart_there(entry, chosen):
                 await self._begin_console(entry, unknown)
-                await self._now_running(entry, changes)
+                await self._now_running(entry, attempt, changes)
             else:
                 await self._restart_here(entry, changes, unknown)
         except StaleTask:
@@ -164,7 +166,7 @@ class Control:
         for text in told:
             await self._tasks.note(entry, text)
 
-    async def _restart_here(self, entry: Entry, changes: dict[str, Any], told: list[str]) -> None:
+    async def _restart_here(self, entry: Entry, changes: TaskChanges, told: list[str]) -> None:
         """Queue a task again; its files are not released meanwhile."""
         async with self._tasks.locked(entry):
             try:
@@ -173,13 +175,14 @@ class Control:
                 raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
             await self._begin_console(entry, told)
             text = "restarted from the held files"
-            await self._tasks.advance(entry, Phase.QUEUED, text, **changes, **restored)
+            await self._tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
 
-    async def _restart_there(self, entry: Entry, options: list[Option] | None) -> bool:
+    async def _restart_there(self, entry: Entry, options: list[Option] | None) -> Attempt | None:
+        """Begin the latest attempt again on its node; None if that cannot be done there."""
         attempt = entry.attempt
         node = self._registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
-            return False
+            return None
         if options is not None:
             options = self._callbacks.options(attempt.task, options, attempt.number)
         try:
@@ -187,10 +190,10 @@ class Control:
                 await self._client.cancel(node.address, attempt.node_uuid)
             await self._client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:
-            return False
+            return None
         except NodeError as error:
-            return await self._runs_there(attempt, error)
-        return True
+            return attempt if await self._runs_there(attempt, error) else None
+        return attempt
 
     async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
         """A restart that was refused or not answered may have been carried out by an earlier call."""
@@ -203,10 +206,9 @@ class Control:
             return False
         return snapshot.status.code in (QUEUED_CODE, RUNNING_CODE)
 
-    async def _now_running(self, entry: Entry, changes: dict[str, Any]) -> None:
-        assert entry.attempt is not None, "it runs there"  # noqa: S101 - checked by _restart_there
+    async def _now_running(self, entry: Entry, before: Attempt, changes: TaskChanges) -> None:
         attempt = msgspec.structs.replace(
-            entry.attempt,
+            before,
             stage=Stage.RUNNING,
             started_at=max(self._clock(), entry.task.committed_at),
             ended_at=0.0,

@@ -19,11 +19,12 @@ from clusterodm.aio import Clock, Duty, WorkQueue, every
 from clusterodm.cluster.ahead import Ahead, Sent
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.waits import Waits
 from clusterodm.console import Consoles
 from clusterodm.core.durations import elapsed
@@ -154,7 +155,7 @@ class Dispatcher:
         """A dispatch that was interrupted, by a restart or because something could not be kept: what was being sent
         begins anew; what may have been committed is looked for on its node."""
         if entry.attempt is not None and entry.attempt.stage is Stage.COMMITTING:
-            await self._now_running(entry, "interrupted at the commit; the node may have the task")
+            await self._now_running(entry, entry.attempt, "interrupted at the commit; the node may have the task")
         else:
             await self._attempts.failed(entry, Failure.INTERRUPTED)
 
@@ -257,11 +258,9 @@ class Dispatcher:
 
     async def _go_on(self, entry: Entry) -> None:
         """Claim an attempt that nobody sends yet; take up one whose sender failed."""
-        attempt, me = entry.attempt, self._replicas.me.id
-        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+        (_, attempt), me = entry.require_on_node(), self._replicas.me.id
         if not attempt.sender:
-            await self._tasks.change_attempt(entry, attempt, sender=me)
-            await self._send(entry)
+            await self._send(entry, await self._tasks.change_attempt(entry, attempt, sender=me))
         elif attempt.sender == me or (self._duty.held and self._orphaned(attempt)):
             await self._take_up(entry)
 
@@ -289,7 +288,7 @@ class Dispatcher:
             entry, Phase.DISPATCHING, f"attempt {number}: sending to {node.address}", attempt=attempt, attempts=number
         )
         if alone:
-            await self._send(entry)
+            await self._send(entry, attempt)
 
     async def _begin_ahead(self, entry: Entry, node: Node, sent: Sent) -> None:
         """Its files are on the node already, or on their way there from here."""
@@ -306,11 +305,9 @@ class Dispatcher:
         except BaseException:
             await self._ahead.stop(sent)
             raise
-        await self._send(entry, sent)
+        await self._send(entry, attempt, sent)
 
-    async def _send(self, entry: Entry, sent: Sent | None = None) -> None:
-        attempt = entry.attempt
-        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
+    async def _send(self, entry: Entry, attempt: Attempt, sent: Sent | None = None) -> None:
         node = self._registry.get(attempt.node_id)
         try:
             if node is None:
@@ -326,8 +323,8 @@ class Dispatcher:
             await self._attempts.failed(entry, Failure.DISPATCH, str(error))
         else:
             images = await self._holdings.expected_images(entry.task.uuid, files)
-            await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
-            await self._commit(entry, node)
+            attempt = await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
+            await self._commit(entry, attempt, node)
         finally:
             if sent is not None:
                 await self._ahead.stop(sent)
@@ -356,11 +353,9 @@ class Dispatcher:
             del self.sending[uuid]
             self._metrics.sent.inc(transfer.sent_bytes)
 
-    async def _commit(self, entry: Entry, node: Node) -> None:
+    async def _commit(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Start the task on its node, once: after a commit without an answer the node is asked whether it has the task,
         and only if it has not is the commit repeated. When it cannot be asked either, the tracker will see."""
-        attempt = entry.attempt
-        assert attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
         text = f"running on {node.address}"
         for _ in range(_COMMIT_TRIES):
             try:
@@ -378,7 +373,7 @@ class Dispatcher:
         else:
             await self._attempts.failed(entry, Failure.DISPATCH, "the commit was not taken")
             return
-        await self._now_running(entry, text)
+        await self._now_running(entry, attempt, text)
 
     async def _knows(self, node: Node, uuid: str) -> bool | None:
         """Whether the node has the committed task; None when it does not answer."""
@@ -390,9 +385,8 @@ class Dispatcher:
             return None
         return True
 
-    async def _now_running(self, entry: Entry, text: str) -> None:
-        assert entry.attempt is not None, "begun"  # noqa: S101 - an invariant of the phases
-        attempt = msgspec.structs.replace(entry.attempt, stage=Stage.RUNNING)
+    async def _now_running(self, entry: Entry, attempt: Attempt, text: str) -> None:
+        running = msgspec.structs.replace(attempt, stage=Stage.RUNNING)
         await self._tasks.advance(
-            entry, Phase.RUNNING, text, attempt=attempt, progress=0, processing_time=-1, node_code=0
+            entry, Phase.RUNNING, text, attempt=running, progress=0, processing_time=-1, node_code=0
         )

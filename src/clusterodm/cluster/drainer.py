@@ -11,7 +11,6 @@ from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ClusterError, ResultsGone
-from clusterodm.core.tasks import ON_NODE
 from clusterodm.results import Results
 from clusterodm.store import Store
 
@@ -43,11 +42,7 @@ class Drainer:
 
     def _busy(self) -> set[int]:
         """Nodes that have tasks."""
-        return {
-            entry.attempt.node_id
-            for entry in self._tasks.active()
-            if entry.attempt is not None and entry.task.phase in ON_NODE
-        }
+        return {attempt.node_id for _, attempt in self._tasks.on_nodes()}
 
     async def _empty(self, node: Node) -> int:
         """Bring all results of a node here; how many could not be brought."""

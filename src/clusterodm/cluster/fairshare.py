@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.fairness import Ledger, Usage, length, payer
 from clusterodm.core.tasks import ON_NODE, Stage
 from clusterodm.store import Store

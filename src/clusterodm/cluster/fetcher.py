@@ -16,10 +16,11 @@ import aiohttp
 
 from clusterodm.aio import Duty, WorkQueue
 from clusterodm.archives import Bounds, open_archive, wanted
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.outward import Outward, failed, is_web_url
 from clusterodm.cluster.sizes import Sizes
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, FilesLost, StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.names import base_name, counted_files, is_archive, is_image

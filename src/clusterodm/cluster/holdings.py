@@ -8,8 +8,9 @@ import asyncio
 import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from clusterodm.core.changes import TaskChanges
 from clusterodm.core.errors import FilesLost
 from clusterodm.core.files import HeldFile, counted_images, describe_losses, describe_none_held
 from clusterodm.core.tasks import Task
@@ -52,7 +53,7 @@ class Holdings:
             raise FilesLost(describe_none_held(manifest.files))
         _check(manifest.files, held)
 
-    async def restored(self, task: Task) -> dict[str, Any]:
+    async def restored(self, task: Task) -> TaskChanges:
         """Return the changes with which a task can begin again: none when its files are here, its zipurl when they are
         to be fetched once more. Raises FilesLost when they are gone for good."""
         try:

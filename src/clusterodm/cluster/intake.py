@@ -18,12 +18,13 @@ from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
 from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.callbacks import Callbacks
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.fetcher import check_zipurl
 from clusterodm.cluster.refusals import Refusals
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.strays import Strays
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadArchive, BadRequest, ClusterError, StaleTask

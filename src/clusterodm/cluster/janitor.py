@@ -10,8 +10,9 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.strays import Strays
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import ProviderError, StaleTask

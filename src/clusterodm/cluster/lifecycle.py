@@ -19,6 +19,7 @@ from clusterodm.cluster.blocked import REFUSED, STOCK_OUT, Blocked
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.sightings import Sightings
+from clusterodm.core.changes import MachineChanges
 from clusterodm.core.durations import span
 from clusterodm.core.errors import (
     OutOfCapacity,
@@ -312,9 +313,10 @@ class Lifecycle:
         """Whether a task is on it for longer than configured; then the machine goes, and the task goes on elsewhere."""
         config = provider.config
         for entry in self._machines.entries(machine):
-            assert entry.attempt is not None, "it is on a node"  # noqa: S101 - an invariant of the phases
-            age = self._clock.age(entry.attempt.started_at)
-            sending = entry.task.phase is Phase.DISPATCHING
+            if (there := entry.on_node) is None:
+                continue
+            age = self._clock.age(there.attempt.started_at)
+            sending = there.task.phase is Phase.DISPATCHING
             limit = config.max_upload_time if sending else config.max_runtime
             if 0 < limit < age:
                 failure = Failure.UPLOAD if sending else Failure.RUNTIME
@@ -367,8 +369,10 @@ class Lifecycle:
         if named:
             self._sightings.seen(machine.id)
             volumes = [volume for found in named for volume in found.volumes]
-            only = {"provider_id": named[0].id} if len(named) == 1 else {}
-            await self._machines.change(machine, volumes=volumes, **only)
+            changes: MachineChanges = {"volumes": volumes}
+            if len(named) == 1:
+                changes["provider_id"] = named[0].id
+            await self._machines.change(machine, **changes)
             return self._interval
         if not self._sightings.missed(machine, _SETTLE):
             return max(self._interval, _SETTLE / 2)

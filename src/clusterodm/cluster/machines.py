@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import msgspec
 import structlog
 
 from clusterodm.aio import Clock, Observers
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Node, Registry
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
+from clusterodm.core.changes import MachineChanges
 from clusterodm.core.machines import Machine, State
-from clusterodm.core.tasks import ON_NODE
 from clusterodm.store import Store
 
 _log = structlog.get_logger("machines")
@@ -95,7 +96,7 @@ class Machines:
             self._alive[machine.id] = machine
         self._tell(machine)
 
-    async def advance(self, machine: Machine, to: State, why: str, **changes: Any) -> Machine:
+    async def advance(self, machine: Machine, to: State, why: str, **changes: Unpack[MachineChanges]) -> Machine:
         """Take a machine to another state, in the store and then in memory. Raises StaleMachine."""
         changes["reason"] = why
         if to is State.GONE:
@@ -110,7 +111,7 @@ class Machines:
         self._tell(changed)
         return changed
 
-    async def change(self, machine: Machine, **changes: Any) -> Machine:
+    async def change(self, machine: Machine, **changes: Unpack[MachineChanges]) -> Machine:
         """Change other columns than the state, whatever that is now; how the machine is then. Raises StaleMachine when
         it is gone."""
         async with self._writing:
@@ -139,8 +140,8 @@ class Machines:
         if self._by_node is None:
             self._by_node = {}
             for entry in self._tasks.active():
-                if entry.attempt is not None and entry.task.phase in ON_NODE:
-                    self._by_node.setdefault(entry.attempt.node_id, []).append(entry)
+                if there := entry.on_node:
+                    self._by_node.setdefault(there.attempt.node_id, []).append(entry)
         return self._by_node.get(machine.node_id, []) if machine.node_id else []
 
     def usable(self, machine: Machine) -> bool:

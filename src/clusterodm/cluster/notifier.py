@@ -11,9 +11,10 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Duty, WorkQueue
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.outward import Outward, failed
 from clusterodm.cluster.photos import Photos
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import FetchFailed, StaleTask
 from clusterodm.core.tasks import Phase, has_results, task_info
 from clusterodm.observe import Metrics

@@ -19,8 +19,9 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.strays import Strays
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.core.errors import DataFolderError, StaleTask
 from clusterodm.core.ids import is_task_id

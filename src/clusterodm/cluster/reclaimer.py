@@ -12,7 +12,8 @@ from typing import Final
 import structlog
 
 from clusterodm.aio import Clock
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.core.quota import Holding, Rank, to_release
 from clusterodm.core.tasks import Phase

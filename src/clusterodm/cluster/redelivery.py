@@ -15,8 +15,9 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Clock, chance
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Node
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.durations import span
 from clusterodm.core.errors import NodeError

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 import structlog
@@ -15,6 +15,7 @@ import structlog
 from clusterodm.aio import Observers, WorkQueue
 from clusterodm.cluster.description import Describer, Description
 from clusterodm.cluster.health import Healths
+from clusterodm.core.changes import NodeChanges, NodeTerms
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
@@ -170,7 +171,7 @@ class Registry:
         """Have `watcher()` called when something that placement looks at has changed."""
         self.observers.add(watcher)
 
-    async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Any) -> Node:
+    async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Unpack[NodeTerms]) -> Node:
         """Take a node in on these terms (columns of NodeRecord); one that is known by its place gets the new address
         and the new terms."""
         async with self._writing:
@@ -183,7 +184,7 @@ class Registry:
         self._tell()
         return node
 
-    async def change(self, node: Node, **changes: Any) -> None:
+    async def change(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
         """Change what is kept of a node: locked, draining, ..."""
         async with self._writing:
             await self._store.change_node(node.record.id, **changes)

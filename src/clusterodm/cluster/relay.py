@@ -13,8 +13,9 @@ from typing import Final
 import msgspec
 import structlog
 
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Node
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import AnswerTooLarge, NodeError
 from clusterodm.core.tasks import Attempt

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.machines import Machines
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.names import is_image
 from clusterodm.core.options import Option

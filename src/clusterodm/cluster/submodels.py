@@ -19,7 +19,8 @@ from typing import Final
 from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.auth import Grant, Job, submodel_owner
 from clusterodm.cluster.control import Control
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import StaleTask
 from clusterodm.core.options import split_cluster
 from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, stuck

@@ -4,21 +4,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final, Unpack
 
 import msgspec
 import structlog
 
 from clusterodm.aio import Observers
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.freshness import Freshness
-from clusterodm.core.errors import BadRequest, StaleTask, TaskNotFound
+from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
+from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
-from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, Outcome, Phase, Task, task_info, visible
-from clusterodm.store import PROGRESS, Store
+from clusterodm.core.files import Manifest
+from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, OnNode, Outcome, Phase, Task, visible
+from clusterodm.store import Store
 
 _log = structlog.get_logger("tasks")
 
@@ -28,56 +30,6 @@ _KEEP_FINISHED: Final = 1000
 _LONGEST_UPLOAD: Final = 86400.0
 #: Tasks that are read again with one query.
 _BATCH: Final = 500
-_encode = msgspec.json.Encoder().encode
-
-
-class Entry:
-    """One task in memory, with what only matters while this process lives."""
-
-    __slots__ = (
-        "_info",
-        "_info_of",
-        "aside",
-        "attempt",
-        "confirmed",
-        "counted",
-        "last_activity",
-        "lock",
-        "miscounts",
-        "misses",
-        "task",
-        "unreachable_since",
-        "wait",
-    )
-
-    def __init__(self, task: Task, attempt: Attempt | None = None, *, aside: str = "") -> None:
-        self.task = task
-        self.attempt = attempt
-        #: Why it is set aside: its row cannot be read, so that this is only what could be made out of it. Empty: it is
-        #: not.
-        self.aside = aside
-        #: Why it waits in the queue.
-        self.wait = ""
-        #: Held while files are published and at the commit.
-        self.lock = asyncio.Lock()
-        self.last_activity = 0.0
-        #: Files that count against a node's limit: at least as many as came in here.
-        self.counted = 0
-        #: Since when (by a clock that nobody sets) its node does not answer, and how often in a row it denied it.
-        self.unreachable_since = 0.0
-        self.misses = 0
-        #: The attempt whose images its node has counted as expected, and how many attempts it counted otherwise.
-        self.confirmed = 0
-        self.miscounts = 0
-        self._info = b""
-        self._info_of: Task | None = None
-
-    def info(self) -> bytes:
-        """The body of `/task/<uuid>/info`, made once for each change of the task."""
-        if self._info_of is not self.task:
-            self._info_of = self.task
-            self._info = _encode(task_info(self.task))
-        return self._info
 
 
 class Tasks:
@@ -159,7 +111,7 @@ class Tasks:
         if task.version <= entry.task.version:
             return
         if task.uuid in self._dirty and task.phase is entry.task.phase:
-            task = msgspec.structs.replace(task, **{name: getattr(entry.task, name) for name in PROGRESS})
+            task = msgspec.structs.replace(task, **_progress(entry.task))
         before, entry.task = (entry.task, entry.attempt), task
         entry.attempt = attempt
         if (before[0].phase, before[0].attempts, before[1]) != (task.phase, task.attempts, attempt):
@@ -207,6 +159,10 @@ class Tasks:
     def active(self) -> Iterable[Entry]:
         """Entries of all active tasks."""
         return self._active.values()
+
+    def on_nodes(self) -> Iterator[OnNode]:
+        """All tasks that are on a node or on their way there."""
+        return (there for entry in self._active.values() if (there := entry.on_node))
 
     def __contains__(self, uuid: str) -> bool:
         return uuid in self._active or uuid in self._finished
@@ -261,33 +217,41 @@ class Tasks:
         return entry
 
     async def advance(
-        self, entry: Entry, to: Phase, text: str, *, attempt: Attempt | None = None, **changes: Any
+        self,
+        entry: Entry,
+        to: Phase,
+        text: str,
+        *,
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Unpack[TaskChanges],
     ) -> None:
         """Take a task to another phase, in the store and then in memory, with what its node said last. Raises
         StaleTask, and BadRequest for one that is set aside."""
-        _require_readable(entry)
+        entry.require_readable()
         if entry.task.uuid in self._dirty:
             self._dirty.discard(entry.task.uuid)
-            changes = {name: getattr(entry.task, name) for name in PROGRESS} | changes
+            changes = {**_progress(entry.task), **changes}
         if to is Phase.FINISHED:
             changes = self._due(entry.task, attempt or entry.attempt) | changes
-        was = entry.task
+        was, now = entry.task, self._clock()
         try:
-            version = await self._store.advance(was, to, at=self._clock(), text=text, attempt=attempt, **changes)
+            version = await self._store.advance(
+                was, to, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+            )
         except StaleTask:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._kept(entry, was, version, changes | {"phase": to})
+        await self._kept(entry, was, version, to, changes)
         _log.info(text, task=entry.task.uuid, phase=str(to))
         self._changed(entry)
 
-    async def _kept(self, entry: Entry, was: Task, version: int, changes: dict[str, Any]) -> None:
+    async def _kept(self, entry: Entry, was: Task, version: int, phase: Phase, changes: TaskChanges) -> None:
         """Take a change over that was kept. Where others made one before it that was not read yet, read it now."""
-        changes.pop("manifest", None)  # kept beside the task, read when it is needed
         missed = version != was.version + 1
-        changes["version"] = was.version if missed else version
-        entry.task = msgspec.structs.replace(entry.task, **changes)
+        version = was.version if missed else version
+        entry.task = msgspec.structs.replace(entry.task, **changes, phase=phase, version=version)
         if missed:
             await self._catch_up(entry)
 
@@ -295,7 +259,7 @@ class Tasks:
         if self._store.shared:
             await self.refresh([entry.task.uuid])
 
-    def _due(self, task: Task, attempt: Attempt | None) -> dict[str, Any]:
+    def _due(self, task: Task, attempt: Attempt | None) -> TaskChanges:
         """When a task is over, and who is to be told. No task is over before it began, even if the clock says so."""
         began = attempt.started_at if attempt is not None else 0.0
         return {
@@ -305,23 +269,41 @@ class Tasks:
         }
 
     async def finish(
-        self, entry: Entry, outcome: Outcome, text: str, *, attempt: Attempt | None = None, **changes: Any
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        text: str,
+        /,
+        *,
+        attempt: Attempt | None = None,
+        **changes: Unpack[TaskChanges],
     ) -> None:
         """Take a task to FINISHED."""
-        await self.advance(entry, Phase.FINISHED, text, attempt=attempt, outcome=outcome, **changes)
+        changes["outcome"] = outcome
+        await self.advance(entry, Phase.FINISHED, text, attempt=attempt, **changes)
 
-    async def change(self, entry: Entry, text: str = "", *, attempt: Attempt | None = None, **changes: Any) -> None:
+    async def change(
+        self,
+        entry: Entry,
+        text: str = "",
+        *,
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> None:
         """Change other columns than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
         aside."""
-        _require_readable(entry)
-        was = entry.task
+        entry.require_readable()
+        was, now = entry.task, self._clock()
         try:
-            version = await self._store.change_task(was, at=self._clock(), text=text, attempt=attempt, **changes)
+            version = await self._store.change_task(
+                was, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+            )
         except StaleTask:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._kept(entry, was, version, changes)
+        await self._kept(entry, was, version, entry.task.phase, changes)
         if attempt is not None:
             self._changed(entry)
 
@@ -338,7 +320,7 @@ class Tasks:
         await self._store.note(entry.task, at=self._clock(), text=text)
         (_log.warning if warning else _log.info)(text, task=entry.task.uuid)
 
-    def progress(self, entry: Entry, **changes: Any) -> None:
+    def progress(self, entry: Entry, **changes: Unpack[Progress]) -> None:
         """Take note of what the node says; it reaches the store with the next `flush`."""
         if any(getattr(entry.task, name) != value for name, value in changes.items()):
             entry.task = msgspec.structs.replace(entry.task, **changes)
@@ -357,7 +339,7 @@ class Tasks:
             else:
                 await self._catch_up(entry)
 
-    async def change_attempt(self, entry: Entry, was: Attempt, **changes: Any) -> Attempt:
+    async def change_attempt(self, entry: Entry, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
         """Change an attempt of a task whose phase stays; how it is then. Raises StaleTask when it is over, or changed
         meanwhile."""
         if entry.task.attempts != was.number:
@@ -388,6 +370,10 @@ class Tasks:
             self._finished.popitem(last=False)
 
 
-def _require_readable(entry: Entry) -> None:
-    if entry.aside:
-        raise BadRequest("This task is set aside: its record is damaged. Ask the operator of this cluster")
+def _progress(task: Task) -> Progress:
+    return Progress(
+        progress=task.progress,
+        processing_time=task.processing_time,
+        node_code=task.node_code,
+        added_options=task.added_options,
+    )

@@ -11,10 +11,11 @@ import structlog
 from clusterodm.aio import Clock, Duty, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
+from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.redelivery import Redelivery
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.relay import Look, Relay
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.console import Consoles
 from clusterodm.core.errors import BadResults, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.options import added_options

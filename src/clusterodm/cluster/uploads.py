@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from clusterodm.aio import Clock
-from clusterodm.cluster.tasks import Entry, Tasks
+from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, StaleTask
 from clusterodm.core.tasks import Attempt, Cleanup, Phase, Stage

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid as uuid_module
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -211,6 +211,13 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
         """The same at its end, with what is still to be done on its node; one that is over ended when it did."""
         at = max(self.ended_at or now, self.started_at)  # the clock may have been set back
         return msgspec.structs.replace(self, stage=Stage.ENDED, ended_at=at, reason=reason, cleanup=cleanup)
+
+
+class OnNode(NamedTuple):
+    """A task that is on a node or on its way there, and the attempt that it is there with."""
+
+    task: Task
+    attempt: Attempt
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.tasks import Entry
+from clusterodm.cluster.entry import Entry
 from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.core.tasks import Phase

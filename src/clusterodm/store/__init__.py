@@ -12,11 +12,9 @@ from clusterodm.store.migrate import HEAD
 from clusterodm.store.nodes import ask_nodes
 from clusterodm.store.replicas import SILENT, Replica
 from clusterodm.store.store import Store
-from clusterodm.store.tasks import PROGRESS
 
 __all__ = [
     "HEAD",
-    "PROGRESS",
     "SILENT",
     "Cost",
     "EndedTask",

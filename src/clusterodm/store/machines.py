@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Unpack
 
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
+from clusterodm.core.changes import MachineChanges
 from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import Machine, State, require_transition
 from clusterodm.core.sizing import Peak
@@ -38,15 +39,16 @@ class MachineVerbs(Database):
             await connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
             await self._tell(connection, "machines")
 
-    async def change_machine(self, machine: Machine, to: State | None = None, **changes: Any) -> None:
+    async def change_machine(
+        self, machine: Machine, to: State | None = None, **changes: Unpack[MachineChanges]
+    ) -> None:
         """Change columns of a machine. With `to` its state too: raises StaleMachine when the stored state is no longer
         that of `machine`. Without, it raises that only when the machine is gone."""
         state, expected = schema.machines.c.state, schema.machines.c.state != str(State.GONE)
         if to is not None:
             require_transition(machine.state, to)
-            changes["state"] = to
             expected = state == str(machine.state)
-        row = {key: plain(value) for key, value in changes.items()}
+        row = {key: plain(value) for key, value in changes.items()} | ({} if to is None else {"state": str(to)})
         here = (schema.machines.c.id == machine.id) & expected
         async with self._transaction() as connection:
             result = await connection.execute(update(schema.machines).where(here).values(row))

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from clusterodm.core.changes import NodeChanges
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
@@ -53,7 +54,7 @@ class NodeVerbs(Database):
             await self._tell(connection, "nodes")
             return as_node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
 
-    async def change_node(self, node_id: int, **changes: Any) -> None:
+    async def change_node(self, node_id: int, **changes: Unpack[NodeChanges]) -> None:
         """Change columns of a node."""
         row = {key: plain(value) for key, value in changes.items()}
         async with self._transaction() as connection:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
 from clusterodm.core.errors import StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
@@ -28,8 +29,8 @@ TaskAndAttempt = tuple[Task, Attempt | None]
 
 #: Values in one list of a query.
 _BATCH: Final = 500
-#: Columns that follow what the node says, kept now and then and at each change of the phase.
-PROGRESS: Final = ("progress", "processing_time", "node_code", "added_options")
+#: Columns that follow what the node says.
+PROGRESS: Final = tuple(Progress.__annotations__)
 
 
 class TaskVerbs(UsageVerbs):
@@ -58,7 +59,7 @@ class TaskVerbs(UsageVerbs):
         text: str,
         attempt: Attempt | None = None,
         manifest: Manifest | None = None,
-        **changes: Any,
+        **changes: Unpack[TaskChanges],
     ) -> int:
         """Take `task` from its phase to another, with `changes` of other columns, its attempt, what was accepted of it
         and a line for the timeline, all or nothing; its version after it. An attempt that ends is charged to the owner.
@@ -83,7 +84,7 @@ class TaskVerbs(UsageVerbs):
         text: str = "",
         attempt: Attempt | None = None,
         manifest: Manifest | None = None,
-        **changes: Any,
+        **changes: Unpack[TaskChanges],
     ) -> int:
         """Change columns, an attempt, and what was accepted, without leaving the phase; its version after it. Raises
         StaleTask like `advance`."""
@@ -273,7 +274,7 @@ class TaskVerbs(UsageVerbs):
         table = schema.attempts
         return await self._attempts(select(table).where(table.c.cleanup != str(Cleanup.NONE)))
 
-    async def change_attempt(self, was: Attempt, **changes: Any) -> Attempt:
+    async def change_attempt(self, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
         """Change an attempt that is as far as `was` is, with the same sender and the same to be cleaned up; how it is
         then. Raises StaleTask when it is not."""
         table = schema.attempts
