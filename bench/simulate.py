@@ -5,9 +5,9 @@
     python -m bench.simulate [--nodes 10000] [--tasks 1000000] [--owners 1000] [--quick]
 
 Nodes, machines and photogrammetry are simulated; who is next, which node, what follows a failure and which machines are
-ordered is decided by `core.scheduling`, `core.placement`, `core.retry` and `core.scaling` as in production. Every
+ordered is scale_plan by `core.scheduling`, `core.placement`, `core.retry` and `core.scaling` as in production. Every
 `EVERY`th task is also taken through a real SQLite store, transition by transition. Writes docs/scaling-data.md and
-three pictures. Smaller runs replay one trace in turn and in order of commit, to have something to compare with.
+three pictures. Smaller runs replay one trace in turn and in launch of commit, to have something to compare with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeFacts
 from clusterodm.core.placement import FreeSlots
 from clusterodm.core.retry import RULES, Again, Circumstances, Failure, decide
-from clusterodm.core.scaling import Budget, Observed, Rules, Rung, Wish
+from clusterodm.core.scaling import Budget, Demand, MachineLoad, Offering, Rules
 from clusterodm.core.scaling import plan as plan_machines
 from clusterodm.core.scheduling import plan
 from clusterodm.core.tasks import Attempt, Outcome, Phase, Stage, Task, node_uuid
@@ -74,10 +74,11 @@ class Simulation:
         for number in range(1, fixed + 1):
             self._add_node(number, SIZES[number % len(SIZES)])
         self.next_node = fixed + 1
-        ladder = [
-            Rung(provider="sim", size=f"s{size}", location="r", max_images=size, price=size / 1000) for size in SIZES
+        offerings = [
+            Offering(provider="sim", size=f"s{size}", location="r", max_images=size, price=size / 1000)
+            for size in SIZES
         ]
-        self.rules = [Rules(name="sim", ladder=ladder, max_machines=world.nodes - fixed, idle_timeout=600.0)]
+        self.rules = [Rules(name="sim", offerings=offerings, max_machines=world.nodes - fixed, idle_timeout=600.0)]
         self.stored: set[str] = set()
 
     def _add_node(self, number: int, size: int) -> None:
@@ -140,18 +141,18 @@ class Simulation:
         began = time.perf_counter()
         usage = Usage(self.ledger.left(self.now), self.began)
         free = FreeSlots(self.facts.values())
-        decided = plan(self.active.values(), free, self.now, max_sending=1 << 30, usage=usage)
+        scale_plan = plan(self.active.values(), free, self.now, max_sending=1 << 30, usage=usage)
         took = time.perf_counter() - began
         self.report.plan_seconds += took
         self.report.looks += 1
         self.report.costs.append((len(self.active), took * 1000))
-        for placement in decided.placements:
+        for placement in scale_plan.placements:
             self.report.decisions += 1
             task = self.active[placement.task]
             if task.attempts == 0:
                 self.report.waits.append((task.name, max(0.0, self.now - task.committed_at)))
             await self._begin(task, placement.node)
-        return decided.wanting
+        return scale_plan.wanting
 
     async def _begin(self, task: Task, node: int) -> None:
         number = task.attempts + 1
@@ -258,8 +259,8 @@ class Simulation:
 
     def _scale(self, wanting: list[str]) -> None:
         began = time.perf_counter()
-        wishes = [
-            Wish(task=task.uuid, images=task.image_count, larger_than=task.larger_than)
+        demands = [
+            Demand(task=task.uuid, images=task.image_count, larger_than=task.larger_than)
             for task in (self.active[uuid] for uuid in wanting[:1000])
         ]
         seen = []
@@ -267,24 +268,24 @@ class Simulation:
             busy = len(self.on_node[known.node_id]) if known.node_id else 0
             machine = msgspec.structs.replace(known, idle_since=self.now) if busy else known
             self.machines[name] = machine
-            seen.append(Observed(machine=machine, busy=busy))
-        decided = plan_machines(wishes, seen, self.rules, Budget(), {}, self.now)
+            seen.append(MachineLoad(machine=machine, busy=busy))
+        scale_plan = plan_machines(demands, seen, self.rules, Budget(), {}, self.now)
         self.report.scale_seconds += time.perf_counter() - began
-        for order in decided.orders:
+        for launch in scale_plan.launches:
             self.report.orders += 1
             name = f"m{self.report.orders}"
             self.machines[name] = Machine(
                 id=name,
                 provider="sim",
                 state=State.BOOTING,
-                size=order.rung.size,
+                size=launch.offering.size,
                 location="r",
-                max_images=order.rung.max_images,
-                task=order.task,
+                max_images=launch.offering.max_images,
+                task=launch.task,
                 ordered_at=self.now,
             )
             heapq.heappush(self.boots, (self.now + BOOT, name))
-        for name in decided.leave:
+        for name in scale_plan.drain:
             self._remove(self.machines[name])
 
     def _remove(self, machine: Machine) -> None:

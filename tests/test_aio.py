@@ -20,9 +20,11 @@ from tests.support import eventually
 
 
 @asynccontextmanager
-async def working(work: Callable[[str], Awaitable[float | None]], workers: int = 10) -> AsyncIterator[WorkQueue[str]]:
+async def working(
+    work: Callable[[str], Awaitable[float | None]], concurrency: int = 10
+) -> AsyncIterator[WorkQueue[str]]:
     """A queue that works while the block runs."""
-    queue = WorkQueue("test", work, workers=workers, backoff=Backoff(first=0.001, longest=0.01))
+    queue = WorkQueue("test", work, concurrency=concurrency, backoff=Backoff(first=0.001, longest=0.01))
     async with asyncio.TaskGroup() as group:
         running = group.create_task(queue.run())
         yield queue
@@ -61,7 +63,7 @@ async def test_no_more_than_the_allowed_number_work_at_once() -> None:
         await asyncio.sleep(0)
         now -= 1
 
-    async with working(work, workers=3) as queue:
+    async with working(work, concurrency=3) as queue:
         for number in range(20):
             queue.put(str(number))
         await eventually(lambda: not len(queue))
@@ -104,7 +106,7 @@ async def test_what_failed_together_does_not_come_back_together(monkeypatch: pyt
     async def work(key: str) -> None:
         raise ClusterError("not yet")
 
-    queue = WorkQueue("test", work, workers=10, backoff=Backoff(first=100.0, longest=100.0))
+    queue = WorkQueue("test", work, concurrency=10, backoff=Backoff(first=100.0, longest=100.0))
     with capture_logs() as logs:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(queue.run())

@@ -106,7 +106,7 @@ async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyP
         async def fail(*_: object, kind: type[Exception] = kind) -> str:
             raise made(kind)
 
-        monkeypatch.setitem(commands.COMMANDS, "NODE LIST", commands.Command("", "", fail))
+        monkeypatch.setitem(commands.COMMANDS, "NODE LIST", commands.ShellCommand("", "", fail))
         assert await Shell(cluster.cluster.context).answer("node list") == [f"FAIL: {text}"]
 
 

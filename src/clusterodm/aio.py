@@ -93,8 +93,8 @@ class KeyedLock(Generic[K]):
                 del self._users[key], self._locks[key]
 
 
-class Duty:
-    """What one replica at a time does for all. Work that belongs to a duty is done only while it is held."""
+class Leadership:
+    """What one replica at a time does for all. Work that belongs to a leadership is done only while it is held."""
 
     def __init__(self, *, held: bool = True) -> None:
         self.held = held
@@ -135,12 +135,12 @@ def _name(observer: Callable[..., object]) -> str:
 
 
 class WorkQueue(Generic[K]):
-    """Works on one key at a time, on at most `workers` keys at once.
+    """Works on one key at a time, on at most `concurrency` keys at once.
 
     `work(key)` returns the seconds after which it wants to be called again, or None when it is done with the key.
     When it raises, it is called again with growing delays. Putting a key that waits merges the two (the earlier time
-    wins); putting one that is being worked on has it worked on once more. With a duty that is not held nothing is put;
-    who holds it next begins with everything.
+    wins); putting one that is being worked on has it worked on once more. Without leadership nothing is put: the next
+    leader begins with everything.
     """
 
     def __init__(
@@ -148,14 +148,14 @@ class WorkQueue(Generic[K]):
         name: str,
         work: Callable[[K], Awaitable[float | None]],
         *,
-        workers: int,
-        duty: Duty | None = None,
+        concurrency: int,
+        leadership: Leadership | None = None,
         backoff: Backoff = BACKOFF,
     ) -> None:
         self._name = name
         self._work = work
-        self._workers = workers
-        self._duty = duty or Duty()
+        self._concurrency = concurrency
+        self._leadership = leadership or Leadership()
         self._backoff = backoff
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
@@ -172,7 +172,7 @@ class WorkQueue(Generic[K]):
 
     def put(self, key: K, delay: float = 0.0) -> None:
         """Have `key` worked on in `delay` seconds at the latest."""
-        if not self._duty.held:
+        if not self._leadership.held:
             return
         due = time.monotonic() + delay
         if key in self._running:
@@ -227,7 +227,7 @@ class WorkQueue(Generic[K]):
             if self._due.get(key) != due:
                 heapq.heappop(self._heap)
                 continue
-            if len(self._running) >= self._workers:
+            if len(self._running) >= self._concurrency:
                 return None
             if (delay := due - time.monotonic()) > 0:
                 return delay

@@ -22,7 +22,7 @@ from clusterodm.admin.feed import TICK, Feed
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
 from clusterodm.aio import Clock, every, unless
-from clusterodm.assembly import Own, build
+from clusterodm.assembly import ClusterIdentity, build
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
@@ -110,7 +110,9 @@ async def running_cluster(
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
         identity = await pair(folder, store, clock, adopt=adopt)
-        own = Own(JobTokens(await _kept(store, "key", JobTokens.new_key)), await _kept(store, "cluster", _new_id))
+        own = ClusterIdentity(
+            JobTokens(await _kept(store, "key", JobTokens.new_key)), await _kept(store, "cluster", _new_id)
+        )
         parts = build(settings, folder, store, session, own, clock)
         stack.push_async_callback(parts.close)
         for address in nodes:

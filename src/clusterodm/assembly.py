@@ -14,12 +14,11 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from clusterodm.admin.metrics import Looked
-from clusterodm.aio import Clock, Duty
+from clusterodm.admin.metrics import LiveGauges
+from clusterodm.aio import Clock, Leadership
 from clusterodm.archives import Bounds
 from clusterodm.auth import JobTokens, make_authenticator
 from clusterodm.cluster.accounts import Accounts
-from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.autoscaler import Autoscaler
 from clusterodm.cluster.callbacks import Callbacks
@@ -34,6 +33,7 @@ from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
 from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.fetcher import Fetcher
+from clusterodm.cluster.forecasts import Forecasts
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.importer import Importer
 from clusterodm.cluster.intake import Intake
@@ -42,12 +42,12 @@ from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.notifier import Notifier
 from clusterodm.cluster.photos import Photos
+from clusterodm.cluster.prefetch import Prefetcher
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.redelivery import Redelivery
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
-from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
@@ -55,7 +55,7 @@ from clusterodm.cluster.tracker import Tracker
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.console import Consoles
 from clusterodm.core.errors import ConfigError
-from clusterodm.core.machines import COMING
+from clusterodm.core.machines import PENDING_STATES
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.quota import parse_quota
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
@@ -78,7 +78,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Own:
+class ClusterIdentity:
     """What is this cluster's alone, made at its first start."""
 
     jobs: JobTokens
@@ -87,7 +87,7 @@ class Own:
 
 
 def build(
-    settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, own: Own, clock: Clock
+    settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, own: ClusterIdentity, clock: Clock
 ) -> Parts:
     client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
     authenticator = make_authenticator(settings, session)
@@ -110,8 +110,8 @@ def build(
     strays = Strays(store, spool, consoles, results, trash, uploads, clock=clock)
     fair = FairShare(store, tasks, ageing=settings.priority_ageing * 60, clock=clock)
     machines = Machines(store, tasks, registry, clock)
-    duty = Duty()
-    replicas = Replicas(store, duty, tasks, registry, machines)
+    leadership = Leadership()
+    replicas = Replicas(store, leadership, tasks, registry, machines)
     attempts = Attempts(
         store,
         tasks,
@@ -135,7 +135,7 @@ def build(
         Redelivery(tasks, consoles, client, fleet, clock=clock),
         consoles,
         client,
-        duty=duty,
+        leadership=leadership,
         interval=settings.task_poll_interval,
         lost_after=settings.node_lost_after,
         clock=clock,
@@ -149,17 +149,17 @@ def build(
         machines=bool(fleet.providers),
         splitmerge=settings.splitmerge,
     )
-    ahead = Ahead(
+    prefetcher = Prefetcher(
         tasks,
         registry,
         spool,
         client,
         metrics,
-        most=settings.send_ahead,
-        transfers=transfers(most=settings.send_ahead, urgent=False),
+        most=settings.prefetch,
+        transfers=transfers(most=settings.prefetch, urgent=False),
         callbacks=callbacks,
         sender=replicas.me.id,
-        duty=duty,
+        leadership=leadership,
         clock=clock,
     )
     dispatcher = Dispatcher(
@@ -171,15 +171,15 @@ def build(
         client,
         metrics,
         replicas,
-        ahead,
-        duty=duty,
+        prefetcher,
+        leadership=leadership,
         max_sending=settings.max_sending,
         transfers=transfers(most=settings.max_sending, urgent=True),
         callbacks=callbacks,
         fair=fair,
         clock=clock,
     )
-    sizes = Sizes(store, tasks, machines, spool, wanted=bool(fleet.providers), duty=duty, clock=clock)
+    sizes = Forecasts(store, tasks, machines, spool, wanted=bool(fleet.providers), leadership=leadership, clock=clock)
     fetcher = Fetcher(
         tasks,
         spool,
@@ -188,7 +188,7 @@ def build(
         max_size=settings.zipurl_max_size,
         max_files=settings.max_files,
         allow_private=settings.zipurl_allow_private,
-        duty=duty,
+        leadership=leadership,
         clock=clock,
     )
     lifecycle = Lifecycle(
@@ -198,14 +198,14 @@ def build(
         attempts,
         cluster=own.cluster,
         interval=settings.machine_poll_interval,
-        duty=duty,
+        leadership=leadership,
         clock=clock,
     )
     autoscaler = Autoscaler(
         fleet, machines, lifecycle, tasks, dispatcher, registry, spool, sizes, store, cluster=own.cluster, clock=clock
     )
     reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
-    accounts = Accounts(store, tasks, authenticator, duty=duty, clock=clock)
+    accounts = Accounts(store, tasks, authenticator, leadership=leadership, clock=clock)
     janitor = Janitor(
         store,
         tasks,
@@ -224,8 +224,8 @@ def build(
         store,
         tasks,
         control,
-        machines_coming=lambda: any(machine.state in COMING for machine in machines.alive()),
-        duty=duty,
+        machines_coming=lambda: any(machine.state in PENDING_STATES for machine in machines.alive()),
+        leadership=leadership,
         clock=clock,
     )
     control.before_restart = submodels.drop
@@ -245,7 +245,7 @@ def build(
             bounds=Bounds(settings.max_files, settings.zipurl_max_size),
             accounts=accounts,
             sizes=sizes,
-            ahead=ahead,
+            prefetcher=prefetcher,
             uploads=uploads,
             strays=strays,
             callbacks=callbacks,
@@ -279,7 +279,7 @@ def build(
         metrics=metrics,
         started_at=clock(),
     )
-    metrics.registry.register(Looked(context))
+    metrics.registry.register(LiveGauges(context))
 
     replicas.looked = registry.ended = tracker.look
     replicas.forgotten = authenticator.forget
@@ -289,17 +289,17 @@ def build(
             await provider.close()
 
     workers = Workers(
-        ahead=ahead,
+        prefetcher=prefetcher,
         importer=Importer(store, registry, authenticator, folder, clock),
         discovery=discovery,
         fetcher=fetcher,
-        cleaner=Cleaner(store, tasks, registry, client, duty=duty, clock=clock),
+        cleaner=Cleaner(store, tasks, registry, client, leadership=leadership, clock=clock),
         notifier=Notifier(
             store,
             tasks,
             photos,
             metrics,
-            duty=duty,
+            leadership=leadership,
             allow_private=settings.webhook_allow_private,
             nodes_call=bool(settings.public_address),
         ),

@@ -28,7 +28,7 @@ from clusterodm.core.tasks import has_results
 from clusterodm.nodeodm import Download
 from clusterodm.providers import Bucket
 from clusterodm.results import ARCHIVE, Content, Packed, find_asset
-from clusterodm.zero_copy import Lane, flushed, lane
+from clusterodm.zero_copy import Splicer, flushed, lane
 
 #: A name that needs no quotes (RFC 9110).
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -81,7 +81,7 @@ def _attachment(asset: str) -> dict[str, str]:
 # From a bucket
 
 
-class _Remote:
+class _BucketContent:
     """Bytes of an object of a bucket."""
 
     def __init__(self, bucket: Bucket, key: str, start: int, size: int, etag: str) -> None:
@@ -107,7 +107,7 @@ async def _in_bucket(bucket: Bucket, folder: str, asset: str, *, redirect: bool)
     if found is not None:
         if redirect:
             raise web.HTTPFound(URL(await bucket.sign(key), encoded=True))
-        return _Remote(bucket, key, 0, found.size, found.etag)
+        return _BucketContent(bucket, key, 0, found.size, found.etag)
     key = f"{folder}/{ARCHIVE}"
     whole = await bucket.find(key) if asset != ARCHIVE else None
     if whole is None:
@@ -120,7 +120,7 @@ def _out_of_bucket(bucket: Bucket, key: str, size: int, etag: str, asset: str) -
     found = find_asset(file, asset)
     tag = found.etag(etag)
     if found.start is not None:
-        return _Remote(bucket, key, found.start, found.entry.file_size, tag)
+        return _BucketContent(bucket, key, found.start, found.entry.file_size, tag)
     return Packed(file, found, etag=tag, modified=0)
 
 
@@ -156,7 +156,7 @@ async def _send(
     return response
 
 
-async def _along(request: web.Request, free: Lane, path: Path, start: int, length: int) -> int:
+async def _along(request: web.Request, free: Splicer, path: Path, start: int, length: int) -> int:
     """A file by sendfile; how many bytes went out."""
     try:
         await flushed(free.transport)

@@ -167,10 +167,10 @@ class Metrics:
         self.attempts = self._counter(
             "clusterodm_attempts", "Attempts that ended, by how.", outcome=("completed", *map(outcome_of, Failure))
         )
-        self.ahead = self._counter(
-            "clusterodm_ahead",
-            "Uploads whose files were sent ahead of their commit, by what became of it.",
-            outcome=("used", "taken back"),
+        self.prefetches = self._counter(
+            "clusterodm_prefetches",
+            "Uploads whose files were sent to a node before their commit, by outcome.",
+            outcome=("used", "discarded"),
         )
         self.received = self._counter("clusterodm_received_bytes", "Bytes of files that clients uploaded.")
         self.sent = self._counter("clusterodm_sent_bytes", "Bytes of files sent to nodes.")

@@ -55,7 +55,7 @@ class Content(Protocol):
         """Done with it."""
 
 
-class Stored:
+class FileContent:
     """Bytes that lie in a file of ours."""
 
     def __init__(self, path: Path, start: int, size: int, *, etag: str, modified: int) -> None:
@@ -222,10 +222,10 @@ def _replace(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _whole(path: Path) -> Stored:
+def _whole(path: Path) -> FileContent:
     found = path.stat()
     tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
-    return Stored(path, 0, found.st_size, etag=tag, modified=int(found.st_mtime))
+    return FileContent(path, 0, found.st_size, etag=tag, modified=int(found.st_mtime))
 
 
 def _asset(path: Path, name: str) -> Content:
@@ -244,7 +244,7 @@ def _asset(path: Path, name: str) -> Content:
     if found.start is None:
         return Packed(file, found, etag=etag, modified=whole.modified)
     file.close()
-    return Stored(path, found.start, found.entry.file_size, etag=etag, modified=whole.modified)
+    return FileContent(path, found.start, found.entry.file_size, etag=etag, modified=whole.modified)
 
 
 def _folder(file: IO[bytes], name: str) -> list[Piece]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What runs when: before the first loop, in every replica, and only where the duty is held."""
+"""What runs when: before the first loop, in every replica, and only where the leadership is held."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from clusterodm.aio import every
 from clusterodm.cluster.accounts import Accounts
-from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.cleaner import Cleaner
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.discovery import Discovery
@@ -16,6 +15,7 @@ from clusterodm.cluster.fetcher import Fetcher
 from clusterodm.cluster.importer import Importer
 from clusterodm.cluster.janitor import Janitor
 from clusterodm.cluster.notifier import Notifier
+from clusterodm.cluster.prefetch import Prefetcher
 from clusterodm.cluster.reclaimer import Reclaimer
 from clusterodm.cluster.replicas import Loops
 
@@ -39,7 +39,7 @@ _RESTED = 3600.0
 class Workers:
     """Parts that nothing but the schedule knows."""
 
-    ahead: Ahead
+    prefetcher: Prefetcher
     importer: Importer
     discovery: Discovery
     fetcher: Fetcher
@@ -58,7 +58,7 @@ class Schedule:
         self._workers = workers
 
     async def prepare(self) -> None:
-        """Before the first loop: memory is filled from the store, and the duty begins if nobody else has it."""
+        """Before the first loop: memory is filled from the store, and the leadership begins if nobody else has it."""
         context = self._context
         await context.spool.measure()
         await context.strays.trash.measure()
@@ -71,7 +71,7 @@ class Schedule:
         await context.replicas.begin(self._take_up)
 
     async def _take_up(self) -> None:
-        """The duty begins: know what others knew, and go on with all that is under way."""
+        """The leadership begins: know what others knew, and go on with all that is under way."""
         context, workers = self._context, self._workers
         if context.store.shared:
             await context.replicas.reload()
@@ -82,15 +82,15 @@ class Schedule:
             await context.tasks.reload()
         await workers.discovery.look_at_file()
         context.autoscaler.begin()
-        await context.dispatcher.recover()
-        workers.ahead.recover()
-        context.tracker.recover()
-        workers.fetcher.recover()
+        await context.dispatcher.on_elected()
+        workers.prefetcher.on_elected()
+        context.tracker.on_elected()
+        workers.fetcher.on_elected()
         await context.submodels.sweep()
-        await workers.cleaner.recover()
-        await workers.notifier.recover()
-        await workers.accounts.recover()
-        context.lifecycle.recover()
+        await workers.cleaner.on_elected()
+        await workers.notifier.on_elected()
+        await workers.accounts.on_elected()
+        context.lifecycle.on_elected()
 
     async def _drop_remains(self) -> None:
         """Delete what dead processes left: files that they were receiving, and uuids that they had taken. A process
@@ -100,7 +100,7 @@ class Schedule:
         await context.spool.drop_parts(context.replicas.alive, rested=rested)
         await context.results.drop_parts(context.replicas.alive, rested=rested)
         if context.store.shared:
-            await context.store.drop_leases()
+            await context.store.drop_locks()
 
     async def settle(self) -> None:
         """Before the loops end: what would be done twice if it were cut off now."""
@@ -123,7 +123,7 @@ class Schedule:
             "registry": context.registry.run,
             "freshness": context.tasks.freshness.run,
             "dispatcher": context.dispatcher.run,
-            "sends ahead": self._workers.ahead.send,
+            "prefetch sends": self._workers.prefetcher.send,
             "room": self._workers.reclaimer.run,
             "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
             "figures": lambda: every(_SWEEP, self._follow, "figures"),
@@ -139,7 +139,7 @@ class Schedule:
         flush = _FLUSH_SHARED if context.store.shared else _FLUSH
         return {
             "tracker": context.tracker.run,
-            "ahead": workers.ahead.run,
+            "prefetch": workers.prefetcher.run,
             "fetcher": workers.fetcher.run,
             "cleaner": workers.cleaner.run,
             "notifier": workers.notifier.run,

@@ -22,7 +22,7 @@ from clusterodm.aio import unless
 from clusterodm.core.errors import ConfigError
 from clusterodm.proxy.connections import CONNECTIONS
 from clusterodm.proxy.context import CONTEXT
-from clusterodm.proxy.hot import Front, Hot
+from clusterodm.proxy.fastpath import FastPath, FastPathProtocol
 from clusterodm.settings import Settings
 
 #: Bytes of a request body that wait for us at most (twice this), for each connection.
@@ -81,7 +81,7 @@ async def open_ports(
     server = runner.server
     assert server is not None, "set up"  # noqa: S101 - after setup()
     connections, loop = app[CONNECTIONS], asyncio.get_running_loop()
-    front = partial(Front, Hot(app[CONTEXT], connections), server)
+    front = partial(FastPathProtocol, FastPath(app[CONTEXT], connections), server)
     try:
         listening = []
         for name, port in _client_ports(settings):

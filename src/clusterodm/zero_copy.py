@@ -33,7 +33,7 @@ _threads = ThreadPoolExecutor(_LANES, thread_name_prefix="zero-copy")
 _free = threading.BoundedSemaphore(_LANES)
 
 
-class Lane:
+class Splicer:
     """A free way to one client."""
 
     def __init__(self, transport: asyncio.Transport, client: socket.socket) -> None:
@@ -67,7 +67,7 @@ class Lane:
 
 
 @contextmanager
-def lane(transport: asyncio.Transport | None, count: int) -> Iterator[Lane | None]:
+def lane(transport: asyncio.Transport | None, count: int) -> Iterator[Splicer | None]:
     """A way to the client of `transport` for `count` bytes while the block runs; None when it has to be the ordinary
     one. What was written to the transport must be flushed (`flushed`) before the lane is used."""
     client = duplicate(transport) if count >= WORTH else None
@@ -79,7 +79,7 @@ def lane(transport: asyncio.Transport | None, count: int) -> Iterator[Lane | Non
             yield None
             return
         try:
-            yield Lane(transport, client)
+            yield Splicer(transport, client)
         finally:
             _free.release()
 

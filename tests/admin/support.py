@@ -28,7 +28,7 @@ class Operator:
         self.session = aiohttp.ClientSession(headers=login(password) if password else {})
 
     async def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
-        """Status and JSON of any request."""
+        """ClusterStatus and JSON of any request."""
         async with self.session.request(method, self.url + path, **how) as response:
             return response.status, await response.json()
 

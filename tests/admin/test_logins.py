@@ -18,7 +18,7 @@ from tests.support import Rig, eventually
 
 
 async def ask(operator: Operator, headers: dict[str, str] | None = None) -> tuple[int, float, dict[str, str]]:
-    """Status, seconds and headers of a request on a connection of its own."""
+    """ClusterStatus, seconds and headers of a request on a connection of its own."""
     begun = time.monotonic()
     async with (
         aiohttp.ClientSession() as session,

@@ -76,7 +76,7 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
 async def test_a_machine_that_is_about_to_go_can_be_kept(cluster: Rig, cloud: Cloud) -> None:
     api, operator = await begin(cluster, cloud, keys={"idleTimeout": 0})
     machine = cluster.cluster.context.machines.alive()[0]
-    await cluster.cluster.context.machines.advance(machine, State.LEAVING, "for a test")
+    await cluster.cluster.context.machines.advance(machine, State.DRAINING, "for a test")
     await eventually(lambda: cluster.cluster.context.registry.nodes()[0].record.draining)
     await operator.order("POST", f"machines/{machine.id}/keep")
     assert (await operator.get("machines"))[0]["state"] == "ready"
@@ -96,11 +96,11 @@ async def test_what_an_operator_says_is_not_undone_by_a_step_that_began_before(c
     assert (await machines.change(before, address="127.1.0.2")).kept
     kept = machines.alive()[0]
     await operator.order("POST", f"machines/{before.id}/release")
-    assert not (await machines.advance(kept, State.LEAVING, "for a test")).kept
+    assert not (await machines.advance(kept, State.DRAINING, "for a test")).kept
     assert not (await operator.get("machines"))[0]["kept"]
     await machines.change(kept, address="127.1.0.3")
     after = machines.alive()[0]
-    assert (after.state, after.address) == (State.LEAVING, "127.1.0.3")
+    assert (after.state, after.address) == (State.DRAINING, "127.1.0.3")
     assert (await cluster.cluster.context.store.machines_alive())[0].address == "127.1.0.3"
 
 

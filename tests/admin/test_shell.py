@@ -264,7 +264,7 @@ async def test_a_command_without_the_end_of_its_line_is_carried_out(cluster: Rig
 
 
 async def test_who_types_key_by_key_is_not_cut_short(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clusterodm.admin.lines._QUIET", 0.01)
+    monkeypatch.setattr("clusterodm.admin.text._QUIET", 0.01)
     await start(cluster)
     session = await greeted(cluster)
     for key in b"HELP":

@@ -15,7 +15,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from clusterodm.admin import logins
-from clusterodm.cluster import ahead
+from clusterodm.cluster import prefetch
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start
@@ -85,7 +85,7 @@ async def test_an_upload_is_shown_with_what_is_here_of_it(cluster: Rig) -> None:
 
 
 async def test_uploads_are_shown_with_what_they_hold_and_dropped(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
     await cluster.add_node(seconds=60)
     api, operator = await start(cluster, node_lost_after=3600)
     await cluster.ready()

@@ -21,7 +21,7 @@ async def cloud() -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def prioritise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines are looked at more often than in earnest."""
     monkeypatch.setattr(schedule, "_SCALE", 0.02)
     monkeypatch.setattr(schedule, "_REAP", 0.05)

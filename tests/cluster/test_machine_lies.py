@@ -20,7 +20,7 @@ from tests.cluster.machines import machines, no_machines, start
 from tests.providers.support import CLOUDS, Cloud, running_cloud
 from tests.support import Rig, eventually
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("prioritise")
 
 
 @pytest.mark.parametrize("missed", [0, 2])
@@ -39,8 +39,8 @@ async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(
         return ""
 
     def miss_before(machine: Machine) -> None:
-        for _ in range(missed if machine.state is State.LEAVING else 0):
-            cluster.cluster.context.lifecycle._sightings.missed(machine, 0.0)
+        for _ in range(missed if machine.state is State.DRAINING else 0):
+            cluster.cluster.context.lifecycle._absence.missed(machine, 0.0)
 
     cloud.world.misbehave = lie
     api = await start(cluster, cloud)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import blocked
+from clusterodm.cluster import backoff
 from clusterodm.core.machines import State
 from clusterodm.core.tasks import Phase
 from clusterodm.testing.world import REFUSE
@@ -17,7 +17,7 @@ from tests.cluster.machines import machines, no_machines, start
 from tests.providers.support import CLOUDS, Cloud, running_cloud
 from tests.support import Rig, eventually
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("prioritise")
 
 
 @pytest.mark.parametrize("name", CLOUDS)
@@ -228,7 +228,7 @@ async def test_files_that_take_too_long_to_send_cost_the_machine_not_the_task(cl
 async def test_a_rung_that_failed_is_tried_again_soon_at_first_and_then_less_often(
     cluster: Rig, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocked, "FIRST_BLOCK", 0.1)
+    monkeypatch.setattr(backoff, "FIRST_BLOCK", 0.1)
     assert cloud.world is not None
     cloud.world.quota = 0
     api = await start(cluster, cloud)

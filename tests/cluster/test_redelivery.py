@@ -207,7 +207,7 @@ async def test_a_restart_by_the_owner_begins_to_count_anew(cluster: Rig, short: 
 
 
 async def test_a_machine_that_goes_waits_until_finished_results_are_here(
-    cluster: Rig, cloud: Cloud, hurry: None
+    cluster: Rig, cloud: Cloud, prioritise: None
 ) -> None:
     assert cloud.world is not None
     cloud.world.knobs["fail"] = "delivery"
@@ -225,7 +225,7 @@ async def test_a_machine_that_goes_waits_until_finished_results_are_here(
 
 
 async def test_a_machine_that_goes_does_not_wait_for_results_that_cannot_be_had(
-    cluster: Rig, cloud: Cloud, hurry: None
+    cluster: Rig, cloud: Cloud, prioritise: None
 ) -> None:
     assert cloud.world is not None
     cloud.world.knobs["fail"] = "results"

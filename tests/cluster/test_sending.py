@@ -272,7 +272,7 @@ async def test_what_came_from_a_zipurl_is_fetched_again_when_it_is_damaged(clust
 
 async def test_a_task_goes_to_a_free_node_at_once_when_its_own_died_while_it_was_sent(cluster: Rig) -> None:
     await cluster.add_node()
-    api = await cluster.start(upload_max_speed=2_000_000, send_ahead=0, node_poll_interval=60)
+    api = await cluster.start(upload_max_speed=2_000_000, prefetch=0, node_poll_interval=60)
     await cluster.ready()
     uuid = await _create(api, {f"{number}.jpg": b"x" * 1_000_000 for number in range(6)})
     dispatcher = cluster.cluster.context.dispatcher

@@ -10,13 +10,13 @@ from aiohttp import web
 from clusterodm.admin import figures, tasks
 from clusterodm.aio import Clock
 from clusterodm.core.machines import Machine, State
-from clusterodm.providers import guarded, throttling
+from clusterodm.providers import bounded, throttling
 from clusterodm.testing.world import THROTTLE
 from tests.cluster.machines import machines, no_machines, start
 from tests.providers.support import running_cloud
 from tests.support import Rig, eventually
 
-pytestmark = pytest.mark.usefixtures("hurry")
+pytestmark = pytest.mark.usefixtures("prioritise")
 
 ASKS = "hetzner asks for a pause until"
 
@@ -35,7 +35,7 @@ async def test_no_creation_fails_by_a_pause_and_everybody_is_told_of_it(
         await eventually(lambda: all(ASKS in cluster.entry(uuid).wait for uuid in uuids))
         pause = context.autoscaler.fleet.providers["hetzner"].pause
         await eventually(lambda: pause.strikes >= 2)
-        assert cloud.world.calls["POST"] <= guarded._AT_A_TIME + pause.strikes
+        assert cloud.world.calls["POST"] <= bounded._AT_A_TIME + pause.strikes
         assert ASKS in (await tasks.why(context, cluster.entry(uuids[-1]))).why
         assert [problem[-12:] for problem in (await figures.status(context)).problems] == ["(rate limit)"]
         assert all(machine.state is State.ORDERED for machine in machines(cluster))
@@ -51,7 +51,7 @@ async def test_a_machine_that_could_not_be_looked_at_is_not_given_up_for_that(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttling, "LONGEST", 1.5)
-    monkeypatch.setattr(guarded, "_PATIENCE", 0.0)
+    monkeypatch.setattr(bounded, "_PATIENCE", 0.0)
     async with running_cloud("hetzner") as cloud:
         world, clock, times = cloud.world, Clock(), list[float]()
         assert world is not None
@@ -78,7 +78,7 @@ async def test_a_wrong_key_is_known_although_the_first_question_was_throttled(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttling, "FIRST", 0.05)
-    monkeypatch.setattr(guarded, "_PATIENCE", 0.0)
+    monkeypatch.setattr(bounded, "_PATIENCE", 0.0)
     async with running_cloud("hetzner") as cloud:
         assert cloud.world is not None
         left = [THROTTLE] * 3

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import ahead
+from clusterodm.cluster import prefetch
 from clusterodm.core.tasks import Phase
 from tests.support import Api, Rig, eventually, images
 
@@ -209,8 +209,8 @@ async def test_held_files_of_a_running_task_go_only_when_the_operator_allowed_it
 async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 1)
-    monkeypatch.setattr(ahead, "RESTING", 1e9)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "RESTING", 1e9)
     node = await cluster.add_node()
     api = await cluster.start(spool_max="2MB", node_lost_after=3600)
     await cluster.ready()
@@ -221,7 +221,7 @@ async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(
     await upload(api, 1000 * KB)
     await eventually(lambda: not node.held(abandoned) and abandoned not in node.announced)
     [known] = cluster.cluster.context.registry.nodes()
-    assert not known.ahead
+    assert not known.prefetches
 
 
 async def test_an_upload_waits_for_room_that_comes_in_a_moment(cluster: Rig) -> None:
@@ -339,7 +339,7 @@ async def test_nobody_else_ends_an_upload(cluster: Rig, verb: str) -> None:
 async def test_an_upload_that_was_sent_ahead_and_is_canceled_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
     node = await cluster.add_node()
     api = await cluster.start()
     await cluster.ready()

@@ -46,7 +46,7 @@ def test_a_task_that_must_be_alone_goes_to_an_empty_node_and_nobody_joins_it() -
 
 def test_it_does_not_even_go_beside_others_where_its_files_are_already() -> None:
     lone = task(1, alone=True)
-    decided = decide([lone], [node(1, slots=4, queue=1)], ahead={lone.uuid: 1})
+    decided = decide([lone], [node(1, slots=4, queue=1)], prefetched={lone.uuid: 1})
     assert not decided.placements
     assert "has the next one to itself" in decided.waiting[lone.uuid]
     assert decided.wanting == [lone.uuid]
@@ -227,4 +227,4 @@ def test_tasks_that_no_free_slot_would_help_are_told_apart_from_those_that_wait_
 
 def test_a_task_goes_where_its_files_are_although_another_node_comes_first() -> None:
     sent = task(1)
-    assert placed(decide([sent], [node(1, max_images=10), node(2)], ahead={sent.uuid: 2})) == {sent.uuid: 2}
+    assert placed(decide([sent], [node(1, max_images=10), node(2)], prefetched={sent.uuid: 2})) == {sent.uuid: 2}

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import TRANSITIONS, Machine, State, require_transition
-from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Rung, Wish, plan
+from clusterodm.core.scaling import Budget, Demand, Launch, MachineLoad, Offering, Rules, ScalePlan, plan
 
-SMALL = Rung(provider="do", size="small", location="nyc", max_images=50, price=0.5)
-LARGE = Rung(provider="do", size="large", location="nyc", max_images=500, price=2.0)
-DO = Rules(name="do", ladder=[SMALL, LARGE])
+SMALL = Offering(provider="do", size="small", location="nyc", max_images=50, price=0.5)
+LARGE = Offering(provider="do", size="large", location="nyc", max_images=500, price=2.0)
+DO = Rules(name="do", offerings=[SMALL, LARGE])
 
 
 def machine(number: int = 1, state: State = State.READY, **given: Any) -> Machine:
@@ -26,55 +26,55 @@ def machine(number: int = 1, state: State = State.READY, **given: Any) -> Machin
 
 
 def decide(
-    wishes: list[Wish],
-    machines: list[Observed] | None = None,
+    demands: list[Demand],
+    machines: list[MachineLoad] | None = None,
     *rules: Rules,
     budget: Budget | None = None,
-    blocked: dict[Rung, float] | None = None,
+    blocked: dict[Offering, float] | None = None,
     now: float = 1000.0,
-) -> Decided:
-    return plan(wishes, machines or [], rules or (DO,), budget or Budget(), blocked or {}, now)
+) -> ScalePlan:
+    return plan(demands, machines or [], rules or (DO,), budget or Budget(), blocked or {}, now)
 
 
-def wish(number: int, images: int = 10, larger_than: int = 0) -> Wish:
-    return Wish(task=f"t{number}", images=images, larger_than=larger_than)
+def demand(number: int, images: int = 10, larger_than: int = 0) -> Demand:
+    return Demand(task=f"t{number}", images=images, larger_than=larger_than)
 
 
 def test_a_waiting_task_gets_the_smallest_machine_that_takes_it() -> None:
-    decided = decide([wish(1), wish(2, 51)])
-    assert [(order.rung, order.task) for order in decided.orders] == [(SMALL, "t1"), (LARGE, "t2")]
-    assert decided.orders[0].why == (
+    scale_plan = decide([demand(1), demand(2, 51)])
+    assert [(launch.offering, launch.task) for launch in scale_plan.launches] == [(SMALL, "t1"), (LARGE, "t2")]
+    assert scale_plan.launches[0].why == (
         "no slot is free; the smallest size for its 10 images: small in nyc (do) at 0.5 an hour"
     )
 
 
 def test_one_that_ran_out_of_memory_gets_a_larger_one() -> None:
-    assert decide([wish(1, 10, larger_than=50)]).orders[0].rung is LARGE
-    assert decide([wish(1, 10, larger_than=500)]).holds == {"t1": "do has no size for it"}
+    assert decide([demand(1, 10, larger_than=50)]).launches[0].offering is LARGE
+    assert decide([demand(1, 10, larger_than=500)]).unmet == {"t1": "do has no size for it"}
 
 
 @pytest.mark.parametrize("state", [State.ORDERED, State.BOOTING, State.READY])
 def test_a_machine_that_is_coming_or_idle_is_enough(state: State) -> None:
-    decided = decide([wish(1), wish(2)], [Observed(machine=machine(1, state, task="t2"))])
-    assert decided.matched == {"t1": "m1"}, "whoever is first in the queue"
-    assert [order.task for order in decided.orders] == ["t2"]
+    scale_plan = decide([demand(1), demand(2)], [MachineLoad(machine=machine(1, state, task="t2"))])
+    assert scale_plan.matched == {"t1": "m1"}, "whoever is first in the queue"
+    assert [launch.task for launch in scale_plan.launches] == ["t2"]
 
 
-@pytest.mark.parametrize("state", [State.LEAVING, State.DELETING, State.GONE])
+@pytest.mark.parametrize("state", [State.DRAINING, State.DELETING, State.GONE])
 def test_a_machine_that_goes_is_not(state: State) -> None:
-    assert decide([wish(1)], [Observed(machine=machine(1, state))]).orders
+    assert decide([demand(1)], [MachineLoad(machine=machine(1, state))]).launches
 
 
 def test_a_machine_whose_node_is_silent_or_locked_is_none_for_a_task_and_may_go() -> None:
-    away = Observed(machine=machine(1, idle_since=1.0), usable=False)
-    decided = decide([wish(1)], [away])
-    assert [order.task for order in decided.orders] == ["t1"]
-    assert list(decided.leave) == ["m1"]
+    away = MachineLoad(machine=machine(1, idle_since=1.0), usable=False)
+    scale_plan = decide([demand(1)], [away])
+    assert [launch.task for launch in scale_plan.launches] == ["t1"]
+    assert list(scale_plan.drain) == ["m1"]
 
 
 def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
-    seen = Observed(machine=machine(1, slots=2), busy=1)
-    assert [order.task for order in decide([wish(1), wish(2)], [seen]).orders] == ["t2"]
+    seen = MachineLoad(machine=machine(1, slots=2), busy=1)
+    assert [launch.task for launch in decide([demand(1), demand(2)], [seen]).launches] == ["t2"]
 
 
 @pytest.mark.parametrize(
@@ -87,91 +87,95 @@ def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
     ],
 )
 def test_a_limit_holds_a_task_with_the_reason(rules: dict[str, Any], budget: dict[str, Any], why: str) -> None:
-    busy = Observed(machine=machine(1), busy=1)
-    decided = decide([wish(1)], [busy], msgspec.structs.replace(DO, **rules), budget=Budget(**budget))
-    assert decided.holds == {"t1": why}
-    assert decided.orders == []
+    busy = MachineLoad(machine=machine(1), busy=1)
+    scale_plan = decide([demand(1)], [busy], msgspec.structs.replace(DO, **rules), budget=Budget(**budget))
+    assert scale_plan.unmet == {"t1": why}
+    assert scale_plan.launches == []
 
 
 def test_a_rung_that_was_out_of_stock_is_passed_over_for_a_while() -> None:
     blocked = {SMALL: 1600.0}
-    assert decide([wish(1)], blocked=blocked).orders[0].rung is LARGE
-    assert decide([wish(1)], blocked=blocked, now=1600.0).orders[0].rung is SMALL
-    held = decide([wish(1)], blocked=blocked | {LARGE: 1060.0}).holds["t1"]
+    assert decide([demand(1)], blocked=blocked).launches[0].offering is LARGE
+    assert decide([demand(1)], blocked=blocked, now=1600.0).launches[0].offering is SMALL
+    held = decide([demand(1)], blocked=blocked | {LARGE: 1060.0}).unmet["t1"]
     assert held == "do had no small of late, tried again in 10 min; do had no large of late, tried again in 60 s"
 
 
 def test_the_next_provider_takes_what_the_first_may_not() -> None:
-    other = Rung(provider="hz", size="cx", location="fsn", spot=True, max_images=50)
-    decided = decide(
-        [wish(1), wish(2)], [], msgspec.structs.replace(DO, max_machines=1), Rules(name="hz", ladder=[other])
+    other = Offering(provider="hz", size="cx", location="fsn", spot=True, max_images=50)
+    scale_plan = decide(
+        [demand(1), demand(2)], [], msgspec.structs.replace(DO, max_machines=1), Rules(name="hz", offerings=[other])
     )
-    assert [order.rung for order in decided.orders] == [SMALL, other]
-    assert decided.orders[1].why.endswith("cx in fsn (hz, spot)")
+    assert [launch.offering for launch in scale_plan.launches] == [SMALL, other]
+    assert scale_plan.launches[1].why.endswith("cx in fsn (hz, spot)")
 
 
 def test_an_idle_machine_goes_after_its_time_unless_kept_or_wanted() -> None:
     idle = machine(1, idle_since=700.0)
-    assert decide([], [Observed(machine=idle)]).leave == {"m1": "idle for 5 min"}
-    assert decide([], [Observed(machine=idle)], now=999.0).leave == {}
-    assert decide([], [Observed(machine=msgspec.structs.replace(idle, kept=True))]).leave == {}
-    assert decide([], [Observed(machine=idle, busy=1)]).leave == {}
-    assert decide([wish(1)], [Observed(machine=idle)]).leave == {}
+    assert decide([], [MachineLoad(machine=idle)]).drain == {"m1": "idle for 5 min"}
+    assert decide([], [MachineLoad(machine=idle)], now=999.0).drain == {}
+    assert decide([], [MachineLoad(machine=msgspec.structs.replace(idle, kept=True))]).drain == {}
+    assert decide([], [MachineLoad(machine=idle, busy=1)]).drain == {}
+    assert decide([demand(1)], [MachineLoad(machine=idle)]).drain == {}
 
 
 def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_ordered() -> None:
-    soon = Wish(task="t1", images=10, soon=True)
-    idle = Observed(machine=machine(1, idle_since=1.0))
-    assert decide([soon], [idle]) == Decided(matched={"t1": "m1"})
-    assert decide([soon]) == Decided()
+    soon = Demand(task="t1", images=10, soon=True)
+    idle = MachineLoad(machine=machine(1, idle_since=1.0))
+    assert decide([soon], [idle]) == ScalePlan(matched={"t1": "m1"})
+    assert decide([soon]) == ScalePlan()
 
 
 def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -> None:
     rules = msgspec.structs.replace(DO, memory={"small": 8 << 30})
-    needy = Wish(task="t1", images=10, memory=9 << 30)
-    order = decide([needy], [], rules).orders[0]
-    assert order.rung is LARGE, "nobody knows what it has"
-    assert "for its 10 images and the 9.7 GB that tasks like it took" in order.why
+    needy = Demand(task="t1", images=10, memory=9 << 30)
+    launch = decide([needy], [], rules).launches[0]
+    assert launch.offering is LARGE, "nobody knows what it has"
+    assert "for its 10 images and the 9.7 GB that tasks like it took" in launch.why
     known = msgspec.structs.replace(DO, memory={"small": 8 << 30, "large": 8 << 30})
-    assert decide([needy], [], known).orders[0].rung is LARGE, "as good as it gets"
-    assert decide([needy], [Observed(machine=machine(1), memory=8 << 30)], rules).matched == {}
-    assert decide([needy], [Observed(machine=machine(1), memory=9 << 30)], rules).matched == {"t1": "m1"}
+    assert decide([needy], [], known).launches[0].offering is LARGE, "as good as it gets"
+    assert decide([needy], [MachineLoad(machine=machine(1), memory=8 << 30)], rules).matched == {}
+    assert decide([needy], [MachineLoad(machine=machine(1), memory=9 << 30)], rules).matched == {"t1": "m1"}
 
 
 def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> None:
-    early = Wish(task="t1", images=10, early=True)
-    assert decide([early]).holds == {"t1": "do orders nothing ahead"}
+    early = Demand(task="t1", images=10, early=True)
+    assert decide([early]).unmet == {"t1": "do launches nothing ahead"}
     ahead = msgspec.structs.replace(DO, prewarm=True)
-    assert decide([early], [], ahead).orders[0].why.startswith("its files come in; the smallest size for its 10 images")
-    mine = Observed(machine=machine(1, State.BOOTING, task="t1"))
+    assert (
+        decide([early], [], ahead).launches[0].why.startswith("its files come in; the smallest size for its 10 images")
+    )
+    mine = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
     assert decide([early], [mine], ahead).matched == {"t1": "m1"}
-    grown = Wish(task="t1", images=60, early=True)
-    assert decide([grown], [mine], ahead) == Decided(), "no second one before it is known how many there will be"
+    grown = Demand(task="t1", images=60, early=True)
+    assert decide([grown], [mine], ahead) == ScalePlan(), "no second one before it is known how many there will be"
 
 
 def test_where_hours_are_paid_a_machine_goes_towards_the_end_of_one() -> None:
     rules = msgspec.structs.replace(DO, paid_hours=True)
-    idle = Observed(machine=machine(1, ordered_at=0.0, idle_since=100.0))
-    assert decide([], [idle], rules, now=3000.0).leave == {}
-    assert decide([], [idle], rules, now=3500.0).leave == {"m1": "idle for 57 min, and its paid hour ends"}
-    assert decide([], [idle], rules, now=3700.0).leave == {}
+    idle = MachineLoad(machine=machine(1, ordered_at=0.0, idle_since=100.0))
+    assert decide([], [idle], rules, now=3000.0).drain == {}
+    assert decide([], [idle], rules, now=3500.0).drain == {"m1": "idle for 57 min, and its paid hour ends"}
+    assert decide([], [idle], rules, now=3700.0).drain == {}
 
 
 def test_some_machines_are_kept_ready() -> None:
     rules = msgspec.structs.replace(DO, ready=2)
-    decided = decide([], [Observed(machine=machine(1, idle_since=1.0))], rules)
-    assert decided.orders == [Order(rung=SMALL, task="", why="2 are to be ready: small in nyc (do) at 0.5 an hour")]
-    assert decided.leave == {}
-    three = [Observed(machine=machine(number, idle_since=float(number))) for number in (1, 2, 3)]
-    assert list(decide([], three, rules).leave) == ["m1"]
+    scale_plan = decide([], [MachineLoad(machine=machine(1, idle_since=1.0))], rules)
+    assert scale_plan.launches == [
+        Launch(offering=SMALL, task="", why="2 are to be ready: small in nyc (do) at 0.5 an hour")
+    ]
+    assert scale_plan.drain == {}
+    three = [MachineLoad(machine=machine(number, idle_since=float(number))) for number in (1, 2, 3)]
+    assert list(decide([], three, rules).drain) == ["m1"]
     full = msgspec.structs.replace(rules, max_machines=1)
-    assert decide([], [Observed(machine=machine(1))], full).orders == []
-    assert decide([], [], rules, blocked={SMALL: 9e9, LARGE: 9e9}).orders == []
+    assert decide([], [MachineLoad(machine=machine(1))], full).launches == []
+    assert decide([], [], rules, blocked={SMALL: 9e9, LARGE: 9e9}).launches == []
 
 
 def test_a_machine_of_a_provider_that_is_no_longer_configured_counts_only_as_cost() -> None:
-    stranger = Observed(machine=machine(1, provider="old", idle_since=1.0), busy=1)
-    assert decide([wish(1)], [stranger], budget=Budget(hourly=0.6)).orders == []
+    stranger = MachineLoad(machine=machine(1, provider="old", idle_since=1.0), busy=1)
+    assert decide([demand(1)], [stranger], budget=Budget(hourly=0.6)).launches == []
 
 
 def test_every_state_leads_to_gone_and_nothing_back_from_deleting() -> None:
@@ -189,7 +193,7 @@ def test_every_state_leads_to_gone_and_nothing_back_from_deleting() -> None:
 
 
 seen = st.builds(
-    lambda number, state, images, busy, slots, idle, kept, provider, task: Observed(
+    lambda number, state, images, busy, slots, idle, kept, provider, task: MachineLoad(
         machine=machine(
             number, state, max_images=images, slots=slots, idle_since=idle, kept=kept, provider=provider, task=task
         ),
@@ -205,12 +209,12 @@ seen = st.builds(
     st.sampled_from(["do", "hz", "old"]),
     st.sampled_from(["", "t1", "t2"]),
 )
-wishes = st.builds(wish, st.integers(1, 10**6), st.integers(1, 600), st.sampled_from([0, 50]))
+demands = st.builds(demand, st.integers(1, 10**6), st.integers(1, 600), st.sampled_from([0, 50]))
 ladders = st.sampled_from([[SMALL, LARGE], [LARGE]])
 providers = st.builds(
-    lambda name, ladder, limit, least, ready, paid: Rules(
+    lambda name, offerings, limit, least, ready, paid: Rules(
         name=name,
-        ladder=[msgspec.structs.replace(rung, provider=name) for rung in ladder],
+        offerings=[msgspec.structs.replace(offering, provider=name) for offering in offerings],
         max_machines=limit,
         min_images=least,
         ready=ready,
@@ -227,7 +231,7 @@ providers = st.builds(
 
 @given(
     st.lists(
-        wishes,
+        demands,
         max_size=12,
         unique_by=lambda w: w.task,
     ),
@@ -236,35 +240,35 @@ providers = st.builds(
     st.none() | st.floats(0, 20),
 )
 def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
-    wishes: list[Wish], machines: list[Observed], rules: list[Rules], hourly: float | None
+    demands: list[Demand], machines: list[MachineLoad], rules: list[Rules], hourly: float | None
 ) -> None:
-    decided = plan(wishes, machines, rules, Budget(hourly=hourly), {}, 1000.0)
+    scale_plan = plan(demands, machines, rules, Budget(hourly=hourly), {}, 1000.0)
     alive = [s for s in machines if s.machine.state is not State.GONE]
     by_id = {s.machine.id: s for s in machines}
-    named = [order.task for order in decided.orders if order.task]
+    named = [launch.task for launch in scale_plan.launches if launch.task]
     assert len(set(named)) == len(named), "never two machines for one task"
-    assert not set(named) & set(decided.matched)
-    assert set(named) | set(decided.matched) | set(decided.holds) == {w.task for w in wishes}
-    assert all(decided.holds.values()) or not rules, "who gets none knows why"
+    assert not set(named) & set(scale_plan.matched)
+    assert set(named) | set(scale_plan.matched) | set(scale_plan.unmet) == {w.task for w in demands}
+    assert all(scale_plan.unmet.values()) or not rules, "who gets none knows why"
     for rule in rules:
         count = sum(s.machine.provider == rule.name for s in alive)
-        ordered = sum(order.rung.provider == rule.name for order in decided.orders)
+        ordered = sum(launch.offering.provider == rule.name for launch in scale_plan.launches)
         assert rule.max_machines < 0 or not ordered or count + ordered <= rule.max_machines
-    cost = sum(s.machine.price for s in alive) + sum(order.rung.price for order in decided.orders)
-    assert hourly is None or not decided.orders or cost <= hourly + 1e-6
-    for name in decided.leave:
+    cost = sum(s.machine.price for s in alive) + sum(launch.offering.price for launch in scale_plan.launches)
+    assert hourly is None or not scale_plan.launches or cost <= hourly + 1e-6
+    for name in scale_plan.drain:
         gone = by_id[name]
         assert gone.busy == 0
         assert gone.machine.state is State.READY
         assert not gone.machine.kept
-        assert name not in decided.matched.values()
-    for task, name in decided.matched.items():
-        assert next(w for w in wishes if w.task == task).fits(by_id[name].machine.max_images)
+        assert name not in scale_plan.matched.values()
+    for task, name in scale_plan.matched.items():
+        assert next(w for w in demands if w.task == task).fits(by_id[name].machine.max_images)
 
 
 def test_a_provider_that_asks_for_a_pause_gets_no_order_and_the_next_one_does() -> None:
     text = "do asks for a pause until 14:05:00 UTC (rate limit)"
     paused = msgspec.structs.replace(DO, paused=text, ready=1)
-    other = Rules(name="hz", ladder=[msgspec.structs.replace(SMALL, provider="hz")])
-    assert decide([wish(1)], [], paused) == Decided(holds={"t1": text})
-    assert [order.rung.provider for order in decide([wish(1)], [], paused, other).orders] == ["hz"]
+    other = Rules(name="hz", offerings=[msgspec.structs.replace(SMALL, provider="hz")])
+    assert decide([demand(1)], [], paused) == ScalePlan(unmet={"t1": text})
+    assert [launch.offering.provider for launch in decide([demand(1)], [], paused, other).launches] == ["hz"]

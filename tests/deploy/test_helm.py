@@ -165,7 +165,7 @@ async def test_the_autoscalers_file_is_one_that_we_take(tmp_path: Path) -> None:
     assert (entry["provider"], entry["namespace"]) == ("kubernetes", "maps")
     outside = {"kubeconfig": str(kubeconfig(tmp_path, "https://127.0.0.1:1"))}  # tests run in no pod
     async with provider_of(tmp_path, entry | outside) as provider:
-        assert [rung.size for rung in provider.ladder] == ["small"]
+        assert [offering.size for offering in provider.offerings] == ["small"]
 
 
 def test_the_role_is_the_one_that_is_shipped_without_a_chart() -> None:

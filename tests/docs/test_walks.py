@@ -111,7 +111,7 @@ async def _taken(said: dict[str, Any], folder: Path) -> None:
     (folder / "asr.json").write_text(json.dumps(said))
     async with aiohttp.ClientSession() as session:
         fleet = make_fleet(folder / "asr.json", session, Metrics(), Clock())
-        assert all(provider.ladder for provider in fleet.providers.values())
+        assert all(provider.offerings for provider in fleet.providers.values())
         for provider in fleet.providers.values():
             await provider.close()
 

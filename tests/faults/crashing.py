@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from clusterodm import schedule
-from clusterodm.cluster import ahead, blocked, lifecycle
+from clusterodm.cluster import backoff, lifecycle, prefetch
 from clusterodm.nodeodm import NodeClient, Transfer
-from clusterodm.providers import Guarded
+from clusterodm.providers import BoundedProvider
 from clusterodm.providers.rest import Rest
 from clusterodm.spool import Spool
 from clusterodm.store import Store
@@ -42,7 +42,7 @@ def owners() -> dict[str, type]:
         "client": NodeClient,
         "transfer": Transfer,
         "notifier": Notifier,
-        "provider": Guarded,
+        "provider": BoundedProvider,
         "rest": Rest,
     }
 
@@ -133,13 +133,13 @@ def set_clock(file: Path) -> None:
 if __name__ == "__main__":
     schedule._SCALE = 0.05
     lifecycle._SETTLE = 0.5  # type: ignore[misc]
-    blocked.FIRST_BLOCK = 1.0  # type: ignore[misc]
+    backoff.FIRST_BLOCK = 1.0  # type: ignore[misc]
     lifecycle.STOCK_OUT = 1.0  # type: ignore[attr-defined]
     NodeClient._call.__kwdefaults__["seconds"] = 5.0  # type: ignore[index]  # what a node that hangs costs, in a storm often twice in a row
     point = sys.argv.pop(1)
     if point == "--orders":
         orders = Path(sys.argv.pop(1))
-        ahead.WORTH = 1  # type: ignore[misc]
+        prefetch.WORTH = 1  # type: ignore[misc]
         set_clock(orders.with_suffix(".clock"))
         for each in POINTS + MACHINE_POINTS:
             arm(each, *at_order(orders, each))

@@ -28,7 +28,7 @@ class Client:
         self.session = aiohttp.ClientSession()
 
     async def raw(self, method: str, path: str, **how: Any) -> tuple[int, Mapping[str, str], bytes]:
-        """Status, headers and body of an answer."""
+        """TaskStatus, headers and body of an answer."""
         query = {"token": self.token} if self.token else {}
         how["params"] = query | dict(how.get("params", {}))
         async with self.session.request(method, self.program.url + path, **how) as response:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster import ahead
+from clusterodm.cluster import prefetch
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.nodeodm import NodeClient
@@ -81,7 +81,7 @@ async def test_outputs_decide_what_is_in_the_archive_that_a_client_gets(before: 
 async def test_what_was_sent_ahead_in_vain_leaves_nothing_on_the_node(
     before: Rig, node: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
     api = await before.start()
     await before.ready()
     uuid = await api.init(name="in vain")

@@ -191,7 +191,7 @@ async def _written(way: str, folder: Path) -> dict[str, Any]:
     if way == "kubernetes":
         entry["kubeconfig"] = str(kubeconfig(folder, "http://127.0.0.1:9"))
     async with provider_of(folder, entry) as provider:
-        found: dict[str, Any] = find(provider.document("m", provider.ladder[0], token="hush-node"))
+        found: dict[str, Any] = find(provider.document("m", provider.offerings[0], token="hush-node"))
     return found
 
 

@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from clusterodm.aio import Clock
 from clusterodm.observe import Metrics
-from clusterodm.providers import Guarded, Spec, make_fleet
+from clusterodm.providers import BoundedProvider, Spec, make_fleet
 from clusterodm.testing import DigitalOceanApi, FakeMachine, HetznerApi, ScalewayApi, World
 from tests.processes import free_port
 
@@ -213,7 +213,9 @@ async def running_cloud(name: str, **knobs: Any) -> AsyncIterator[Cloud]:
 
 
 @asynccontextmanager
-async def provider_of(folder: Path, *entries: dict[str, Any], clock: Clock | None = None) -> AsyncIterator[Guarded]:
+async def provider_of(
+    folder: Path, *entries: dict[str, Any], clock: Clock | None = None
+) -> AsyncIterator[BoundedProvider]:
     """The provider of an entry, as the program makes it."""
     path = folder / "asr.json"
     path.write_text(json.dumps(entries[0] if len(entries) == 1 else {"providers": list(entries)}))
@@ -224,10 +226,12 @@ async def provider_of(folder: Path, *entries: dict[str, Any], clock: Clock | Non
         await made.close()
 
 
-def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> Spec:
+def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> Spec:
     """What a machine of a size (by its number) is ordered with."""
-    rung = provider.ladder[size]
-    return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))
+    offering = provider.offerings[size]
+    return Spec(
+        name=name, cluster=cluster, offering=offering, document=provider.document(name, offering, token="hush-node")
+    )
 
 
 def kubeconfig(folder: Path, url: str, **user: Any) -> Path:

@@ -23,8 +23,8 @@ import pytest
 
 from clusterodm import schedule
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, programs
-from clusterodm.providers.command import Command
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded, subprocesses
+from clusterodm.providers.command import CommandProvider
 from tests.needs import NEEDS, need
 from tests.providers.support import provider_of
 from tests.support import Rig, eventually
@@ -62,21 +62,28 @@ def entry(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Guarded]:
-    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BoundedProvider]:
+    monkeypatch.setattr(bounded, "_DELAY", 0.01)
     async with provider_of(tmp_path, entry(tmp_path, location=["here", "there"])) as made:
         yield made
 
 
-def spec(provider: Guarded, name: str = "clusterodm-c1-m1") -> Spec:
-    rung = provider.ladder[0]
-    return Spec(name=name, cluster="c1", rung=rung, document=provider.document(name, rung, token="hush-node"))
+def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1") -> Spec:
+    offering = provider.offerings[0]
+    return Spec(
+        name=name, cluster="c1", offering=offering, document=provider.document(name, offering, token="hush-node")
+    )
 
 
-async def test_machines_are_made_by_commands(provider: Guarded, tmp_path: Path) -> None:
+async def test_machines_are_made_by_commands(provider: BoundedProvider, tmp_path: Path) -> None:
     await provider.check()
     made = await provider.create(spec(provider))
-    assert (made.id, made.address, made.port, made.status) == ("i-clusterodm-c1-m1", "127.0.0.1", 9, Status.RUNNING)
+    assert (made.id, made.address, made.port, made.status) == (
+        "i-clusterodm-c1-m1",
+        "127.0.0.1",
+        9,
+        MachineStatus.RUNNING,
+    )
     assert (await provider.create(spec(provider))).id == made.id
     assert await provider.list_machines("c2") == []
     assert await provider.get(made.id, "") == made
@@ -93,14 +100,14 @@ async def test_machines_are_made_by_commands(provider: Guarded, tmp_path: Path) 
         "spot": False,
         "node": {"port": 3000, "token": "hush-node", "maxImages": 10, "parallelQueueProcessing": 1},
     }
-    assert [rung.location for rung in provider.ladder] == ["here", "there"]
-    assert "hush" not in provider.shown("NAME", provider.ladder[0])
+    assert [offering.location for offering in provider.offerings] == ["here", "there"]
+    assert "hush" not in provider.shown("NAME", provider.offerings[0])
     (tmp_path / "machines" / "calls.log").unlink()  # it holds what no log may
 
 
 @pytest.mark.parametrize(("status", "kind"), [(75, OutOfCapacity), (69, Unreachable), (1, Rejected)])
 async def test_a_command_that_fails_says_why(
-    provider: Guarded, tmp_path: Path, status: int, kind: type[Exception]
+    provider: BoundedProvider, tmp_path: Path, status: int, kind: type[Exception]
 ) -> None:
     (tmp_path / "machines" / "fate").write_text(str(status))
     with pytest.raises(kind, match="because"):
@@ -116,14 +123,14 @@ async def test_an_answer_that_is_none_is_no_machine(tmp_path: Path, answer: str)
 
 
 async def test_a_command_that_never_ends_or_floods_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guarded, "_TIMEOUT", 0.5)
-    monkeypatch.setattr(guarded, "_TRIES", 1)
+    monkeypatch.setattr(bounded, "_TIMEOUT", 0.5)
+    monkeypatch.setattr(bounded, "_TRIES", 1)
     mark = f"3600.{os.getpid()}"
     async with provider_of(tmp_path, entry(tmp_path, list=["sh", "-c", f"sleep {mark} & wait"])) as provider:
         with pytest.raises(Unreachable, match="no answer in time"):
             await provider.list_machines("c1")
     await eventually(lambda: not any(mark in (each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])))
-    monkeypatch.setattr(guarded, "_TIMEOUT", 30)
+    monkeypatch.setattr(bounded, "_TIMEOUT", 30)
     async with provider_of(tmp_path, entry(tmp_path, list=["cat", "/dev/zero"])) as provider:
         with pytest.raises(Unreachable, match="says too much"):
             await provider.list_machines("c1")
@@ -134,15 +141,15 @@ async def test_a_call_that_is_given_up_while_its_program_starts_leaves_nothing()
     for number in range(20):
         with suppress(TimeoutError):
             async with asyncio.timeout(number / 1000):
-                await programs.run(["sh", "-c", f"sleep {mark} & wait"])
+                await subprocesses.run(["sh", "-c", f"sleep {mark} & wait"])
     await eventually(lambda: not any(mark in (each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])))
 
 
 def test_what_is_no_command_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="create"):
-        Command(entry(tmp_path, create=[]), None)  # type: ignore[arg-type]
+        CommandProvider(entry(tmp_path, create=[]), None)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="delete"):
-        Command({key: value for key, value in entry(tmp_path).items() if key != "delete"}, None)  # type: ignore[arg-type]
+        CommandProvider({key: value for key, value in entry(tmp_path).items() if key != "delete"}, None)  # type: ignore[arg-type]
 
 
 # The example, for real
@@ -191,7 +198,7 @@ async def test_containers_are_machines(engine: list[str], tmp_path: Path) -> Non
     async with provider_of(tmp_path, containers(engine, tmp_path)) as provider:
         await provider.check()
         made = await provider.create(spec(provider))
-        assert (made.name, made.status, made.address) == ("clusterodm-c1-m1", Status.RUNNING, "127.0.0.1")
+        assert (made.name, made.status, made.address) == ("clusterodm-c1-m1", MachineStatus.RUNNING, "127.0.0.1")
         assert [each.id for each in await provider.list_machines("c1")] == [made.id]
         assert await provider.list_machines("c2") == []
         gone: ProviderMachine | None = made

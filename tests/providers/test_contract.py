@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from clusterodm.core.errors import OutOfCapacity, Rejected, Throttled, Unreachable
-from clusterodm.core.scaling import Rung
-from clusterodm.providers import Guarded, ProviderMachine, Spec, Status, guarded, throttling
+from clusterodm.core.scaling import Offering
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded, throttling
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
 from tests.support import eventually
@@ -26,29 +26,33 @@ async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[Guarded]:
+async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
     async with provider_of(tmp_path, cloud.entry) as made:
         yield made
 
 
-def spec(provider: Guarded, name: str = "clusterodm-c1-m1", cluster: str = "c1", rung: Rung | None = None) -> Spec:
-    rung = rung or provider.ladder[0]
-    return Spec(name=name, cluster=cluster, rung=rung, document=provider.document(name, rung, token="hush-node"))
+def spec(
+    provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", offering: Offering | None = None
+) -> Spec:
+    offering = offering or provider.offerings[0]
+    return Spec(
+        name=name, cluster=cluster, offering=offering, document=provider.document(name, offering, token="hush-node")
+    )
 
 
-async def gone(provider: Guarded, machine: ProviderMachine) -> bool:
+async def gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
     await provider.delete(machine)
     return await provider.get(machine.id, machine.location) is None
 
 
-async def test_a_machine_is_created_found_and_deleted_until_it_is_gone(cloud: Cloud, provider: Guarded) -> None:
+async def test_a_machine_is_created_found_and_deleted_until_it_is_gone(cloud: Cloud, provider: BoundedProvider) -> None:
     await provider.check()
     made = await provider.create(spec(provider))
     assert made.name == "clusterodm-c1-m1"
 
     async def running() -> ProviderMachine | None:
         found = await provider.get(made.id, made.location)
-        return found if found is not None and found.status is Status.RUNNING and found.address else None
+        return found if found is not None and found.status is MachineStatus.RUNNING and found.address else None
 
     found = await eventually(running)
     assert found.address.startswith("127.")
@@ -61,7 +65,7 @@ async def test_a_machine_is_created_found_and_deleted_until_it_is_gone(cloud: Cl
         assert cloud.world.volumes == set()
 
 
-async def test_creating_one_again_gives_the_same_one(cloud: Cloud, provider: Guarded) -> None:
+async def test_creating_one_again_gives_the_same_one(cloud: Cloud, provider: BoundedProvider) -> None:
     first, second = await provider.create(spec(provider)), await provider.create(spec(provider))
     assert first.id == second.id
     assert cloud.names() == ["clusterodm-c1-m1"]
@@ -69,13 +73,13 @@ async def test_creating_one_again_gives_the_same_one(cloud: Cloud, provider: Gua
     assert other.id != first.id
 
 
-async def test_only_machines_of_the_own_cluster_are_listed(provider: Guarded) -> None:
+async def test_only_machines_of_the_own_cluster_are_listed(provider: BoundedProvider) -> None:
     await provider.create(spec(provider))
     await provider.create(spec(provider, "clusterodm-c2-m1", "c2"))
     assert [each.name for each in await provider.list_machines("c2")] == ["clusterodm-c2-m1"]
 
 
-async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: Guarded) -> None:
+async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: BoundedProvider) -> None:
     if cloud.world is None:
         pytest.skip("moto has its own pages")
     cloud.world.dead_on_arrival = True
@@ -84,21 +88,21 @@ async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: 
     assert len(await provider.list_machines("c1")) == 60
 
 
-async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: Guarded) -> None:
+async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: BoundedProvider) -> None:
     await provider.create(spec(provider))
     if cloud.world is not None:
         assert cloud.world.created[0].user_data == spec(provider).document
 
 
-async def test_what_is_not_there_is_none_and_can_be_deleted(provider: Guarded) -> None:
-    location = provider.ladder[0].location
-    nothing = ProviderMachine(id="i-00000000000000000", name="x", status=Status.RUNNING, location=location)
+async def test_what_is_not_there_is_none_and_can_be_deleted(provider: BoundedProvider) -> None:
+    location = provider.offerings[0].location
+    nothing = ProviderMachine(id="i-00000000000000000", name="x", status=MachineStatus.RUNNING, location=location)
     assert await provider.get(nothing.id, location) is None
     await provider.delete(nothing)
 
 
-async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, provider: Guarded) -> None:
-    sizes = [rung.max_images for rung in provider.ladder]
+async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, provider: BoundedProvider) -> None:
+    sizes = [offering.max_images for offering in provider.offerings]
     assert sizes == sorted(sizes)
     places = {
         "digitalocean": ["nyc1", "ams3"],
@@ -106,21 +110,21 @@ async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, p
         "scaleway": ["fr-par-1"],
         "aws": ["us-east-1a", "us-east-1b"],
     }[cloud.name]
-    assert [rung.location for rung in provider.ladder][: len(places)] == places
+    assert [offering.location for offering in provider.offerings][: len(places)] == places
     if cloud.name == "aws":
-        assert [(rung.spot, rung.price) for rung in provider.ladder][1:3] == [(True, 0.05), (False, 0.1)]
+        assert [(offering.spot, offering.price) for offering in provider.offerings][1:3] == [(True, 0.05), (False, 0.1)]
 
 
-async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: Guarded) -> None:
+async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
     if cloud.world is None:
         pytest.skip("moto has room for everybody")
     cloud.world.out_of_stock = {"small"}
     with pytest.raises(OutOfCapacity):
         await provider.create(spec(provider))
-    await provider.create(spec(provider, rung=provider.ladder[-1]))
+    await provider.create(spec(provider, offering=provider.offerings[-1]))
     cloud.world.quota = 1
     with pytest.raises(OutOfCapacity):
-        await provider.create(spec(provider, "other", rung=provider.ladder[-1]))
+        await provider.create(spec(provider, "other", offering=provider.offerings[-1]))
 
 
 async def test_a_wrong_key_is_said_without_saying_it(cloud: Cloud, tmp_path: Path) -> None:
@@ -149,16 +153,16 @@ async def test_a_snapshot_is_found_by_its_name(cloud: Cloud, tmp_path: Path) -> 
         await provider.create(spec(provider))
         if cloud.name == "digitalocean":
             with pytest.raises(Rejected, match="not in ams3"):
-                await provider.create(spec(provider, "m2", rung=provider.ladder[1]))
+                await provider.create(spec(provider, "m2", offering=provider.offerings[1]))
 
 
 @pytest.mark.parametrize(("fate", "error"), [(REFUSE, Unreachable), (THROTTLE, Throttled)])
 async def test_a_provider_that_fails_for_a_moment_is_asked_again(
-    cloud: Cloud, provider: Guarded, fate: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+    cloud: Cloud, provider: BoundedProvider, fate: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if cloud.world is None:
         pytest.skip("moto does not fail")
-    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    monkeypatch.setattr(bounded, "_DELAY", 0.01)
     monkeypatch.setattr(throttling, "FIRST", 0.01)
     left = [fate, fate]
     cloud.world.misbehave = lambda request: left.pop() if left else ""
@@ -171,7 +175,9 @@ async def test_a_provider_that_fails_for_a_moment_is_asked_again(
     assert cloud.names() == []
 
 
-async def test_when_the_answer_is_lost_the_machine_is_found_by_its_name(cloud: Cloud, provider: Guarded) -> None:
+async def test_when_the_answer_is_lost_the_machine_is_found_by_its_name(
+    cloud: Cloud, provider: BoundedProvider
+) -> None:
     if cloud.world is None:
         pytest.skip("moto does not fail")
     cloud.world.misbehave = lambda request: LOSE if request.method == "POST" else ""
@@ -188,7 +194,7 @@ async def test_when_the_answer_is_lost_the_machine_is_found_by_its_name(cloud: C
 async def test_an_answer_that_says_nothing_is_no_answer(
     cloud: Cloud, tmp_path: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    monkeypatch.setattr(bounded, "_DELAY", 0.01)
 
     async def answer(request: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
@@ -211,7 +217,7 @@ async def test_an_answer_that_says_nothing_is_no_answer(
 async def test_a_cloud_that_nobody_reaches_is_unreachable(
     cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    monkeypatch.setattr(bounded, "_DELAY", 0.01)
     async with provider_of(tmp_path, cloud.entry | {"apiUrl": "http://127.0.0.1:1"}) as provider:
         with pytest.raises(Unreachable):
             await provider.list_machines("c1")
@@ -243,7 +249,7 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
             with pytest.raises(Unreachable):
                 await provider.create(spec(provider))
         listed = await provider.list_machines("c1")
-        assert [machine.status for machine in listed] == [Status.STOPPED]
+        assert [machine.status for machine in listed] == [MachineStatus.STOPPED]
         cloud.world.misbehave = lambda request: ""
         made = await provider.create(spec(provider))
         assert cloud.world.machines[made.id].state == "running"
@@ -256,5 +262,7 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
 
 
 def test_no_secret_shows_in_what_is_printed() -> None:
-    rung = Rung(provider="x", size="s", location="l", max_images=1)
-    assert "hush" not in repr(Spec(name="n", cluster="c", rung=rung, document=json.dumps({"token": "hush-node"})))
+    offering = Offering(provider="x", size="s", location="l", max_images=1)
+    assert "hush" not in repr(
+        Spec(name="n", cluster="c", offering=offering, document=json.dumps({"token": "hush-node"}))
+    )

@@ -21,7 +21,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from clusterodm.core.errors import Throttled
-from clusterodm.providers import Status
+from clusterodm.providers import MachineStatus
 from clusterodm.testing.world import THROTTLE
 from tests.providers.support import provider_of, running_cloud
 from tests.providers.test_contract import spec
@@ -108,7 +108,7 @@ async def test_what_is_said_is_what_the_official_description_has(tmp_path: Path,
 
         async def runs() -> bool:
             found = await provider.get(made.id, made.location)
-            return found is not None and found.status is Status.RUNNING
+            return found is not None and found.status is MachineStatus.RUNNING
 
         await eventually(runs)
         assert await provider.list_machines("c1")

@@ -28,10 +28,10 @@ from lightkube.resources.core_v1 import Pod, Secret
 from lightkube.types import CascadeType
 
 from clusterodm import schedule
-from clusterodm.cluster import blocked
+from clusterodm.cluster import backoff
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected
 from clusterodm.core.machines import State
-from clusterodm.providers import Guarded, ProviderMachine, Status, kubernetes
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, kubernetes
 from clusterodm.providers.kubeconfig import from_kubeconfig, in_cluster
 from clusterodm.testing import KubernetesApi
 from tests.processes import free_port
@@ -90,22 +90,22 @@ def entry(server: KubernetesApi, folder: Path, **changes: Any) -> dict[str, Any]
 
 
 @pytest.fixture
-async def provider(server: KubernetesApi, tmp_path: Path) -> AsyncIterator[Guarded]:
+async def provider(server: KubernetesApi, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
     async with provider_of(tmp_path, entry(server, tmp_path)) as made:
         yield made
 
 
-async def runs(provider: Guarded, name: str) -> ProviderMachine:
+async def runs(provider: BoundedProvider, name: str) -> ProviderMachine:
     async def look() -> ProviderMachine | None:
         found = await provider.get(name, "clusterodm")
-        return found if found is not None and found.status is Status.RUNNING and found.address else None
+        return found if found is not None and found.status is MachineStatus.RUNNING and found.address else None
 
     found: ProviderMachine = await eventually(look)
     return found
 
 
 async def test_a_job_is_created_once_found_and_deleted_with_all_that_is_its(
-    server: KubernetesApi, provider: Guarded
+    server: KubernetesApi, provider: BoundedProvider
 ) -> None:
     await provider.check()
     made = await provider.create(spec(provider))
@@ -126,7 +126,7 @@ async def test_a_job_is_created_once_found_and_deleted_with_all_that_is_its(
     await provider.delete(found)
 
 
-async def test_a_list_is_read_once_and_then_watched(server: KubernetesApi, provider: Guarded) -> None:
+async def test_a_list_is_read_once_and_then_watched(server: KubernetesApi, provider: BoundedProvider) -> None:
     for number in range(5):
         await provider.create(spec(provider, f"m{number}"))
     await provider.list_machines("c1")
@@ -144,7 +144,7 @@ async def test_a_list_is_read_once_and_then_watched(server: KubernetesApi, provi
 
 
 async def test_long_lists_come_in_pages(
-    server: KubernetesApi, provider: Guarded, monkeypatch: pytest.MonkeyPatch
+    server: KubernetesApi, provider: BoundedProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
 
     monkeypatch.setattr(kubernetes, "_PAGE", 2)
@@ -155,13 +155,13 @@ async def test_long_lists_come_in_pages(
     assert server.requests.count("list jobs") == 3
 
 
-async def test_what_waits_says_why(server: KubernetesApi, provider: Guarded) -> None:
+async def test_what_waits_says_why(server: KubernetesApi, provider: BoundedProvider) -> None:
     server.fits = lambda spec: False
     await provider.create(spec(provider))
 
     async def waits() -> bool:
         found = await provider.get("clusterodm-c1-m1", "clusterodm")
-        return found is not None and found.status is Status.WAITING and "Insufficient memory" in found.reason
+        return found is not None and found.status is MachineStatus.WAITING and "Insufficient memory" in found.reason
 
     await eventually(waits)
     server.fits = lambda spec: True
@@ -187,7 +187,7 @@ async def test_a_quota_is_no_room_and_a_wrong_token_is_refused(server: Kubernete
             await provider.check()
 
 
-async def test_a_pod_is_as_configured_and_holds_no_secret(server: KubernetesApi, provider: Guarded) -> None:
+async def test_a_pod_is_as_configured_and_holds_no_secret(server: KubernetesApi, provider: BoundedProvider) -> None:
     await provider.create(spec(provider, size=1))
     job = server.objects["jobs"]["clusterodm-c1-m1"]
     pod = job["spec"]["template"]["spec"]
@@ -202,12 +202,12 @@ async def test_a_pod_is_as_configured_and_holds_no_secret(server: KubernetesApi,
     assert "hush-" not in json.dumps(job)
     secret = server.objects["secrets"]["clusterodm-c1-m1"]
     assert json.loads(base64.b64decode(secret["data"]["node.json"]))["token"] == "hush-node"
-    assert "hush-" not in provider.shown("NAME", provider.ladder[0])
+    assert "hush-" not in provider.shown("NAME", provider.offerings[0])
 
 
 @needs_root
 async def test_an_image_with_a_user_of_its_own_reads_the_secret(
-    server: KubernetesApi, provider: Guarded, tmp_path: Path
+    server: KubernetesApi, provider: BoundedProvider, tmp_path: Path
 ) -> None:
     """A kubelet writes the files of a Secret as root, with the mode that the volume asks for, into a folder that only
     the pod sees."""
@@ -230,7 +230,7 @@ async def test_the_image_is_the_one_that_is_named_or_the_default_for_the_size(
         ({"image": "opendronemap/nodeodm"}, ["opendronemap/nodeodm", "opendronemap/nodeodm"]),
     ]:
         async with provider_of(tmp_path, entry(server, tmp_path, **named)) as provider:
-            said = [json.loads(provider.document("m", rung, token="t"))["job"] for rung in provider.ladder]
+            said = [json.loads(provider.document("m", offering, token="t"))["job"] for offering in provider.offerings]
             pods = [job["spec"]["template"]["spec"] for job in said]
             assert [pod["containers"][0]["image"] for pod in pods] == images
 
@@ -323,7 +323,9 @@ async def test_lightkube_creates_lists_watches_and_deletes(server: KubernetesApi
     await eventually(lambda: not server.objects["jobs"])
 
 
-async def test_kubernetes_asyncio_understands_it_too(server: KubernetesApi, tmp_path: Path, provider: Guarded) -> None:
+async def test_kubernetes_asyncio_understands_it_too(
+    server: KubernetesApi, tmp_path: Path, provider: BoundedProvider
+) -> None:
     server.rights = None
     await provider.create(spec(provider))
     await runs(provider, "clusterodm-c1-m1")
@@ -348,7 +350,7 @@ async def test_kubernetes_asyncio_understands_it_too(server: KubernetesApi, tmp_
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_SCALE", 0.02)
-    monkeypatch.setattr(blocked, "FIRST_BLOCK", 0.2)
+    monkeypatch.setattr(backoff, "FIRST_BLOCK", 0.2)
 
 
 async def started(cluster: Rig, given: dict[str, Any]) -> None:

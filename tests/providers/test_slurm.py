@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from clusterodm import schedule
-from clusterodm.cluster import blocked
+from clusterodm.cluster import backoff
 from clusterodm.core.errors import ConfigError, Rejected, Unreachable
 from clusterodm.core.machines import State
-from clusterodm.providers import Guarded, ProviderMachine, Status, guarded
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, bounded
 from clusterodm.providers.batch import batch_script
 from clusterodm.providers.slurm import Slurm
 from tests.providers.support import READS_INSIDE, needs_root, provider_of, spec
@@ -51,8 +51,8 @@ def conf(slurm: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "_SCALE", 0.05)
-    monkeypatch.setattr(blocked, "FIRST_BLOCK", 0.5)
-    monkeypatch.setattr(guarded, "_DELAY", 0.05)
+    monkeypatch.setattr(backoff, "FIRST_BLOCK", 0.5)
+    monkeypatch.setattr(bounded, "_DELAY", 0.05)
 
 
 def entry(conf: Path, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -72,14 +72,14 @@ def entry(conf: Path, folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def provider(conf: Path, tmp_path: Path) -> AsyncIterator[Guarded]:
+async def provider(conf: Path, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
     async with provider_of(tmp_path, entry(conf, tmp_path)) as made:
         yield made
         for machine in await made.list_machines("c1"):
             await made.delete(machine)
 
 
-async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider: Guarded) -> None:
+async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider: BoundedProvider) -> None:
     await provider.check()
     made = await provider.create(spec(provider))
     assert (await provider.create(spec(provider))).id == made.id
@@ -89,7 +89,7 @@ async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider:
         return found if found is not None and found.address else None
 
     found = await eventually(runs)
-    assert (found.status, found.address, found.location) == (Status.RUNNING, "127.0.0.1", "odm")
+    assert (found.status, found.address, found.location) == (MachineStatus.RUNNING, "127.0.0.1", "odm")
     assert 20000 <= found.port < 32000
     assert found.ends_at > 1_700_000_000
     assert [each.id for each in await provider.list_machines("c1")] == [made.id]
@@ -116,7 +116,7 @@ async def test_what_time_does_not_change_is_told(conf: Path, tmp_path: Path) -> 
             return found if found is not None and found.reason not in ("", "None", "Priority") else None
 
         found = await eventually(waits)
-        assert (found.status, found.never) == (Status.WAITING, True)
+        assert (found.status, found.never) == (MachineStatus.WAITING, True)
         assert found.reason in BEYOND
         await provider.delete(found)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from clusterodm.providers import Status
+from clusterodm.providers import MachineStatus
 from tests.providers.support import provider_of
 
 _HEAD = '<?xml version="1.0"?><{0} xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><requestId>r</requestId>'
@@ -71,6 +71,6 @@ async def test_a_spot_instance_that_will_be_taken_away_is_ending(tmp_path: Path,
             found = {machine.id: machine.status for machine in await provider.list_machines("c1")}
     finally:
         await runner.cleanup()
-    assert found == {"i-1": Status.RUNNING, "i-2": Status.ENDING if allowed else Status.RUNNING}
+    assert found == {"i-1": MachineStatus.RUNNING, "i-2": MachineStatus.ENDING if allowed else MachineStatus.RUNNING}
     wanted = [value for key, value in asked[1].items() if key.startswith("Filter.2.Value")]
     assert wanted == ["marked-for-termination", "marked-for-stop"]

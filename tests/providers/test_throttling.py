@@ -20,7 +20,7 @@ from aiohttp import web
 
 from clusterodm.aio import Clock
 from clusterodm.core.errors import Throttled, Unreachable
-from clusterodm.providers import Guarded, ProviderMachine, Status, guarded, throttling
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, bounded, throttling
 from clusterodm.providers.throttling import Pause, asked_until
 from clusterodm.testing import KubernetesApi
 from clusterodm.testing.world import REFUSE, THROTTLE, World
@@ -95,7 +95,7 @@ def test_a_pause_is_as_long_as_asked_for_within_bounds_and_grows_where_nothing_i
 class Gate:
     """What a provider sees of us, and a switch for what it answers."""
 
-    provider: Guarded
+    provider: BoundedProvider
     hands: Hands
     #: Have it throttle from now on, or no longer.
     throttle: Callable[[bool], None]
@@ -193,8 +193,8 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
     # the fakes go by the real clock and say when in whole seconds; half of a pause of our own is left to chance
     assert gate.hands.began + gate.seconds / 2 <= first.value.until <= time.time() + gate.seconds + 1.0
     before = gate.requests()
-    location = provider.ladder[0].location
-    machine = ProviderMachine(id="1001", name="m", status=Status.RUNNING, location=location)
+    location = provider.offerings[0].location
+    machine = ProviderMachine(id="1001", name="m", status=MachineStatus.RUNNING, location=location)
     for number in range(15):
         with pytest.raises(Throttled) as said:
             await provider.create(spec(provider, f"clusterodm-c1-m{number}"))
@@ -210,7 +210,7 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
 
 
 @asynccontextmanager
-async def hetzner(folder: Path) -> AsyncIterator[tuple[World, Guarded, Hands]]:
+async def hetzner(folder: Path) -> AsyncIterator[tuple[World, BoundedProvider, Hands]]:
     hands = Hands()
     async with running_cloud("hetzner") as cloud, provider_of(folder, cloud.entry, clock=hands.clock()) as made:
         assert cloud.world is not None
@@ -223,7 +223,7 @@ async def test_after_a_pause_one_call_finds_out_whether_it_is_over(tmp_path: Pat
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
         assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
         burst = sum(world.calls.values())
-        assert burst <= guarded._AT_A_TIME
+        assert burst <= bounded._AT_A_TIME
         assert provider.pause.strikes == 1
         hands.ahead += throttling.LONGEST
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
@@ -234,7 +234,7 @@ async def test_after_a_pause_one_call_finds_out_whether_it_is_over(tmp_path: Pat
 async def test_a_short_pause_is_waited_for_where_repeating_is_harmless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guarded, "_DELAY", 0.01)
+    monkeypatch.setattr(bounded, "_DELAY", 0.01)
     monkeypatch.setattr(throttling, "FIRST", 0.01)
     async with running_cloud("scaleway") as cloud, provider_of(tmp_path, cloud.entry) as provider:
         assert cloud.world is not None

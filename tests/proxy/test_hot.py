@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clusterodm.auth import Grant
-from clusterodm.proxy import hot
+from clusterodm.proxy import fastpath
 from clusterodm.proxy.connections import CONNECTIONS
 from tests.support import Rig, eventually
 
@@ -50,14 +50,14 @@ async def running(cluster: Rig) -> Rig:
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request was answered at once."""
     found: list[bool] = []
-    answer = hot.Hot.answer
+    answer = fastpath.FastPath.answer
 
-    def watched(self: hot.Hot, request: bytes) -> tuple[bytes, bool] | None:
+    def watched(self: fastpath.FastPath, request: bytes) -> tuple[bytes, bool] | None:
         answered = answer(self, request)
         found.append(answered is not None)
         return answered
 
-    monkeypatch.setattr(hot.Hot, "answer", watched)
+    monkeypatch.setattr(fastpath.FastPath, "answer", watched)
     return found
 
 

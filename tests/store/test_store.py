@@ -308,7 +308,7 @@ async def test_leases_of_those_who_are_gone_are_dropped(store: Store) -> None:
     await store.beat(Replica(id="a", name="a", version="1"), "lead", leads=False)
     await store.take("mine", "a", 60)
     await store.take("theirs", "z", 60)
-    await store.drop_leases()
+    await store.drop_locks()
     assert [await holder(store, name) for name in ("mine", "theirs")] == ["a", ""]
 
 

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -15,8 +16,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, insert, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeRecord, make_address
-from clusterodm.core.tasks import Attempt, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import DISCARDED, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import Store, migrate, schema
 from clusterodm.store.database import columns
 from tests.postgres import Server
@@ -111,5 +113,41 @@ async def test_submodels_of_an_earlier_version_are_known_by_the_name_of_their_ow
         assert sorted(await store.jobs()) == [RUNS, lost]
         assert [(task.uuid, task.job_attempt) for task in await store.submodels(RUNS, limit=9)] == [(part, 1)]
         assert [(task.uuid, task.job_attempt) for task in await store.submodels(lost, limit=9)] == [(lost, 0)]
+    finally:
+        await store.close()
+
+
+async def test_values_of_an_earlier_version_have_the_terms_of_today(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'db'}"
+    machine = Machine(
+        id="m1", provider="do", state=State.READY, size="s", location="l", max_images=1, ready_at=7.0, reason="idle"
+    )
+
+    def earlier(connection: Connection) -> None:
+        as_it_was(connection, "0013")
+        connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
+        connection.execute(text("UPDATE machines SET state = 'leaving'"))
+        ahead = columns(msgspec.structs.replace(ATTEMPT, number=2), schema.attempts)
+        connection.execute(insert(schema.attempts).values(ahead | {"stage": "ahead", "reason": "taken back"}))
+        connection.execute(text("INSERT INTO leases VALUES ('lead', 'somebody', 5.0)"))
+
+    engine = create_async_engine(url)
+    async with engine.begin() as connection:
+        await connection.run_sync(earlier)
+    await engine.dispose()
+    store = await Store.open(url)
+    try:
+        assert [attempt.stage for attempt in await store.attempts(RUNS)] == [Stage.RUNNING, Stage.PREFETCHING]
+        assert (await store.attempts(RUNS))[1].reason == DISCARDED
+        assert [each.state for each in await store.machines_alive()] == [State.DRAINING]
+        history = await store.machine_events("m1")
+        assert [(event.state, event.text) for event in history] == [(State.DRAINING, "idle")]
+        await store.advance_machine(
+            msgspec.structs.replace(machine, state=State.DRAINING), State.DELETING, at=9.0, reason="its time is over"
+        )
+        assert [(event.at, event.state, event.text) for event in await store.machine_events("m1")][1:] == [
+            (9.0, State.DELETING, "its time is over")
+        ]
+        assert await store.machine_events("m2") == []
     finally:
         await store.close()

@@ -29,10 +29,10 @@ class Processes(Provider):
     def locations(self):
         return ("here",)
 
-    def document(self, name, rung, *, token):
+    def document(self, name, offering, *, token):
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        return json.dumps(node_config(self.config, port=port, token=token, max_images=rung.max_images, slots=1))
+        return json.dumps(node_config(self.config, port=port, token=token, max_images=offering.max_images, slots=1))
 
     async def check(self):
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)

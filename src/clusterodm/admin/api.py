@@ -12,6 +12,7 @@ import msgspec
 from clusterodm.admin import figures, machines, nodes, tasks, uploads
 from clusterodm.admin.views import (
     Charts,
+    ClusterStatus,
     CostView,
     Done,
     EventView,
@@ -21,7 +22,6 @@ from clusterodm.admin.views import (
     MachineView,
     NodeView,
     SettingView,
-    Status,
     TaskDetail,
     TaskPage,
     TaskView,
@@ -123,7 +123,7 @@ class Page(View):
     offset: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 0
 
 
-class Lines(View):
+class ConsoleLines(View):
     """Console lines from this number on; negative: the last ones."""
 
     line: Annotated[int, msgspec.Meta(ge=-(10**9), le=10**9)] = 0
@@ -154,7 +154,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body_type: type[View] | None = None
 
 
-async def _status(cluster: Context, path: Nothing, query: Nothing, body: None) -> Status:
+async def _status(cluster: Context, path: Nothing, query: Nothing, body: None) -> ClusterStatus:
     return await figures.status(cluster)
 
 
@@ -253,7 +253,7 @@ async def _timeline(cluster: Context, path: TaskId, query: Nothing, body: None) 
     return await tasks.timeline(cluster, await tasks.find(cluster, path.uuid))
 
 
-async def _output(cluster: Context, path: TaskId, query: Lines, body: None) -> list[str]:
+async def _output(cluster: Context, path: TaskId, query: ConsoleLines, body: None) -> list[str]:
     return await tasks.output(cluster, await tasks.find(cluster, path.uuid), query.line)
 
 
@@ -308,7 +308,7 @@ def _route(method: str, path: str, summary: str, answer: Any, run: Any, **types:
 
 
 ROUTES: Final = (
-    _route("GET", "/status", "The cluster at a glance.", Status, _status),
+    _route("GET", "/status", "The cluster at a glance.", ClusterStatus, _status),
     _route("GET", "/nodes", "All nodes.", list[NodeView], _nodes),
     _route("POST", "/nodes", "Take a node in.", NodeView, _add_node, body_type=NewNode),
     _route("POST", "/nodes/update", "Ask all nodes at once.", Done, _update),
@@ -334,7 +334,7 @@ ROUTES: Final = (
     _route("GET", "/queue", "Tasks that wait, next first.", list[TaskView], _queue),
     _route("GET", "/tasks/{uuid}", "One task with all that is known of it.", TaskDetail, _task),
     _route("GET", "/tasks/{uuid}/timeline", "What happened to a task.", list[EventView], _timeline),
-    _route("GET", "/tasks/{uuid}/output", "Console lines.", list[str], _output, query_type=Lines),
+    _route("GET", "/tasks/{uuid}/output", "Console lines.", list[str], _output, query_type=ConsoleLines),
     _route("GET", "/tasks/{uuid}/why", "Why a task is as it is.", Why, _why),
     _route("POST", "/tasks/{uuid}/cancel", "Cancel a task.", Done, _cancel),
     _route("POST", "/tasks/{uuid}/retry", "Begin a task again, or give it to another node.", Done, _retry),

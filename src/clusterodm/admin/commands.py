@@ -23,7 +23,7 @@ MAX_OUTPUT: Final = 10_000
 _ADDED: Final = "NODE ADD <host> <port> [token], or NODE ADD <url> [token]"
 
 
-class Command(msgspec.Struct, frozen=True):
+class ShellCommand(msgspec.Struct, frozen=True):
     """One row of the table: its parameters, what it does, and how."""
 
     parameters: str
@@ -258,35 +258,35 @@ def _clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-COMMANDS: Final[dict[str, Command]] = {
-    "NODE ADD": Command("<host> <port> [token]", "Take a node in; a URL may stand for host and port", node_add),
-    "NODE DEL": Command("<number>", "Take a node out; its tasks finish there", node_del),
-    "NODE INFO": Command("<number>", "All that is known of a node", node_info),
-    "NODE LIST": Command("", "All nodes", node_list),
-    "NODE LOCK": Command("<number>", "Give a node nothing new", node_lock),
-    "NODE UNLOCK": Command("<number>", "Give a node work again", node_unlock),
-    "NODE DRAIN": Command("<number>", "Empty a node, so that it can be switched off", node_drain),
-    "NODE UPDATE": Command("", "Ask all nodes at once", node_update),
-    "NODE BEST": Command("<images>", "The node that a task of so many images would go to", node_best),
-    "ROUTE INFO": Command("<task>", "The node that has a task", route_info),
-    "ROUTE LIST": Command("[node number]", "Tasks and their nodes, or those of one node", route_list),
-    "TASK LIST": Command("[node number]", "Tasks, latest first, or those of one node", task_list),
-    "TASK INFO": Command("<task>", "All that is known of a task", task_info),
-    "TASK OUTPUT": Command("<task> [line]", "A task's console from this line on; -20: the last 20", task_output),
-    "TASK CANCEL": Command("<task>", "Cancel a task", task_cancel),
-    "TASK REMOVE": Command("<task>", "Remove a task with its files", task_remove),
-    "TASK RETRY": Command("<task>", "Begin a task again, or give it to another node", task_retry),
-    "TASK WHY": Command("<task>", "Why a task is as it is", task_why),
-    "TASK TIMELINE": Command("<task>", "What happened to a task", task_timeline),
-    "TASK PRIORITY": Command("<task> <n>", "Higher goes first; 0 is usual", task_priority),
-    "QUEUE LIST": Command("", "Tasks that wait, next first, and why", queue_list),
-    "UPLOAD LIST": Command("[count]", "Uploads that are not committed, longest idle first", upload_list),
-    "UPLOAD DROP": Command("<upload>", "Drop an upload with its files", upload_drop),
-    "MACHINE LIST": Command("", "Machines that were created on demand", machine_list),
-    "MACHINE KEEP": Command("<machine>", "Have a machine stay though it has nothing to do", machine_keep),
-    "MACHINE RELEASE": Command("<machine>", "Let a machine go again when it has nothing to do", machine_release),
-    "MACHINE DELETE": Command("<machine>", "Delete a machine now; its tasks go elsewhere", machine_delete),
-    "ASR VIEWCMD": Command("<images>", "How a machine for so many images would be made", asr_viewcmd),
+COMMANDS: Final[dict[str, ShellCommand]] = {
+    "NODE ADD": ShellCommand("<host> <port> [token]", "Take a node in; a URL may stand for host and port", node_add),
+    "NODE DEL": ShellCommand("<number>", "Take a node out; its tasks finish there", node_del),
+    "NODE INFO": ShellCommand("<number>", "All that is known of a node", node_info),
+    "NODE LIST": ShellCommand("", "All nodes", node_list),
+    "NODE LOCK": ShellCommand("<number>", "Give a node nothing new", node_lock),
+    "NODE UNLOCK": ShellCommand("<number>", "Give a node work again", node_unlock),
+    "NODE DRAIN": ShellCommand("<number>", "Empty a node, so that it can be switched off", node_drain),
+    "NODE UPDATE": ShellCommand("", "Ask all nodes at once", node_update),
+    "NODE BEST": ShellCommand("<images>", "The node that a task of so many images would go to", node_best),
+    "ROUTE INFO": ShellCommand("<task>", "The node that has a task", route_info),
+    "ROUTE LIST": ShellCommand("[node number]", "Tasks and their nodes, or those of one node", route_list),
+    "TASK LIST": ShellCommand("[node number]", "Tasks, latest first, or those of one node", task_list),
+    "TASK INFO": ShellCommand("<task>", "All that is known of a task", task_info),
+    "TASK OUTPUT": ShellCommand("<task> [line]", "A task's console from this line on; -20: the last 20", task_output),
+    "TASK CANCEL": ShellCommand("<task>", "Cancel a task", task_cancel),
+    "TASK REMOVE": ShellCommand("<task>", "Remove a task with its files", task_remove),
+    "TASK RETRY": ShellCommand("<task>", "Begin a task again, or give it to another node", task_retry),
+    "TASK WHY": ShellCommand("<task>", "Why a task is as it is", task_why),
+    "TASK TIMELINE": ShellCommand("<task>", "What happened to a task", task_timeline),
+    "TASK PRIORITY": ShellCommand("<task> <n>", "Higher goes first; 0 is usual", task_priority),
+    "QUEUE LIST": ShellCommand("", "Tasks that wait, next first, and why", queue_list),
+    "UPLOAD LIST": ShellCommand("[count]", "Uploads that are not committed, longest idle first", upload_list),
+    "UPLOAD DROP": ShellCommand("<upload>", "Drop an upload with its files", upload_drop),
+    "MACHINE LIST": ShellCommand("", "Machines that were created on demand", machine_list),
+    "MACHINE KEEP": ShellCommand("<machine>", "Have a machine stay though it has nothing to do", machine_keep),
+    "MACHINE RELEASE": ShellCommand("<machine>", "Let a machine go again when it has nothing to do", machine_release),
+    "MACHINE DELETE": ShellCommand("<machine>", "Delete a machine now; its tasks go elsewhere", machine_delete),
+    "ASR VIEWCMD": ShellCommand("<images>", "How a machine for so many images would be made", asr_viewcmd),
 }
 OTHERS: Final = (("HELP", "This list"), ("!!", "The last command again"), ("QUIT", "Close the session"))
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm.admin import figures, machines, nodes, tasks
-from clusterodm.admin.estimating import Guesses
+from clusterodm.admin.estimates import Guesses
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.entry import Entry
 
@@ -27,7 +27,7 @@ _MANY: Final = 200
 
 #: Every kind of event, and what its data is.
 EVENTS: Final = {
-    "status": "`Status`, when anything changed and every few seconds",
+    "status": "`ClusterStatus`, when anything changed and every few seconds",
     "nodes": "all of `NodeView`, at the beginning and when some came or went",
     "node": "one `NodeView` that changed",
     "machines": "all of `MachineView`, at the beginning and when one changed",

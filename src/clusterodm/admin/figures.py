@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from clusterodm import __version__
 from clusterodm.admin import uploads
-from clusterodm.admin.estimating import Guesses
-from clusterodm.admin.views import Bar, Charts, History, Hour, Lane, SettingView, Status
+from clusterodm.admin.estimates import Guesses
+from clusterodm.admin.views import Bar, Charts, ClusterStatus, History, Hour, NodeHistory, SettingView
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.options import split_cluster
@@ -31,7 +31,7 @@ _SPANS: Final = 24
 _SPAN: Final = 3600.0
 
 
-async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
+async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterStatus:
     """The cluster at a glance; `guesses` when they were just made."""
     phases = Counter(entry.task.phase for entry in cluster.tasks.active())
     ended = await cluster.store.count_ended()
@@ -41,7 +41,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> Status:
     since = [entry.task.committed_at for entry in cluster.tasks.active() if entry.task.phase is Phase.QUEUED]
     problems = _problems(cluster)
     guesses = guesses or await Guesses.now(cluster)
-    return Status(
+    return ClusterStatus(
         version=__version__,
         health="trouble" if problems else "busy" if phases[Phase.QUEUED] else "well",
         problems=problems,
@@ -149,7 +149,7 @@ async def history(cluster: Context, hours: float) -> History:
         lanes[attempt.node_name].append(_bar(attempt))
     for node in cluster.registry.nodes():
         lanes[str(node.address)] = lanes[str(node.address)]
-    made = [Lane(node=name, bars=lanes[name][::-1]) for name in sorted(lanes)]
+    made = [NodeHistory(node=name, bars=lanes[name][::-1]) for name in sorted(lanes)]
     return History(since=since, until=until, complete=len(past) < _MAX_BARS, lanes=made)
 
 

@@ -11,14 +11,14 @@ from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
-from clusterodm.core.scaling import Wish
+from clusterodm.core.scaling import Demand
 
 #: Machines that are gone and still listed.
 _GONE = 100
 
 
 def listing(cluster: Context) -> list[MachineView]:
-    """Machines that are not gone, oldest order first."""
+    """Machines that are not gone, oldest launch first."""
     return [_view(cluster, machine) for machine in cluster.machines.alive()]
 
 
@@ -67,22 +67,22 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
     why nothing would."""
     if not cluster.autoscaler.fleet.providers:
         raise BadRequest("there is no autoscaler (--asr)")
-    decided = cluster.autoscaler.decide([Wish(task="-", images=images)])
-    if "-" in decided.matched:
-        raise BadRequest(f"machine {decided.matched['-']} is there for it, so none would be created")
-    if "-" in decided.holds:
-        raise BadRequest(f"none would be created: {decided.holds['-']}")
-    order = next(order for order in decided.orders if order.task == "-")
-    provider = cluster.autoscaler.fleet.providers[order.rung.provider]
+    scale_plan = cluster.autoscaler.decide([Demand(task="-", images=images)])
+    if "-" in scale_plan.matched:
+        raise BadRequest(f"machine {scale_plan.matched['-']} is there for it, so none would be created")
+    if "-" in scale_plan.unmet:
+        raise BadRequest(f"none would be created: {scale_plan.unmet['-']}")
+    launch = next(launch for launch in scale_plan.launches if launch.task == "-")
+    provider = cluster.autoscaler.fleet.providers[launch.offering.provider]
     return MachinePlan(
-        provider=order.rung.provider,
-        size=order.rung.size,
-        location=order.rung.location,
-        spot=order.rung.spot,
-        max_images=order.rung.max_images,
-        price=order.rung.price,
-        why=order.why,
-        document=provider.shown("NAME", order.rung),
+        provider=launch.offering.provider,
+        size=launch.offering.size,
+        location=launch.offering.location,
+        spot=launch.offering.spot,
+        max_images=launch.offering.max_images,
+        price=launch.offering.price,
+        why=launch.why,
+        document=provider.shown("NAME", launch.offering),
     )
 
 
@@ -92,7 +92,7 @@ async def keep(cluster: Context, machine: Machine) -> Done:
         machine = await cluster.machines.change(machine, kept=True)
     if machine.state is State.DELETING:
         raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
-    if machine.state is State.LEAVING:
+    if machine.state is State.DRAINING:
         await cluster.machines.advance(machine, State.READY, "kept by an operator", idle_since=cluster.clock())
         node = cluster.machines.node(machine)
         if node is not None:

@@ -42,7 +42,7 @@ GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
 }
 
 
-class Looked(Collector):
+class LiveGauges(Collector):
     """Gauges that are made when somebody asks."""
 
     def __init__(self, cluster: Context) -> None:

@@ -13,8 +13,8 @@ import structlog
 from clusterodm import __version__
 from clusterodm.admin.commands import COMMANDS, Invalid, help_lines
 from clusterodm.admin.guard import same
-from clusterodm.admin.lines import Lines
 from clusterodm.admin.logins import Logins
+from clusterodm.admin.text import LineReader
 from clusterodm.cluster.context import Context
 from clusterodm.core import answers
 from clusterodm.core.cluster import PROGRAM
@@ -24,7 +24,7 @@ from clusterodm.core.names import printable
 _log = structlog.get_logger("shell")
 
 _MAX_SESSIONS: Final = 50
-#: Lines of the greeting, in the words of the original.
+#: LineReader of the greeting, in the words of the original.
 _HELP: Final = "HELP for help"
 _LOG_IN: Final = "LOGIN <LOGIN> to log-in"
 #: Seconds in which a session must log in: those that only sit there take the place of operators.
@@ -47,14 +47,14 @@ class Shell:
             return
         self._sessions += 1
         try:
-            await self._session(Lines(reader), writer)
+            await self._session(LineReader(reader), writer)
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             pass
         finally:
             self._sessions -= 1
             writer.close()
 
-    async def _session(self, lines: Lines, writer: asyncio.StreamWriter) -> None:
+    async def _session(self, lines: LineReader, writer: asyncio.StreamWriter) -> None:
         host, port = writer.get_extra_info("peername")[:2]
         first = _LOG_IN if self._password else _HELP
         await _say(writer, [f"Welcome {host}:{port} {PROGRAM}:{__version__}", first, "QUIT to quit"])
@@ -68,7 +68,7 @@ class Shell:
             last = line
             await _say(writer, await self.answer(line))
 
-    async def _login(self, lines: Lines, writer: asyncio.StreamWriter) -> bool:
+    async def _login(self, lines: LineReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the first line is a login; anything else closes the session unanswered."""
         while (line := await self._ask(lines, writer, "$> ")) == "":
             pass
@@ -79,7 +79,7 @@ class Shell:
         await _say(writer, [answer, _HELP] if answer == "OK" else [answer])
         return answer == "OK"
 
-    async def _ask(self, lines: Lines, writer: asyncio.StreamWriter, prompt: str) -> str | None:
+    async def _ask(self, lines: LineReader, writer: asyncio.StreamWriter, prompt: str) -> str | None:
         """The next line; None when there is none, or it takes leave."""
         writer.write(prompt.encode())
         await writer.drain()

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.admin.estimating import Guesses
+from clusterodm.admin.estimates import Guesses
 from clusterodm.admin.views import (
     AttemptView,
     Done,
@@ -194,7 +194,7 @@ async def why(cluster: Context, entry: Entry) -> Why:
 
 def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
     task, node = entry.task, entry.attempt.node_name if entry.attempt else "a node"
-    is_ahead = entry.attempt is not None and entry.attempt.stage is Stage.AHEAD
+    is_ahead = entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING
     ahead = f"; its files are sent ahead to {node}" if is_ahead else ""
     match task.phase:
         case Phase.RECEIVING:

@@ -57,7 +57,7 @@ def _view(cluster: Context, entry: Entry) -> UploadView:
         owner=task.owner,
         files=usage.files,
         bytes=usage.size,
-        node=attempt.node_name if attempt is not None and attempt.stage is Stage.AHEAD else "",
+        node=attempt.node_name if attempt is not None and attempt.stage is Stage.PREFETCHING else "",
         created_at=task.created_at,
         active_at=cluster.uploads.active_at(entry),
         idle_seconds=idle,

@@ -243,7 +243,7 @@ class Done(View):
     text: str
 
 
-class Status(View):
+class ClusterStatus(View):
     """The cluster at a glance."""
 
     version: str
@@ -311,7 +311,7 @@ class Bar(View):
     reason: str
 
 
-class Lane(View):
+class NodeHistory(View):
     """What one node did."""
 
     node: str
@@ -324,7 +324,7 @@ class History(View):
     since: float
     until: float
     complete: bool
-    lanes: list[Lane]
+    lanes: list[NodeHistory]
 
 
 class Hour(View):

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue, chance
+from clusterodm.aio import Clock, Leadership, WorkQueue, chance
 from clusterodm.auth import Authenticator
 from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.tasks import Tasks
@@ -38,16 +38,18 @@ _LOOK: Final = 1.0
 class Accounts:
     """Approves and reports tasks."""
 
-    def __init__(self, store: Store, tasks: Tasks, authenticator: Authenticator, *, duty: Duty, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, tasks: Tasks, authenticator: Authenticator, *, leadership: Leadership, clock: Clock
+    ) -> None:
         self._store = store
         self._tasks = tasks
         self._authenticator = authenticator
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, workers=20, duty=duty)
+        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, concurrency=20, leadership=leadership)
         tasks.watch(self._task_changed)
 
-    async def recover(self) -> None:
+    async def on_elected(self) -> None:
         """After a restart: go on with what is still to be settled."""
         for entry in list(self._tasks.active()):
             self._task_changed(entry)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Machines on demand: looks at the queue, the nodes and the machines, has `core.scaling` decide, and carries it out.
 
-What is decided is kept before it is done; the rest of a machine's life is in lifecycle.py.
+What is scale_plan is kept before it is done; the rest of a machine's life is in lifecycle.py.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import structlog
 
 from clusterodm.aio import Clock
 from clusterodm.cluster.dispatcher import Dispatcher
+from clusterodm.cluster.forecasts import Forecasts
 from clusterodm.cluster.lifecycle import Lifecycle
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import ProviderError, StaleMachine, Throttled
-from clusterodm.core.machines import COMING, Machine, State
+from clusterodm.core.machines import PENDING_STATES, Machine, State
 from clusterodm.core.names import counted_files
 from clusterodm.core.placement import Needs, refusal
-from clusterodm.core.scaling import Budget, Decided, Observed, Order, Rules, Wish, plan
+from clusterodm.core.scaling import Budget, Demand, Launch, MachineLoad, Rules, ScalePlan, plan
 from clusterodm.core.tasks import Phase
-from clusterodm.providers import Fleet, Guarded
+from clusterodm.providers import BoundedProvider, Fleet
 from clusterodm.spool import Spool
 from clusterodm.store import Cost, Store
 
@@ -56,7 +56,7 @@ class Autoscaler:
         dispatcher: Dispatcher,
         registry: Registry,
         spool: Spool,
-        sizes: Sizes,
+        sizes: Forecasts,
         store: Store,
         *,
         cluster: str,
@@ -86,7 +86,7 @@ class Autoscaler:
         dispatcher.waits.coming = lambda uuid: uuid in self._served
 
     def begin(self) -> None:
-        """The duty begins: time counts from now on, and what was spent is read again."""
+        """The leadership begins: time counts from now on, and what was spent is read again."""
         self._machines.begin()
         self._counted_at = self._kept_at = self._clock.steady()
         self._spent = ("", 0.0)
@@ -97,7 +97,7 @@ class Autoscaler:
             for provider in self.fleet.providers.values():
                 group.create_task(self._check(provider))
 
-    async def _check(self, provider: Guarded) -> None:
+    async def _check(self, provider: BoundedProvider) -> None:
         try:
             await provider.check()
         except Throttled:
@@ -113,28 +113,32 @@ class Autoscaler:
         if not self.fleet.providers:
             return
         self._note_idle()
-        wishes = [self._wish(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
-        wishes += [self._wish(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
-        wishes += await self._early()
-        decided = self.decide(wishes)
-        self._remark(decided)
-        for order in decided.orders:
-            if not self.fleet.providers[order.rung.provider].pause.left:  # it may have begun with the order before
-                await self._order(order)
-        for machine_id, why in decided.leave.items():
+        demands = [self._demand(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
+        demands += [self._demand(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
+        demands += await self._early()
+        scale_plan = self.decide(demands)
+        self._remark(scale_plan)
+        for launch in scale_plan.launches:
+            if not self.fleet.providers[
+                launch.offering.provider
+            ].pause.left:  # it may have begun with the launch before
+                await self._launch(launch)
+        for machine_id, why in scale_plan.drain.items():
             await self._leave(machine_id, why)
 
-    def decide(self, wishes: list[Wish]) -> Decided:
+    def decide(self, demands: list[Demand]) -> ScalePlan:
         """What would be done for these tasks now."""
         steady, wall = self._clock.steady(), self._clock()
         blocked = {
-            rung: wall + until - steady for rung, until in self._lifecycle.blocked.until.items() if until > steady
+            offering: wall + until - steady
+            for offering, until in self._lifecycle.blocked.until.items()
+            if until > steady
         }
         budget = Budget(
             hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
         )
         seen = [
-            Observed(
+            MachineLoad(
                 machine=machine,
                 busy=self._machines.busy(machine),
                 memory=self.sizes.of(machine.provider, machine.size),
@@ -143,9 +147,9 @@ class Autoscaler:
             for machine in self._machines.alive()
         ]
         rules = [_rules(provider, self.sizes) for provider in self.fleet.providers.values()]
-        return plan(wishes, seen, rules, budget, blocked, wall)
+        return plan(demands, seen, rules, budget, blocked, wall)
 
-    async def _early(self) -> list[Wish]:
+    async def _early(self) -> list[Demand]:
         """Uploads that have grown past what free nodes take, where machines are ordered ahead."""
         if not any(provider.config.prewarm for provider in self.fleet.providers.values()):
             return []
@@ -159,15 +163,15 @@ class Autoscaler:
             free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
             mine = any(machine.task == uuid for machine in self._machines.alive())
             if images and (mine or next(free, None) is None):
-                found.append(Wish(task=uuid, images=images, early=True))
+                found.append(Demand(task=uuid, images=images, early=True))
         return found[:_MANY]
 
-    def _wish(self, uuid: str, *, soon: bool = False) -> Wish:
+    def _demand(self, uuid: str, *, soon: bool = False) -> Demand:
         entry = self._tasks.get(uuid)
         task = entry.task if entry else None
         if task is None:
-            return Wish(task=uuid, images=0, soon=soon)
-        return Wish(
+            return Demand(task=uuid, images=0, soon=soon)
+        return Demand(
             task=uuid,
             images=Needs.of(task).images,
             larger_than=task.larger_than,
@@ -175,16 +179,16 @@ class Autoscaler:
             soon=soon,
         )
 
-    def _remark(self, decided: Decided) -> None:
+    def _remark(self, scale_plan: ScalePlan) -> None:
         """What operators and owners are told of each wait."""
-        remarks = dict(decided.holds)
-        remarks |= {order.task: f"a machine is ordered: {order.rung}" for order in decided.orders}
-        for uuid, machine_id in decided.matched.items():
+        remarks = dict(scale_plan.unmet)
+        remarks |= {launch.task: f"a machine is ordered: {launch.offering}" for launch in scale_plan.launches}
+        for uuid, machine_id in scale_plan.matched.items():
             machine = self._machines.get(machine_id)
-            if machine is not None and machine.state in COMING:
+            if machine is not None and machine.state in PENDING_STATES:
                 remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({self._where(machine)})"
         self._remarks = remarks
-        self._served = {*decided.matched, *(order.task for order in decided.orders)}
+        self._served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
 
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size
@@ -195,35 +199,35 @@ class Autoscaler:
             return f"{place}, which waits at {machine.provider}{f': {why}' if why else ''}"
         return place
 
-    async def _order(self, order: Order) -> None:
-        rung = order.rung
-        provider = self.fleet.providers[rung.provider]
+    async def _launch(self, launch: Launch) -> None:
+        offering = launch.offering
+        provider = self.fleet.providers[offering.provider]
         machine = Machine(
             id=f"clusterodm-{self._cluster}-{secrets.token_hex(4)}",
-            provider=rung.provider,
+            provider=offering.provider,
             state=State.ORDERED,
-            size=rung.size,
-            location=rung.location,
-            spot=rung.spot,
-            max_images=rung.max_images,
+            size=offering.size,
+            location=offering.location,
+            spot=offering.spot,
+            max_images=offering.max_images,
             slots=provider.config.tasks_per_machine,
-            price=rung.price,
-            task=order.task,
+            price=offering.price,
+            task=launch.task,
             token=secrets.token_hex(24),
             ordered_at=self._clock(),
-            reason=order.why,
+            reason=launch.why,
         )
         await self._machines.add(machine)
-        entry = self._tasks.get(order.task)
+        entry = self._tasks.get(launch.task)
         if entry is not None:
-            await self._tasks.note(entry, f"machine {machine.id} ordered: {order.why}")
+            await self._tasks.note(entry, f"machine {machine.id} ordered: {launch.why}")
 
     async def _leave(self, machine_id: str, why: str) -> None:
         machine = self._machines.get(machine_id)
         if machine is None or machine.state is not State.READY or self._machines.busy(machine):
             return
         try:
-            await self._machines.advance(machine, State.LEAVING, why)
+            await self._machines.advance(machine, State.DRAINING, why)
         except StaleMachine:
             return
 
@@ -231,7 +235,7 @@ class Autoscaler:
         """Since when each machine has had nothing to do."""
         for machine in self._machines.alive():
             node = self._machines.node(machine)
-            wanted = self._machines.busy(machine) or (node is not None and node.ahead)
+            wanted = self._machines.busy(machine) or (node is not None and node.prefetches)
             if machine.state is State.READY and wanted:
                 self._machines.touch(machine, self._clock())
 
@@ -284,7 +288,7 @@ class Autoscaler:
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
-def _rules(provider: Guarded, sizes: Sizes) -> Rules:
+def _rules(provider: BoundedProvider, sizes: Forecasts) -> Rules:
     config = provider.config
     here = time.localtime()
     windows = config.windows
@@ -292,7 +296,7 @@ def _rules(provider: Guarded, sizes: Sizes) -> Rules:
     ready = config.min_ready if not windows or any(each.has(here.tm_wday, minute) for each in windows) else 0
     return Rules(
         name=provider.name,
-        ladder=provider.ladder,
+        offerings=provider.offerings,
         min_images=config.min_images,
         max_machines=config.machines_limit,
         slots=config.tasks_per_machine,

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Tasks
@@ -30,18 +30,27 @@ class Cleaner:
     """Carries out the `cleanup` of attempts."""
 
     def __init__(
-        self, store: Store, tasks: Tasks, registry: Registry, client: NodeClient, *, duty: Duty, clock: Clock
+        self,
+        store: Store,
+        tasks: Tasks,
+        registry: Registry,
+        client: NodeClient,
+        *,
+        leadership: Leadership,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._registry = registry
         self._client = client
         self._clock = clock
         self._due: dict[tuple[str, int], Attempt] = {}
-        self._queue: WorkQueue[tuple[str, int]] = WorkQueue("cleaner", self._clean, workers=20, duty=duty)
-        self._duty = duty
+        self._queue: WorkQueue[tuple[str, int]] = WorkQueue(
+            "cleaner", self._clean, concurrency=20, leadership=leadership
+        )
+        self._leadership = leadership
         tasks.watch(self._task_changed)
 
-    async def recover(self) -> None:
+    async def on_elected(self) -> None:
         """After a restart: go on with what is still to be done."""
         self._due.clear()
         for attempt in await self._store.attempts_to_clean():
@@ -52,7 +61,7 @@ class Cleaner:
         await self._queue.run()
 
     def _task_changed(self, entry: Entry) -> None:
-        if self._duty.held and entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:
+        if self._leadership.held and entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:
             self._put(entry.attempt)
 
     def _put(self, attempt: Attempt) -> None:

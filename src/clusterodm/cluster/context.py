@@ -17,6 +17,7 @@ from clusterodm.cluster.control import Control
 from clusterodm.cluster.dispatcher import Dispatcher
 from clusterodm.cluster.drainer import Drainer
 from clusterodm.cluster.fairshare import FairShare
+from clusterodm.cluster.forecasts import Forecasts
 from clusterodm.cluster.holdings import Holdings
 from clusterodm.cluster.intake import Intake
 from clusterodm.cluster.lifecycle import Lifecycle
@@ -25,7 +26,6 @@ from clusterodm.cluster.photos import Photos
 from clusterodm.cluster.reaper import Reaper
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.replicas import Replicas
-from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.submodels import Submodels
 from clusterodm.cluster.tasks import Tasks
@@ -68,7 +68,7 @@ class Context:
     results: Results
     photos: Photos
     machines: Machines
-    sizes: Sizes
+    sizes: Forecasts
     strays: Strays
     lifecycle: Lifecycle
     autoscaler: Autoscaler

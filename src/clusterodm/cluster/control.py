@@ -224,7 +224,7 @@ class Control:
         attempt = entry.attempt
         if attempt is None or (attempt.stage is Stage.ENDED and attempt.cleanup is Cleanup.REMOVE):
             return None
-        if attempt.stage in (Stage.AHEAD, Stage.SENDING):
+        if attempt.stage in (Stage.PREFETCHING, Stage.SENDING):
             cleanup = Cleanup.REMOVE
         elif cleanup is Cleanup.CANCEL and not _was_on_node(entry.task):
             return None

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """From the queue to a node: placement, files, commit.
 
-The replica that leads decides which task goes to which node. Its files are sent by whichever replica claims the attempt
-first; one that sends much already hesitates. What a replica was sending when it died the leader takes up."""
+The leader decides which task goes to which node. Whichever replica claims the attempt first sends its files; one that
+sends much already hesitates. What a replica was sending when it died is resumed by the leader."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from functools import partial
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue, every
-from clusterodm.cluster.ahead import Ahead, Sent
+from clusterodm.aio import Clock, Leadership, WorkQueue, every
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.fairshare import FairShare
 from clusterodm.cluster.holdings import Holdings
+from clusterodm.cluster.prefetch import Prefetch, Prefetcher
 from clusterodm.cluster.registry import Node, Registry
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import Tasks
@@ -62,9 +62,9 @@ class Dispatcher:
         client: NodeClient,
         metrics: Metrics,
         replicas: Replicas,
-        ahead: Ahead,
+        prefetcher: Prefetcher,
         *,
-        duty: Duty,
+        leadership: Leadership,
         max_sending: int,
         transfers: Transfers,
         callbacks: Callbacks,
@@ -79,8 +79,8 @@ class Dispatcher:
         self._client = client
         self._metrics = metrics
         self._replicas = replicas
-        self._ahead = ahead
-        self._duty = duty
+        self._prefetcher = prefetcher
+        self._leadership = leadership
         self._max_sending = max_sending
         self._transfers = transfers
         self._callbacks = callbacks
@@ -97,9 +97,9 @@ class Dispatcher:
         self.remark: Callable[[str], str] = lambda uuid: ""
         #: Transfers that are under way, by task.
         self.sending: dict[str, Transfer] = {}
-        self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, workers=max_sending + ahead.most)
+        self._sends: WorkQueue[str] = WorkQueue("dispatch", self._dispatch, concurrency=max_sending + prefetcher.most)
         self._wake = asyncio.Event()
-        #: The duty begins.
+        #: The leadership begins.
         self._leads = asyncio.Event()
         tasks.watch(self._task_changed)
         registry.watch(self._wake.set)
@@ -130,8 +130,8 @@ class Dispatcher:
         elif task.phase not in ON_NODE:
             self._registry.release(attempt.node_id, task.uuid)
 
-    async def recover(self) -> None:
-        """When the duty begins: take up what was on its way from where nobody is any more, and look at the queue."""
+    async def on_elected(self) -> None:
+        """Resume what was on its way from replicas that are gone, and look at the queue."""
         self._leads.set()
         self._wake.set()
         for entry in list(self._tasks.active()):
@@ -147,13 +147,13 @@ class Dispatcher:
         """Have what a dead replica was sending taken up, and what nobody sends claimed."""
         for entry in self._tasks.active():
             if entry.attempt is not None and entry.task.phase is Phase.DISPATCHING:
-                lost = self._duty.held and self._orphaned(entry.attempt)
+                lost = self._leadership.held and self._orphaned(entry.attempt)
                 if lost or not entry.attempt.sender:
                     self._sends.put(entry.task.uuid)
 
     async def _take_up(self, entry: Entry) -> None:
-        """A dispatch that was interrupted, by a restart or because something could not be kept: what was being sent
-        begins anew; what may have been committed is looked for on its node."""
+        """Resume a dispatch that was interrupted by a restart or a failed write: sending begins anew; what may have
+        been committed is looked for on its node."""
         if entry.attempt is not None and entry.attempt.stage is Stage.COMMITTING:
             await self._now_running(entry, entry.attempt, "interrupted at the commit; the node may have the task")
         else:
@@ -170,13 +170,13 @@ class Dispatcher:
                     self._leads.clear()
                     began = time.monotonic()
                     self._look()
-                    if self._duty.held:
+                    if self._leadership.held:
                         await self.waits.tell()
                     # a queue that takes long to decide on is looked at less often, so that all else goes on
                     await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (time.monotonic() - began))))
                     try:
                         async with asyncio.timeout(_SWEEP):
-                            await (self._wake if self._duty.held else self._leads).wait()
+                            await (self._wake if self._leadership.held else self._leads).wait()
                     except TimeoutError:
                         continue
         finally:
@@ -200,7 +200,7 @@ class Dispatcher:
             self._clock(),
             max_sending=self._max_sending * len(self._replicas.there) + taken_up,
             ageing=self._fair.ageing,
-            ahead=self._ahead.nodes(),
+            prefetched=self._prefetcher.nodes(),
             alone={node for entry in entries.values() if entry.task.alone and (node := self._node_of(entry))},
             machines=self._registry.machines(),
             usage=self._fair.usage(),
@@ -209,9 +209,9 @@ class Dispatcher:
         for uuid, why in decided.waiting.items():
             remark = self.remark(uuid)
             entries[uuid].wait = f"{why}; {remark}" if remark else why
-        known = self._duty.held or not self._registry.machines()
+        known = self._leadership.held or not self._registry.machines()
         self.waits.look(decided.stuck, {uuid: entries[uuid].wait for uuid in decided.stuck}, machines_known=known)
-        for placement in decided.placements if self._duty.held else ():
+        for placement in decided.placements if self._leadership.held else ():
             self._start(placement)
 
     def _node_of(self, entry: Entry) -> int | None:
@@ -261,16 +261,16 @@ class Dispatcher:
         (_, attempt), me = entry.require_on_node(), self._replicas.me.id
         if not attempt.sender:
             await self._send(entry, await self._tasks.change_attempt(entry, attempt, sender=me))
-        elif attempt.sender == me or (self._duty.held and self._orphaned(attempt)):
+        elif attempt.sender == me or (self._leadership.held and self._orphaned(attempt)):
             await self._take_up(entry)
 
     async def _begin(self, entry: Entry, node: Node) -> None:
         """Keep the choice. Where there are others the attempt can be claimed by any of them."""
         if not entry.task.charged and not entry.task.not_before:
             self._metrics.waits.observe(elapsed(entry.task.committed_at, self._clock()))
-        sent = await self._ahead.take(entry, node)
-        if sent is not None:
-            await self._begin_ahead(entry, node, sent)
+        prefetch = await self._prefetcher.take(entry, node)
+        if prefetch is not None:
+            await self._begin_prefetched(entry, node, prefetch)
             return
         alone = len(self._replicas.there) == 1
         task, number = entry.task, entry.task.attempts + 1
@@ -290,31 +290,31 @@ class Dispatcher:
         if alone:
             await self._send(entry, attempt)
 
-    async def _begin_ahead(self, entry: Entry, node: Node, sent: Sent) -> None:
+    async def _begin_prefetched(self, entry: Entry, node: Node, prefetch: Prefetch) -> None:
         """Its files are on the node already, or on their way there from here."""
         try:
             attempt = msgspec.structs.replace(
-                sent.attempt,
+                prefetch.attempt,
                 stage=Stage.SENDING,
                 started_at=max(self._clock(), entry.task.committed_at),
                 console_start=await self._consoles.count(entry.task.uuid),
             )
-            count = f"{sent.transfer.arrived_files} of {entry.task.file_count} files"
-            text = f"attempt {attempt.number}: {count} were sent ahead to {node.address}, the rest follows"
+            count = f"{prefetch.transfer.arrived_files} of {entry.task.file_count} files"
+            text = f"attempt {attempt.number}: {count} were prefetched to {node.address}, the rest follows"
             await self._tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
         except BaseException:
-            await self._ahead.stop(sent)
+            await self._prefetcher.stop(prefetch)
             raise
-        await self._send(entry, attempt, sent)
+        await self._send(entry, attempt, prefetch)
 
-    async def _send(self, entry: Entry, attempt: Attempt, sent: Sent | None = None) -> None:
+    async def _send(self, entry: Entry, attempt: Attempt, prefetch: Prefetch | None = None) -> None:
         node = self._registry.get(attempt.node_id)
         try:
             if node is None:
                 await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
                 return
-            files = await self._holdings.whole(entry.task, besides=sent.names if sent is not None else ())
-            await self._send_files(entry, attempt, node, files, sent)
+            files = await self._holdings.whole(entry.task, besides=prefetch.names if prefetch is not None else ())
+            await self._send_files(entry, attempt, node, files, prefetch)
         except FilesLost as error:
             await self._attempts.failed(entry, Failure.FILES, str(error))
         except NodeRefused as error:
@@ -326,25 +326,25 @@ class Dispatcher:
             attempt = await self._tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
             await self._commit(entry, attempt, node)
         finally:
-            if sent is not None:
-                await self._ahead.stop(sent)
+            if prefetch is not None:
+                await self._prefetcher.stop(prefetch)
 
     async def _send_files(
-        self, entry: Entry, attempt: Attempt, node: Node, files: list[HeldFile], sent: Sent | None
+        self, entry: Entry, attempt: Attempt, node: Node, files: list[HeldFile], prefetch: Prefetch | None
     ) -> None:
-        """All of these files, or those that were not sent ahead. Raises a NodeError, or FilesLost."""
+        """All of these files, or those that were not prefetched. Raises a NodeError, or FilesLost."""
         uuid = entry.task.uuid
-        transfer = sent.transfer if sent is not None else self._transfers.to(node.address, attempt.node_uuid)
+        transfer = prefetch.transfer if prefetch is not None else self._transfers.to(node.address, attempt.node_uuid)
         for file in files:
-            if sent is None or file.name not in sent.names:
+            if prefetch is None or file.name not in prefetch.names:
                 transfer.add(self._holdings.path(uuid, file.name), file.size)
         transfer.end()
         transfer.elsewhere = partial(self._registry.has_room_elsewhere, entry.task, node.record.id)
-        transfer.hurry()
+        transfer.prioritise()
         self.sending[uuid] = transfer
         try:
-            if sent is not None:
-                await sent.finish()
+            if prefetch is not None:
+                await prefetch.finish()
             else:
                 task, webhook = self._callbacks.for_node(entry.task, attempt.number), self._callbacks.webhook(uuid)
                 await self._client.init(node.address, task, attempt.node_uuid, webhook)

@@ -14,12 +14,12 @@ from urllib.parse import urljoin
 
 import aiohttp
 
-from clusterodm.aio import Duty, WorkQueue
+from clusterodm.aio import Leadership, WorkQueue
 from clusterodm.archives import Bounds, open_archive, wanted
+from clusterodm.cluster.egress import EgressPolicy, failed, is_web_url
 from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.forecasts import Forecasts
 from clusterodm.cluster.holdings import Holdings
-from clusterodm.cluster.outward import Outward, failed, is_web_url
-from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, FilesLost, StaleTask
 from clusterodm.core.files import Manifest
@@ -49,11 +49,11 @@ class Fetcher:
         spool: Spool,
         *,
         holdings: Holdings,
-        sizes: Sizes,
+        sizes: Forecasts,
         max_size: int,
         max_files: int,
         allow_private: bool,
-        duty: Duty,
+        leadership: Leadership,
         clock: Callable[[], float],
     ) -> None:
         self._tasks = tasks
@@ -62,10 +62,10 @@ class Fetcher:
         self._sizes = sizes
         self._max_size = max_size
         self._max_files = max_files
-        self._outward = Outward(allow_private=allow_private)
+        self._egress = EgressPolicy(allow_private=allow_private)
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, workers=4, duty=duty)
+        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, concurrency=4, leadership=leadership)
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
@@ -75,7 +75,7 @@ class Fetcher:
             self._tries.pop(entry.task.uuid, None)
             self._queue.cancel(entry.task.uuid)
 
-    def recover(self) -> None:
+    def on_elected(self) -> None:
         """After a restart: fetch again what was not fetched."""
         for entry in self._tasks.active():
             self._task_changed(entry)
@@ -147,9 +147,9 @@ class Fetcher:
 
     async def _download(self, url: str, part: Part) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
-        async with self._outward.session(timeout) as session:
+        async with self._egress.session(timeout) as session:
             for _ in range(_MAX_REDIRECTS + 1):
-                wanted = self._outward.check(url)
+                wanted = self._egress.check(url)
                 try:
                     async with session.get(wanted, allow_redirects=False) as response:
                         if response.status in (301, 302, 303, 307, 308):

@@ -16,13 +16,13 @@ import msgspec
 from clusterodm.archives import Bounds, open_archive, photo_names
 from clusterodm.auth import Grant
 from clusterodm.cluster.accounts import Accounts
-from clusterodm.cluster.ahead import Ahead
 from clusterodm.cluster.callbacks import Callbacks
 from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.fetcher import check_zipurl
+from clusterodm.cluster.forecasts import Forecasts
+from clusterodm.cluster.prefetch import Prefetcher
 from clusterodm.cluster.refusals import Refusals
 from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.sizes import Sizes
 from clusterodm.cluster.strays import Strays
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
@@ -70,8 +70,8 @@ class Intake:
         bounds: Bounds,
         callbacks: Callbacks,
         accounts: Accounts,
-        sizes: Sizes,
-        ahead: Ahead,
+        sizes: Forecasts,
+        prefetcher: Prefetcher,
         uploads: Uploads,
         strays: Strays,
         clock: Callable[[], float],
@@ -80,7 +80,7 @@ class Intake:
         self._callbacks = callbacks
         self._accounts = accounts
         self._sizes = sizes
-        self._ahead = ahead
+        self._prefetcher = prefetcher
         self._uploads = uploads
         self._strays = strays
         self._spool = spool
@@ -172,7 +172,7 @@ class Intake:
             except BadRequest as error:
                 await self._refusals.add(uuid, kept, error)
                 raise
-            self._ahead.grew(uuid, HeldFile(kept, part.size))
+            self._prefetcher.grew(uuid, HeldFile(kept, part.size))
 
     async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
         """Keep in mind that a file of an upload was not taken: there is no commit without it."""

@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.cluster.absence import AbsenceTracker
 from clusterodm.cluster.attempts import Attempts
-from clusterodm.cluster.blocked import REFUSED, STOCK_OUT, Blocked
+from clusterodm.cluster.backoff import REFUSED, STOCK_OUT, OfferingBackoff
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Node, Registry
-from clusterodm.cluster.sightings import Sightings
 from clusterodm.core.changes import MachineChanges
 from clusterodm.core.durations import span
 from clusterodm.core.errors import (
@@ -33,9 +33,9 @@ from clusterodm.core.errors import (
 from clusterodm.core.machines import ALIVE, Machine, State
 from clusterodm.core.nodes import LARGEST, Origin, make_address
 from clusterodm.core.retry import Failure
-from clusterodm.core.scaling import Rung
+from clusterodm.core.scaling import Offering
 from clusterodm.core.tasks import Phase
-from clusterodm.providers import Fleet, Guarded, ProviderMachine, Spec, Status
+from clusterodm.providers import BoundedProvider, Fleet, MachineStatus, ProviderMachine, Spec
 
 _log = structlog.get_logger("machines")
 
@@ -57,7 +57,7 @@ class Lifecycle:
         *,
         cluster: str,
         interval: float,
-        duty: Duty,
+        leadership: Leadership,
         clock: Clock,
     ) -> None:
         self._fleet = fleet
@@ -67,8 +67,8 @@ class Lifecycle:
         self._cluster = cluster
         self._interval = interval
         self._clock = clock
-        self._sightings = Sightings(cluster=cluster, interval=interval, clock=clock)
-        self.blocked = Blocked(clock)
+        self._absence = AbsenceTracker(cluster=cluster, interval=interval, clock=clock)
+        self.blocked = OfferingBackoff(clock)
         #: When (by a clock that nobody sets) we met machines that were there before us.
         self._met_at: dict[str, float] = {}
         #: Machines that wait for room at their provider, and why, in its words.
@@ -77,11 +77,11 @@ class Lifecycle:
         #: Whether the node of a machine was online when we were last told.
         self._online: dict[str, bool] = {}
         self._silent_since: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, workers=50, duty=duty)
+        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, concurrency=50, leadership=leadership)
         machines.watch(self._changed)
         registry.watch(self._nodes_changed)
 
-    def recover(self) -> None:
+    def on_elected(self) -> None:
         """After a restart: go on with every machine that is not gone. One that boots may have waited until now for all
         we know, where its provider lets machines wait, so its time to boot begins anew."""
         for machine in self._machines.alive():
@@ -104,7 +104,7 @@ class Lifecycle:
         await self._free(changed, failure, detail or why)
 
     def _changed(self, machine: Machine) -> None:
-        self._sightings.seen(machine.id)  # what was missed in another state, or before it was told to go, is no proof
+        self._absence.seen(machine.id)  # what was missed in another state, or before it was told to go, is no proof
         if machine.state in ALIVE:
             self._queue.put(machine.id)
         else:
@@ -126,11 +126,11 @@ class Lifecycle:
         if provider is None:
             _log.error("its provider is no longer configured", machine=machine.id, provider=machine.provider)
             return 60.0
-        steps: dict[State, Callable[[Machine, Guarded], Awaitable[float | None]]] = {
+        steps: dict[State, Callable[[Machine, BoundedProvider], Awaitable[float | None]]] = {
             State.ORDERED: self._create,
             State.BOOTING: self._boot,
             State.READY: self._watch,
-            State.LEAVING: self._empty,
+            State.DRAINING: self._empty,
             State.DELETING: self._delete,
         }
         try:
@@ -145,23 +145,23 @@ class Lifecycle:
 
     # ORDERED
 
-    async def _create(self, machine: Machine, provider: Guarded) -> float | None:
-        rung = _rung(machine)
-        document = provider.document(machine.id, rung, token=machine.token)
-        spec = Spec(name=machine.id, cluster=self._cluster, rung=rung, document=document)
+    async def _create(self, machine: Machine, provider: BoundedProvider) -> float | None:
+        offering = _offering(machine)
+        document = provider.document(machine.id, offering, token=machine.token)
+        spec = Spec(name=machine.id, cluster=self._cluster, offering=offering, document=document)
         try:
             made = await provider.create(spec)
         except OutOfCapacity as error:
-            self.blocked.block(rung, STOCK_OUT)
+            self.blocked.block(offering, STOCK_OUT)
             await self._machines.advance(machine, State.GONE, f"not created: no room ({error})")
         except Rejected as error:
-            self.blocked.block(rung, REFUSED)
+            self.blocked.block(offering, REFUSED)
             await self._machines.advance(machine, State.DELETING, f"refused: {error}")
         except Unreachable as error:
             tries = self._tries[machine.id] = self._tries.get(machine.id, 0) + 1
             if tries <= provider.config.create_retries + 1:
                 raise
-            self.blocked.block(rung, STOCK_OUT)
+            self.blocked.block(offering, STOCK_OUT)
             await self._machines.advance(machine, State.DELETING, f"it is not known whether it was created: {error}")
         else:
             await self._machines.advance(
@@ -176,20 +176,20 @@ class Lifecycle:
 
     # BOOTING
 
-    async def _boot(self, machine: Machine, provider: Guarded) -> float | None:
-        found = await self._sightings.look(machine, provider)
+    async def _boot(self, machine: Machine, provider: BoundedProvider) -> float | None:
+        found = await self._absence.look(machine, provider)
         age = self._clock.age(machine.booting_at)
         if machine.id in self._met_at:
             age = min(age, self._clock.steady() - self._met_at[machine.id])
-        if found is not None and machine.id in self.waiting and found.status is not Status.WAITING:
+        if found is not None and machine.id in self.waiting and found.status is not MachineStatus.WAITING:
             age = 0.0
-        if found is None or found.status is Status.ENDING:
+        if found is None or found.status is MachineStatus.ENDING:
             if found is None and age < _SETTLE:
                 return self._interval
-            self.blocked.block(_rung(machine), STOCK_OUT)
+            self.blocked.block(_offering(machine), STOCK_OUT)
             await self.delete(machine, "it vanished while it booted")
             return None
-        if found.status is Status.WAITING:
+        if found.status is MachineStatus.WAITING:
             return await self._wait(machine, found, provider)
         machine = await self._begun(machine)
         reported = self._reported(machine)
@@ -198,13 +198,13 @@ class Lifecycle:
         node = self._machines.node(machine)
         if node is not None and node.online:
             now = max(self._clock(), machine.ordered_at)
-            self.blocked.worked(_rung(machine))
+            self.blocked.worked(_offering(machine))
             why = f"its node answers after {span(max(0.0, age))}"
             await self._machines.advance(machine, State.READY, why, ready_at=now, idle_since=now)
             return None
         if age <= provider.config.boot_timeout or await self._answers(node):
             return self._interval
-        self.blocked.block(_rung(machine), STOCK_OUT)
+        self.blocked.block(_offering(machine), STOCK_OUT)
         await self.delete(machine, f"its node did not answer within {span(provider.config.boot_timeout)}")
         return None
 
@@ -216,14 +216,14 @@ class Lifecycle:
                 await self._registry.change(node, draining=False)
         return node is not None and node.online
 
-    async def _wait(self, machine: Machine, found: ProviderMachine, provider: Guarded) -> float | None:
+    async def _wait(self, machine: Machine, found: ProviderMachine, provider: BoundedProvider) -> float | None:
         """It waits for room at its provider, which may take longer than to boot, or for ever."""
         if machine.id not in self.waiting or self.waiting[machine.id] != found.reason:
             self.waiting[machine.id] = found.reason
             _log.info("waits at its provider", machine=machine.id, why=found.reason)
         limit = provider.config.pending_timeout
         if found.never or self._clock.age(machine.booting_at) > limit:
-            self.blocked.block(_rung(machine), REFUSED if found.never else STOCK_OUT)
+            self.blocked.block(_offering(machine), REFUSED if found.never else STOCK_OUT)
             much = "would wait for ever" if found.never else f"waited for {span(limit)}"
             await self.delete(machine, f"it {much} at its provider: {found.reason or 'no reason is known'}")
             return None
@@ -243,9 +243,9 @@ class Lifecycle:
         return None
 
     async def _introduce(
-        self, machine: Machine, found: ProviderMachine, provider: Guarded, reported: Node | None
+        self, machine: Machine, found: ProviderMachine, provider: BoundedProvider, reported: Node | None
     ) -> Machine:
-        most = max(rung.max_images for each in self._fleet.providers.values() for rung in each.ladder)
+        most = max(offering.max_images for each in self._fleet.providers.values() for offering in each.offerings)
         largest = {LARGEST: "true"} if machine.max_images >= most else {}
         address = (
             reported.address
@@ -265,9 +265,9 @@ class Lifecycle:
             machine, node_id=node.record.id, address=address.host, volumes=found.volumes or machine.volumes
         )
 
-    # READY and LEAVING
+    # READY and DRAINING
 
-    async def _watch(self, machine: Machine, provider: Guarded) -> float | None:
+    async def _watch(self, machine: Machine, provider: BoundedProvider) -> float | None:
         if await self._lost(machine, provider) or await self._overdue(machine, provider):
             return None
         node = self._machines.node(machine)
@@ -282,7 +282,7 @@ class Lifecycle:
                 return None
         return self._interval * 3
 
-    async def _empty(self, machine: Machine, provider: Guarded) -> float | None:
+    async def _empty(self, machine: Machine, provider: BoundedProvider) -> float | None:
         """A machine that is to go is deleted once nothing is on it, by two looks: ours and its node's own word."""
         node = self._machines.node(machine)
         if node is not None and not node.record.draining:
@@ -294,22 +294,22 @@ class Lifecycle:
         await self._machines.advance(machine, State.DELETING, machine.reason)
         return None
 
-    async def _lost(self, machine: Machine, provider: Guarded) -> bool:
+    async def _lost(self, machine: Machine, provider: BoundedProvider) -> bool:
         """Whether the provider says, again and again, that the machine is no longer; then it is given up. A machine
         whose node answers is there, whatever its provider says, unless that is about to take it away."""
-        found = await self._sightings.look(machine, provider)
+        found = await self._absence.look(machine, provider)
         node = self._machines.node(machine)
-        answers = node is not None and node.online and (found is None or found.status is not Status.ENDING)
-        if answers or (found is not None and found.status in (Status.RUNNING, Status.STARTING)):
-            self._sightings.seen(machine.id)
+        answers = node is not None and node.online and (found is None or found.status is not MachineStatus.ENDING)
+        if answers or (found is not None and found.status in (MachineStatus.RUNNING, MachineStatus.STARTING)):
+            self._absence.seen(machine.id)
             return False
-        if not self._sightings.missed(machine, self._interval):
+        if not self._absence.missed(machine, self._interval):
             return False
         gone = "is not there any more" if found is None else f"is {found.status}"
         await self.delete(machine, f"its provider says that it {gone}")
         return True
 
-    async def _overdue(self, machine: Machine, provider: Guarded) -> bool:
+    async def _overdue(self, machine: Machine, provider: BoundedProvider) -> bool:
         """Whether a task is on it for longer than configured; then the machine goes, and the task goes on elsewhere."""
         config = provider.config
         for entry in self._machines.entries(machine):
@@ -334,7 +334,7 @@ class Lifecycle:
 
     # DELETING
 
-    async def _delete(self, machine: Machine, provider: Guarded) -> float | None:
+    async def _delete(self, machine: Machine, provider: BoundedProvider) -> float | None:
         await self._free(machine, Failure.MACHINE, machine.reason)
         node = self._machines.node(machine)
         if node is not None and not node.record.removed:
@@ -344,15 +344,15 @@ class Lifecycle:
         known = ProviderMachine(
             id=machine.provider_id,
             name=machine.id,
-            status=Status.ENDING,
+            status=MachineStatus.ENDING,
             location=machine.location,
             volumes=machine.volumes,
         )
         await provider.delete(known)
         if await provider.get(machine.provider_id, machine.location) is not None:
-            self._sightings.seen(machine.id)
+            self._absence.seen(machine.id)
             return self._interval
-        if not self._sightings.missed(machine, self._interval):
+        if not self._absence.missed(machine, self._interval):
             return self._interval
         if machine.volumes:
             await provider.delete(known)  # only now are its disks free to go
@@ -361,20 +361,20 @@ class Lifecycle:
         await self._machines.advance(machine, State.GONE, machine.reason)
         return None
 
-    async def _delete_unknown(self, machine: Machine, provider: Guarded) -> float | None:
+    async def _delete_unknown(self, machine: Machine, provider: BoundedProvider) -> float | None:
         """It may have been created without our hearing of it, and may take a while to be listed."""
         named = [found for found in await provider.list_machines(self._cluster) if found.name == machine.id]
         for found in named:
             await provider.delete(found)
         if named:
-            self._sightings.seen(machine.id)
+            self._absence.seen(machine.id)
             volumes = [volume for found in named for volume in found.volumes]
             changes: MachineChanges = {"volumes": volumes}
             if len(named) == 1:
                 changes["provider_id"] = named[0].id
             await self._machines.change(machine, **changes)
             return self._interval
-        if not self._sightings.missed(machine, _SETTLE):
+        if not self._absence.missed(machine, _SETTLE):
             return max(self._interval, _SETTLE / 2)
         await self._machines.advance(machine, State.GONE, machine.reason)
         return None
@@ -389,8 +389,8 @@ class Lifecycle:
                 _log.info("its task has changed", machine=machine.id, task=entry.task.uuid, why=str(error))
 
 
-def _rung(machine: Machine) -> Rung:
-    return Rung(
+def _offering(machine: Machine) -> Offering:
+    return Offering(
         provider=machine.provider,
         size=machine.size,
         location=machine.location,

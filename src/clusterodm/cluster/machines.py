@@ -102,7 +102,7 @@ class Machines:
         if to is State.GONE:
             changes["gone_at"] = max(self._clock(), machine.ordered_at, machine.ready_at)
         async with self._writing:
-            await self._store.change_machine(machine, to, **changes)
+            await self._store.advance_machine(machine, to, at=self._clock(), **changes)
             changed = msgspec.structs.replace(self._alive.get(machine.id, machine), state=to, **changes)
             if to is State.GONE:
                 self._alive.pop(machine.id, None)

@@ -10,9 +10,9 @@ import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.aio import Duty, WorkQueue
+from clusterodm.aio import Leadership, WorkQueue
+from clusterodm.cluster.egress import EgressPolicy, failed
 from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.outward import Outward, failed
 from clusterodm.cluster.photos import Photos
 from clusterodm.cluster.tasks import Tasks
 from clusterodm.core.errors import FetchFailed, StaleTask
@@ -41,7 +41,7 @@ class Notifier:
         photos: Photos,
         metrics: Metrics,
         *,
-        duty: Duty,
+        leadership: Leadership,
         allow_private: bool,
         nodes_call: bool,
     ) -> None:
@@ -50,14 +50,14 @@ class Notifier:
         self._photos = photos
         #: Nodes are given a webhook of the cluster.
         self._nodes_call = nodes_call
-        self._outward = Outward(allow_private=allow_private)
+        self._egress = EgressPolicy(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, workers=20, duty=duty)
-        self._duty = duty
+        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, concurrency=20, leadership=leadership)
+        self._leadership = leadership
         tasks.watch(self._task_changed)
 
-    async def recover(self) -> None:
+    async def on_elected(self) -> None:
         """After a restart: tell those who were not told yet."""
         for uuid in await self._store.webhooks_due():
             self._queue.put(uuid)
@@ -79,7 +79,7 @@ class Notifier:
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
             self._tries.pop(uuid, None)
             return None
-        if not self._duty.held:  # somebody else calls it
+        if not self._leadership.held:  # somebody else calls it
             return None
         images = await self._photos.of(entry.task, entry.attempt)
         if images is None and uuid not in self._tries and self._nodes_call and has_results(entry.task, entry.attempt):
@@ -107,11 +107,11 @@ class Notifier:
         hold a secret."""
         info = task_info(entry.task) | {"images": images}
         body = msgspec.json.encode(info)
-        wanted = self._outward.check(entry.task.webhook)
+        wanted = self._egress.check(entry.task.webhook)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
             async with (
-                self._outward.session(_TIMEOUT) as session,
+                self._egress.session(_TIMEOUT) as session,
                 session.post(wanted, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status >= 300:

@@ -25,7 +25,7 @@ from clusterodm.cluster.tasks import Tasks
 from clusterodm.cluster.uploads import Uploads
 from clusterodm.core.errors import DataFolderError, StaleTask
 from clusterodm.core.ids import is_task_id
-from clusterodm.core.tasks import TAKEN_BACK, Attempt, Phase, Stage, node_uuid
+from clusterodm.core.tasks import DISCARDED, Attempt, Phase, Stage, node_uuid
 from clusterodm.identity import Identity, new_id, read_identity, write_identity
 from clusterodm.store import Store
 
@@ -161,7 +161,7 @@ async def _skip_attempt(tasks: Tasks, entry: Entry, text: str, clock: Clock) -> 
         stage=Stage.ENDED,
         started_at=clock(),
         ended_at=clock(),
-        reason=TAKEN_BACK,
+        reason=DISCARDED,
     )
-    if entry.attempt is None or entry.attempt.stage is not Stage.AHEAD:
+    if entry.attempt is None or entry.attempt.stage is not Stage.PREFETCHING:
         await tasks.change(entry, text, attempt=attempt, attempts=number)

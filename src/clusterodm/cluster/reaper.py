@@ -15,7 +15,7 @@ import structlog
 from clusterodm.aio import Clock
 from clusterodm.cluster.machines import Machines
 from clusterodm.core.errors import ProviderError
-from clusterodm.providers import Fleet, Guarded, ProviderMachine, Status
+from clusterodm.providers import BoundedProvider, Fleet, MachineStatus, ProviderMachine
 
 _log = structlog.get_logger("reaper")
 
@@ -49,7 +49,7 @@ class Reaper:
             except ProviderError as error:
                 _log.warning("machines cannot be compared", provider=provider.name, error=str(error))
 
-    async def _compare(self, provider: Guarded) -> None:
+    async def _compare(self, provider: BoundedProvider) -> None:
         found = await provider.list_machines(self._cluster)
         known = {machine.id: machine.provider_id for machine in self._machines.alive()}
         orphans = {
@@ -67,14 +67,14 @@ class Reaper:
                 await self._delete(provider, key, orphan)
         await self._drop_disks(provider, set(orphans))
 
-    async def _delete(self, provider: Guarded, key: tuple[str, str], orphan: ProviderMachine) -> None:
-        if orphan.status is not Status.ENDING:
+    async def _delete(self, provider: BoundedProvider, key: tuple[str, str], orphan: ProviderMachine) -> None:
+        if orphan.status is not MachineStatus.ENDING:
             _log.warning("an orphan is deleted", provider=provider.name, id=orphan.id, name=orphan.name)
             await provider.delete(orphan)
         if orphan.volumes:
             self._dying[key] = orphan
 
-    async def _drop_disks(self, provider: Guarded, orphans: set[tuple[str, str]]) -> None:
+    async def _drop_disks(self, provider: BoundedProvider, orphans: set[tuple[str, str]]) -> None:
         for key in [key for key in self._dying if key[0] == provider.name and key not in orphans]:
             await provider.delete(self._dying[key])
             del self._dying[key]

@@ -59,7 +59,7 @@ class Node:
         #: Tasks that run there as far as is known: a slot is free once it is known how its task ended.
         self.running: set[str] = set()
         #: Uploads whose files go there ahead of their commit.
-        self.ahead: set[str] = set()
+        self.prefetches: set[str] = set()
 
     @property
     def address(self) -> NodeAddress:
@@ -96,9 +96,19 @@ class Node:
 
     def facts(self, now: float | None = None) -> NodeFacts:
         """What placement looks at; kept until something changes, because it is asked for often."""
-        record, info, made, reserved, ahead = self.record, self.info, self._facts, len(self.reserved), len(self.ahead)
+        record, info, made, reserved, prefetching = (
+            self.record,
+            self.info,
+            self._facts,
+            len(self.reserved),
+            len(self.prefetches),
+        )
         queue = max(info.task_queue_count, len(self.running - self.reserved.keys()))
-        if made is not None and (made.queue, made.reserved, made.ahead) == (queue, reserved, ahead) and not record.ends:
+        if (
+            made is not None
+            and (made.queue, made.reserved, made.prefetching) == (queue, reserved, prefetching)
+            and not record.ends
+        ):
             return made
         made = NodeFacts(
             id=record.id,
@@ -110,7 +120,7 @@ class Node:
             slots=self.slots,
             queue=queue,
             reserved=reserved,
-            ahead=ahead,
+            prefetching=prefetching,
             total_memory=info.total_memory,
             can_be_larger=record.origin is Origin.AUTOSCALER and LARGEST not in record.labels,
             chosen_at=self.chosen_at,
@@ -134,7 +144,7 @@ class Registry:
         self._free = FreeSlots()
         self.description = Describer(store, client, shipped)
         self.health = Healths(self.get, clock)
-        self._polls: WorkQueue[int] = WorkQueue("node", self._poll, workers=1000)
+        self._polls: WorkQueue[int] = WorkQueue("node", self._poll, concurrency=1000)
         self.observers: Observers[[]] = Observers()
         #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
         self.at_rest: Callable[[], bool] = lambda: False

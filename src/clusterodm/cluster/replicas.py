@@ -3,8 +3,9 @@
 """Several processes that are one cluster: who is there, who leads, and what the others changed.
 
 Every replica takes any request, asks nodes how they are and sends files. What must be decided once (placing, tracking,
-machines, webhooks, cleaning up) is the duty of the replica that holds a lease. It stops by itself before its lease can
-have ended for the others, by a clock that nobody sets; every step it takes is a compare-and-set besides.
+machines, webhooks, cleaning up) is done by the leader, the replica that holds a lock with an expiry. It steps down by
+itself, by a monotonic clock, before the lock can have expired for the others; besides, its every step is a
+compare-and-set.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final
 import structlog
 
 from clusterodm import __version__
-from clusterodm.aio import Duty
+from clusterodm.aio import Leadership
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.registry import Registry
 from clusterodm.cluster.tasks import Tasks
@@ -28,9 +29,9 @@ from clusterodm.store import SILENT, Replica, Store
 
 _log = structlog.get_logger("replicas")
 
-LEASE: Final = "lead"
-#: Seconds between two signs of life, and after the last one that was kept before which the duty is laid down: less than
-#: those after which others take it over (store.replicas.SILENT).
+LOCK: Final = "lead"
+#: Seconds between two heartbeats, and after the last one that was stored until the leader steps down: fewer than those
+#: after which others take over (store.replicas.SILENT).
 _BEAT: Final = 1.0
 _HOLD: Final = 4.0
 #: Seconds without a sign of life of our own after which those of others may be late, too.
@@ -44,9 +45,11 @@ Loops = Mapping[str, Callable[[], Coroutine[Any, Any, object]]]
 class Replicas:
     """This replica among the others; the only one, and leading, on a database that is not shared."""
 
-    def __init__(self, store: Store, duty: Duty, tasks: Tasks, registry: Registry, machines: Machines) -> None:
+    def __init__(
+        self, store: Store, leadership: Leadership, tasks: Tasks, registry: Registry, machines: Machines
+    ) -> None:
         self._store = store
-        self._duty = duty
+        self._leadership = leadership
         self._tasks = tasks
         self._registry = registry
         self._machines = machines
@@ -62,18 +65,18 @@ class Replicas:
         self._stale: set[str] = set()
         self._work = asyncio.Event()
         self._wanted = True
-        #: Called with a task that is to be looked at soon, where the duty is held.
+        #: Called with a task that is to be looked at soon, where the leadership is held.
         self.looked: Callable[[str], None] = lambda uuid: None
         #: Called with an owner whose tokens are to be asked about anew.
         self.forgotten: Callable[[str], Awaitable[None]] = _nobody
-        #: How often the duty became ours.
+        #: How often the leadership became ours.
         self._term = 0
-        duty.held = not store.shared
+        leadership.held = not store.shared
 
     @property
     def leads(self) -> bool:
-        """Whether the duty is ours."""
-        return self._duty.held
+        """Whether the leadership is ours."""
+        return self._leadership.held
 
     def alive(self, replica: str) -> bool:
         """Whether a replica is there. After a time in which nobody could give signs of life, all get time for one."""
@@ -81,26 +84,26 @@ class Replicas:
         return known or time.monotonic() < self._doubt_until
 
     async def begin(self, take_up: Callable[[], Awaitable[None]]) -> None:
-        """Before the first loop runs: take the duty if nobody has it, and take up what was left."""
+        """Before the first loop runs: take the leadership if nobody has it, and take up what was left."""
         if self._store.shared:
             await self._beat()
             await self._store.say("replicas", "")  # from now on others do not take their memory for the newest
-        if self._duty.held:
+        if self._leadership.held:
             await take_up()
 
     async def run(self, take_up: Callable[[], Awaitable[None]], loops: Loops) -> None:
-        """For ever: run these loops whenever the duty is ours. After `begin`."""
-        begun = self._duty.held
+        """For ever: run these loops whenever the leadership is ours. After `begin`."""
+        begun = self._leadership.held
         while True:
             self._changed.clear()
-            if not self._duty.held:
+            if not self._leadership.held:
                 await self._changed.wait()
                 continue
             if not begun:
                 _log.info("leads from now on", replica=self.me.name)
                 try:
                     await take_up()
-                except ClusterError as error:  # the next sign of life takes the duty again
+                except ClusterError as error:  # the next sign of life takes the leadership again
                     _log.warning("cannot lead now", error=str(error))
                     self._lose()
                     continue
@@ -111,7 +114,7 @@ class Replicas:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop(), name=name) for name, loop in loops.items()]
             term = self._term
-            while self._duty.held and self._term == term:
+            while self._leadership.held and self._term == term:
                 self._changed.clear()
                 await self._changed.wait()
             _log.warning("leads no longer", replica=self.me.name)
@@ -119,7 +122,7 @@ class Replicas:
                 task.cancel()
 
     async def beat(self) -> None:
-        """For ever: give signs of life, hold the lease or wait for it; nothing to do where there are no others."""
+        """For ever: give signs of life, hold the lock or wait for it; nothing to do where there are no others."""
         while self._store.shared:
             left = max(0.0, self._kept_at + _HOLD - time.monotonic())
             watch = asyncio.get_running_loop().call_later(left, self._lose)
@@ -134,23 +137,23 @@ class Replicas:
 
     async def _beat(self) -> None:
         begun = time.monotonic()
-        holder, self.there = await self._store.beat(self.me, LEASE, leads=self._wanted)
+        holder, self.there = await self._store.beat(self.me, LOCK, leads=self._wanted)
         if self._store.shared and begun - self._kept_at > _GAP:
             self._doubt_until = time.monotonic() + SILENT
         self._kept_at = begun
         self._tasks.others = len(self.there) > 1
         self.leader = next((each.name for each in self.there if each.id == holder), "")
         holds = holder == self.me.id
-        if holds and not self._duty.held and time.monotonic() - begun < _HOLD:
-            self._duty.held = True
+        if holds and not self._leadership.held and time.monotonic() - begun < _HOLD:
+            self._leadership.held = True
             self._term += 1
             self._changed.set()
         elif not holds:
             self._lose()
 
     def _lose(self) -> None:
-        if self._duty.held:
-            self._duty.held = False
+        if self._leadership.held:
+            self._leadership.held = False
             self._changed.set()
 
     async def leave(self) -> None:
@@ -165,7 +168,7 @@ class Replicas:
 
     async def look(self, uuid: str) -> None:
         """Have whoever leads ask for a task soon: its node says that something happened."""
-        if self._duty.held:
+        if self._leadership.held:
             self.looked(uuid)
         else:
             await self._store.say("look", uuid)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.auth import Grant, Job, submodel_owner
 from clusterodm.cluster.control import Control
 from clusterodm.cluster.entry import Entry
@@ -45,7 +45,7 @@ class Submodels:
         control: Control,
         *,
         machines_coming: Callable[[], bool],
-        duty: Duty,
+        leadership: Leadership,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -53,7 +53,7 @@ class Submodels:
         self._control = control
         self._machines_coming = machines_coming
         self._clock = clock
-        self._queue: WorkQueue[str] = WorkQueue("submodels", self._end, workers=10, duty=duty)
+        self._queue: WorkQueue[str] = WorkQueue("submodels", self._end, concurrency=10, leadership=leadership)
         #: Since when (by a monotonic clock) submodels wait in vain; 0: they do not.
         self._stuck_since = 0.0
         tasks.watch(self._task_changed)

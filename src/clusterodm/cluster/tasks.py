@@ -138,13 +138,13 @@ class Tasks:
         if not self._store.shared:
             yield True
             return
-        lease, holder = f"uuid {uuid}", self._store.origin
-        ours = await self._store.take(lease, holder, _LONGEST_UPLOAD)
+        lock, holder = f"uuid {uuid}", self._store.origin
+        ours = await self._store.take(lock, holder, _LONGEST_UPLOAD)
         try:
             yield ours
         finally:
             if ours:
-                await self._store.release(lease, holder)
+                await self._store.release(lock, holder)
 
     async def known(self, uuid: str) -> Entry | None:
         """An active task as it is now, wherever it was changed last."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.cluster.attempts import Attempts
 from clusterodm.cluster.collector import Collector
 from clusterodm.cluster.entry import Entry
@@ -62,7 +62,7 @@ class Tracker:
         consoles: Consoles,
         client: NodeClient,
         *,
-        duty: Duty,
+        leadership: Leadership,
         interval: float,
         lost_after: float,
         clock: Clock,
@@ -77,7 +77,7 @@ class Tracker:
         self._interval = interval
         self._lost_after = lost_after
         self._clock = clock
-        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, workers=200, duty=duty)
+        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, concurrency=200, leadership=leadership)
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
@@ -89,7 +89,7 @@ class Tracker:
         else:
             self._polls.cancel(entry.task.uuid)
 
-    def recover(self) -> None:
+    def on_elected(self) -> None:
         """After a restart: follow again what was running."""
         for entry in self._tasks.active():
             self._task_changed(entry)

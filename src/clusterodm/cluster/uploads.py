@@ -173,6 +173,6 @@ class Uploads:
 
     def _ended(self, attempt: Attempt | None) -> Attempt | None:
         """What was sent ahead, with the order to remove it on its node."""
-        if attempt is None or attempt.stage is not Stage.AHEAD:
+        if attempt is None or attempt.stage is not Stage.PREFETCHING:
             return None
         return attempt.ended(self._clock(), _GIVEN_UP, Cleanup.REMOVE)

@@ -157,7 +157,7 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
             yield Finding(f"provider {provider.name}", level, str(error), fix)
         else:
             yield Finding(
-                f"provider {provider.name}", "ok", f"{len(provider.ladder)} rungs, first {provider.ladder[0]}"
+                f"provider {provider.name}", "ok", f"{len(provider.offerings)} offerings, first {provider.offerings[0]}"
             )
         await provider.close()
 

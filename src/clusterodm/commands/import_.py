@@ -170,7 +170,7 @@ class _Import:
                 typer.echo(f"  no   {path}: {str(error).splitlines()[0]}")
                 return
             for name, provider in fleet.providers.items():
-                sizes = len({rung.size for rung in provider.ladder})
+                sizes = len({offering.size for offering in provider.offerings})
                 typer.echo(f"  ok   {path}: {name}, {sizes} sizes; ask it with: clusterodm machine plan IMAGES")
                 await provider.close()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typer
 
-from clusterodm.admin.views import Status
+from clusterodm.admin.views import ClusterStatus
 from clusterodm.commands.remote import (
     DEFAULT_URL,
     AsJson,
@@ -29,7 +29,7 @@ def status(url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False
 
 async def _status(url: str, password: str, json: bool) -> None:
     async with admin(url, password) as api:
-        found = await api.get("status", Status)
+        found = await api.get("status", ClusterStatus)
     if json:
         print_json(found)
     else:
@@ -38,7 +38,7 @@ async def _status(url: str, password: str, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _print(found: Status) -> None:
+def _print(found: ClusterStatus) -> None:
     colour = {"well": "green", "busy": "blue"}.get(found.health, "red")
     screen.print(
         f"[bold {colour}]{found.health}[/]  ClusterODM {found.version}, started {ago(found.started_at)}",

@@ -27,7 +27,7 @@ ClusterError
 ├── StaleTask             the phase changed under us: somebody else acted first
 ├── StaleMachine          a machine is no longer in the state that was expected
 ├── ProviderError         a provider of machines
-│   ├── OutOfCapacity     it has none of that kind now: another rung
+│   ├── OutOfCapacity     it has none of that kind now: another offering
 │   ├── Rejected          it does not want what we ask for; asking again does not help
 │   ├── Throttled         it asks for a pause: what was asked was surely not done
 │   └── Unreachable       no answer, or one that says nothing: what was asked may have been done

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The life of a machine that we create and delete.
 
-ORDERED ─▶ BOOTING ─▶ READY ─▶ LEAVING ─▶ DELETING ─▶ GONE
+ORDERED ─▶ BOOTING ─▶ READY ─▶ DRAINING ─▶ DELETING ─▶ GONE
    └──────────┴─────────┴────────────────────▲          ▲
    └──────────┴─────────┴──────────┴──────────┴─────────┘
 
@@ -30,7 +30,7 @@ class State(StrEnum):
     #: Its node takes tasks.
     READY = "ready"
     #: It gets nothing new and ends its tasks; then it is deleted.
-    LEAVING = "leaving"
+    DRAINING = "draining"
     #: The provider is told to delete it until it is gone.
     DELETING = "deleting"
     #: Not there any more, or never was.
@@ -40,14 +40,14 @@ class State(StrEnum):
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.ORDERED: frozenset({State.BOOTING, State.DELETING, State.GONE}),
     State.BOOTING: frozenset({State.READY, State.DELETING, State.GONE}),
-    State.READY: frozenset({State.LEAVING, State.DELETING, State.GONE}),
-    State.LEAVING: frozenset({State.READY, State.DELETING, State.GONE}),
+    State.READY: frozenset({State.DRAINING, State.DELETING, State.GONE}),
+    State.DRAINING: frozenset({State.READY, State.DELETING, State.GONE}),
     State.DELETING: frozenset({State.GONE}),
     State.GONE: frozenset(),
 }
 
 #: States in which a machine will take a task, or takes one.
-COMING: Final = frozenset({State.ORDERED, State.BOOTING})
+PENDING_STATES: Final = frozenset({State.ORDERED, State.BOOTING})
 ALIVE: Final = frozenset(State) - {State.GONE}
 
 
@@ -96,3 +96,12 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Machine({self.id}, {self.state})"
+
+
+class MachineEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a machine's history: the state that it entered, when (seconds since the epoch) and why."""
+
+    machine: str
+    at: float
+    state: State
+    text: str

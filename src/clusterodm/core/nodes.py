@@ -222,7 +222,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     #: Tasks that we send there or have sent since the node was last asked.
     reserved: int = 0
     #: Uploads whose files we send there ahead of their commit: they take no slot.
-    ahead: int = 0
+    prefetching: int = 0
     total_memory: int = 0
     #: It runs on a machine of ours, and a larger one could be had.
     can_be_larger: bool = False

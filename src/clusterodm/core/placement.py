@@ -112,7 +112,7 @@ def _order(node: NodeFacts) -> _Order:
     return (
         free <= 0,
         size,
-        free <= node.ahead,
+        free <= node.prefetching,
         -free,
         node.queue + node.reserved,
         node.chosen_at,

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which machines to order and which to let go, decided from one look at everything.
+"""Which machines to launch and which to let go, scale_plan from one look at everything.
 
 A task that waits for a slot is first matched with machines that are coming or idle, each machine with one task at most
 for each of its slots; what is left gets a machine of the smallest size that takes it, within all limits, from the first
-rung of the ladder that is not known to be out of stock.
+offering of the offerings that is not known to be out of stock.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final
 import msgspec
 
 from clusterodm.core.durations import elapsed, span
-from clusterodm.core.machines import ALIVE, COMING, Machine, State
+from clusterodm.core.machines import ALIVE, PENDING_STATES, Machine, State
 
 #: Seconds of a paid hour that must be left for a machine to be deleted in time, and not before they begin.
 _BEFORE_THE_HOUR: Final = 180.0
 HOUR: Final = 3600.0
 
 
-class Rung(msgspec.Struct, frozen=True, kw_only=True):
+class Offering(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that can be ordered."""
 
     provider: str
@@ -44,8 +44,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What is configured for one provider. -1: no limit."""
 
     name: str
-    #: Smallest size first, each in the order in which it is to be tried.
-    ladder: list[Rung]
+    #: Smallest size first, each in the launch in which it is to be tried.
+    offerings: list[Offering]
     #: Tasks of fewer images wait for other nodes.
     min_images: int = 0
     max_machines: int = -1
@@ -72,7 +72,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     spent: float = 0.0
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """A task that waits because no slot is free for it."""
 
     task: str
@@ -91,7 +91,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
         return max_images >= self.images and max_images > self.larger_than
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
+class MachineLoad(msgspec.Struct, frozen=True, kw_only=True):
     """A machine, and what its node does."""
 
     machine: Machine
@@ -103,89 +103,89 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     usable: bool = True
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """A machine to be ordered, for a task or (empty) to be ready."""
 
-    rung: Rung
+    offering: Offering
     task: str
     why: str
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows from one look. `holds`: why a task gets no machine, by task; `leave`: why a machine goes, by id."""
+class ScalePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What follows from one look. `unmet`: why a task gets no machine, by task; `drain`: why a machine goes, by id."""
 
-    orders: list[Order] = []
-    leave: dict[str, str] = {}
-    holds: dict[str, str] = {}
+    launches: list[Launch] = []
+    drain: dict[str, str] = {}
+    unmet: dict[str, str] = {}
     #: Machines that a waiting task is to get, by task.
     matched: dict[str, str] = {}
 
 
 def plan(
-    wishes: Iterable[Wish],
-    machines: Iterable[Observed],
+    demands: Iterable[Demand],
+    machines: Iterable[MachineLoad],
     rules: Iterable[Rules],
     budget: Budget,
-    blocked: Mapping[Rung, float],
+    blocked: Mapping[Offering, float],
     now: float,
-) -> Decided:
-    """Decide. `wishes` in the order of the queue; `blocked`: rungs that are not to be tried before a time."""
+) -> ScalePlan:
+    """Decide. `demands` in the launch of the queue; `blocked`: offerings that are not to be tried before a time."""
     alive = [seen for seen in machines if seen.machine.state in ALIVE]
     ledger = _Ledger(alive, list(rules), budget, blocked, now)
-    decided = Decided()
+    scale_plan = ScalePlan()
     room = {seen.machine.id: _room(seen) for seen in alive}
     able = _Room(alive, room)
     by_task = {seen.machine.task for seen in alive}
-    for wish in wishes:
-        machine = able.take(wish)
+    for demand in demands:
+        machine = able.take(demand)
         if machine is not None:
-            decided.matched[wish.task] = machine.id
+            scale_plan.matched[demand.task] = machine.id
             continue
-        if wish.soon or (wish.early and wish.task in by_task):
+        if demand.soon or (demand.early and demand.task in by_task):
             continue
-        rung, why = ledger.choose(wish)
-        if rung is None:
-            decided.holds[wish.task] = why
+        offering, why = ledger.choose(demand)
+        if offering is None:
+            scale_plan.unmet[demand.task] = why
         else:
-            decided.orders.append(Order(rung=rung, task=wish.task, why=why))
-    wanted = set(decided.matched.values())
+            scale_plan.launches.append(Launch(offering=offering, task=demand.task, why=why))
+    wanted = set(scale_plan.matched.values())
     for rule in ledger.rules:
-        _keep_ready(rule, alive, room, wanted, ledger, decided)
-    return decided
+        _keep_ready(rule, alive, room, wanted, ledger, scale_plan)
+    return scale_plan
 
 
-def _room(seen: Observed) -> int:
+def _room(seen: MachineLoad) -> int:
     """Tasks that a machine could take now or soon."""
     ready = seen.machine.state is State.READY and seen.usable
-    return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in COMING else 0
+    return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in PENDING_STATES else 0
 
 
 class _Room:
     """Machines that could take a task, smallest first, of each size those that are ready first. `left` (tasks that each
     could take) is counted down."""
 
-    def __init__(self, alive: list[Observed], left: dict[str, int]) -> None:
+    def __init__(self, alive: list[MachineLoad], left: dict[str, int]) -> None:
         self._left = left
         able = (seen for seen in alive if left[seen.machine.id] > 0)
         self._able = sorted(able, key=lambda seen: _size_first(seen.machine))
-        self._ordered: dict[str, list[Observed]] = {}
+        self._ordered: dict[str, list[MachineLoad]] = {}
         for seen in self._able:
             self._ordered.setdefault(seen.machine.task, []).append(seen)
 
-    def take(self, wish: Wish) -> Machine | None:
+    def take(self, demand: Demand) -> Machine | None:
         """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
-        own = self._first(self._ordered.get(wish.task, []), wish, 0)
+        own = self._first(self._ordered.get(demand.task, []), demand, 0)
         if own is not None:
             return own
         # smaller ones come first, and those that are too small need no look
-        begin = bisect_left(self._able, wish.images, key=lambda seen: seen.machine.max_images)
-        return self._first(self._able, wish, begin)
+        begin = bisect_left(self._able, demand.images, key=lambda seen: seen.machine.max_images)
+        return self._first(self._able, demand, begin)
 
-    def _first(self, able: list[Observed], wish: Wish, begin: int) -> Machine | None:
+    def _first(self, able: list[MachineLoad], demand: Demand, begin: int) -> Machine | None:
         for place in range(begin, len(able)):
             seen, machine = able[place], able[place].machine
             full = self._left[machine.id] <= 0
-            if not full and wish.fits(machine.max_images) and not 0 < seen.memory < wish.memory:
+            if not full and demand.fits(machine.max_images) and not 0 < seen.memory < demand.memory:
                 self._left[machine.id] -= 1
                 if not self._left[machine.id]:
                     del able[place]
@@ -194,14 +194,19 @@ class _Room:
 
 
 def _size_first(machine: Machine) -> tuple[int, bool, str]:
-    return machine.max_images, machine.state in COMING, machine.id
+    return machine.max_images, machine.state in PENDING_STATES, machine.id
 
 
 class _Ledger:
     """Counts what is there and what is ordered within one plan."""
 
     def __init__(
-        self, alive: list[Observed], rules: list[Rules], budget: Budget, blocked: Mapping[Rung, float], now: float
+        self,
+        alive: list[MachineLoad],
+        rules: list[Rules],
+        budget: Budget,
+        blocked: Mapping[Offering, float],
+        now: float,
     ) -> None:
         self.rules = rules
         self.now = now
@@ -214,41 +219,41 @@ class _Ledger:
             if seen.machine.provider in self._count:
                 self._count[seen.machine.provider] += 1
 
-    def choose(self, wish: Wish) -> tuple[Rung | None, str]:
-        """The rung for a task and why, or why there is none. It counts as ordered."""
+    def choose(self, demand: Demand) -> tuple[Offering | None, str]:
+        """The offering for a task and why, or why there is none. It counts as ordered."""
         reasons: list[str] = []
         for rule in self.rules:
-            why = self._refusal(rule, wish)
-            rung = None if why else self._first(rule, wish, reasons)
-            if rung is not None:
-                self._take(rung)
-                cause = "its files come in" if wish.early else "no slot is free"
-                memory = f" and the {wish.memory / 1e9:.1f} GB that tasks like it took" if wish.memory else ""
-                size = f"the smallest size for its {wish.images} images{memory}"
-                return rung, f"{cause}; {size}: {rung}{_cost(rung.price)}"
+            why = self._refusal(rule, demand)
+            offering = None if why else self._first(rule, demand, reasons)
+            if offering is not None:
+                self._take(offering)
+                cause = "its files come in" if demand.early else "no slot is free"
+                memory = f" and the {demand.memory / 1e9:.1f} GB that tasks like it took" if demand.memory else ""
+                size = f"the smallest size for its {demand.images} images{memory}"
+                return offering, f"{cause}; {size}: {offering}{_cost(offering.price)}"
             if why:
                 reasons.append(why)
         return None, "; ".join(dict.fromkeys(reasons))
 
-    def warm(self, rule: Rules) -> Rung | None:
-        """The smallest rung that may be ordered to be ready."""
+    def warm(self, rule: Rules) -> Offering | None:
+        """The smallest offering that may be ordered to be ready."""
         if self._full(rule):
             return None
-        rung = next((rung for rung in rule.ladder if not self._why_not(rung)), None)
-        if rung is not None:
-            self._take(rung)
-        return rung
+        offering = next((offering for offering in rule.offerings if not self._why_not(offering)), None)
+        if offering is not None:
+            self._take(offering)
+        return offering
 
-    def _take(self, rung: Rung) -> None:
-        self._count[rung.provider] += 1
-        self._hourly += rung.price
+    def _take(self, offering: Offering) -> None:
+        self._count[offering.provider] += 1
+        self._hourly += offering.price
 
-    def _refusal(self, rule: Rules, wish: Wish) -> str:
-        if wish.early and not rule.prewarm:
-            return f"{rule.name} orders nothing ahead"
-        if wish.images < rule.min_images:
+    def _refusal(self, rule: Rules, demand: Demand) -> str:
+        if demand.early and not rule.prewarm:
+            return f"{rule.name} launches nothing ahead"
+        if demand.images < rule.min_images:
             return f"{rule.name} is for tasks of at least {rule.min_images} images"
-        if not any(wish.fits(rung.max_images) for rung in rule.ladder):
+        if not any(demand.fits(offering.max_images) for offering in rule.offerings):
             return f"{rule.name} has no size for it"
         return self._full(rule)
 
@@ -259,22 +264,22 @@ class _Ledger:
             return f"{rule.name} has {self._count[rule.name]} machines, as many as it may"
         return ""
 
-    def _first(self, rule: Rules, wish: Wish, reasons: list[str]) -> Rung | None:
-        fitting = [rung for rung in rule.ladder if wish.fits(rung.max_images)]
-        enough = [rung for rung in fitting if not 0 < rule.memory.get(rung.size, 0) < wish.memory]
-        for rung in enough or fitting[-1:]:  # where none is known to be enough, the largest is as good as it gets
-            why = self._why_not(rung)
+    def _first(self, rule: Rules, demand: Demand, reasons: list[str]) -> Offering | None:
+        fitting = [offering for offering in rule.offerings if demand.fits(offering.max_images)]
+        enough = [offering for offering in fitting if not 0 < rule.memory.get(offering.size, 0) < demand.memory]
+        for offering in enough or fitting[-1:]:  # where none is known to be enough, the largest is as good as it gets
+            why = self._why_not(offering)
             if not why:
-                return rung
+                return offering
             reasons.append(why)
         return None
 
-    def _why_not(self, rung: Rung) -> str:
-        until = self._blocked.get(rung, 0.0)
+    def _why_not(self, offering: Offering) -> str:
+        until = self._blocked.get(offering, 0.0)
         if self.now < until:
-            return f"{rung.provider} had no {rung.size} of late, tried again in {span(until - self.now)}"
+            return f"{offering.provider} had no {offering.size} of late, tried again in {span(until - self.now)}"
         budget = self._budget
-        if budget.hourly is not None and self._hourly + rung.price > budget.hourly + 1e-9:
+        if budget.hourly is not None and self._hourly + offering.price > budget.hourly + 1e-9:
             return f"all machines may cost {budget.hourly:g} an hour, those there are cost {self._hourly:g}"
         if budget.monthly is not None and budget.spent >= budget.monthly:
             return f"machines may cost {budget.monthly:g} a month, {budget.spent:.2f} are spent"
@@ -287,31 +292,33 @@ def _cost(price: float) -> str:
 
 def _keep_ready(
     rule: Rules,
-    alive: list[Observed],
+    alive: list[MachineLoad],
     room: dict[str, int],
     wanted: set[str],
     ledger: _Ledger,
-    decided: Decided,
+    scale_plan: ScalePlan,
 ) -> None:
     """Have as many idle machines as configured, and let go of those that have been idle for too long."""
     mine = [seen for seen in alive if seen.machine.provider == rule.name and seen.machine.id not in wanted]
     spare = [seen for seen in mine if room[seen.machine.id] > 0 and not seen.busy]
     missing = rule.ready - len(spare)
     for _ in range(missing):
-        rung = ledger.warm(rule)
-        if rung is None:
+        offering = ledger.warm(rule)
+        if offering is None:
             break
-        decided.orders.append(Order(rung=rung, task="", why=f"{rule.ready} are to be ready: {rung}{_cost(rung.price)}"))
+        scale_plan.launches.append(
+            Launch(offering=offering, task="", why=f"{rule.ready} are to be ready: {offering}{_cost(offering.price)}")
+        )
     quiet = [seen for seen in mine if seen.machine.state is State.READY and not seen.busy and not seen.machine.kept]
     quiet.sort(key=lambda seen: (seen.usable, -seen.machine.price, seen.machine.idle_since))
     may_go = max(0, -missing) + sum(not seen.usable for seen in quiet)
     for seen in quiet:
-        if may_go and (why := _why_leave(seen.machine, rule, ledger.now)):
-            decided.leave[seen.machine.id] = why
+        if may_go and (why := _why_drain(seen.machine, rule, ledger.now)):
+            scale_plan.drain[seen.machine.id] = why
             may_go -= 1
 
 
-def _why_leave(machine: Machine, rule: Rules, now: float) -> str:
+def _why_drain(machine: Machine, rule: Rules, now: float) -> str:
     idle = elapsed(machine.idle_since, now)
     if rule.paid_hours:
         left = HOUR - (now - machine.ordered_at) % HOUR

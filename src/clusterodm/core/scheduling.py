@@ -116,14 +116,16 @@ def plan(
     *,
     max_sending: int,
     ageing: float = AGEING,
-    ahead: Mapping[str, int] = _NOTHING,
+    prefetched: Mapping[str, int] = _NOTHING,
     alone: Collection[int] = (),
     machines: Collection[int] = (),
     usage: Usage = NO_USAGE,
 ) -> Plan:
-    """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time. `ahead`: the
-    node (its id) that has files of a task already, by task; if a slot is free there, the task goes there at once.
-    `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that may be ordered.
+    """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time.
+
+    `prefetched`: the node (its id) that has files of a task already, by task; if a slot is free there, the task goes
+    there at once. `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that
+    may be ordered.
     `usage`: what owners have used, for whose turn it is."""
     tasks = list(tasks)
     free, held = slots.copy(), set(alone)
@@ -136,9 +138,9 @@ def plan(
     for task in (turn.task for turn in turns(tasks, now, ageing=ageing, usage=usage)):
         needs = Needs.of(task).among(slots.nodes.values())
         why = _not_yet(task, now) or _too_many(task, having[task.owner]) or full.get(needs)
-        if not why and sending >= max_sending and task.uuid not in ahead:
+        if not why and sending >= max_sending and task.uuid not in prefetched:
             why = Wait("too many transfers at once")
-        if not why and (node := free.take(needs, now, ahead.get(task.uuid))):
+        if not why and (node := free.take(needs, now, prefetched.get(task.uuid))):
             decided.placements.append(Placement(task.uuid, node.id))
             if needs.alone:
                 free.hold(node.id)

@@ -162,7 +162,7 @@ class Stage(StrEnum):
     """How far an attempt has come."""
 
     #: Files go to the node while the client still uploads, or the task waits: no slot is taken by it.
-    AHEAD = "ahead"
+    PREFETCHING = "prefetching"
     #: Init and files; nothing runs on the node yet.
     SENDING = "sending"
     #: The commit was sent: from here on the node may be working.
@@ -183,7 +183,7 @@ class Cleanup(StrEnum):
 COMPLETED: Final = "completed"
 BY_OWNER: Final = "ended by its owner"
 #: That of an attempt that was sent ahead and was of no use at the commit, or before.
-TAKEN_BACK: Final = "taken back"
+DISCARDED: Final = "discarded"
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

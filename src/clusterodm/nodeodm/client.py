@@ -40,7 +40,7 @@ _WANTS_HTTPS: Final = "; it seems to want HTTPS there (https:// in front of its 
 _FORGOT: Final = ("not found", "invalid uuid")
 
 
-class Status(msgspec.Struct, frozen=True, rename="camel"):
+class TaskStatus(msgspec.Struct, frozen=True, rename="camel"):
     """A task's state as its node says it."""
 
     code: int
@@ -51,7 +51,7 @@ class Snapshot(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """A node's answer on `/task/<uuid>/info`."""
 
     uuid: str
-    status: Status
+    status: TaskStatus
     name: str = ""
     date_created: int = 0
     processing_time: float = -1

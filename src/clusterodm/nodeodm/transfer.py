@@ -110,7 +110,7 @@ class Transfer:
         """No more files will come."""
         self._backlog.end()
 
-    def hurry(self) -> None:
+    def prioritise(self) -> None:
         """From now on transfers that are not urgent make way for this one, where the speed is limited."""
         if not self._urgent:
             self._urgent = True

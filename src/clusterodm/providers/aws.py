@@ -15,18 +15,18 @@ import aiohttp
 
 from clusterodm.aio import Clock
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
 from clusterodm.providers.config import Cloud, Size, read_entry, words
 from clusterodm.providers.throttling import asked_until
 
 T = TypeVar("T")
 
 _STATUS: Final = {
-    "pending": Status.STARTING,
-    "running": Status.RUNNING,
-    "shutting-down": Status.ENDING,
-    "stopping": Status.STOPPED,
-    "stopped": Status.STOPPED,
+    "pending": MachineStatus.STARTING,
+    "running": MachineStatus.RUNNING,
+    "shutting-down": MachineStatus.ENDING,
+    "stopping": MachineStatus.STOPPED,
+    "stopped": MachineStatus.STOPPED,
 }
 _NO_ROOM: Final = frozenset(
     {
@@ -135,17 +135,17 @@ class Aws(CloudProvider):
 
     async def create(self, spec: Spec) -> ProviderMachine:
         """One instance; its name is the client token, so a second call gets the first one's instance."""
-        region = self._region(spec.rung.location)
+        region = self._region(spec.offering.location)
         asked = self._asked(spec, await self._root_device(region))
         network = asked["NetworkInterfaces"][0]
         network["Groups"] = await self._groups(region)
-        if subnet := await self._subnet(region, spec.rung.location):
+        if subnet := await self._subnet(region, spec.offering.location):
             network["SubnetId"] = subnet
         for machine in await self._list(region, spec.cluster):
             if machine.name == spec.name:
                 return machine
         answer = await self._call(region, lambda client: client.run_instances(**asked))
-        return _machine(answer["Instances"][0], spec.rung.location, self._private)
+        return _machine(answer["Instances"][0], spec.offering.location, self._private)
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
         """One instance; a terminated one is shown for an hour, and is none."""
@@ -180,10 +180,10 @@ class Aws(CloudProvider):
         return self.config.use_private_address or self.config.assign_private_address_only
 
     def _asked(self, spec: Spec, root_device: str) -> dict[str, Any]:
-        config, size = self.config, self.config.size(spec.rung.size)
+        config, size = self.config, self.config.size(spec.offering.size)
         own = dict(tag.split(",", 1) for tag in config.tags)
         tags = [{"Key": key, "Value": value} for key, value in ({"Name": spec.name, TAG: spec.cluster} | own).items()]
-        kinds = ["instance", "volume", *(["spot-instances-request"] if spec.rung.spot else [])]
+        kinds = ["instance", "volume", *(["spot-instances-request"] if spec.offering.spot else [])]
         network: dict[str, Any] = {
             "DeviceIndex": 0,
             "AssociatePublicIpAddress": not config.assign_private_address_only,
@@ -191,7 +191,7 @@ class Aws(CloudProvider):
         }
         asked: dict[str, Any] = {
             "ImageId": config.ami,
-            "InstanceType": spec.rung.size,
+            "InstanceType": spec.offering.size,
             "MinCount": 1,
             "MaxCount": 1,
             "UserData": spec.document,
@@ -212,11 +212,11 @@ class Aws(CloudProvider):
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "Monitoring": {"Enabled": config.monitoring},
         }
-        if spec.rung.location not in words(config.region) and not config.subnet:
-            asked["Placement"] = {"AvailabilityZone": spec.rung.location}
+        if spec.offering.location not in words(config.region) and not config.subnet:
+            asked["Placement"] = {"AvailabilityZone": spec.offering.location}
         if config.iamrole:
             asked["IamInstanceProfile"] = {"Name": config.iamrole}
-        if spec.rung.spot:
+        if spec.offering.spot:
             options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
             if size.spot_price:
                 options["MaxPrice"] = f"{size.spot_price:g}"
@@ -339,7 +339,7 @@ def _machine(instance: dict[str, Any], location: str, private: bool, *, ending: 
     return ProviderMachine(
         id=instance["InstanceId"],
         name=tags.get("Name", ""),
-        status=Status.ENDING if ending else _STATUS.get(instance["State"]["Name"], Status.ENDING),
+        status=MachineStatus.ENDING if ending else _STATUS.get(instance["State"]["Name"], MachineStatus.ENDING),
         location=location,
         address=instance.get("PrivateIpAddress" if private else "PublicIpAddress") or "",
     )

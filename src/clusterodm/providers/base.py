@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from clusterodm.core.scaling import Rung
+from clusterodm.core.scaling import Offering
 from clusterodm.providers.cloudinit import user_data
 from clusterodm.providers.config import Cloud, Common, Size
 
@@ -17,7 +17,7 @@ from clusterodm.providers.config import Cloud, Common, Size
 TAG = "clusterodm"
 
 
-class Status(StrEnum):
+class MachineStatus(StrEnum):
     """What a provider says of a machine."""
 
     #: It waits for room there.
@@ -36,12 +36,12 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     #: Value of the tag.
     cluster: str
-    rung: Rung
+    offering: Offering
     #: What the machine is started with, as its provider's `document` made it.
     document: str
 
     def __repr__(self) -> str:
-        return f"Spec({self.name}, {self.rung})"
+        return f"Spec({self.name}, {self.offering})"
 
 
 class ProviderMachine(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class ProviderMachine(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    status: Status
+    status: MachineStatus
     location: str
     #: Where we reach it; empty while it has none.
     address: str = ""
@@ -71,10 +71,10 @@ class Provider:
     def __init__(self, config: Common) -> None:
         self.config = config
 
-    def ladder(self) -> list[Rung]:
+    def offerings(self) -> list[Offering]:
         """What can be ordered: smallest size first, of each size in all locations."""
         return [
-            Rung(
+            Offering(
                 provider=self.config.label,
                 size=size.slug,
                 location=location,
@@ -104,7 +104,7 @@ class Provider:
     #: Port of the node on each machine, where that is the same for all.
     node_port: int = 3000
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """What a machine is to be started with, with the token that its node wants to see of us."""
         raise NotImplementedError
 
@@ -145,10 +145,10 @@ class CloudProvider(Provider):
         super().__init__(config)
         self.node_port = config.node_port
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """User-data."""
         slots = self.config.tasks_per_machine
-        return user_data(self.config, token=token, max_images=rung.max_images, slots=slots)
+        return user_data(self.config, token=token, max_images=offering.max_images, slots=slots)
 
     def secrets(self) -> list[str]:
         """The password of the registry, beside what all have."""

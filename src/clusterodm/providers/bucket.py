@@ -27,7 +27,7 @@ _CHECK: Final = "clusterodm-check"
 _ERRORS: Final = (BaseError, OSError, ValueError)
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredObject(msgspec.Struct, frozen=True):
     """An object; size in bytes."""
 
     size: int
@@ -66,7 +66,7 @@ class Bucket:
         except _ERRORS as error:
             raise _translated(error, self.name) from None
 
-    async def find(self, key: str) -> Stored | None:
+    async def find(self, key: str) -> StoredObject | None:
         """An object; None when there is none."""
         try:
             found = await obstore.head_async(self._store, key)
@@ -74,7 +74,7 @@ class Bucket:
             return None
         except _ERRORS as error:
             raise _translated(error, self.name) from None
-        return Stored(found["size"], found["e_tag"] or "")
+        return StoredObject(found["size"], found["e_tag"] or "")
 
     async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
         """A part of an object in blocks, each asked for by itself, so that none is longer under way than it takes."""
@@ -90,7 +90,7 @@ class Bucket:
 
     def open(self, key: str, size: int) -> io.BufferedReader:
         """An object of this size as a file that can be read at random, in threads only."""
-        return io.BufferedReader(_Remote(self._store, key, size, self.name), _AHEAD)
+        return io.BufferedReader(_RangeReader(self._store, key, size, self.name), _AHEAD)
 
     async def sign(self, key: str) -> str:
         """An address at which anybody may fetch an object for a while."""
@@ -108,7 +108,7 @@ class Bucket:
             raise _translated(error, self.name) from None
 
 
-class _Remote(io.RawIOBase):
+class _RangeReader(io.RawIOBase):
     """Asks for each piece that is read."""
 
     def __init__(self, store: S3Store, key: str, size: int, bucket: str) -> None:

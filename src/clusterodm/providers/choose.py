@@ -16,9 +16,9 @@ from clusterodm.aio import Clock
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider
+from clusterodm.providers.bounded import BoundedProvider
 from clusterodm.providers.bucket import Bucket
 from clusterodm.providers.config import read_file
-from clusterodm.providers.guarded import Guarded
 
 #: Entry points of this group are called with an entry of the file and the client session.
 GROUP: Final = "clusterodm.providers"
@@ -27,7 +27,7 @@ GROUP: Final = "clusterodm.providers"
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
     """All providers in the order in which they are tried, and the limits over them."""
 
-    providers: dict[str, Guarded] = {}
+    providers: dict[str, BoundedProvider] = {}
     max_hourly_cost: float | None = None
     max_monthly_cost: float | None = None
 
@@ -38,7 +38,7 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
 
     def takes(self) -> list[int]:
         """Files of one task that each size of machine takes, smallest first."""
-        return sorted({rung.max_images for provider in self.providers.values() for rung in provider.ladder})
+        return sorted({offering.max_images for provider in self.providers.values() for offering in provider.offerings})
 
 
 def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metrics, clock: Clock) -> Fleet:
@@ -47,7 +47,7 @@ def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metri
         return Fleet()
     file = read_file(path)
     kinds = {point.name: point for point in entry_points(group=GROUP)}
-    providers: dict[str, Guarded] = {}
+    providers: dict[str, BoundedProvider] = {}
     for entry in file.entries:
         kind = entry.get("provider")
         if not isinstance(kind, str) or kind not in kinds:
@@ -57,5 +57,5 @@ def make_fleet(path: Path | None, session: aiohttp.ClientSession, metrics: Metri
         made: Provider = kinds[kind].load()(entry, session)
         if made.config.label in providers:
             raise ConfigError(f"{path}: two providers are called {made.config.label}; give them a name each")
-        providers[made.config.label] = Guarded(made, metrics, clock)
+        providers[made.config.label] = BoundedProvider(made, metrics, clock)
     return Fleet(providers=providers, max_hourly_cost=file.max_hourly_cost, max_monthly_cost=file.max_monthly_cost)

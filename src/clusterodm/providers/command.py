@@ -19,11 +19,11 @@ import aiohttp
 import msgspec
 
 from clusterodm.core.errors import OutOfCapacity, Rejected, Unreachable
-from clusterodm.core.scaling import Rung
-from clusterodm.providers.base import Provider, ProviderMachine, Spec, Status
+from clusterodm.core.scaling import Offering
+from clusterodm.providers.base import MachineStatus, Provider, ProviderMachine, Spec
 from clusterodm.providers.config import Common, Size, read_entry, words
 from clusterodm.providers.node import node_config
-from clusterodm.providers.programs import run
+from clusterodm.providers.subprocesses import run
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    status: Status = Status.RUNNING
+    status: MachineStatus = MachineStatus.RUNNING
     address: str = ""
     port: int = 0
     location: str = ""
@@ -66,7 +66,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
         return ProviderMachine(**msgspec.structs.asdict(self))
 
 
-class Command(Provider):
+class CommandProvider(Provider):
     """Machines of three commands."""
 
     config: CommandConfig
@@ -89,12 +89,12 @@ class Command(Provider):
         """As configured."""
         return size.spot_price if spot and size.spot_price is not None else size.price
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """What `create` reads, but for the cluster's id."""
         config = self.config
         slots = config.tasks_per_machine
-        node = node_config(config, port=config.node_port, token=token, max_images=rung.max_images, slots=slots)
-        said = {"name": name, "size": rung.size, "location": rung.location, "spot": rung.spot, "node": node}
+        node = node_config(config, port=config.node_port, token=token, max_images=offering.max_images, slots=slots)
+        said = {"name": name, "size": offering.size, "location": offering.location, "spot": offering.spot, "node": node}
         return msgspec.json.format(msgspec.json.encode(said), indent=1).decode()
 
     def secrets(self) -> list[str]:

@@ -54,7 +54,7 @@ class SshKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     path: str = ""
 
 
-class Registry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ImageRegistry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the image comes from when it is private."""
 
     username: str
@@ -138,7 +138,7 @@ class Cloud(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fi
     #: Empty: the default of all providers.
     docker_image: str = ""
     docker_gpu: bool = False
-    docker_registry: Registry | None = None
+    docker_registry: ImageRegistry | None = None
     node_setup_cmd: str = ""
     engine_install_url: str = "https://get.docker.com"
     data_dir_mount_path: str = ""

@@ -10,16 +10,16 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected
-from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
 from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.digitalocean.com"
 _STATUS: Final = {
-    "new": Status.STARTING,
-    "active": Status.RUNNING,
-    "off": Status.STOPPED,
-    "archive": Status.STOPPED,
+    "new": MachineStatus.STARTING,
+    "active": MachineStatus.RUNNING,
+    "off": MachineStatus.STOPPED,
+    "archive": MachineStatus.STOPPED,
 }
 #: What is said when there is no room: of the account's limit, or of the region.
 _NO_ROOM: Final = ("limit", "not available", "unavailable", "capacity", "no available")
@@ -65,9 +65,9 @@ class DigitalOcean(CloudProvider):
         config = self.config
         body = {
             "name": spec.name,
-            "region": spec.rung.location,
-            "size": spec.rung.size,
-            "image": await self._image(spec.rung.location),
+            "region": spec.offering.location,
+            "size": spec.offering.size,
+            "image": await self._image(spec.offering.location),
             "user_data": spec.document,
             "tags": [_tag(spec.cluster), *config.tags],
             "monitoring": config.monitoring,
@@ -112,7 +112,7 @@ def _machine(droplet: dict[str, Any]) -> ProviderMachine:
     return ProviderMachine(
         id=str(droplet["id"]),
         name=droplet["name"],
-        status=_STATUS.get(droplet.get("status", ""), Status.STARTING),
+        status=_STATUS.get(droplet.get("status", ""), MachineStatus.STARTING),
         location=droplet.get("region", {}).get("slug", ""),
         address=public[0] if public else "",
     )

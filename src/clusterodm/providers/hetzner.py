@@ -10,18 +10,18 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
 from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.hetzner.cloud/v1"
 _STATUS: Final = {
-    "initializing": Status.STARTING,
-    "starting": Status.STARTING,
-    "running": Status.RUNNING,
-    "stopping": Status.STOPPED,
-    "off": Status.STOPPED,
-    "deleting": Status.ENDING,
+    "initializing": MachineStatus.STARTING,
+    "starting": MachineStatus.STARTING,
+    "running": MachineStatus.RUNNING,
+    "stopping": MachineStatus.STOPPED,
+    "off": MachineStatus.STOPPED,
+    "deleting": MachineStatus.ENDING,
 }
 _NO_ROOM: Final = ("resource_unavailable", "resource_limit_exceeded", "placement_error")
 _BUSY: Final = ("conflict", "locked", "timeout", "unavailable", "maintenance")
@@ -61,9 +61,9 @@ class Hetzner(CloudProvider):
         """One server. Names are unique, so a second one is refused and the first one is looked up."""
         body = {
             "name": spec.name,
-            "server_type": spec.rung.size,
+            "server_type": spec.offering.size,
             "image": await self._image(),
-            "location": spec.rung.location,
+            "location": spec.offering.location,
             "user_data": spec.document,
             "labels": {TAG: spec.cluster},
             "start_after_create": True,
@@ -122,7 +122,7 @@ def _machine(server: dict[str, Any]) -> ProviderMachine:
     return ProviderMachine(
         id=str(server["id"]),
         name=server["name"],
-        status=_STATUS.get(server.get("status", ""), Status.STARTING),
+        status=_STATUS.get(server.get("status", ""), MachineStatus.STARTING),
         location=place.get("name", ""),
         address=address.get("ip") or "",
     )

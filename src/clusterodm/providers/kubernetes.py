@@ -17,8 +17,8 @@ import aiohttp
 import msgspec
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.core.scaling import Rung
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.core.scaling import Offering
+from clusterodm.providers.base import TAG, MachineStatus, Provider, ProviderMachine, Spec
 from clusterodm.providers.config import Common, Size, read_entry
 from clusterodm.providers.kubeconfig import Access, from_kubeconfig, in_cluster
 from clusterodm.providers.node import node_config, node_image
@@ -107,11 +107,11 @@ class Kubernetes(Provider):
         """The scheduler chooses; there is one place for us."""
         return (self._namespace,)
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """The Job and the Secret with its node's configuration."""
         slots = self.config.tasks_per_machine
-        said = node_config(self.config, port=self.node_port, token=token, max_images=rung.max_images, slots=slots)
-        made = {"job": self._job(name, rung), "secret": self._secret(name, json.dumps(said))}
+        said = node_config(self.config, port=self.node_port, token=token, max_images=offering.max_images, slots=slots)
+        made = {"job": self._job(name, offering), "secret": self._secret(name, json.dumps(said))}
         return json.dumps(made, indent=1)
 
     def _secret(self, name: str, content: str) -> Json:
@@ -124,11 +124,11 @@ class Kubernetes(Provider):
             "stringData": {"node.json": content},
         }
 
-    def _job(self, name: str, rung: Rung) -> Json:
+    def _job(self, name: str, offering: Offering) -> Json:
         labels = {**self.config.labels, _MACHINE: name}
         template = {
             "metadata": {"labels": labels, "annotations": self.config.annotations},
-            "spec": self._pod(name, rung),
+            "spec": self._pod(name, offering),
         }
         deadline = {"activeDeadlineSeconds": self.config.deadline} if self.config.deadline else {}
         return {
@@ -139,9 +139,9 @@ class Kubernetes(Provider):
             "spec": {"backoffLimit": 0, "completions": 1, "parallelism": 1, **deadline, "template": template},
         }
 
-    def _pod(self, name: str, rung: Rung) -> Json:
+    def _pod(self, name: str, offering: Offering) -> Json:
         config = self.config
-        size = next(size for size in config.image_size_mapping if size.slug == rung.size)
+        size = next(size for size in config.image_size_mapping if size.slug == offering.size)
         wanted = {"cpu": size.cpu, "memory": size.memory}
         wanted |= {"ephemeral-storage": size.ephemeral_storage} if size.ephemeral_storage else {}
         cards = {config.gpu_resource: str(size.gpus)} if size.gpus else {}
@@ -239,7 +239,7 @@ class Kubernetes(Provider):
             name=metadata["name"],
             status=status,
             location=self._namespace,
-            address=address if status is Status.RUNNING else "",
+            address=address if status is MachineStatus.RUNNING else "",
             reason=reason,
             never=never,
         )
@@ -251,33 +251,33 @@ def _access(config: KubernetesConfig) -> Access:
     return in_cluster(os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
 
 
-def _state(job: Json, pod: Json | None) -> tuple[Status, str, bool]:
+def _state(job: Json, pod: Json | None) -> tuple[MachineStatus, str, bool]:
     """What a Job and its pod come to, why it waits, and whether that is for ever."""
     ended = any(
         each["type"] in ("Complete", "Failed", "FailureTarget") and each["status"] == "True"
         for each in job.get("status", {}).get("conditions", [])
     )
     if ended or "deletionTimestamp" in job["metadata"]:
-        return Status.ENDING, "", False
+        return MachineStatus.ENDING, "", False
     if pod is None:
-        return Status.WAITING, "it has no pod yet", False
+        return MachineStatus.WAITING, "it has no pod yet", False
     phase = pod.get("status", {}).get("phase", "Pending")
     if phase in ("Succeeded", "Failed") or "deletionTimestamp" in pod["metadata"]:
-        return Status.ENDING, "", False
+        return MachineStatus.ENDING, "", False
     if phase == "Running":
-        return Status.RUNNING, "", False
+        return MachineStatus.RUNNING, "", False
     return _pending(pod.get("status", {}))
 
 
-def _pending(status: Json) -> tuple[Status, str, bool]:
+def _pending(status: Json) -> tuple[MachineStatus, str, bool]:
     for each in status.get("conditions", []):
         if each["type"] == "PodScheduled" and each["status"] != "True":
-            return Status.WAITING, f"{each.get('reason', '')}: {each.get('message', '')}"[:300], False
+            return MachineStatus.WAITING, f"{each.get('reason', '')}: {each.get('message', '')}"[:300], False
     for each in status.get("containerStatuses", []):
         waiting = each.get("state", {}).get("waiting", {})
         if waiting.get("reason") in _BROKEN:
-            return Status.WAITING, f"{waiting['reason']}: {waiting.get('message', '')}"[:300], True
-    return Status.STARTING, "", False
+            return MachineStatus.WAITING, f"{waiting['reason']}: {waiting.get('message', '')}"[:300], True
+    return MachineStatus.STARTING, "", False
 
 
 class _Watched:

@@ -22,7 +22,7 @@ _MAX_PAGES: Final = 200
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Status and decoded body of an answer; None where there is none."""
+    """MachineStatus and decoded body of an answer; None where there is none."""
 
     status: int
     body: Any

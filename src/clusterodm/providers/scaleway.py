@@ -15,18 +15,18 @@ from typing import Any, Final
 import aiohttp
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, ProviderMachine, Spec, Status
+from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
 from clusterodm.providers.config import Cloud, read_entry, words
 from clusterodm.providers.rest import Answer, Rest, field
 
 _URL: Final = "https://api.scaleway.com"
 _STATUS: Final = {
-    "running": Status.RUNNING,
-    "starting": Status.STARTING,
-    "stopping": Status.ENDING,
-    "stopped": Status.STOPPED,
-    "stopped in place": Status.STOPPED,
-    "locked": Status.STOPPED,
+    "running": MachineStatus.RUNNING,
+    "starting": MachineStatus.STARTING,
+    "stopping": MachineStatus.ENDING,
+    "stopped": MachineStatus.STOPPED,
+    "stopped in place": MachineStatus.STOPPED,
+    "locked": MachineStatus.STOPPED,
 }
 #: Names of zones that are no longer.
 _ZONES: Final = {"par1": "fr-par-1", "ams1": "nl-ams-1"}
@@ -67,18 +67,18 @@ class Scaleway(CloudProvider):
 
     async def create(self, spec: Spec) -> ProviderMachine:
         """Server, user-data, power: each step unless it is done already."""
-        zone = spec.rung.location
+        zone = spec.offering.location
         server = await self._named(spec.name, spec.cluster, zone)
         if server is None:
             body = {
                 "name": spec.name,
-                "commercial_type": spec.rung.size,
-                "image": await self._image(zone, spec.rung.size),
+                "commercial_type": spec.offering.size,
+                "image": await self._image(zone, spec.offering.size),
                 "project": self.config.organization,
                 "dynamic_ip_required": True,
                 "tags": [_tag(spec.cluster)],
             }
-            storage = self.config.size(spec.rung.size).storage
+            storage = self.config.size(spec.offering.size).storage
             if storage is not None:
                 body["volumes"] = {"0": {"size": storage * 10**9, "volume_type": "sbs_volume", "boot": True}}
             server = field(await self._rest.call("POST", _servers(zone), json=body), "server", dict)
@@ -109,9 +109,9 @@ class Scaleway(CloudProvider):
         if found is None:
             for volume in machine.volumes:
                 await self._delete_volume(machine.location, volume)
-        elif found.status is Status.STOPPED:
+        elif found.status is MachineStatus.STOPPED:
             await self._rest.call("DELETE", where)
-        elif found.status is not Status.ENDING:
+        elif found.status is not MachineStatus.ENDING:
             await self._rest.call("POST", f"{where}/action", json={"action": "terminate"})
 
     async def _delete_volume(self, zone: str, volume: str) -> None:
@@ -152,7 +152,7 @@ def _machine(server: dict[str, Any], zone: str) -> ProviderMachine:
     return ProviderMachine(
         id=str(server["id"]),
         name=server["name"],
-        status=_STATUS.get(server.get("state", ""), Status.STARTING),
+        status=_STATUS.get(server.get("state", ""), MachineStatus.STARTING),
         location=zone,
         address=next(iter(addresses), old or ""),
         volumes=[str(volume["id"]) for volume in (server.get("volumes") or {}).values() if volume.get("id")],

@@ -12,24 +12,24 @@ import aiohttp
 import msgspec
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.core.scaling import Rung
-from clusterodm.providers.base import TAG, Provider, ProviderMachine, Spec, Status
+from clusterodm.core.scaling import Offering
+from clusterodm.providers.base import TAG, MachineStatus, Provider, ProviderMachine, Spec
 from clusterodm.providers.batch import Runtime, batch_script
 from clusterodm.providers.config import Common, Size, read_entry, words
-from clusterodm.providers.programs import Ended, run
+from clusterodm.providers.subprocesses import Ended, run
 
 #: One line a job; the comment is last because anybody's may hold anything.
 _FORMAT: Final = "%i|%T|%j|%e|%r|%P|%k"
 _STATUS: Final = {
-    "PENDING": Status.WAITING,
-    "REQUEUED": Status.WAITING,
-    "REQUEUE_HOLD": Status.WAITING,
-    "SPECIAL_EXIT": Status.WAITING,
-    "CONFIGURING": Status.STARTING,
-    "RUNNING": Status.RUNNING,
-    "SUSPENDED": Status.RUNNING,
-    "RESIZING": Status.RUNNING,
-    "SIGNALING": Status.RUNNING,
+    "PENDING": MachineStatus.WAITING,
+    "REQUEUED": MachineStatus.WAITING,
+    "REQUEUE_HOLD": MachineStatus.WAITING,
+    "SPECIAL_EXIT": MachineStatus.WAITING,
+    "CONFIGURING": MachineStatus.STARTING,
+    "RUNNING": MachineStatus.RUNNING,
+    "SUSPENDED": MachineStatus.RUNNING,
+    "RESIZING": MachineStatus.RUNNING,
+    "SIGNALING": MachineStatus.RUNNING,
 }
 #: Reasons of a pending job that time does not change.
 _NEVER: Final = (
@@ -120,13 +120,13 @@ class Slurm(Provider):
         """Partitions."""
         return words(self.config.partition)
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """The batch script."""
-        gpu = self._size(rung).gpus > 0
-        return batch_script(self.config, name, token=token, max_images=rung.max_images, gpu=gpu)
+        gpu = self._size(offering).gpus > 0
+        return batch_script(self.config, name, token=token, max_images=offering.max_images, gpu=gpu)
 
-    def _size(self, rung: Rung) -> SlurmSize:
-        return next(size for size in self.config.image_size_mapping if size.slug == rung.size)
+    def _size(self, offering: Offering) -> SlurmSize:
+        return next(size for size in self.config.image_size_mapping if size.slug == offering.size)
 
     def secrets(self) -> list[str]:
         """The lease token, beside what all have."""
@@ -149,13 +149,13 @@ class Slurm(Provider):
         job = ended.out.strip().partition(";")[0]
         if not job.isdigit():
             raise Unreachable(f"sbatch answered {ended.out[:80]!r}")
-        return ProviderMachine(id=job, name=spec.name, status=Status.WAITING, location=spec.rung.location)
+        return ProviderMachine(id=job, name=spec.name, status=MachineStatus.WAITING, location=spec.offering.location)
 
     def _options(self, spec: Spec) -> list[str]:
         config = self.config
-        size = self._size(spec.rung)
+        size = self._size(spec.offering)
         optional = {
-            "partition": spec.rung.location,
+            "partition": spec.offering.location,
             "account": config.account,
             "qos": config.qos,
             "constraint": config.constraint,
@@ -210,9 +210,9 @@ class Slurm(Provider):
         return found
 
     def _machine(self, job: str, state: str, name: str, end: str, reason: str, partition: str) -> ProviderMachine:
-        status = _STATUS.get(state, Status.ENDING)
-        address, port = self._address(name) if status is Status.RUNNING else ("", 0)
-        waits = status is Status.WAITING
+        status = _STATUS.get(state, MachineStatus.ENDING)
+        address, port = self._address(name) if status is MachineStatus.RUNNING else ("", 0)
+        waits = status is MachineStatus.WAITING
         return ProviderMachine(
             id=job,
             name=name,
@@ -220,7 +220,7 @@ class Slurm(Provider):
             location=partition if partition in self.locations() else "",
             address=address,
             port=port,
-            ends_at=float(end) if end.isdigit() and status is Status.RUNNING else 0.0,
+            ends_at=float(end) if end.isdigit() and status is MachineStatus.RUNNING else 0.0,
             reason=reason if waits else "",
             never=waits and reason in _NEVER,
         )

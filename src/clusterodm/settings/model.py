@@ -176,7 +176,7 @@ class Settings(BaseModel):
     )
     max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
     max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")
-    send_ahead: int = Field(
+    prefetch: int = Field(
         4,
         ge=0,
         le=1000,

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.fairness import Account
 from clusterodm.core.files import Manifest
-from clusterodm.core.machines import Machine
+from clusterodm.core.machines import Machine, MachineEvent
 from clusterodm.core.nodes import NodeRecord
 from clusterodm.core.sizing import Peak
 from clusterodm.core.tasks import Attempt, Event, Task
@@ -34,6 +34,7 @@ _KINDS: Final[dict[str, Any]] = {
     "events": Event,
     "nodes": NodeRecord,
     "machines": Machine,
+    "machine_events": MachineEvent,
     "peaks": Peak,
     "usage": Account,
 }

@@ -16,7 +16,7 @@ from clusterodm.store.database import plain
 from clusterodm.store.store import Store
 
 #: Belong to the processes that work on a database.
-_NOT_COPIED: Final = ("replicas", "leases")
+_NOT_COPIED: Final = ("replicas", "locks")
 _ROWS: Final = 500
 
 

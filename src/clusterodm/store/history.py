@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
-from clusterodm.core.tasks import TAKEN_BACK, Attempt, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import DISCARDED, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import schema
 from clusterodm.store.database import Database
 
@@ -93,7 +93,7 @@ class HistoryVerbs(Database):
             select(*said, *shown)
             .join_from(schema.attempts, schema.tasks, tries.task == tasks.uuid)
             .where(or_(over == 0, over >= since), tasks.phase != str(Phase.REMOVED))
-            .where(tries.stage != str(Stage.AHEAD), tries.reason != TAKEN_BACK)
+            .where(tries.stage != str(Stage.PREFETCHING), tries.reason != DISCARDED)
             .order_by(tries.started_at.desc())
             .limit(limit)
         )
@@ -104,7 +104,7 @@ class HistoryVerbs(Database):
     async def ended_tasks(self, since: float, *, limit: int) -> list[EndedTask]:
         """Figures of tasks that ended after `since`, latest end first."""
         tasks, tries = schema.tasks.c, schema.attempts.c
-        tried = and_(tries.task == tasks.uuid, tries.reason != TAKEN_BACK)
+        tried = and_(tries.task == tasks.uuid, tries.reason != DISCARDED)
         first = select(func.min(tries.started_at)).where(tried).correlate(schema.tasks).scalar_subquery()
         shown = (tasks.uuid, tasks.outcome, tasks.committed_at, tasks.finished_at, tasks.image_count)
         query = (

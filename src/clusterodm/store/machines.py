@@ -9,10 +9,11 @@ from typing import Unpack
 
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from clusterodm.core.changes import MachineChanges
 from clusterodm.core.errors import StaleMachine
-from clusterodm.core.machines import Machine, State, require_transition
+from clusterodm.core.machines import Machine, MachineEvent, State, require_transition
 from clusterodm.core.sizing import Peak
 from clusterodm.store import schema
 from clusterodm.store.database import Database, columns, plain
@@ -34,27 +35,42 @@ class MachineVerbs(Database):
     """Machines and costs."""
 
     async def add_machine(self, machine: Machine) -> None:
-        """Keep the intent to have a machine."""
+        """Keep the intent to have a machine, and begin its history."""
         async with self._transaction() as connection:
             await connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
+            await _add_event(connection, machine.id, machine.ordered_at, machine.state, machine.reason)
             await self._tell(connection, "machines")
 
-    async def change_machine(
-        self, machine: Machine, to: State | None = None, **changes: Unpack[MachineChanges]
+    async def advance_machine(
+        self, machine: Machine, to: State, *, at: float, **changes: Unpack[MachineChanges]
     ) -> None:
-        """Change columns of a machine. With `to` its state too: raises StaleMachine when the stored state is no longer
-        that of `machine`. Without, it raises that only when the machine is gone."""
-        state, expected = schema.machines.c.state, schema.machines.c.state != str(State.GONE)
-        if to is not None:
-            require_transition(machine.state, to)
-            expected = state == str(machine.state)
-        row = {key: plain(value) for key, value in changes.items()} | ({} if to is None else {"state": str(to)})
-        here = (schema.machines.c.id == machine.id) & expected
+        """Take a machine to another state, with a line for its history. Raises StaleMachine when the stored state is
+        no longer that of `machine`."""
+        require_transition(machine.state, to)
+        row = {key: plain(value) for key, value in changes.items()} | {"state": str(to)}
+        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
         async with self._transaction() as connection:
-            result = await connection.execute(update(schema.machines).where(here).values(row))
-            if result.rowcount != 1:
-                raise StaleMachine(f"machine {machine.id} is {'no longer ' + machine.state if to else 'gone'}")
+            if (await connection.execute(update(schema.machines).where(here).values(row))).rowcount != 1:
+                raise StaleMachine(f"machine {machine.id} is no longer {machine.state}")
+            await _add_event(connection, machine.id, at, to, changes.get("reason", ""))
             await self._tell(connection, "machines")
+
+    async def change_machine(self, machine: Machine, **changes: Unpack[MachineChanges]) -> None:
+        """Change columns of a machine in whatever state it is. Raises StaleMachine when it is gone."""
+        row = {key: plain(value) for key, value in changes.items()}
+        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state != str(State.GONE))
+        async with self._transaction() as connection:
+            if (await connection.execute(update(schema.machines).where(here).values(row))).rowcount != 1:
+                raise StaleMachine(f"machine {machine.id} is gone")
+            await self._tell(connection, "machines")
+
+    async def machine_events(self, machine_id: str) -> list[MachineEvent]:
+        """The history of a machine, oldest line first; empty for one that is not known."""
+        table = schema.machine_events
+        query = select(table).where(table.c.machine == machine_id).order_by(table.c.id)
+        async with self._transaction() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return self.aside.records(rows, MachineEvent, "machine_events", "id")
 
     async def machines_alive(self) -> list[Machine]:
         """All machines that are not gone, oldest order first."""
@@ -136,3 +152,8 @@ class MachineVerbs(Database):
         async with self._transaction() as connection:
             rows = (await connection.execute(query.order_by(amount.desc(), key).limit(1000))).all()
         return [(str(row[0]), float(row[1]) / 3600, float(row[2])) for row in rows]
+
+
+async def _add_event(connection: AsyncConnection, machine_id: str, at: float, state: State, text: str) -> None:
+    row = {"machine": machine_id, "at": at, "state": str(state), "text": text}
+    await connection.execute(insert(schema.machine_events).values(row))

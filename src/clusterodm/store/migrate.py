@@ -12,7 +12,7 @@ from sqlalchemy import Connection, inspect, text
 from clusterodm.core.errors import DataFolderError
 
 #: The latest migration; when a database has it, Alembic need not even be loaded.
-HEAD: Final = "0013"
+HEAD: Final = "0014"
 
 
 def migrate(connection: Connection) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The store's verbs for processes that share it: who is there, leases, and word of what others changed."""
+"""The store's verbs for processes that share it: who is there, locks, and word of what others changed."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Replica(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaVerbs(Database):
-    """Replicas, leases, changes."""
+    """Replicas, locks, changes."""
 
-    async def beat(self, replica: Replica, lease: str, *, leads: bool) -> tuple[str, list[Replica]]:
-        """Give a sign of life and take or renew a lease, or leave it to others unless `leads`; who holds it now (empty:
+    async def beat(self, replica: Replica, lock: str, *, leads: bool) -> tuple[str, list[Replica]]:
+        """Give a sign of life and take or renew a lock, or leave it to others unless `leads`; who holds it now (empty:
         nobody), and all replicas that are there."""
         table, now = schema.replicas, self._now()
         row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
@@ -50,8 +50,8 @@ class ReplicaVerbs(Database):
             seen = self._insert(table).values(row)
             await connection.execute(seen.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}))
             if leads:
-                await self._take(connection, lease, replica.id, SILENT)
-            holder = (await connection.execute(self._holder(lease))).scalar_one_or_none() or ""
+                await self._take(connection, lock, replica.id, SILENT)
+            holder = (await connection.execute(self._holder(lock))).scalar_one_or_none() or ""
             await connection.execute(delete(table).where(table.c.seen_at < now - _FORGET))
             return holder, await self._replicas(connection)
 
@@ -62,14 +62,14 @@ class ReplicaVerbs(Database):
         rows = (await connection.execute(query.order_by(table.c.started_at, table.c.id))).mappings()
         return self.aside.records(rows, Replica, "replicas", "id")
 
-    async def take(self, lease: str, holder: str, seconds: float) -> bool:
-        """Take or renew a lease; False when somebody else has it."""
+    async def take(self, lock: str, holder: str, seconds: float) -> bool:
+        """Take or renew a lock; False when somebody else has it."""
         async with self._transaction() as connection:
-            return await self._take(connection, lease, holder, seconds)
+            return await self._take(connection, lock, holder, seconds)
 
-    async def _take(self, connection: AsyncConnection, lease: str, holder: str, seconds: float) -> bool:
-        table, now = schema.leases, self._now()
-        statement = self._insert(table).values(name=lease, holder=holder, until=now + seconds)
+    async def _take(self, connection: AsyncConnection, lock: str, holder: str, seconds: float) -> bool:
+        table, now = schema.locks, self._now()
+        statement = self._insert(table).values(name=lock, holder=holder, until=now + seconds)
         statement = statement.on_conflict_do_update(
             index_elements=["name"],
             set_={"holder": holder, "until": now + seconds},
@@ -77,29 +77,29 @@ class ReplicaVerbs(Database):
         )
         return bool((await connection.execute(statement)).rowcount)
 
-    def _holder(self, lease: str) -> Select[Any]:
-        """Who has a lease; no row when nobody does."""
-        table = schema.leases.c
-        return select(table.holder).where(table.name == lease, table.until >= self._now())
+    def _holder(self, lock: str) -> Select[Any]:
+        """Who holds a lock; no row when nobody does."""
+        table = schema.locks.c
+        return select(table.holder).where(table.name == lock, table.until >= self._now())
 
-    async def release(self, lease: str, holder: str) -> None:
-        """Give a lease back."""
-        table = schema.leases
+    async def release(self, lock: str, holder: str) -> None:
+        """Release a lock."""
+        table = schema.locks
         async with self._transaction() as connection:
-            await connection.execute(delete(table).where(table.c.name == lease, table.c.holder == holder))
+            await connection.execute(delete(table).where(table.c.name == lock, table.c.holder == holder))
 
     async def leave(self, replica: str) -> None:
-        """A replica ends: it is no longer there, and its leases are free."""
+        """A replica ends: it is no longer there, and its locks are free."""
         async with self._transaction() as connection:
             await connection.execute(delete(schema.replicas).where(schema.replicas.c.id == replica))
-            await connection.execute(delete(schema.leases).where(schema.leases.c.holder == replica))
+            await connection.execute(delete(schema.locks).where(schema.locks.c.holder == replica))
             await self._tell(connection, "replicas")
 
-    async def drop_leases(self) -> None:
-        """Delete leases whose holder is no longer there."""
+    async def drop_locks(self) -> None:
+        """Delete locks whose holder is no longer there."""
         there = select(schema.replicas.c.id).where(schema.replicas.c.seen_at > self._now() - SILENT)
         async with self._transaction() as connection:
-            await connection.execute(delete(schema.leases).where(schema.leases.c.holder.not_in(there)))
+            await connection.execute(delete(schema.locks).where(schema.locks.c.holder.not_in(there)))
 
     async def say(self, kind: str, key: str) -> None:
         """Tell other processes something that is kept nowhere."""

@@ -207,6 +207,17 @@ machines = Table(
     Index(None, "state", "gone_at"),
 )
 
+machine_events = Table(
+    "machine_events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("machine", String(100), ForeignKey("machines.id", ondelete="CASCADE"), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("text", Text, nullable=False),
+    Index(None, "machine", "id"),
+)
+
 peaks = Table(
     "peaks",
     metadata,
@@ -248,8 +259,8 @@ replicas = Table(
     Column("seen_at", Float, nullable=False),
 )
 
-leases = Table(
-    "leases",
+locks = Table(
+    "locks",
     metadata,
     Column("name", String(100), primary_key=True),
     Column("holder", String(40), nullable=False),

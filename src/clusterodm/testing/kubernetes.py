@@ -316,7 +316,7 @@ def _json(value: Json, *, status: int = 200) -> web.Response:
 
 def _body(code: int, reason: str, message: str) -> Json:
     return {
-        "kind": "Status",
+        "kind": "MachineStatus",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",

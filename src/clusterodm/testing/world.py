@@ -60,7 +60,7 @@ class World:
         self.created: list[FakeMachine] = []
         #: Disks that there are, also those that belong to no machine any more.
         self.volumes: set[str] = set()
-        #: Sizes that are out of stock.
+        #: Forecasts that are out of stock.
         self.out_of_stock: set[str] = set()
         #: Machines that the account may have; -1: any number.
         self.quota = -1

@@ -6,7 +6,7 @@ import { ago, between, count, plural, span, now } from "./format.js";
 import { get, known } from "./live.js";
 import { ask, order, pill } from "./parts.js";
 
-const KINDS = { ordered: "busy", booting: "busy", ready: "online", leaving: "closed", deleting: "closed", gone: "offline" };
+const KINDS = { ordered: "busy", booting: "busy", ready: "online", draining: "closed", deleting: "closed", gone: "offline" };
 const money = (value) => value.toFixed(2);
 
 export function machines(root) {

@@ -72,7 +72,7 @@ def failed(error: Exception) -> FetchFailed:
     return FetchFailed(f"cannot be reached ({describe(error)})", final=False)
 
 
-class Outward:
+class EgressPolicy:
     """What calls to such addresses go through."""
 
     def __init__(self, *, allow_private: bool) -> None:

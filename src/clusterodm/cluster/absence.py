@@ -8,13 +8,13 @@ from typing import Final
 
 from clusterodm.aio import Clock, KeyedLock
 from clusterodm.core.machines import Machine
-from clusterodm.providers import Guarded, ProviderMachine
+from clusterodm.providers import BoundedProvider, ProviderMachine
 
 #: Looks in a row at which a provider must say that a machine is not there before we believe it.
-_PROOFS: Final = 2
+CONFIRMATIONS: Final = 2
 
 
-class Sightings:
+class AbsenceTracker:
     """Looks at machines, at each provider's list at most once per interval."""
 
     def __init__(self, *, cluster: str, interval: float, clock: Clock) -> None:
@@ -27,7 +27,7 @@ class Sightings:
         #: Looks in a row at which a machine was not there, and when (by a clock that nobody sets) that began.
         self._missing: dict[str, tuple[int, float]] = {}
 
-    async def look(self, machine: Machine, provider: Guarded) -> ProviderMachine | None:
+    async def look(self, machine: Machine, provider: BoundedProvider) -> ProviderMachine | None:
         """The machine as its provider has it: from the list, and asked for by itself when it is not there. Raises a
         ProviderError."""
         async with self._listing.hold(provider.name):
@@ -43,7 +43,7 @@ class Sightings:
         now = self._clock.steady()
         count, since = self._missing.get(machine.id, (0, now))
         self._missing[machine.id] = (count + 1, since)
-        return count + 1 >= _PROOFS and now - since >= seconds
+        return count + 1 >= CONFIRMATIONS and now - since >= seconds
 
     def seen(self, machine_id: str) -> None:
         """Misses of a machine count no more: it is there after all, or it is looked for from the beginning."""

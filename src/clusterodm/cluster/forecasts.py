@@ -8,7 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from clusterodm.aio import Clock, Duty, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.cluster.entry import Entry
 from clusterodm.cluster.machines import Machines
 from clusterodm.cluster.tasks import Tasks
@@ -26,11 +26,19 @@ _PEAKS: Final = 2000
 _MEMORY_KEY: Final = "machine_memory"
 
 
-class Sizes:
+class Forecasts:
     """What tasks took, and what machines have."""
 
     def __init__(
-        self, store: Store, tasks: Tasks, machines: Machines, spool: Spool, *, wanted: bool, duty: Duty, clock: Clock
+        self,
+        store: Store,
+        tasks: Tasks,
+        machines: Machines,
+        spool: Spool,
+        *,
+        wanted: bool,
+        leadership: Leadership,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._tasks = tasks
@@ -45,8 +53,8 @@ class Sizes:
         #: Bytes that sizes have, by "provider/size", as their nodes said.
         self.memory: dict[str, int] = {}
         self._megapixels: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("sizes", self._keep, workers=1, duty=duty)
-        self._duty = duty
+        self._queue: WorkQueue[str] = WorkQueue("forecasts", self._keep, concurrency=1, leadership=leadership)
+        self._leadership = leadership
         tasks.watch(self._task_changed)
         machines.watch(self._machine_changed)
 
@@ -65,7 +73,7 @@ class Sizes:
 
     def _machine_changed(self, machine: Machine) -> None:
         node = self._machines.node(machine)
-        if self._duty.held and machine.state is State.READY and node is not None and node.info.total_memory:
+        if self._leadership.held and machine.state is State.READY and node is not None and node.info.total_memory:
             key, has = f"{machine.provider}/{machine.size}", node.info.total_memory
             if self.memory.get(key) != has:
                 self.memory = {**self.memory, key: has}
@@ -73,7 +81,7 @@ class Sizes:
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
-        ended = self._duty.held and attempt is not None and attempt.stage is Stage.ENDED
+        ended = self._leadership.held and attempt is not None and attempt.stage is Stage.ENDED
         if (
             ended
             and attempt is not None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Lines out of bytes that come as they like over TCP, without what telnet says to itself."""
+"""LineReader out of bytes that come as they like over TCP, without what telnet says to itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUIET: Final = 0.3
 _IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
 
 
-class Lines:
+class LineReader:
     """The lines of one session."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:

@@ -15,7 +15,7 @@ import structlog
 from clusterodm.aio import Clock, chance
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
-from clusterodm.core.scaling import Rung
+from clusterodm.core.scaling import Offering
 from clusterodm.observe import Metrics
 from clusterodm.providers.base import Provider, ProviderMachine, Spec
 from clusterodm.providers.bucket import Bucket
@@ -41,7 +41,7 @@ _ERRORS: Final = (ProviderError, OutOfCapacity, Rejected, Throttled, Unreachable
 _OUTCOMES: Final = ("ok", "failed", *(each.__name__.lower() for each in _ERRORS))
 
 
-class Guarded:
+class BoundedProvider:
     """A provider that answers in time or raises. While it asks for a pause no call reaches it."""
 
     def __init__(self, provider: Provider, metrics: Metrics, clock: Clock) -> None:
@@ -55,8 +55,8 @@ class Guarded:
         self.config: Common = provider.config
         #: What it asks for.
         self.pause = Pause(provider.config.label, clock)
-        #: The rungs are the same for as long as the program runs.
-        self.ladder: list[Rung] = provider.ladder()
+        #: The offerings are the same for as long as the program runs.
+        self.offerings: list[Offering] = provider.offerings()
         #: Where its nodes put their results; None: results are brought here.
         self.bucket = Bucket(self.config.s3) if self.config.s3 is not None else None
 
@@ -75,13 +75,13 @@ class Guarded:
         """Port of nodes on its machines, where they do not say."""
         return self._provider.node_port
 
-    def document(self, name: str, rung: Rung, *, token: str) -> str:
+    def document(self, name: str, offering: Offering, *, token: str) -> str:
         """What a machine is to be started with."""
-        return self._provider.document(name, rung, token=token)
+        return self._provider.document(name, offering, token=token)
 
-    def shown(self, name: str, rung: Rung) -> str:
+    def shown(self, name: str, offering: Offering) -> str:
         """The same for people, without secrets."""
-        text = self.document(name, rung, token="***")  # noqa: S106 - masked
+        text = self.document(name, offering, token="***")  # noqa: S106 - masked
         for secret in self._provider.secrets():
             escaped = json.dumps(secret)[1:-1]
             for form in (json.dumps(escaped)[1:-1], escaped, secret):  # JSON in JSON, JSON, plain

@@ -43,7 +43,7 @@ _HEAD: Final = (
 _LINE: Final = re.compile(r"-?\d{1,15}")
 
 
-class Hot:
+class FastPath:
     """Knows the answers."""
 
     def __init__(self, cluster: Context, connections: Connections) -> None:
@@ -116,10 +116,10 @@ _ROUTES: Final = {
 }
 
 
-class Front(asyncio.Protocol):
+class FastPathProtocol(asyncio.Protocol):
     """The first protocol of a connection."""
 
-    def __init__(self, hot: Hot, server: web.Server) -> None:
+    def __init__(self, hot: FastPath, server: web.Server) -> None:
         self._hot = hot
         self._server = server
         self._transport: asyncio.Transport | None = None

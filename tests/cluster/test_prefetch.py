@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from clusterodm.admin import tasks
-from clusterodm.cluster import ahead
+from clusterodm.cluster import prefetch
 from clusterodm.cluster.registry import Node
 from clusterodm.core.tasks import Cleanup, Phase, Stage, node_uuid
 from clusterodm.devnode import DevNode
@@ -19,9 +19,9 @@ from tests.support import Rig, eventually, images, narrow
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ahead, "WORTH", 1)
-    monkeypatch.setattr(ahead, "_SETTLE", 0.01)
-    monkeypatch.setattr(ahead, "_LOOK", 0.02)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "_SETTLE", 0.01)
+    monkeypatch.setattr(prefetch, "_LOOK", 0.02)
 
 
 async def _held(node: DevNode, uuid: str) -> set[str]:
@@ -85,7 +85,7 @@ async def test_files_are_on_the_node_before_the_commit_and_only_the_rest_follows
 
 async def test_no_file_is_sent_ahead_when_it_is_turned_off(cluster: Rig) -> None:
     node = await cluster.add_node()
-    api = await cluster.start(send_ahead=0)
+    api = await cluster.start(prefetch=0)
     await cluster.ready()
     uuid = await api.init()
     await _photos(cluster, uuid, "a.jpg")
@@ -119,8 +119,8 @@ async def test_a_committed_task_goes_where_no_upload_is_sent_ahead(cluster: Rig)
     await cluster.ready()
     slow = await api.init()
     await _photos(cluster, slow, "a.jpg")
-    await eventually(lambda: any(node.ahead for node in cluster.cluster.context.registry.nodes()))
-    chosen = next(place for place in (0, 1) if _node(cluster, place).ahead)
+    await eventually(lambda: any(node.prefetches for node in cluster.cluster.context.registry.nodes()))
+    chosen = next(place for place in (0, 1) if _node(cluster, place).prefetches)
     quick = await api.create()
     await eventually(lambda: cluster.nodes[1 - chosen].commits == [quick])
     await api.commit(slow)
@@ -208,7 +208,7 @@ async def test_what_was_sent_of_an_upload_that_is_removed_is_removed_on_the_node
         return not await _held(node, uuid) and uuid not in node.announced
 
     await eventually(gone)
-    assert not _node(cluster).ahead
+    assert not _node(cluster).prefetches
 
 
 async def test_an_upload_that_rests_loses_what_was_sent_and_gets_it_back_when_it_goes_on(
@@ -220,13 +220,13 @@ async def test_an_upload_that_rests_loses_what_was_sent_and_gets_it_back_when_it
     uuid = await api.init()
     await _photos(cluster, uuid, "a.jpg")
     await _sent(cluster, uuid, {"a.jpg"})
-    monkeypatch.setattr(ahead, "RESTING", -1.0)
+    monkeypatch.setattr(prefetch, "RESTING", -1.0)
     await _gone(node, uuid)
-    assert not _node(cluster).ahead
+    assert not _node(cluster).prefetches
     monkeypatch.undo()
-    monkeypatch.setattr(ahead, "WORTH", 1)
+    monkeypatch.setattr(prefetch, "WORTH", 1)
     await _photos(cluster, uuid, "b.jpg")
-    await eventually(lambda: _node(cluster).ahead)
+    await eventually(lambda: _node(cluster).prefetches)
     await api.commit(uuid)
     await api.ends(uuid)
 
@@ -256,7 +256,7 @@ async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(clu
     api = await cluster.start()
     attempt = cluster.entry(uuid).attempt
     assert attempt is not None
-    await eventually(lambda: (cluster.entry(uuid).attempt or attempt).stage is not Stage.AHEAD)
+    await eventually(lambda: (cluster.entry(uuid).attempt or attempt).stage is not Stage.PREFETCHING)
     await _gone(node, uuid)
     await _photos(cluster, uuid, "b.jpg")
     await api.commit(uuid)
@@ -266,12 +266,12 @@ async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(clu
 
 async def test_no_more_uploads_are_sent_ahead_than_configured(cluster: Rig) -> None:
     await cluster.add_node(slots=10)
-    api = await cluster.start(send_ahead=2)
+    api = await cluster.start(prefetch=2)
     await cluster.ready()
     uuids = [await api.init() for _ in range(4)]
     for uuid in uuids:
         await _photos(cluster, uuid, "a.jpg")
-    await eventually(lambda: len(_node(cluster).ahead) == 2)
+    await eventually(lambda: len(_node(cluster).prefetches) == 2)
     for uuid in uuids:
         await api.commit(uuid)
     for uuid in uuids:
@@ -328,7 +328,7 @@ async def test_what_a_node_refuses_of_an_upload_goes_ahead_to_no_node_and_takes_
 async def test_many_uploads_at_once_all_run_once_with_all_their_files(cluster: Rig) -> None:
     for _ in range(2):
         await cluster.add_node(slots=2)
-    api = await cluster.start(send_ahead=3)
+    api = await cluster.start(prefetch=3)
     await cluster.ready()
 
     async def one(number: int) -> str:
