@@ -18,10 +18,10 @@ from typing import Any
 import aiohttp
 
 from clusterodm.aio import Clock
-from clusterodm.app import Cluster, running_cluster
-from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.nodes import make_address
 from clusterodm.devnode import DevNode, Knobs, running_devnode
+from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 

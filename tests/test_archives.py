@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clusterodm.archives import TAIL, Tail, check_whole
 from clusterodm.core.errors import BadArchive
+from clusterodm.files.archives import TAIL, Tail, check_whole
 
 
 def _archive(entries: int = 3, *, size: int = 1000, comment: bytes = b"", large: bool = False) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterodm.console import STRIDE, Console, Consoles
+from clusterodm.files.console import STRIDE, Console, Consoles
 
 
 def read(console: Console, start: int) -> list[str]:

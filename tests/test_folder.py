@@ -16,7 +16,7 @@ import pytest
 
 from clusterodm.core.errors import DataFolderError
 from clusterodm.devnode import Knobs, running_devnode
-from clusterodm.folder import locked_folder
+from clusterodm.files.folder import locked_folder
 from tests.needs import need
 from tests.processes import program
 from tests.support import images

@@ -16,9 +16,9 @@ import pytest
 from clusterodm.core.errors import BadRequest, SpoolFull
 from clusterodm.core.files import HeldFile
 from clusterodm.core.quota import Quota
-from clusterodm.results import Results
-from clusterodm.room import Usage
-from clusterodm.spool import BLOCK, Part, Spool
+from clusterodm.files.results import Results
+from clusterodm.files.room import Usage
+from clusterodm.files.spool import BLOCK, Part, Spool
 
 
 async def receive(spool: Spool, content: bytes, name: str = "a.jpg") -> str:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterodm import subarchive
-from clusterodm.subarchive import Piece, cut, folder_pieces
+from clusterodm.files import subarchive
+from clusterodm.files.subarchive import Piece, cut, folder_pieces
 
 FILES = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\\/:"), min_size=1, max_size=8),

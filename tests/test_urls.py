@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from clusterodm.urls import as_written, without
+from clusterodm.http.urls import as_written, without
 
 
 @pytest.mark.parametrize(

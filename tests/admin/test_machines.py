@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from clusterodm import schedule
 from clusterodm.core.machines import State
 from clusterodm.core.tasks import Phase
+from clusterodm.server import schedule
 from tests.admin.support import PASSWORD, Operator, start
 from tests.admin.test_commands import Run
 from tests.admin.test_page import accessible, opened, picture

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from clusterodm.admin.password import with_password
 from clusterodm.core.errors import ConfigError
-from clusterodm.folder import note_ports
+from clusterodm.files.folder import note_ports
 from clusterodm.settings import Settings, load_settings
 from tests.processes import free_port, program
 

@@ -15,7 +15,7 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from clusterodm.admin import logins
-from clusterodm.cluster import prefetch
+from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.errors import ConfigError
 from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start

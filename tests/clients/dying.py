@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from clusterodm import restoring
 from clusterodm.__main__ import main
+from clusterodm.server import restoring
 
 POINT = sys.argv[1]
 restore: Any = import_module("clusterodm.commands.restore")

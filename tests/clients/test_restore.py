@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterodm.identity import Identity, read_identity, write_identity
+from clusterodm.files.identity import Identity, read_identity, write_identity
 from clusterodm.store import Store
 from tests.docs.pages import TOP, commands
 from tests.postgres import Server

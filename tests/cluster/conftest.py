@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clusterodm import schedule
-from clusterodm.cluster import lifecycle
+from clusterodm.cluster.machines import lifecycle
+from clusterodm.server import schedule
 from tests.providers.support import Cloud, running_cloud
 
 

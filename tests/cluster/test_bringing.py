@@ -261,7 +261,7 @@ async def test_the_end_of_a_task_is_seen_although_its_console_cannot_be_read(
     cluster: Rig, odd: OddNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(node_client, "MAX_TASK", 10_000)
-    monkeypatch.setattr("clusterodm.cluster.relay._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("clusterodm.cluster.tasks.relay._PAUSES", (0.0, 0.0))
     await cluster.start()
     uuid = await _running(cluster, odd, ["begin"])
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from clusterodm import schedule
 from clusterodm.admin import tasks
-from clusterodm.cluster import lifecycle
+from clusterodm.cluster.machines import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
 from clusterodm.providers.config import Common, Size
 from clusterodm.providers.node import node_config
+from clusterodm.server import schedule
 from tests.buckets import CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
 from tests.needs import need
 from tests.providers.support import Cloud

@@ -9,8 +9,8 @@ import json
 import pytest
 
 from clusterodm.admin import figures, nodes, tasks
-from clusterodm.cluster import waits
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.registry import Node
+from clusterodm.cluster.tasks import waits
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.tasks import Phase, node_uuid

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster import registry
+from clusterodm.cluster.state import registry
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from clusterodm.cluster import freshness
-from clusterodm.cluster.freshness import Freshness
+from clusterodm.cluster.state import freshness
+from clusterodm.cluster.state.freshness import Freshness
 from clusterodm.core.errors import StoreDown
 from tests.support import eventually
 

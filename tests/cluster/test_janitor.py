@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from clusterodm.admin.figures import status
-from clusterodm.app import Cluster, running_cluster
-from clusterodm.cluster import janitor
-from clusterodm.cluster.janitor import HOUR, Janitor
+from clusterodm.cluster.tasks import janitor
+from clusterodm.cluster.tasks.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase
+from clusterodm.files.spool import BLOCK
+from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.settings import load_settings
-from clusterodm.spool import BLOCK
 from tests.support import FAST, Api, TurnedClock, images
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster import reaper
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.machines import reaper
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.tasks import Phase
 from clusterodm.testing import FakeMachine

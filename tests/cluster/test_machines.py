@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import backoff
+from clusterodm.cluster.machines import backoff
 from clusterodm.core.machines import State
 from clusterodm.core.tasks import Phase
 from clusterodm.testing.world import REFUSE

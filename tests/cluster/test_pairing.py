@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from clusterodm.app import running_cluster
 from clusterodm.cluster.pairing import KEY
 from clusterodm.core.errors import DataFolderError
-from clusterodm.identity import FILE, Identity, read_identity, write_identity
+from clusterodm.files.identity import FILE, Identity, read_identity, write_identity
+from clusterodm.server.app import running_cluster
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from tests.postgres import Server

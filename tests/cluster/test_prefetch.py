@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from clusterodm.admin import tasks
-from clusterodm.cluster import prefetch
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.registry import Node
+from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.tasks import Cleanup, Phase, Stage, node_uuid
 from clusterodm.devnode import DevNode
 from tests.support import Rig, eventually, images, narrow

@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 import trustme
 
-from clusterodm import reasons
 from clusterodm.commands.doctor import findings
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, parse_address
 from clusterodm.devnode import Knobs, running_devnode
+from clusterodm.http import reasons
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

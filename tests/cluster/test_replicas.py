@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clusterodm import schedule
 from clusterodm.admin import machines
-from clusterodm.app import Cluster, running_cluster
-from clusterodm.cluster import dispatcher, replicas
+from clusterodm.cluster import replicas
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.replicas import Replicas
+from clusterodm.cluster.tasks import dispatcher
 from clusterodm.core.machines import State
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase
 from clusterodm.devnode import Knobs, running_devnode
+from clusterodm.files.spool import Spool
+from clusterodm.server import schedule
+from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.settings import load_settings
-from clusterodm.spool import Spool
 from tests.postgres import Server
 from tests.providers.support import running_cloud
 from tests.support import FAST, Api, eventually, images

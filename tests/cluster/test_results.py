@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from clusterodm.core.errors import NodeUnreachable
-from clusterodm.spool import Part
+from clusterodm.files.spool import Part
 from tests.support import Rig, eventually
 
 

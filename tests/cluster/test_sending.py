@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.admin import tasks
-from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase
 from tests.faults.liar import cut

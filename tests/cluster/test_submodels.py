@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from clusterodm.admin import figures
-from clusterodm.app import running_cluster
-from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.submodels import PATIENCE
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.tasks.submodels import PATIENCE
 from clusterodm.core.nodes import make_address
 from clusterodm.core.splitmerge import GRACE
 from clusterodm.core.tasks import Outcome, Phase
 from clusterodm.devnode import DevNode
+from clusterodm.server.app import running_cluster
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from tests.support import FAST, Api, Rig, TurnedClock, eventually, zipped

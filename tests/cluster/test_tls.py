@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 import trustme
 
-from clusterodm import serving
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.nodes import parse_address
 from clusterodm.devnode import Knobs, running_devnode
+from clusterodm.server import serving
 from tests.processes import free_port, program
 from tests.support import Rig, eventually, images
 

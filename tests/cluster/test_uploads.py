@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import prefetch
+from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.tasks import Phase
 from tests.support import Api, Rig, eventually, images
 

@@ -21,19 +21,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clusterodm import schedule
-from clusterodm.cluster import backoff, lifecycle, prefetch
+from clusterodm.cluster.machines import backoff, lifecycle
+from clusterodm.cluster.tasks import prefetch
+from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.providers import BoundedProvider
 from clusterodm.providers.rest import Rest
-from clusterodm.spool import Spool
+from clusterodm.server import schedule
 from clusterodm.store import Store
 
 
 def owners() -> dict[str, type]:
     """Who has points."""
-    from clusterodm.cluster.notifier import Notifier
-    from clusterodm.console import Consoles
+    from clusterodm.cluster.tasks.notifier import Notifier
+    from clusterodm.files.console import Consoles
 
     return {
         "store": Store,

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster import prefetch
+from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.nodeodm import NodeClient

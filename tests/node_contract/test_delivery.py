@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from clusterodm import schedule
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
+from clusterodm.server import schedule
 from tests.buckets import CEPH, Gate, Gateway, anonymous, make_gateway, running_ceph, running_gate, running_moto
 from tests.needs import need
 from tests.node_contract.nodes import DEVNODE, checkout

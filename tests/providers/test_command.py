@@ -21,10 +21,11 @@ from typing import Any
 import psutil
 import pytest
 
-from clusterodm import schedule
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
-from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded, subprocesses
-from clusterodm.providers.command import CommandProvider
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded
+from clusterodm.providers.schedulers import subprocesses
+from clusterodm.providers.schedulers.command import CommandProvider
+from clusterodm.server import schedule
 from tests.needs import NEEDS, need
 from tests.providers.support import provider_of
 from tests.support import Rig, eventually

@@ -27,12 +27,13 @@ from lightkube.resources.batch_v1 import Job
 from lightkube.resources.core_v1 import Pod, Secret
 from lightkube.types import CascadeType
 
-from clusterodm import schedule
-from clusterodm.cluster import backoff
+from clusterodm.cluster.machines import backoff
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected
 from clusterodm.core.machines import State
-from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, kubernetes
-from clusterodm.providers.kubeconfig import from_kubeconfig, in_cluster
+from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine
+from clusterodm.providers.schedulers import kubernetes
+from clusterodm.providers.schedulers.kubeconfig import from_kubeconfig, in_cluster
+from clusterodm.server import schedule
 from clusterodm.testing import KubernetesApi
 from tests.processes import free_port
 from tests.providers.support import KUBERNETES_TOKEN, kubeconfig, needs_root, provider_of, read_as, spec

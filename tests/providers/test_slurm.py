@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from clusterodm import schedule
-from clusterodm.cluster import backoff
+from clusterodm.cluster.machines import backoff
 from clusterodm.core.errors import ConfigError, Rejected, Unreachable
 from clusterodm.core.machines import State
 from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, bounded
-from clusterodm.providers.batch import batch_script
-from clusterodm.providers.slurm import Slurm
+from clusterodm.providers.schedulers.batch import batch_script
+from clusterodm.providers.schedulers.slurm import Slurm
+from clusterodm.server import schedule
 from tests.providers.support import READS_INSIDE, needs_root, provider_of, spec
 from tests.slurm import ask, cancel_all, missing, running_slurm
 from tests.support import Rig, eventually

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterodm.core.tasks import Phase
-from clusterodm.proxy.body import BLOCK
-from clusterodm.proxy.forms import FileHandler, FileSink, _read_multipart
+from clusterodm.http.body import BLOCK
+from clusterodm.http.forms import FileHandler, FileSink, _read_multipart
 from tests.proxy.test_intake import held
 from tests.support import Rig, eventually, images
 

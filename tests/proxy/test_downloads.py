@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientPayloadError, web
 
-from clusterodm import delivery
+from clusterodm.cluster import delivery
 from tests.support import Api, Rig, eventually
 
 SIZE = 3_000_000
@@ -117,7 +117,7 @@ async def _open_download(rig: Rig, uuid: str) -> asyncio.StreamWriter:
 
 
 def _connections(rig: Rig) -> int:
-    from clusterodm.proxy.connections import CONNECTIONS
+    from clusterodm.http.connections import CONNECTIONS
 
     return rig.cluster.app[CONNECTIONS].in_flight
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clusterodm.proxy.disposition import field_and_file
+from clusterodm.http.disposition import field_and_file
 from tests.needs import NEEDS, find, need
 from tests.support import Api, Rig
 

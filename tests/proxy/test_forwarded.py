@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.cluster import uploads
+from clusterodm.cluster.tasks import uploads
 from tests.support import Api, Rig, eventually, form
 
 _ALL = "x-forwarded-for,x-forwarded-proto,x-forwarded-host"

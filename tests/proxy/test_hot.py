@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from clusterodm.auth import Grant
+from clusterodm.http.connections import CONNECTIONS
 from clusterodm.proxy import fastpath
-from clusterodm.proxy.connections import CONNECTIONS
 from tests.support import Rig, eventually
 
 UUID = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -16,8 +16,8 @@ from contextlib import ExitStack
 import pytest
 import trustme
 
-from clusterodm import zero_copy
-from clusterodm.proxy.connections import CONNECTIONS
+from clusterodm.http import zero_copy
+from clusterodm.http.connections import CONNECTIONS
 from tests.processes import free_port
 from tests.support import Api, Rig, eventually
 

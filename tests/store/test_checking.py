@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from clusterodm.app import running_cluster
 from clusterodm.commands.doctor import findings
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.tasks import Phase, Task
-from clusterodm.identity import Identity, write_identity
+from clusterodm.files.identity import Identity, write_identity
+from clusterodm.server.app import running_cluster
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from tests.postgres import Server

@@ -12,8 +12,8 @@ import msgspec
 
 from clusterodm.admin import machines, nodes, original, tasks, uploads
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import BadRequest, NodeNotFound, TaskNotFound
 from clusterodm.core.machines import Machine
 

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.durations import elapsed
 from clusterodm.core.estimates import Pace, Running, pace, waits
 from clusterodm.core.scheduling import Turn, turns

@@ -14,7 +14,7 @@ import msgspec
 from clusterodm.admin import figures, machines, nodes, tasks
 from clusterodm.admin.estimates import Guesses
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.state.entry import Entry
 
 #: Seconds between two looks at what changed.
 TICK: Final = 0.5

@@ -17,7 +17,7 @@ from clusterodm.admin.logins import Logins
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.forwarding import KNOWN
 from clusterodm.core.names import printable
-from clusterodm.forwarded import Proxies
+from clusterodm.http.forwarded import Proxies
 from clusterodm.settings import Settings
 
 #: The one user of the admin port, as in the original.

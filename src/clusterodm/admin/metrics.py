@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from clusterodm import __version__
 from clusterodm.admin import uploads
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.machines import State
 from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import ACTIVE

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from clusterodm.admin.views import Done, Lease, NodeView
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import BadRequest, ConfigError, NodeNotFound
 from clusterodm.core.membership import lease_terms
 from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address, parse_address

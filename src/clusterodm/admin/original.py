@@ -12,8 +12,8 @@ import msgspec
 from clusterodm.admin import nodes, tasks
 from clusterodm.admin.views import NodeView
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.registry import Node
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import NodeNotFound
 from clusterodm.core.nodes import parse_address
 from clusterodm.core.tasks import Attempt, Phase, task_info

@@ -24,7 +24,7 @@ from clusterodm.admin.views import (
     Why,
 )
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.entry import Entry
+from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, FilesLost, TaskNotFound
 from clusterodm.core.names import is_image

@@ -10,9 +10,9 @@ from typing import Final
 from clusterodm.admin import tasks
 from clusterodm.admin.views import Done, UploadPage, UploadView
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.reclaimer import ABANDONED
-from clusterodm.cluster.uploads import Arrival
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.tasks.reclaimer import ABANDONED
+from clusterodm.cluster.tasks.uploads import Arrival
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase, Stage

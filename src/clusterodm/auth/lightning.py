@@ -24,7 +24,7 @@ from clusterodm.auth.base import Authenticator, AuthInfo, Grant, digest_of
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, ServiceDown
 from clusterodm.core.limits import Limits
-from clusterodm.reasons import describe
+from clusterodm.http.reasons import describe
 from clusterodm.settings import Settings
 
 T = TypeVar("T")

@@ -18,8 +18,8 @@ from yarl import URL
 
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import FetchFailed
-from clusterodm.reasons import describe
-from clusterodm.urls import as_written
+from clusterodm.http.reasons import describe
+from clusterodm.http.urls import as_written
 
 #: IPv6 addresses with an IPv4 address at their end.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

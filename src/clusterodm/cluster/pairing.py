@@ -19,14 +19,14 @@ import msgspec
 import structlog
 
 from clusterodm.aio import Clock
-from clusterodm.cluster.entry import Entry
-from clusterodm.cluster.strays import Strays
-from clusterodm.cluster.tasks import Tasks
-from clusterodm.cluster.uploads import Uploads
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.strays import Strays
+from clusterodm.cluster.tasks.uploads import Uploads
 from clusterodm.core.errors import DataFolderError, StaleTask
 from clusterodm.core.ids import is_task_id
 from clusterodm.core.tasks import DISCARDED, Attempt, Phase, Stage, node_uuid
-from clusterodm.identity import Identity, new_id, read_identity, write_identity
+from clusterodm.files.identity import Identity, new_id, read_identity, write_identity
 from clusterodm.store import Store
 
 _log = structlog.get_logger("pairing")

@@ -21,9 +21,9 @@ import structlog
 
 from clusterodm import __version__
 from clusterodm.aio import Leadership
-from clusterodm.cluster.machines import Machines
-from clusterodm.cluster.registry import Registry
-from clusterodm.cluster.tasks import Tasks
+from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.errors import ClusterError
 from clusterodm.store import SILENT, Replica, Store
 

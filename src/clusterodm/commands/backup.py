@@ -23,8 +23,8 @@ import typer
 
 from clusterodm.commands.postgres import dump
 from clusterodm.core.errors import ConfigError, DataFolderError
-from clusterodm.identity import FILE, Identity, new_id, read_identity, write_identity
-from clusterodm.restoring import DATABASE, DATABASE_FILES, DUMP, stays
+from clusterodm.files.identity import FILE, Identity, new_id, read_identity, write_identity
+from clusterodm.server.restoring import DATABASE, DATABASE_FILES, DUMP, stays
 from clusterodm.settings import Settings, load_settings
 from clusterodm.store import require_whole
 

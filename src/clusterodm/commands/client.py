@@ -18,8 +18,8 @@ from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError, NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.tasks import Phase, Task
+from clusterodm.http.reasons import describe
 from clusterodm.nodeodm import NodeClient, Snapshot
-from clusterodm.reasons import describe
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from clusterodm.app import Cluster, running_cluster
 from clusterodm.commands.ending import run_until_done
 from clusterodm.commands.submit import Submission, carry_out, find_files
 from clusterodm.core.durations import elapsed
@@ -28,6 +27,7 @@ from clusterodm.core.nodes import parse_address
 from clusterodm.devnode import Knobs, running_devnode
 from clusterodm.devnode.photos import make_photos
 from clusterodm.observe import configure_logging
+from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.settings import load_settings
 
 _NODES: Final = 2

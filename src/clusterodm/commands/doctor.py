@@ -28,11 +28,11 @@ from clusterodm.core.errors import ConfigError, ProviderError, Throttled
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.splitmerge import unusable
-from clusterodm.folder import in_use, owner_of
+from clusterodm.files.folder import in_use, owner_of
+from clusterodm.http.reasons import describe
 from clusterodm.nodeodm import Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
-from clusterodm.reasons import describe
 from clusterodm.settings import Settings, load_settings
 
 _NOT_SET: Final = (

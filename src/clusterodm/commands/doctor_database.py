@@ -10,7 +10,7 @@ from typing import Final
 from clusterodm.cluster.pairing import check_pair
 from clusterodm.commands.finding import Finding
 from clusterodm.core.errors import ClusterError, StoreDown
-from clusterodm.restoring import DATABASE
+from clusterodm.server.restoring import DATABASE
 from clusterodm.settings import Settings
 from clusterodm.store import HEAD, ask_version, examine, require_whole, untouched
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 
 import typer
 
-from clusterodm.folder import noted_ports
+from clusterodm.files.folder import noted_ports
 
 #: Seconds that an answer may take.
 _TIMEOUT: Final = 4.0

@@ -16,8 +16,8 @@ import msgspec
 import typer
 
 from clusterodm.aio import Clock
-from clusterodm.cluster.claims import unclaimed_owner
-from clusterodm.cluster.importer import OldRoute
+from clusterodm.cluster.nodes.importer import OldRoute
+from clusterodm.cluster.tasks.claims import unclaimed_owner
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError
@@ -27,12 +27,12 @@ from clusterodm.core.membership import NodeEntry
 from clusterodm.core.names import printable
 from clusterodm.core.options import parse_options, parse_outputs
 from clusterodm.core.tasks import Phase, Task
-from clusterodm.folder import locked_folder
-from clusterodm.interrupted import mark_imported
+from clusterodm.files.folder import locked_folder
+from clusterodm.files.interrupted import mark_imported
+from clusterodm.files.spool import Spool
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from clusterodm.settings import load_settings, read_config
-from clusterodm.spool import Spool
 from clusterodm.store import Store
 
 #: Where the original has its files, first one wins.

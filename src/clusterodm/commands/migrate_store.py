@@ -13,8 +13,8 @@ from clusterodm.aio import Clock
 from clusterodm.cluster.pairing import KEY, pair
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.errors import ConfigError
-from clusterodm.folder import locked_folder
-from clusterodm.identity import Identity, new_id, write_identity
+from clusterodm.files.folder import locked_folder
+from clusterodm.files.identity import Identity, new_id, write_identity
 from clusterodm.settings import Settings, load_settings
 from clusterodm.store import Store, copy_store, require_empty
 

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from clusterodm.core.errors import ConfigError, DataFolderError, Rejected
-from clusterodm.providers.subprocesses import run
+from clusterodm.providers.schedulers.subprocesses import run
 
 #: Drop all tables, also those of a newer version; refused while a replica sends heartbeats.
 _EMPTY: Final = """

@@ -20,7 +20,7 @@ from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
-from clusterodm.reasons import describe
+from clusterodm.http.reasons import describe
 from clusterodm.settings import Settings, load_settings
 
 T = TypeVar("T")

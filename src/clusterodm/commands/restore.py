@@ -18,9 +18,9 @@ import typer
 from clusterodm.commands.ending import run_until_done
 from clusterodm.commands.postgres import dump, replace
 from clusterodm.core.errors import ConfigError, DataFolderError
-from clusterodm.folder import locked_folder
-from clusterodm.identity import FILE, Identity, new_id, read_identity, write_identity
-from clusterodm.restoring import (
+from clusterodm.files.folder import locked_folder
+from clusterodm.files.identity import FILE, Identity, new_id, read_identity, write_identity
+from clusterodm.server.restoring import (
     DATABASE,
     DATABASE_FILES,
     DUMP,

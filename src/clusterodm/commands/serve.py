@@ -15,11 +15,11 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from clusterodm.admin.password import with_password
-from clusterodm.app import running_cluster
 from clusterodm.commands.ending import Signals, run_until_done
 from clusterodm.commands.workers import run_workers
 from clusterodm.observe import configure_logging
-from clusterodm.serving import Sockets
+from clusterodm.server.app import running_cluster
+from clusterodm.server.serving import Sockets
 from clusterodm.settings import RETIRED, Settings, described, env_name, flag_name, is_switch, load_settings
 
 _SHORT = {"port": "-p", "cloud_provider": "-c"}

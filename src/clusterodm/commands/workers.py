@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import structlog
 
 from clusterodm.commands.ending import AT_ONCE, Terminal
-from clusterodm.serving import Sockets
+from clusterodm.server.serving import Sockets
 from clusterodm.settings import Settings
 
 _log = structlog.get_logger("workers")

@@ -24,8 +24,8 @@ from typing import Any, Final
 
 import msgspec
 
-from clusterodm.archives import Bounds, open_archive
 from clusterodm.core.errors import BadArchive, BadRequest
+from clusterodm.files.archives import Bounds, open_archive
 
 _ALIGN: Final = re.compile(r"align\.(las|laz|tif)", re.IGNORECASE)
 #: Bytes that are gathered before they are written, off the event loop.

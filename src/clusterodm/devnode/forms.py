@@ -16,8 +16,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from clusterodm.core.errors import BadRequest
 from clusterodm.devnode.folders import Sink
-from clusterodm.proxy.body import open_body
-from clusterodm.proxy.delimiter import Delimiter
+from clusterodm.http.body import open_body
+from clusterodm.http.delimiter import Delimiter
 
 #: Seconds without a byte after which a client counts as gone.
 _IDLE: Final = 300.0

@@ -26,7 +26,7 @@ from clusterodm.devnode.forms import read_multipart, read_order, skip_body
 from clusterodm.devnode.knobs import Knobs
 from clusterodm.devnode.node import DevNode
 from clusterodm.devnode.tasks import DevTask
-from clusterodm.proxy.render import Handler, add_cors, errors, json_answer, preflight
+from clusterodm.http.render import Handler, add_cors, errors, json_answer, preflight
 
 NODE: Final = web.AppKey("node", DevNode)
 _ORDERS: Final = ("/task/cancel", "/task/remove", "/task/restart")

@@ -19,7 +19,7 @@ from clusterodm.devnode.knobs import DELIVERY, FAILURES, PACKING, Knobs
 from clusterodm.devnode.outputs import write_archive
 from clusterodm.devnode.photos import Photo, read_photo
 from clusterodm.devnode.tasks import DevTask
-from clusterodm.urls import as_written
+from clusterodm.http.urls import as_written
 
 #: Seconds before each further call of a webhook that was not answered with 200.
 _AGAIN: Final = (0, 5, 10, 15, 20, 25)

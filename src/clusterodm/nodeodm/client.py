@@ -14,13 +14,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from clusterodm import reasons
 from clusterodm.core.errors import AnswerTooLarge, NodeForgot, NodeRefused, NodeUnreachable, TokenRejected
 from clusterodm.core.nodes import NodeAddress, NodeInfo
 from clusterodm.core.tasks import Task
+from clusterodm.http import reasons
+from clusterodm.http.urls import as_written
 from clusterodm.nodeodm.output import OutputReader
 from clusterodm.nodeodm.trust import Trust
-from clusterodm.urls import as_written
 
 T = TypeVar("T")
 

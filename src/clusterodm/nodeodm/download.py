@@ -21,9 +21,9 @@ from clusterodm.aio import chance, next_piece
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeError, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
+from clusterodm.http.reasons import describe
+from clusterodm.http.zero_copy import WORTH, duplicate
 from clusterodm.nodeodm.client import NodeClient
-from clusterodm.reasons import describe
-from clusterodm.zero_copy import WORTH, duplicate
 
 #: Tries to go on, and what is between them; after the last one the download is given up.
 _TRIES: Final = 3

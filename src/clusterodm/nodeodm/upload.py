@@ -30,9 +30,9 @@ from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import FilesLost, NodeForgot, NodeRefused, TokenRejected
 from clusterodm.core.files import HeldFile, describe_losses
 from clusterodm.core.nodes import NodeAddress
+from clusterodm.http.reasons import describe
 from clusterodm.nodeodm.backlog import Batch
 from clusterodm.nodeodm.client import OTHER_TOKEN
-from clusterodm.reasons import describe
 
 CONNECT_TIMEOUT: Final = 10.0
 #: Seconds without progress after which a node counts as hung; longer once it has all, when nothing shows progress.

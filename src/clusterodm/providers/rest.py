@@ -13,8 +13,8 @@ import msgspec
 
 from clusterodm.aio import Clock
 from clusterodm.core.errors import ProviderError, Rejected, Throttled, Unreachable
+from clusterodm.http.reasons import describe
 from clusterodm.providers.throttling import asked_until
-from clusterodm.reasons import describe
 
 _MAX_ANSWER: Final = 16 << 20
 #: Pages of a list; more means that something is wrong.

@@ -12,7 +12,7 @@ from clusterodm.auth import SHARED_OWNER, Grant
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
 from clusterodm.core.forwarding import network_of
-from clusterodm.forwarded import Proxies
+from clusterodm.http.forwarded import Proxies
 
 CONTEXT: Final = web.AppKey("context", Context)
 PROXIES: Final = web.AppKey("proxies", Proxies)

@@ -9,8 +9,8 @@ from urllib.parse import quote
 from aiohttp import web
 from yarl import URL
 
+from clusterodm.cluster.delivery import deliver
 from clusterodm.core.tasks import has_results
-from clusterodm.delivery import deliver
 from clusterodm.proxy.context import caller, context
 
 

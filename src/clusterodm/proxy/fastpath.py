@@ -21,7 +21,7 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.core.tasks import visible
-from clusterodm.proxy.connections import Connections
+from clusterodm.http.connections import Connections
 
 #: A request without a body whose every line is as it should be. What a server in front of us could read in another way
 #: than the web server behind us is no such request.

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.intake import Announcement
+from clusterodm.cluster.tasks.intake import Announcement
 from clusterodm.core.errors import BadRequest, ClusterError, ServiceDown, SpoolFull
+from clusterodm.files.spool import Part
+from clusterodm.http.forms import FileHandler, FileSink, read_form
+from clusterodm.http.render import json_answer, render_error
 from clusterodm.proxy.context import caller, caller_name, cluster_url, context
-from clusterodm.proxy.forms import FileHandler, FileSink, read_form
-from clusterodm.proxy.render import json_answer, render_error
-from clusterodm.spool import Part
 
 
 class _Parts:

@@ -8,10 +8,10 @@ from typing import Final
 
 from aiohttp import web
 
+from clusterodm.cluster.delivery import pipe
 from clusterodm.core.errors import NodeUnreachable
-from clusterodm.delivery import pipe
+from clusterodm.http.urls import without
 from clusterodm.proxy.context import context
-from clusterodm.urls import without
 
 #: What the page may be made of; everything else is not passed to a node.
 PAGE_PATH: Final = r"/{file:([\w./-]*\.(css|js|map|woff2?|ttf|eot|svg|png|ico|html))?}"

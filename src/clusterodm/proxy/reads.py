@@ -11,9 +11,9 @@ from aiohttp import web
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.limits import shown_options
 from clusterodm.core.options import exact
+from clusterodm.http.forms import read_form
+from clusterodm.http.render import json_answer, json_bytes
 from clusterodm.proxy.context import caller, context
-from clusterodm.proxy.forms import read_form
-from clusterodm.proxy.render import json_answer, json_bytes
 
 #: Seconds for which a finished task is listed, as long as a node keeps it.
 _LISTED: Final = 48 * 3600.0

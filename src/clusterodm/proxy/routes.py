@@ -7,8 +7,9 @@ from __future__ import annotations
 from aiohttp import web
 
 from clusterodm.cluster.context import Context
-from clusterodm.forwarded import Proxies
-from clusterodm.proxy import connections, downloads, intake, page, reads, render, verbs
+from clusterodm.http import connections, render
+from clusterodm.http.forwarded import Proxies
+from clusterodm.proxy import downloads, intake, page, reads, verbs
 from clusterodm.proxy.context import CONTEXT, PROXIES
 
 

@@ -1,0 +1,309 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Machines on demand: looks at the queue, the nodes and the machines, has `core.scaling` decide, and carries it out.
+
+What is scale_plan is kept before it is done; the rest of a machine's life is in lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.machines.lifecycle import Lifecycle
+from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.dispatcher import Dispatcher
+from clusterodm.cluster.tasks.forecasts import Forecasts
+from clusterodm.core.errors import ProviderError, StaleMachine, Throttled
+from clusterodm.core.machines import PENDING_STATES, Machine, State
+from clusterodm.core.names import counted_files
+from clusterodm.core.placement import Needs, refusal
+from clusterodm.core.scaling import Budget, Demand, Launch, MachineLoad, Rules, ScalePlan, plan
+from clusterodm.core.tasks import Phase
+from clusterodm.files.spool import Spool
+from clusterodm.providers import BoundedProvider, Fleet
+from clusterodm.store import Cost, Store
+
+_log = structlog.get_logger("autoscaler")
+
+#: Seconds between two times that costs are kept.
+_KEEP_COSTS: Final = 60.0
+#: Seconds for which machines that are gone, and costs, are remembered.
+_KEEP: Final = 400 * 86400.0
+#: Tasks of the queue that are looked at in one round.
+_MANY: Final = 1000
+#: Seconds without a file after which an upload gets no machine ahead any more.
+_RESTING: Final = 900.0
+
+
+class Autoscaler:
+    """Orders machines for tasks that wait, and lets idle ones go."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        machines: Machines,
+        lifecycle: Lifecycle,
+        tasks: Tasks,
+        dispatcher: Dispatcher,
+        registry: Registry,
+        spool: Spool,
+        sizes: Forecasts,
+        store: Store,
+        *,
+        cluster: str,
+        clock: Clock,
+    ) -> None:
+        self.fleet = fleet
+        self._machines = machines
+        self._lifecycle = lifecycle
+        self._tasks = tasks
+        self._dispatcher = dispatcher
+        self._registry = registry
+        self._spool = spool
+        self.sizes = sizes
+        self._store = store
+        self._cluster = cluster
+        self._clock = clock
+        #: What was wrong with providers at the start, by name.
+        self.troubles: dict[str, str] = {}
+        self._remarks: dict[str, str] = {}
+        self._costs: dict[tuple[str, str, str], Cost] = {}
+        self._counted_at = clock.steady()
+        self._kept_at = clock.steady()
+        self._spent: tuple[str, float] = ("", 0.0)
+        #: Tasks for which a machine is there, comes or was ordered.
+        self._served: set[str] = set()
+        dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
+        dispatcher.waits.coming = lambda uuid: uuid in self._served
+
+    def begin(self) -> None:
+        """The leadership begins: time counts from now on, and what was spent is read again."""
+        self._machines.begin()
+        self._counted_at = self._kept_at = self._clock.steady()
+        self._spent = ("", 0.0)
+
+    async def check(self) -> None:
+        """Once: whether every provider can be used; what is wrong with one is for operators."""
+        async with asyncio.TaskGroup() as group:
+            for provider in self.fleet.providers.values():
+                group.create_task(self._check(provider))
+
+    async def _check(self, provider: BoundedProvider) -> None:
+        try:
+            await provider.check()
+        except Throttled:
+            await asyncio.sleep(provider.pause.left)
+            await self._check(provider)
+        except ProviderError as error:
+            _log.error("a provider cannot be used", provider=provider.name, error=str(error))
+            self.troubles[provider.name] = str(error)
+
+    async def sweep(self) -> None:
+        """One round: observe, decide, act."""
+        await self._count_costs()
+        if not self.fleet.providers:
+            return
+        self._note_idle()
+        demands = [self._demand(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
+        demands += [self._demand(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
+        demands += await self._early()
+        scale_plan = self.decide(demands)
+        self._remark(scale_plan)
+        for launch in scale_plan.launches:
+            if not self.fleet.providers[
+                launch.offering.provider
+            ].pause.left:  # it may have begun with the launch before
+                await self._launch(launch)
+        for machine_id, why in scale_plan.drain.items():
+            await self._leave(machine_id, why)
+
+    def decide(self, demands: list[Demand]) -> ScalePlan:
+        """What would be done for these tasks now."""
+        steady, wall = self._clock.steady(), self._clock()
+        blocked = {
+            offering: wall + until - steady
+            for offering, until in self._lifecycle.blocked.until.items()
+            if until > steady
+        }
+        budget = Budget(
+            hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
+        )
+        seen = [
+            MachineLoad(
+                machine=machine,
+                busy=self._machines.busy(machine),
+                memory=self.sizes.of(machine.provider, machine.size),
+                usable=self._machines.usable(machine),
+            )
+            for machine in self._machines.alive()
+        ]
+        rules = [_rules(provider, self.sizes) for provider in self.fleet.providers.values()]
+        return plan(demands, seen, rules, budget, blocked, wall)
+
+    async def _early(self) -> list[Demand]:
+        """Uploads that have grown past what free nodes take, where machines are ordered ahead."""
+        if not any(provider.config.prewarm for provider in self.fleet.providers.values()):
+            return []
+        found, now = [], self._clock()
+        for entry in list(self._tasks.active()):
+            uuid = entry.task.uuid
+            if entry.task.phase is not Phase.RECEIVING or now - entry.last_activity > _RESTING:
+                continue
+            images = counted_files(file.name for file in await self._spool.listing(uuid))
+            needs = Needs(images=images)
+            free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
+            mine = any(machine.task == uuid for machine in self._machines.alive())
+            if images and (mine or next(free, None) is None):
+                found.append(Demand(task=uuid, images=images, early=True))
+        return found[:_MANY]
+
+    def _demand(self, uuid: str, *, soon: bool = False) -> Demand:
+        entry = self._tasks.get(uuid)
+        task = entry.task if entry else None
+        if task is None:
+            return Demand(task=uuid, images=0, soon=soon)
+        return Demand(
+            task=uuid,
+            images=Needs.of(task).images,
+            larger_than=task.larger_than,
+            memory=task.expected_memory,
+            soon=soon,
+        )
+
+    def _remark(self, scale_plan: ScalePlan) -> None:
+        """What operators and owners are told of each wait."""
+        remarks = dict(scale_plan.unmet)
+        remarks |= {launch.task: f"a machine is ordered: {launch.offering}" for launch in scale_plan.launches}
+        for uuid, machine_id in scale_plan.matched.items():
+            machine = self._machines.get(machine_id)
+            if machine is not None and machine.state in PENDING_STATES:
+                remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({self._where(machine)})"
+        self._remarks = remarks
+        self._served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
+
+    def _where(self, machine: Machine) -> str:
+        place = f"{machine.size} in {machine.location}" if machine.location else machine.size
+        provider = self.fleet.providers.get(machine.provider)
+        if provider is not None and provider.pause.left:
+            return f"{place}; {provider.pause.text}"
+        if (why := self._lifecycle.waiting.get(machine.id)) is not None:
+            return f"{place}, which waits at {machine.provider}{f': {why}' if why else ''}"
+        return place
+
+    async def _launch(self, launch: Launch) -> None:
+        offering = launch.offering
+        provider = self.fleet.providers[offering.provider]
+        machine = Machine(
+            id=f"clusterodm-{self._cluster}-{secrets.token_hex(4)}",
+            provider=offering.provider,
+            state=State.ORDERED,
+            size=offering.size,
+            location=offering.location,
+            spot=offering.spot,
+            max_images=offering.max_images,
+            slots=provider.config.tasks_per_machine,
+            price=offering.price,
+            task=launch.task,
+            token=secrets.token_hex(24),
+            ordered_at=self._clock(),
+            reason=launch.why,
+        )
+        await self._machines.add(machine)
+        entry = self._tasks.get(launch.task)
+        if entry is not None:
+            await self._tasks.note(entry, f"machine {machine.id} ordered: {launch.why}")
+
+    async def _leave(self, machine_id: str, why: str) -> None:
+        machine = self._machines.get(machine_id)
+        if machine is None or machine.state is not State.READY or self._machines.busy(machine):
+            return
+        try:
+            await self._machines.advance(machine, State.DRAINING, why)
+        except StaleMachine:
+            return
+
+    def _note_idle(self) -> None:
+        """Since when each machine has had nothing to do."""
+        for machine in self._machines.alive():
+            node = self._machines.node(machine)
+            wanted = self._machines.busy(machine) or (node is not None and node.prefetches)
+            if machine.state is State.READY and wanted:
+                self._machines.touch(machine, self._clock())
+
+    # Costs
+
+    @property
+    def spent_this_month(self) -> float:
+        """What machines have cost this month so far."""
+        month, kept = self._spent
+        return kept + sum(cost.amount for cost in self._costs.values() if cost.month == month)
+
+    async def read_costs(self) -> None:
+        """What was spent this month, where somebody else counts it."""
+        month = time.strftime("%Y-%m", time.gmtime(self._clock()))
+        self._spent = (month, await self._store.spent(month))
+
+    async def _count_costs(self) -> None:
+        now, month = self._clock.steady(), time.strftime("%Y-%m", time.gmtime(self._clock()))
+        seconds, self._counted_at = now - self._counted_at, now
+        if self._spent[0] != month:
+            self._spent = (month, await self._store.spent(month))
+        for machine in self._machines.alive():
+            if machine.state is not State.ORDERED and machine.id not in self._lifecycle.waiting:
+                self._charge(machine, month, seconds)
+        if now - self._kept_at >= _KEEP_COSTS:
+            self._kept_at = now
+            await self.keep_costs()
+
+    def _charge(self, machine: Machine, month: str, seconds: float) -> None:
+        """Time on a machine belongs to the tasks that are on it, in equal parts."""
+        owners = {entry.task.uuid: entry.task.owner for entry in self._machines.entries(machine)} or {"": ""}
+        part = seconds / len(owners)
+        for uuid, owner in owners.items():
+            key = (month, machine.id, uuid)
+            had = self._costs.get(key) or Cost(
+                month=month, machine=machine.id, task=uuid, owner=owner, seconds=0.0, amount=0.0
+            )
+            self._costs[key] = msgspec.structs.replace(
+                had, seconds=had.seconds + part, amount=had.amount + part * machine.price / 3600
+            )
+
+    async def keep_costs(self) -> None:
+        """Have the costs so far in the store."""
+        costs, self._costs = self._costs, {}
+        if costs:
+            await self._store.charge(costs.values())
+            oldest = time.strftime("%Y-%m", time.gmtime(self._clock() - _KEEP))
+            await self._store.forget_machines(self._clock() - _KEEP, month=oldest)
+            month, kept = self._spent
+            self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
+
+
+def _rules(provider: BoundedProvider, sizes: Forecasts) -> Rules:
+    config = provider.config
+    here = time.localtime()
+    windows = config.windows
+    minute = here.tm_hour * 60 + here.tm_min
+    ready = config.min_ready if not windows or any(each.has(here.tm_wday, minute) for each in windows) else 0
+    return Rules(
+        name=provider.name,
+        offerings=provider.offerings,
+        min_images=config.min_images,
+        max_machines=config.machines_limit,
+        slots=config.tasks_per_machine,
+        idle_timeout=config.idle_timeout,
+        paid_hours=config.paid_hours,
+        ready=ready,
+        prewarm=config.prewarm,
+        paused=provider.pause.text,
+        memory={size.slug: sizes.of(provider.name, size.slug) for size in config.image_size_mapping},
+    )

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The reaper: what providers list under our tag, but we know nothing of, is deleted after a while.
+
+Every machine is kept in the store before it is created, so whatever is listed and not known is an orphan: of a crash,
+or of a database that was restored from a backup.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.state.machines import Machines
+from clusterodm.core.errors import ProviderError
+from clusterodm.providers import BoundedProvider, Fleet, MachineStatus, ProviderMachine
+
+_log = structlog.get_logger("reaper")
+
+#: Seconds for which an orphan must have been seen before it is deleted.
+GRACE: Final = 600.0
+
+
+class Reaper:
+    """Compares what is there with what is known."""
+
+    def __init__(self, fleet: Fleet, machines: Machines, *, cluster: str, clock: Clock) -> None:
+        self._fleet = fleet
+        self._machines = machines
+        self._cluster = cluster
+        self._clock = clock
+        #: Orphans by provider and id, and since when (by a clock that nobody sets) they have been seen.
+        self._seen: dict[tuple[str, str], float] = {}
+        #: Those whose disks are still to go, once their provider has let go of them.
+        self._dying: dict[tuple[str, str], ProviderMachine] = {}
+
+    @property
+    def orphans(self) -> list[str]:
+        """Ids at their providers of what is known to be nobody's."""
+        return [machine_id for _, machine_id in self._seen]
+
+    async def sweep(self) -> None:
+        """One round over all providers; one that does not answer delays only itself."""
+        for provider in self._fleet.providers.values():
+            try:
+                await self._compare(provider)
+            except ProviderError as error:
+                _log.warning("machines cannot be compared", provider=provider.name, error=str(error))
+
+    async def _compare(self, provider: BoundedProvider) -> None:
+        found = await provider.list_machines(self._cluster)
+        known = {machine.id: machine.provider_id for machine in self._machines.alive()}
+        orphans = {
+            (provider.name, each.id): each
+            for each in found
+            # a machine that is being created is known by its name alone
+            if each.name not in known or known[each.name] not in ("", each.id)
+        }
+        mine = {key for key in self._seen if key[0] == provider.name}
+        for key in mine - set(orphans):
+            del self._seen[key]
+        for key, orphan in orphans.items():
+            since = self._seen.setdefault(key, self._clock.steady())
+            if self._clock.steady() - since >= GRACE:
+                await self._delete(provider, key, orphan)
+        await self._drop_disks(provider, set(orphans))
+
+    async def _delete(self, provider: BoundedProvider, key: tuple[str, str], orphan: ProviderMachine) -> None:
+        if orphan.status is not MachineStatus.ENDING:
+            _log.warning("an orphan is deleted", provider=provider.name, id=orphan.id, name=orphan.name)
+            await provider.delete(orphan)
+        if orphan.volumes:
+            self._dying[key] = orphan
+
+    async def _drop_disks(self, provider: BoundedProvider, orphans: set[tuple[str, str]]) -> None:
+        for key in [key for key in self._dying if key[0] == provider.name and key not in orphans]:
+            await provider.delete(self._dying[key])
+            del self._dying[key]

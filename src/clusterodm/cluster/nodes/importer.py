@@ -1,0 +1,117 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""`nodes.json` and `routes.json` of the original: taken in once for each content they have.
+
+Tasks keep their owner: the token of a route says who it is, now or when somebody comes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from clusterodm.auth import Authenticator
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.tasks.claims import unclaimed_owner
+from clusterodm.core.errors import ConfigError
+from clusterodm.core.ids import is_task_id
+from clusterodm.core.jsontext import decode_file
+from clusterodm.core.membership import NodeEntry
+from clusterodm.core.tasks import Attempt, Phase, Stage, Task
+from clusterodm.store import Store
+
+_log = structlog.get_logger("import")
+
+#: Milliseconds above which a number is a time in milliseconds and not in seconds.
+_MS: Final = 1e11
+
+
+class OldRoute(msgspec.Struct):
+    """An entry of routes.json."""
+
+    node: NodeEntry
+    token: str | None = ""
+    accessed: float = 0
+
+
+class Importer:
+    """Reads the two files in the data folder."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        authenticator: Authenticator,
+        folder: Path,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._authenticator = authenticator
+        self._folder = folder
+        self._clock = clock
+
+    async def run(self) -> bool:
+        """Import both files where they exist and are new to us; whether there were tasks. Raises ConfigError."""
+        await self._once("nodes.json", list[NodeEntry], self._nodes)
+        return bool(await self._once("routes.json", dict[str, OldRoute], self._routes))
+
+    async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> int:
+        path = self._folder / name
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return 0
+        mark = hashlib.sha256(content).hexdigest()
+        if await self._store.value(f"imported {name}") == mark:
+            return 0
+        try:
+            found = decode_file(content.strip() or b"null", name, kind | None, strict=False)
+        except ConfigError as error:
+            raise ConfigError(f"{self._folder} cannot be imported: {error}") from None
+        count = await take(found) if found else 0
+        await self._store.keep_value(f"imported {name}", mark)
+        _log.info("imported", file=name, entries=count)
+        return count
+
+    async def _nodes(self, found: list[NodeEntry]) -> int:
+        for node in found:
+            await self._registry.add(node.address(), locked=node.closed)
+            if node.machine:
+                _log.warning("a node was imported locked: its machine has to be deleted by hand", machine=node.machine)
+        return len(found)
+
+    async def _routes(self, found: dict[str, OldRoute]) -> int:
+        count = 0
+        for uuid, route in found.items():
+            if is_task_id(uuid.lower()):
+                count += await self._route(uuid.lower(), route)
+        return count
+
+    async def _route(self, uuid: str, route: OldRoute) -> bool:
+        """A task that runs or ran on a node without our files: followed there, and told from there. Of a node that is
+        gone nothing can be told."""
+        node = self._registry.find(route.node.address())
+        if node is None:
+            _log.warning("a task was not imported: its node is gone", task=uuid, node=str(route.node.address()))
+            return False
+        now = self._clock()
+        at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
+        token = route.token or ""
+        owner = self._authenticator.imported_owner(token) or unclaimed_owner(token)
+        task = Task(uuid=uuid, owner=owner, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)
+        attempt = Attempt(
+            task=uuid,
+            number=1,
+            node_id=node.record.id,
+            node_name=str(node.address),
+            node_uuid=uuid,
+            stage=Stage.RUNNING,
+            started_at=at,
+        )
+        return await self._store.add_task(task, "imported from routes.json", attempt=attempt)

@@ -1,0 +1,379 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""All tasks in memory: a cache of the store, and the only place that changes either."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager
+from typing import Final, Unpack
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Observers
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.freshness import Freshness
+from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
+from clusterodm.core.errors import StaleTask, TaskNotFound
+from clusterodm.core.estimates import Pace
+from clusterodm.core.files import Manifest
+from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, OnNode, Outcome, Phase, Task, visible
+from clusterodm.store import Store
+
+_log = structlog.get_logger("tasks")
+
+#: Finished tasks that are kept in memory after somebody asked for them.
+_KEEP_FINISHED: Final = 1000
+#: Seconds for which a uuid is claimed at most; that of a process that dies is free as soon as that is seen.
+_LONGEST_UPLOAD: Final = 86400.0
+#: Tasks that are read again with one query.
+_BATCH: Final = 500
+
+
+class Tasks:
+    """Tasks by uuid. Active ones are always in memory, finished ones when somebody asks."""
+
+    def __init__(self, store: Store, clock: Callable[[], float], *, billed: bool = False) -> None:
+        self._store = store
+        self._billed = billed
+        self._clock = clock
+        self._active: dict[str, Entry] = {}
+        self._finished: OrderedDict[str, Entry] = OrderedDict()
+        self.observers: Observers[[Entry]] = Observers()
+        self._dirty: set[str] = set()
+        self._queued: set[str] = set()
+        self.freshness = Freshness(self._read_newer)
+        #: Whether other processes change tasks, too.
+        self.others = store.shared
+        #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
+        self.pace: tuple[float, Pace] | None = None
+
+    async def load(self) -> None:
+        """Read all active tasks from the store; those whose rows cannot be read are set aside."""
+        await self._store.look_for_unknown_phases()
+        for task, attempt in await self._store.active_tasks():
+            self._active[task.uuid] = Entry(task, attempt)
+            if task.phase is Phase.QUEUED:
+                self._queued.add(task.uuid)
+
+    @property
+    def queued(self) -> int:
+        """How many tasks wait for a slot."""
+        return len(self._queued)
+
+    def any_queued(self, *, besides: Collection[str]) -> bool:
+        """Whether a task waits for a slot that is none of these."""
+        return any(uuid not in besides for uuid in self._queued)
+
+    @property
+    def none_active(self) -> bool:
+        """Whether there is no task that is not over."""
+        return not self._active
+
+    # What other processes change
+
+    async def reload(self) -> None:
+        """Read everything that is in memory, or should be, again."""
+        found = await self._store.active_tasks()
+        for pair in found:
+            self._apply(*pair)
+        there = {task.uuid for task, _ in found}
+        await self.refresh([uuid for uuid in [*self._active, *self._finished] if uuid not in there])
+
+    async def refresh(self, uuids: Iterable[str]) -> None:
+        """Read some tasks again."""
+        wanted = list(uuids)
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            found = await self._store.find_tasks_by_uuid(batch)
+            for pair in found:
+                self._apply(*pair)
+            for uuid in set(batch) - {task.uuid for task, _ in found} - self._store.aside.tasks.keys():
+                self._forgotten(uuid)
+
+    async def _read_newer(self, uuids: set[str]) -> None:
+        """Read those of these tasks again of which the store has a newer state than memory."""
+        versions = await self._store.versions(list(uuids))
+        await self.refresh(uuid for uuid in uuids if self._is_older(uuid, versions.get(uuid)))
+
+    def _is_older(self, uuid: str, version: int | None) -> bool:
+        entry = self.get(uuid)
+        return entry is not None and (version is None or version > entry.task.version)
+
+    def _apply(self, task: Task, attempt: Attempt | None) -> None:
+        """Take over a stored state unless memory has a newer one."""
+        entry = self.get(task.uuid)
+        if entry is None:
+            self._changed(Entry(task, attempt))
+            return
+        if task.version <= entry.task.version:
+            return
+        if task.uuid in self._dirty and task.phase is entry.task.phase:
+            task = msgspec.structs.replace(task, **_progress(entry.task))
+        before, entry.task = (entry.task, entry.attempt), task
+        entry.attempt = attempt
+        if (before[0].phase, before[0].attempts, before[1]) != (task.phase, task.attempts, attempt):
+            self._changed(entry)
+
+    def _forgotten(self, uuid: str) -> None:
+        """The store has no such task any more."""
+        entry = self.get(uuid)
+        if entry is not None:
+            entry.task = msgspec.structs.replace(entry.task, phase=Phase.REMOVED)
+            self._changed(entry)
+
+    @asynccontextmanager
+    async def locked(self, entry: Entry) -> AsyncIterator[None]:
+        """Keep everybody else, in whatever process, from publishing files of this task, or committing it."""
+        async with entry.lock, self._store.locked(entry.task.uuid):
+            if self._store.shared:
+                await self.refresh([entry.task.uuid])
+            yield
+
+    @asynccontextmanager
+    async def claimed(self, uuid: str) -> AsyncIterator[bool]:
+        """Whether a uuid that no task has yet is ours, while no other process can have it."""
+        if not self._store.shared:
+            yield True
+            return
+        lock, holder = f"uuid {uuid}", self._store.origin
+        ours = await self._store.take(lock, holder, _LONGEST_UPLOAD)
+        try:
+            yield ours
+        finally:
+            if ours:
+                await self._store.release(lock, holder)
+
+    async def known(self, uuid: str) -> Entry | None:
+        """An active task as it is now, wherever it was changed last."""
+        if self._store.shared and self.get(uuid) is None:
+            await self.refresh([uuid])
+        return self.get(uuid)
+
+    def watch(self, watcher: Callable[[Entry], None]) -> None:
+        """Have `watcher(entry)` called after each change of a phase or of the attempt."""
+        self.observers.add(watcher)
+
+    def active(self) -> Iterable[Entry]:
+        """Entries of all active tasks."""
+        return self._active.values()
+
+    def on_nodes(self) -> Iterator[OnNode]:
+        """All tasks that are on a node or on their way there."""
+        return (there for entry in self._active.values() if (there := entry.on_node))
+
+    def __contains__(self, uuid: str) -> bool:
+        return uuid in self._active or uuid in self._finished
+
+    def get(self, uuid: str) -> Entry | None:
+        """An entry that is in memory."""
+        return self._active.get(uuid) or self._finished.get(uuid)
+
+    async def find(self, uuid: str) -> Entry | None:
+        """An entry in any phase, from memory or the store."""
+        if entry := self.get(uuid):
+            return entry
+        found = await self._store.find_task(uuid)
+        if entry := self.get(uuid):  # somebody else was faster
+            return entry
+        if found is None:
+            aside = self._store.aside.tasks.get(uuid)
+            return None if aside is None else Entry(aside.task, aside.attempt, aside=aside.why)
+        entry = Entry(*found)
+        if entry.task.phase is Phase.FINISHED:
+            self._remember(entry)
+        return entry
+
+    async def require(self, uuid: str, owner: str) -> Entry:
+        """A committed task of `owner`; raises TaskNotFound as for one that never was."""
+        if self.others and uuid in self:
+            await self.freshness.check(uuid)
+        entry = self.get(uuid) or await self.find(uuid)
+        if entry is None or entry.task.owner != owner or not visible(entry.task):
+            raise TaskNotFound(f"{uuid[:100]} not found")
+        return entry
+
+    async def visible_ids(self, owner: str, *, limit: int, offset: int, listed_for: float) -> list[str]:
+        """A page of an owner's tasks: those that are not over, latest commit first, then those that ended in the last
+        `listed_for` seconds, latest end first."""
+        aside = [each.task for each in self._store.aside.tasks.values() if each.task.phase is not Phase.FINISHED]
+        known = [*(entry.task for entry in self._active.values()), *aside]
+        mine = [task for task in known if task.owner == owner and visible(task)]
+        mine.sort(key=lambda task: (-task.committed_at, task.uuid))
+        page = [task.uuid for task in mine[offset : offset + limit]]
+        if len(page) < limit:
+            since, skipped = self._clock() - listed_for, max(0, offset - len(mine))
+            page += await self._store.ended_since(owner, since, limit=limit - len(page), offset=skipped)
+        return page
+
+    async def add(self, task: Task, text: str) -> Entry | None:
+        """Keep a new task; None when its uuid is taken."""
+        if not await self._store.add_task(task, text):
+            return None
+        entry = self._active[task.uuid] = Entry(task)
+        self._changed(entry)
+        return entry
+
+    async def advance(
+        self,
+        entry: Entry,
+        to: Phase,
+        text: str,
+        *,
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> None:
+        """Take a task to another phase, in the store and then in memory, with what its node said last. Raises
+        StaleTask, and BadRequest for one that is set aside."""
+        entry.require_readable()
+        if entry.task.uuid in self._dirty:
+            self._dirty.discard(entry.task.uuid)
+            changes = {**_progress(entry.task), **changes}
+        if to is Phase.FINISHED:
+            changes = self._due(entry.task, attempt or entry.attempt) | changes
+        was, now = entry.task, self._clock()
+        try:
+            version = await self._store.advance(
+                was, to, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+            )
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
+        entry.attempt = attempt or entry.attempt
+        await self._kept(entry, was, version, to, changes)
+        _log.info(text, task=entry.task.uuid, phase=str(to))
+        self._changed(entry)
+
+    async def _kept(self, entry: Entry, was: Task, version: int, phase: Phase, changes: TaskChanges) -> None:
+        """Take a change over that was kept. Where others made one before it that was not read yet, read it now."""
+        missed = version != was.version + 1
+        version = was.version if missed else version
+        entry.task = msgspec.structs.replace(entry.task, **changes, phase=phase, version=version)
+        if missed:
+            await self._catch_up(entry)
+
+    async def _catch_up(self, entry: Entry) -> None:
+        if self._store.shared:
+            await self.refresh([entry.task.uuid])
+
+    def _due(self, task: Task, attempt: Attempt | None) -> TaskChanges:
+        """When a task is over, and who is to be told. No task is over before it began, even if the clock says so."""
+        began = attempt.started_at if attempt is not None else 0.0
+        return {
+            "finished_at": max(self._clock(), task.committed_at, began),
+            "webhook_due": bool(task.webhook),
+            "billing_due": self._billed and OWNER_MARK not in task.owner,
+        }
+
+    async def finish(
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        text: str,
+        /,
+        *,
+        attempt: Attempt | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> None:
+        """Take a task to FINISHED."""
+        changes["outcome"] = outcome
+        await self.advance(entry, Phase.FINISHED, text, attempt=attempt, **changes)
+
+    async def change(
+        self,
+        entry: Entry,
+        text: str = "",
+        *,
+        attempt: Attempt | None = None,
+        manifest: Manifest | None = None,
+        **changes: Unpack[TaskChanges],
+    ) -> None:
+        """Change other columns than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
+        aside."""
+        entry.require_readable()
+        was, now = entry.task, self._clock()
+        try:
+            version = await self._store.change_task(
+                was, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+            )
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
+        entry.attempt = attempt or entry.attempt
+        await self._kept(entry, was, version, entry.task.phase, changes)
+        if attempt is not None:
+            self._changed(entry)
+
+    async def change_owner(self, uuid: str, was: str, owner: str) -> None:
+        """Give a task that is still that of `was` to another owner, whatever happens to it at the same time."""
+        changed = await self._store.change_owner(uuid, was, owner, at=self._clock())
+        entry = self.get(uuid)
+        if entry is not None and changed:
+            entry.task = msgspec.structs.replace(entry.task, owner=owner)
+            await self._catch_up(entry)
+
+    async def note(self, entry: Entry, text: str, *, warning: bool = False) -> None:
+        """Add a line to a task's timeline, and to the log."""
+        await self._store.note(entry.task, at=self._clock(), text=text)
+        (_log.warning if warning else _log.info)(text, task=entry.task.uuid)
+
+    def progress(self, entry: Entry, **changes: Unpack[Progress]) -> None:
+        """Take note of what the node says; it reaches the store with the next `flush`."""
+        if any(getattr(entry.task, name) != value for name, value in changes.items()):
+            entry.task = msgspec.structs.replace(entry.task, **changes)
+            self._dirty.add(entry.task.uuid)
+
+    async def flush(self) -> None:
+        """Keep all progress noted since the last time."""
+        dirty, self._dirty = self._dirty, set()
+        entries = {uuid: entry for uuid in dirty if (entry := self._active.get(uuid))}
+        was = {uuid: entry.task.version for uuid, entry in entries.items()}
+        versions = await self._store.record_progress([entry.task for entry in entries.values()])
+        for uuid, version in versions.items():
+            entry = entries[uuid]
+            if version == was[uuid] + 1 and entry.task.version == was[uuid]:
+                entry.task = msgspec.structs.replace(entry.task, version=version)
+            else:
+                await self._catch_up(entry)
+
+    async def change_attempt(self, entry: Entry, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
+        """Change an attempt of a task whose phase stays; how it is then. Raises StaleTask when it is over, or changed
+        meanwhile."""
+        if entry.task.attempts != was.number:
+            raise StaleTask(f"attempt {was.number} of task {was.task} is over")
+        try:
+            entry.attempt = await self._store.change_attempt(was, **changes)
+        except StaleTask:
+            await self._catch_up(entry)
+            raise
+        return entry.attempt
+
+    def _changed(self, entry: Entry) -> None:
+        uuid, phase = entry.task.uuid, entry.task.phase
+        if phase in ACTIVE:
+            self._finished.pop(uuid, None)
+            self._active[uuid] = entry
+        else:
+            self._active.pop(uuid, None)
+            self._finished.pop(uuid, None)
+            if phase is Phase.FINISHED:
+                self._remember(entry)
+        (self._queued.add if phase is Phase.QUEUED else self._queued.discard)(uuid)
+        self.observers.tell(entry)
+
+    def _remember(self, entry: Entry) -> None:
+        self._finished[entry.task.uuid] = entry
+        while len(self._finished) > _KEEP_FINISHED:
+            self._finished.popitem(last=False)
+
+
+def _progress(task: Task) -> Progress:
+    return Progress(
+        progress=task.progress,
+        processing_time=task.processing_time,
+        node_code=task.node_code,
+        added_options=task.added_options,
+    )

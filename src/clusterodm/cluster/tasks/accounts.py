@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What is settled with a service that knows the owners: a task is approved once before it goes to a node, and reported
+once when it is over. While the service does not answer, the task waits, and the report is repeated.
+
+Parts of a split-merge job belong to a task that was approved with all its images, so they are neither approved nor
+reported.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Clock, Leadership, WorkQueue, chance
+from clusterodm.auth import Authenticator
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.core.backoff import Backoff
+from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
+from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, has_results, task_info
+from clusterodm.store import Store
+
+_log = structlog.get_logger("accounts")
+
+#: Tries after which a report is repeated only now and then; with the back-off of the queue that is some minutes.
+_TRIES: Final = 10
+_NOW_AND_THEN: Final = Backoff(first=600.0, longest=600.0)
+#: Seconds after which a report is given up.
+_GIVE_UP: Final = 7 * 86400.0
+_OVER: Final = (Phase.FINISHED, Phase.REMOVED)
+#: Seconds between two looks whether a task's images were fetched.
+_LOOK: Final = 1.0
+
+
+class Accounts:
+    """Approves and reports tasks."""
+
+    def __init__(
+        self, store: Store, tasks: Tasks, authenticator: Authenticator, *, leadership: Leadership, clock: Clock
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._authenticator = authenticator
+        self._clock = clock
+        self._tries: dict[str, int] = {}
+        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, concurrency=20, leadership=leadership)
+        tasks.watch(self._task_changed)
+
+    async def on_elected(self) -> None:
+        """After a restart: go on with what is still to be settled."""
+        for entry in list(self._tasks.active()):
+            self._task_changed(entry)
+        for uuid in await self._store.unreported():
+            self._queue.put(uuid)
+
+    async def run(self) -> None:
+        """Settle for ever."""
+        await self._queue.run()
+
+    async def approved(self, task: Task, images: int) -> bool:
+        """Whether a task of so many images may go to a node; False: it is to be asked later, by itself. Raises
+        BadRequest when its owner may not have it."""
+        if not self._authenticator.accounts or OWNER_MARK in task.owner:
+            return True
+        if task.zipurl:
+            return False
+        try:
+            refused = await self._authenticator.approve(task.owner, images)
+        except ServiceDown as error:
+            _log.warning("a task waits to be approved", task=task.uuid, error=str(error))
+            return False
+        if refused:
+            raise BadRequest(refused, no_retry=True)
+        return True
+
+    def _task_changed(self, entry: Entry) -> None:
+        task = entry.task
+        if task.billing_due or (task.phase is Phase.QUEUED and task.approval_due):
+            self._queue.put(task.uuid)
+
+    async def _settle(self, uuid: str) -> float | None:
+        entry = await self._tasks.find(uuid)
+        try:
+            if entry is not None and entry.task.phase is Phase.QUEUED and entry.task.approval_due:
+                return await self._approve(entry)
+            if entry is not None and entry.task.billing_due and entry.task.phase in _OVER:
+                return await self._report(entry)
+        except StaleTask as stale:
+            _log.info("the task changed while it was settled", task=uuid, why=str(stale))
+            return _LOOK
+        self._tries.pop(uuid, None)
+        return None
+
+    async def _approve(self, entry: Entry) -> float | None:
+        task = entry.task
+        if task.zipurl:
+            return _LOOK
+        refused = await self._authenticator.approve(task.owner, task.image_count)
+        if refused:
+            text = f"not approved: {refused}"
+            await self._tasks.finish(entry, Outcome.FAILED, text, error=refused, approval_due=False, billing_due=False)
+        else:
+            await self._tasks.change(entry, "approved", approval_due=False)
+        return None
+
+    async def _report(self, entry: Entry) -> float | None:
+        task = entry.task
+        count = self._tries[task.uuid] = self._tries.get(task.uuid, 0) + 1
+        text = "reported to the service that knows its owner"
+        try:
+            await self._authenticator.finished(task.owner, task_info(_as_it_ended(entry)))
+        except ServiceDown as error:
+            if count < _TRIES:
+                raise
+            if self._clock.age(task.finished_at) < _GIVE_UP:
+                return _NOW_AND_THEN.wait(count, chance())
+            text = f"never reported to the service that knows its owner: {error}"
+        self._tries.pop(task.uuid, None)
+        await self._tasks.change(entry, text, billing_due=False)
+        return None
+
+
+def _as_it_ended(entry: Entry) -> Task:
+    """A task that was canceled after it had completed is reported as completed: its owner has the results."""
+    delivered = has_results(entry.task, entry.attempt)
+    return msgspec.structs.replace(entry.task, outcome=Outcome.COMPLETED) if delivered else entry.task

@@ -1,0 +1,218 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Results: made sure of before a task counts as completed, and pulled to us where they are to be kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import structlog
+
+from clusterodm.aio import Clock, KeyedLock, next_piece
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node, Registry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.core.errors import (
+    BadArchive,
+    BadRequest,
+    BadResults,
+    NodeError,
+    NodeForgot,
+    NodeRefused,
+    ProviderError,
+    ResultsGone,
+)
+from clusterodm.core.nodes import Origin
+from clusterodm.core.retry import FETCHED
+from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, has_results
+from clusterodm.files.archives import ARCHIVE_MARK, TAIL, Tail, check_whole
+from clusterodm.files.results import ARCHIVE, Results
+from clusterodm.files.spool import Spool
+from clusterodm.nodeodm import Download, NodeClient
+from clusterodm.observe import Metrics
+from clusterodm.providers import Bucket, Fleet
+
+_log = structlog.get_logger("collector")
+
+_MARK: Final = len(ARCHIVE_MARK)
+
+
+class Collector:
+    """Takes tasks from COLLECTING to completed."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        client: NodeClient,
+        spool: Spool,
+        results: Results,
+        metrics: Metrics,
+        fleet: Fleet,
+        *,
+        keep: bool,
+        clock: Clock,
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._client = client
+        self._spool = spool
+        self._results = results
+        self._metrics = metrics
+        self._fleet = fleet
+        self._keep = keep
+        self._clock = clock
+        self._pulls: KeyedLock[str] = KeyedLock()
+
+    async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
+        """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
+        uuid = entry.task.uuid
+        # what the bucket may have of an attempt that could not deliver its results is of an earlier run
+        provider = await self._bucket_with(attempt, node) if attempt.reason != FETCHED else ""
+        if provider:
+            text = f"completed; results are in the bucket of {provider}"
+        elif self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
+            await self._pull(uuid, attempt, node)
+            text = "completed; results are kept here"
+        else:
+            await self._look_at(attempt, node)
+            text = f"completed; results stay on {attempt.node_name}"
+        ended = attempt.ended(self._clock(), COMPLETED, attempt.cleanup)
+        await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
+        self._metrics.attempts.labels("completed").inc()
+        await self._spool.drop(uuid)
+
+    async def _bucket_with(self, attempt: Attempt, node: Node) -> str:
+        """The provider in whose bucket a node has put its results; empty when it has not, or nobody can tell."""
+        provider = node.record.labels.get("provider", "")
+        bucket = self._fleet.bucket(provider) if node.record.origin is Origin.AUTOSCALER else None
+        if bucket is None:
+            return ""
+        try:
+            key = f"{attempt.node_uuid}/{ARCHIVE}"
+            found = await bucket.find(key)
+            if found is not None:
+                await asyncio.to_thread(check_whole, bucket.open(key, found.size))
+        except ProviderError as error:
+            _log.warning("the bucket cannot be looked into, results are brought here", why=str(error))
+            return ""
+        except BadArchive as error:
+            _log.warning("all.zip in the bucket is of no use, results are brought here", why=f"it {error}")
+            return ""
+        return provider if found is not None else ""
+
+    async def _look_at(self, attempt: Attempt, node: Node) -> None:
+        """Raise BadResults unless what stays on a node is a whole archive. Where the node honours ranges only begin and
+        end are read; else all of it, of which only these are kept."""
+        tail = Tail()
+        async with self._download(node, attempt, "bytes=0-3") as answer:
+            if answer.status == 200:
+                while block := await next_piece(answer.content):
+                    tail.add(block)
+            else:
+                tail.size, tail.head = _total(answer), await answer.content.read(_MARK)
+        if not tail.end and tail.size:
+            async with self._download(node, attempt, f"bytes={max(0, tail.size - TAIL)}-{tail.size - 1}") as answer:
+                tail.end = await answer.content.read() if answer.status == 206 else b""
+        with _translated():
+            tail.check()
+
+    def _download(
+        self, node: Node, attempt: Attempt, ranged: str
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": ranged})
+
+    async def archive(self, entry: Entry) -> Path:
+        """The whole archive of a completed task on our disk, pulled from its node when it is not here yet.
+
+        Raises BadRequest when the task has no results, a NodeError when they cannot be had now.
+        """
+        if not has_results(entry.task, entry.attempt):
+            raise BadRequest("Asset not ready")
+        if path := self._results.archive(entry.task.uuid):
+            return path
+        attempt, uuid = entry.attempt, entry.task.uuid
+        bucket = self._fleet.bucket(entry.task.results_in) if entry.task.results_in else None
+        if attempt is not None and bucket is not None:
+            return await self._keep_once(uuid, _stored(bucket, f"{attempt.node_uuid}/{ARCHIVE}"))
+        node = self._registry.get(attempt.node_id) if attempt else None
+        if attempt is None or node is None:
+            raise results_gone(attempt)
+        try:
+            return await self._pull(uuid, attempt, node)
+        except (NodeForgot, NodeRefused) as error:
+            raise why_no_results(attempt, error) from None
+
+    async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
+        return await self._keep_once(uuid, _downloaded(self._client, node, attempt))
+
+    async def _keep_once(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
+        """Keep an archive that comes in blocks, unless it is here or comes already."""
+        async with self._pulls.hold(uuid):
+            return self._results.archive(uuid) or await self._receive(uuid, blocks)
+
+    async def _receive(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
+        self._results.drop_part(uuid)
+        part = self._results.new_part(uuid)
+        try:
+            async for block in blocks:
+                await part.write(block)
+            await part.close()
+            with _translated():
+                await asyncio.to_thread(_check, part.path)
+            return self._results.publish(uuid, part)
+        finally:
+            part.drop()
+
+
+def results_gone(attempt: Attempt | None) -> ResultsGone:
+    """What to say of results that were left on a node which has them no more, or is no more."""
+    where = f"{attempt.node_name} has deleted them, or is no longer here" if attempt else "nothing of it is left"
+    return ResultsGone(f"The results of this task are gone: {where}", no_retry=True)
+
+
+def why_no_results(attempt: Attempt, error: NodeError) -> ResultsGone | NodeError:
+    """What a node's answer to a download means: a node keeps results for a while only (48 hours unless it is told
+    otherwise), and then knows neither them nor the task."""
+    deleted = isinstance(error, NodeForgot) or (isinstance(error, NodeRefused) and "asset" in str(error).lower())
+    return results_gone(attempt) if deleted else error
+
+
+def _check(path: Path) -> None:
+    with path.open("rb") as file:
+        check_whole(file)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except BadArchive as error:
+        raise BadResults(f"{ARCHIVE} {error}") from None
+
+
+def _total(answer: aiohttp.ClientResponse) -> int:
+    """The size of the file of which a part is answered. Raises BadResults."""
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    if not total.isdecimal():
+        raise BadResults(f"the size of {ARCHIVE} is not told")
+    return int(total)
+
+
+async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> AsyncIterator[bytes]:
+    async with Download(client, node.address, attempt.node_uuid, ARCHIVE) as download:
+        while block := await download.read():
+            yield block
+
+
+async def _stored(bucket: Bucket, key: str) -> AsyncIterator[bytes]:
+    found = await bucket.find(key)
+    if found is None:
+        raise results_gone(None)
+    async for block in bucket.read(key, 0, found.size):
+        yield block

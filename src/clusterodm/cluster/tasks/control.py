@@ -1,0 +1,235 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What an owner may order: cancel, remove, restart. Each is one transition; what it means on a node is kept with the
+attempt and carried out by the cleaner, so that the answer never waits for a node."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.callbacks import Callbacks
+from clusterodm.cluster.tasks.holdings import Holdings
+from clusterodm.cluster.tasks.uploads import Uploads
+from clusterodm.core.changes import TaskChanges
+from clusterodm.core.errors import BadRequest, FilesLost, NodeError, NodeForgot, NodeRefused, StaleTask
+from clusterodm.core.limits import Limits, limited_options
+from clusterodm.core.options import Option, check_options, parse_options, split_cluster, unknown_options
+from clusterodm.core.tasks import (
+    BY_OWNER,
+    ON_NODE,
+    QUEUED_CODE,
+    RUNNING_CODE,
+    Attempt,
+    Cleanup,
+    Outcome,
+    Phase,
+    Stage,
+    Task,
+)
+from clusterodm.files.console import Consoles
+from clusterodm.files.results import Results
+from clusterodm.files.spool import Spool
+from clusterodm.nodeodm import NodeClient
+
+#: Columns of a task that begins again.
+_FRESH: Final[TaskChanges] = {
+    "outcome": None,
+    "results_in": "",
+    "error": "",
+    "finished_at": 0.0,
+    "webhook_due": False,
+    "progress": 0.0,
+    "processing_time": -1,
+    "node_code": 0,
+    "added_options": [],
+    "charged": 0,
+    "not_before": 0.0,
+    "larger_than": 0,
+    "more_memory_than": 0,
+    "alone": False,
+    "avoid": [],
+}
+_TRIES: Final = 5
+_NO_LIMITS: Final = Limits()
+
+
+async def _nothing(_: str) -> None:
+    pass
+
+
+class Control:
+    """Carries out what owners order."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        client: NodeClient,
+        spool: Spool,
+        holdings: Holdings,
+        consoles: Consoles,
+        results: Results,
+        uploads: Uploads,
+        callbacks: Callbacks,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._client = client
+        self._spool = spool
+        self._holdings = holdings
+        self._consoles = consoles
+        self._results = results
+        self._uploads = uploads
+        self._callbacks = callbacks
+        self._clock = clock
+        #: Called with a split-merge job before it begins again.
+        self.before_restart: Callable[[str], Awaitable[object]] = _nothing
+
+    async def cancel(self, entry: Entry, *, by: str = "its owner", cleanup: Cleanup = Cleanup.CANCEL) -> None:
+        """Cancel a task in any phase, and have its node cancel or remove it: also one that is over, as a node does (its
+        results stay). One that is removed there is of no use any more: its files go here, too. Remove an upload."""
+        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+            return
+        for _ in range(_TRIES):
+            if entry.task.phase is Phase.REMOVED or entry.task.outcome is Outcome.CANCELED:
+                return
+            try:
+                if entry.task.phase is Phase.FINISHED:
+                    await self._tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
+                    return
+                ended = self._ended(entry, cleanup)
+                await self._tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
+            except StaleTask:
+                continue
+            if cleanup is Cleanup.REMOVE:
+                await self._spool.drop(entry.task.uuid)
+            return
+        raise BadRequest("The task is changing, try again")
+
+    async def remove(self, entry: Entry, *, by: str = "its owner") -> None:
+        """Remove a task in any phase, with its files, here and on its node."""
+        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+            return
+        for _ in range(_TRIES):
+            if entry.task.phase is Phase.REMOVED:
+                return
+            try:
+                ended = self._ended(entry, Cleanup.REMOVE)
+                await self._tasks.advance(entry, Phase.REMOVED, f"removed by {by}", attempt=ended)
+            except StaleTask:
+                continue
+            await self._spool.drop(entry.task.uuid)
+            await self._results.drop(entry.task.uuid)
+            return
+        raise BadRequest("The task is changing, try again")
+
+    async def restart(
+        self, entry: Entry, options: str | None, limits: Limits = _NO_LIMITS, cluster_url: str = ""
+    ) -> None:
+        """Begin a finished task again, with other options (within the limits) when given: on its node, which still has
+        the files and intermediate results, or else from the held files on any node. A task that is split sends its
+        submodels to where it did before, else to `cluster_url`."""
+        if entry.task.phase is not Phase.FINISHED:
+            raise BadRequest("Task cannot be restarted")
+        described = self._registry.options
+        given = [] if options is None else parse_options(options)
+        chosen = None
+        if options is not None:
+            chosen = limited_options(check_options(given, described), described, limits)
+            chosen = self._callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
+        if split_cluster(entry.task.options):
+            await self.before_restart(entry.task.uuid)
+        changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
+        unknown = unknown_options(given, described)
+        try:
+            if attempt := await self._restart_there(entry, chosen):
+                await self._begin_console(entry, unknown)
+                await self._now_running(entry, attempt, changes)
+            else:
+                await self._restart_here(entry, changes, unknown)
+        except StaleTask:
+            return  # somebody restarted or removed it in the same moment
+        await self._results.drop(entry.task.uuid)
+
+    async def _begin_console(self, entry: Entry, told: list[str]) -> None:
+        """A console begins anew on a restart, as on a node, with what the owner should know of the options."""
+        await self._consoles.reset(entry.task.uuid)
+        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in told])
+        for text in told:
+            await self._tasks.note(entry, text)
+
+    async def _restart_here(self, entry: Entry, changes: TaskChanges, told: list[str]) -> None:
+        """Queue a task again; its files are not released meanwhile."""
+        async with self._tasks.locked(entry):
+            try:
+                restored = await self._holdings.restored(entry.task)
+            except FilesLost as lost:
+                raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
+            await self._begin_console(entry, told)
+            text = "restarted from the held files"
+            await self._tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
+
+    async def _restart_there(self, entry: Entry, options: list[Option] | None) -> Attempt | None:
+        """Begin the latest attempt again on its node; None if that cannot be done there."""
+        attempt = entry.attempt
+        node = self._registry.get(attempt.node_id) if attempt else None
+        if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
+            return None
+        if options is not None:
+            options = self._callbacks.options(attempt.task, options, attempt.number)
+        try:
+            if attempt.cleanup is Cleanup.CANCEL:  # still to be carried out: later it would end the new run
+                await self._client.cancel(node.address, attempt.node_uuid)
+            await self._client.restart(node.address, attempt.node_uuid, options)
+        except NodeForgot:
+            return None
+        except NodeError as error:
+            return attempt if await self._runs_there(attempt, error) else None
+        return attempt
+
+    async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
+        """A restart that was refused or not answered may have been carried out by an earlier call."""
+        node = self._registry.get(attempt.node_id)
+        if node is None or not isinstance(error, NodeRefused):
+            return False
+        try:
+            snapshot = await self._client.task(node.address, attempt.node_uuid)
+        except NodeError:
+            return False
+        return snapshot.status.code in (QUEUED_CODE, RUNNING_CODE)
+
+    async def _now_running(self, entry: Entry, before: Attempt, changes: TaskChanges) -> None:
+        attempt = msgspec.structs.replace(
+            before,
+            stage=Stage.RUNNING,
+            started_at=max(self._clock(), entry.task.committed_at),
+            ended_at=0.0,
+            reason="",
+            console_start=await self._consoles.count(entry.task.uuid),
+            cleanup=Cleanup.NONE,
+        )
+        text = f"restarted on {attempt.node_name}"
+        await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
+
+    def _ended(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
+        """The task's attempt with what is still to be done on its node; None when it has none there."""
+        attempt = entry.attempt
+        if attempt is None or (attempt.stage is Stage.ENDED and attempt.cleanup is Cleanup.REMOVE):
+            return None
+        if attempt.stage in (Stage.PREFETCHING, Stage.SENDING):
+            cleanup = Cleanup.REMOVE
+        elif cleanup is Cleanup.CANCEL and not _was_on_node(entry.task):
+            return None
+        return attempt.ended(self._clock(), BY_OWNER, cleanup)
+
+
+def _was_on_node(task: Task) -> bool:
+    return task.phase in ON_NODE

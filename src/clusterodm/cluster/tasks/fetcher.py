@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Images out of archives, bounded in size: of a zipurl, fetched from where anybody may look, or uploaded."""
+
+from __future__ import annotations
+
+import asyncio
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from urllib.parse import urljoin
+
+import aiohttp
+
+from clusterodm.aio import Leadership, WorkQueue
+from clusterodm.cluster.egress import EgressPolicy, failed, is_web_url
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.forecasts import Forecasts
+from clusterodm.cluster.tasks.holdings import Holdings
+from clusterodm.core.errors import BadArchive, BadRequest, FetchFailed, FilesLost, StaleTask
+from clusterodm.core.files import Manifest
+from clusterodm.core.names import base_name, counted_files, is_archive, is_image
+from clusterodm.core.tasks import HELD, Outcome, Phase
+from clusterodm.files.archives import Bounds, open_archive, wanted
+from clusterodm.files.spool import Part, Spool
+
+_MAX_REDIRECTS: Final = 5
+_TRIES: Final = 5
+#: Statuses of 4xx after which it is worth to come again: too slow, too early, too often.
+_LATER: Final = (408, 425, 429)
+_BLOCK: Final = 1 << 20
+
+
+def check_zipurl(url: str) -> None:
+    """Refuse what can never be fetched. Raises BadRequest."""
+    if not is_web_url(url):
+        raise BadRequest("zipurl must be an http or https URL")
+
+
+class Fetcher:
+    """Fetches the zipurl of waiting tasks, and unpacks it or the archives that they were uploaded as."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        spool: Spool,
+        *,
+        holdings: Holdings,
+        sizes: Forecasts,
+        max_size: int,
+        max_files: int,
+        allow_private: bool,
+        leadership: Leadership,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tasks = tasks
+        self._spool = spool
+        self._holdings = holdings
+        self._sizes = sizes
+        self._max_size = max_size
+        self._max_files = max_files
+        self._egress = EgressPolicy(allow_private=allow_private)
+        self._clock = clock
+        self._tries: dict[str, int] = {}
+        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, concurrency=4, leadership=leadership)
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase is Phase.QUEUED and entry.task.zipurl:
+            self._queue.put(entry.task.uuid)
+        elif entry.task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._tries.pop(entry.task.uuid, None)
+            self._queue.cancel(entry.task.uuid)
+
+    def on_elected(self) -> None:
+        """After a restart: fetch again what was not fetched."""
+        for entry in self._tasks.active():
+            self._task_changed(entry)
+
+    async def run(self) -> None:
+        """Fetch for ever."""
+        await self._queue.run()
+
+    async def _fetch(self, uuid: str) -> None:
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.task.phase is not Phase.QUEUED or not entry.task.zipurl:
+            return
+        held = entry.task.zipurl == HELD
+        try:
+            await (self._unpack_held(uuid) if held else self._fetch_url(uuid, entry.task.zipurl))
+            await self._ready(entry, "unpacked" if held else "fetched from the zipurl")
+        except FetchFailed as error:
+            count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
+            if not error.final and count < _TRIES:
+                raise
+            self._tries.pop(uuid, None)
+            text = str(error) if held else f"zipurl: {error}"
+            await self._tasks.finish(entry, Outcome.FAILED, text, error=text)
+
+    async def _fetch_url(self, uuid: str, url: str) -> None:
+        part = self._spool.new_part(uuid)
+        try:
+            await self._download(url, part)
+            await self._unpack(uuid, part.path)
+        finally:
+            part.drop()
+
+    async def _unpack_held(self, uuid: str) -> None:
+        """Each archive goes once all of it is unpacked; begun anew, the same files come of it again, and count once."""
+        try:
+            await self._holdings.check_packed(uuid)
+        except FilesLost as lost:
+            raise FetchFailed(str(lost), final=True) from None
+        for file in await self._spool.listing(uuid):
+            if is_archive(file.name):
+                try:
+                    await self._unpack(uuid, self._spool.path(uuid, file.name))
+                except FetchFailed as error:
+                    raise FetchFailed(f"{file.name} {error}", final=error.final) from None
+                await self._spool.discard(uuid, file.name)
+
+    async def _ready(self, entry: Entry, how: str) -> None:
+        files = await self._spool.listing(entry.task.uuid)
+        if not files:
+            raise FetchFailed("the archive holds no files", final=True)
+        if len(files) > self._max_files:
+            raise FetchFailed(f"too many files: {len(files)} (at most {self._max_files})", final=True)
+        images = sum(is_image(file.name) for file in files)
+        expected = await self._sizes.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
+        try:
+            await self._tasks.change(
+                entry,
+                f"{len(files)} files {how}",
+                manifest=Manifest(files, "" if entry.task.zipurl == HELD else entry.task.zipurl),
+                zipurl="",
+                file_count=len(files),
+                image_count=images,
+                counted_files=counted_files(file.name for file in files),
+                expected_memory=expected.memory if expected else 0,
+                byte_count=sum(file.size for file in files),
+            )
+        except StaleTask:
+            return
+
+    async def _download(self, url: str, part: Part) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
+        async with self._egress.session(timeout) as session:
+            for _ in range(_MAX_REDIRECTS + 1):
+                wanted = self._egress.check(url)
+                try:
+                    async with session.get(wanted, allow_redirects=False) as response:
+                        if response.status in (301, 302, 303, 307, 308):
+                            url = urljoin(url, response.headers.get("Location", ""))
+                            continue
+                        await self._receive(response, part)
+                        return
+                except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                    raise failed(error) from None
+            raise FetchFailed("too many redirects", final=True)
+
+    async def _receive(self, response: aiohttp.ClientResponse, part: Part) -> None:
+        if response.status != 200:
+            raise FetchFailed(
+                f"answered with HTTP status {response.status}",
+                final=400 <= response.status < 500 and response.status not in _LATER,
+            )
+        received = 0
+        async for content in response.content.iter_any():
+            received += len(content)
+            if received > self._max_size:
+                raise FetchFailed(f"larger than {self._max_size} bytes", final=True)
+            await part.write(content)
+        await part.close()
+
+    async def _unpack(self, uuid: str, path: Path) -> None:
+        try:
+            archive = await asyncio.to_thread(open_archive, path, Bounds(self._max_files, self._max_size))
+        except BadArchive as error:
+            raise FetchFailed(str(error), final=True) from None
+        with archive:
+            for entry in wanted(archive):
+                part = self._spool.new_part(uuid)
+                try:
+                    await _extract(archive, entry, part)
+                    await self._spool.publish(uuid, part, base_name(entry.filename))
+                except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
+                    raise FetchFailed("is a damaged or encrypted zip archive", final=True) from None
+                finally:
+                    part.drop()
+
+
+async def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, part: Part) -> None:
+    """Unpack one entry; zipfile stops at the declared size, which was counted before."""
+    with archive.open(entry) as source:
+        while content := await asyncio.to_thread(source.read, _BLOCK):
+            await part.write(content)
+    await part.close()

@@ -1,0 +1,139 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Learning what sizes of machines tasks need: what they took is kept, and says what is expected of a new one."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.core.machines import Machine, State
+from clusterodm.core.names import is_image
+from clusterodm.core.options import Option
+from clusterodm.core.retry import Failure, failure_of
+from clusterodm.core.sizing import Forecast, Peak, forecast, options_key
+from clusterodm.core.tasks import COMPLETED, Phase, Stage
+from clusterodm.files.spool import Spool
+from clusterodm.store import Store
+
+#: Peaks that are kept.
+_PEAKS: Final = 2000
+_MEMORY_KEY: Final = "machine_memory"
+
+
+class Forecasts:
+    """What tasks took, and what machines have."""
+
+    def __init__(
+        self,
+        store: Store,
+        tasks: Tasks,
+        machines: Machines,
+        spool: Spool,
+        *,
+        wanted: bool,
+        leadership: Leadership,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._machines = machines
+        self._spool = spool
+        #: Whether there are machines to choose from.
+        self._wanted = wanted
+        self._clock = clock
+        self.peaks: list[Peak] = []
+        #: Those that are not kept yet.
+        self._fresh: list[Peak] = []
+        #: Bytes that sizes have, by "provider/size", as their nodes said.
+        self.memory: dict[str, int] = {}
+        self._megapixels: dict[str, float] = {}
+        self._queue: WorkQueue[str] = WorkQueue("forecasts", self._keep, concurrency=1, leadership=leadership)
+        self._leadership = leadership
+        tasks.watch(self._task_changed)
+        machines.watch(self._machine_changed)
+
+    async def load(self) -> None:
+        """What was learned before."""
+        self.peaks = await self._store.peaks(limit=_PEAKS)
+        self.memory = await self._store.value(_MEMORY_KEY) or {}
+
+    async def run(self) -> None:
+        """Learn for ever."""
+        await self._queue.run()
+
+    def of(self, provider: str, size: str) -> int:
+        """Bytes that a size has; 0: not known yet."""
+        return self.memory.get(f"{provider}/{size}", 0)
+
+    def _machine_changed(self, machine: Machine) -> None:
+        node = self._machines.node(machine)
+        if self._leadership.held and machine.state is State.READY and node is not None and node.info.total_memory:
+            key, has = f"{machine.provider}/{machine.size}", node.info.total_memory
+            if self.memory.get(key) != has:
+                self.memory = {**self.memory, key: has}
+                self._queue.put("")
+
+    def _task_changed(self, entry: Entry) -> None:
+        task, attempt = entry.task, entry.attempt
+        ended = self._leadership.held and attempt is not None and attempt.stage is Stage.ENDED
+        if (
+            ended
+            and attempt is not None
+            and (attempt.reason == COMPLETED or failure_of(attempt.reason) is Failure.MEMORY)
+        ):
+            self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
+        if task.phase in (Phase.FINISHED, Phase.REMOVED):
+            self._megapixels.pop(task.uuid, None)
+
+    def _learn(self, entry: Entry, machine: Machine | None, *, enough: bool) -> None:
+        """Only of a machine that had one task can be told what the task took."""
+        node = self._machines.node(machine) if machine is not None else None
+        if machine is None or node is None or machine.slots != 1 or not node.info.total_memory:
+            return
+        took = node.most_used if enough else node.info.total_memory
+        if not took:
+            return
+        task = entry.task
+        peak = Peak(
+            at=self._clock(),
+            images=task.image_count,
+            megapixels=self._megapixels.get(task.uuid, 0.0),
+            options=options_key(task.options),
+            memory=took,
+            enough=enough,
+        )
+        self.peaks = [*self.peaks[-_PEAKS + 1 :], peak]
+        self._fresh.append(peak)
+        self._queue.put("")
+
+    async def expect(self, uuid: str, files: list[str], options: list[Option]) -> Forecast | None:
+        """What a task with these held files will take; None when nothing is known of tasks like it, and where there
+        are no machines to choose from."""
+        images = [name for name in files if is_image(name)]
+        if not images or not self._wanted:
+            return None
+        megapixels = await asyncio.to_thread(_megapixels, self._spool.path(uuid, images[0]))
+        self._megapixels[uuid] = megapixels
+        return forecast(len(images), megapixels, options_key(options), self.peaks)
+
+    async def _keep(self, _: str) -> None:
+        fresh, self._fresh = self._fresh, []
+        await self._store.add_peaks(fresh, keep=_PEAKS)
+        await self._store.keep_value(_MEMORY_KEY, self.memory)
+
+
+def _megapixels(path: Path) -> float:
+    """Of one image, from its header; 0 for what is none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.width * image.height / 1e6
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0.0

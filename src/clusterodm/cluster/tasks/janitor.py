@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What time takes care of: abandoned uploads, old tasks, files that nobody needs any more."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.strays import Strays
+from clusterodm.cluster.tasks.uploads import Uploads
+from clusterodm.core.errors import ProviderError, StaleTask
+from clusterodm.core.tasks import Cleanup, Outcome, Phase
+from clusterodm.files.console import Consoles
+from clusterodm.files.results import Results
+from clusterodm.files.spool import Spool
+from clusterodm.providers import Fleet
+from clusterodm.store import Store
+
+_log = structlog.get_logger("janitor")
+
+HOUR: Final = 3600.0
+#: Hours after which an upload without activity is given up unless a setting says otherwise, and for which the held
+#: files of failed and canceled tasks stay for a restart, as on a node.
+DEFAULT_HOURS: Final = 48
+_PAGE: Final = 200
+
+
+class Janitor:
+    """Removes what is over."""
+
+    def __init__(
+        self,
+        store: Store,
+        tasks: Tasks,
+        spool: Spool,
+        consoles: Consoles,
+        results: Results,
+        fleet: Fleet,
+        uploads: Uploads,
+        strays: Strays,
+        *,
+        stale_uploads_hours: int,
+        keep_finished_hours: float,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._spool = spool
+        self._consoles = consoles
+        self._results = results
+        self._fleet = fleet
+        self._uploads = uploads
+        self._strays = strays
+        self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
+        self._keep_finished = keep_finished_hours * HOUR
+        self._clock = clock
+
+    async def sweep(self) -> None:
+        """One round."""
+        await self._give_up_uploads()
+        await self._forget_old_tasks()
+        await self._let_go_of_files()
+        await self._drop_traces()
+        await self._strays.sweep()
+
+    async def _give_up_uploads(self) -> None:
+        for entry in self._uploads.open():
+            if self._uploads.idle(entry) > self._stale:
+                await self._uploads.give_up(entry, self._stale, short=False)
+
+    async def _forget_old_tasks(self) -> None:
+        while True:
+            page = await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE)
+            removed = 0
+            for task, _ in page:
+                old = self._clock.age(task.finished_at) > self._keep_finished
+                if old and (entry := await self._tasks.find(task.uuid)):
+                    removed += await self._remove(entry, "forgotten: it ended long ago")
+            if not removed:
+                return
+
+    async def _remove(self, entry: Entry, text: str) -> bool:
+        attempt = entry.attempt and msgspec.structs.replace(entry.attempt, cleanup=Cleanup.REMOVE)
+        try:
+            await self._tasks.advance(entry, Phase.REMOVED, text, attempt=attempt)
+        except StaleTask:
+            return False
+        return True
+
+    async def _let_go_of_files(self) -> None:
+        """Drop folders of the spool that nobody needs: of completed tasks, and of others that ended long ago."""
+        for uuid in await self._spool.tasks():
+            entry = None if self._spool.receives(uuid) else await self._tasks.find(uuid)
+            if entry is None or entry.aside or entry.task.phase not in (Phase.FINISHED, Phase.REMOVED):
+                continue
+            completed = entry.task.outcome is Outcome.COMPLETED
+            long_ago = self._clock.age(entry.task.finished_at) > DEFAULT_HOURS * HOUR
+            if (completed or long_ago) and self._clock.age(entry.last_activity) > HOUR:
+                await self._spool.drop(uuid)
+
+    async def _clear_bucket(self, uuid: str, provider: str) -> bool:
+        """Delete what a removed task has in a provider's bucket; False when it must be tried again."""
+        bucket = self._fleet.bucket(provider) if provider else None
+        if bucket is None:
+            return True
+        try:
+            for attempt in await self._store.attempts(uuid):
+                await bucket.clear(f"{attempt.node_uuid}/")
+        except ProviderError as error:
+            _log.warning("results in a bucket cannot be deleted", task=uuid, error=str(error))
+            return False
+        return True
+
+    async def _drop_traces(self) -> None:
+        """Removed tasks: their files, and their rows when nothing is left to do on a node."""
+        last = ""
+        while page := await self._store.removed(limit=_PAGE, after=last):
+            last = page[-1][0]
+            uuids = [uuid for uuid, provider in page if await self._clear_bucket(uuid, provider)]
+            for uuid in uuids:
+                await self._spool.drop(uuid)
+                await self._consoles.drop(uuid)
+                await self._results.drop(uuid)
+            await self._store.forget(uuids)

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The owner's webhook: called once when a task is over, repeated until it was taken; never where only we may look."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import aiohttp
+import msgspec
+import structlog
+
+from clusterodm.aio import Leadership, WorkQueue
+from clusterodm.cluster.egress import EgressPolicy, failed
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.photos import Photos
+from clusterodm.core.errors import FetchFailed, StaleTask
+from clusterodm.core.tasks import Phase, has_results, task_info
+from clusterodm.observe import Metrics
+from clusterodm.store import Store
+
+_log = structlog.get_logger("notifier")
+
+#: Tries after which a webhook is given up; with the back-off of the queue that is some minutes.
+_TRIES: Final = 10
+#: Seconds that calls get to end when we do.
+_LAST_CALLS: Final = 5.0
+#: Seconds for which a node that was told to call the cluster may still say what it knows of the photos.
+_LATE: Final = 2.0
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
+
+
+class Notifier:
+    """Tells owners that their tasks are over."""
+
+    def __init__(
+        self,
+        store: Store,
+        tasks: Tasks,
+        photos: Photos,
+        metrics: Metrics,
+        *,
+        leadership: Leadership,
+        allow_private: bool,
+        nodes_call: bool,
+    ) -> None:
+        self._store = store
+        self._tasks = tasks
+        self._photos = photos
+        #: Nodes are given a webhook of the cluster.
+        self._nodes_call = nodes_call
+        self._egress = EgressPolicy(allow_private=allow_private)
+        self._metrics = metrics
+        self._tries: dict[str, int] = {}
+        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, concurrency=20, leadership=leadership)
+        self._leadership = leadership
+        tasks.watch(self._task_changed)
+
+    async def on_elected(self) -> None:
+        """After a restart: tell those who were not told yet."""
+        for uuid in await self._store.webhooks_due():
+            self._queue.put(uuid)
+
+    async def run(self) -> None:
+        """Notify for ever."""
+        await self._queue.run()
+
+    async def settle(self) -> None:
+        """Before the end: let calls that are under way be answered, so that nobody makes them again."""
+        await self._queue.settle(_LAST_CALLS)
+
+    def _task_changed(self, entry: Entry) -> None:
+        if entry.task.phase is Phase.FINISHED and entry.task.webhook_due:
+            self._queue.put(entry.task.uuid)
+
+    async def _notify(self, uuid: str) -> float | None:
+        entry = await self._tasks.find(uuid)
+        if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
+            self._tries.pop(uuid, None)
+            return None
+        if not self._leadership.held:  # somebody else calls it
+            return None
+        images = await self._photos.of(entry.task, entry.attempt)
+        if images is None and uuid not in self._tries and self._nodes_call and has_results(entry.task, entry.attempt):
+            self._tries[uuid] = 0
+            return _LATE
+        count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
+        text = "the owner's webhook was called"
+        try:
+            await self._call(entry, images or [])
+            self._metrics.webhooks.labels("taken").inc()
+        except FetchFailed as error:
+            self._metrics.webhooks.labels("failed").inc()
+            if count < _TRIES and not error.final:
+                raise
+            text = f"the owner's webhook was given up after {count} tries: {error}"
+        self._tries.pop(uuid, None)
+        try:
+            await self._tasks.change(entry, text, webhook_due=False)
+        except StaleTask:
+            _log.info("the task changed while its webhook was called", task=uuid)
+        return None
+
+    async def _call(self, entry: Entry, images: list[msgspec.Raw]) -> None:
+        """POST the task's info and what is known of its photos as JSON, as a node does. Errors carry no URL: it may
+        hold a secret."""
+        info = task_info(entry.task) | {"images": images}
+        body = msgspec.json.encode(info)
+        wanted = self._egress.check(entry.task.webhook)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        try:
+            async with (
+                self._egress.session(_TIMEOUT) as session,
+                session.post(wanted, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                if response.status >= 300:
+                    raise FetchFailed(f"HTTP status {response.status}", final=False)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise failed(error) from None

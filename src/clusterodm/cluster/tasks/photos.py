@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What the engine wrote down of each photo of a task: it stands in the results, and in what a node posts at the end of
+a task. Owners' webhooks tell it, as those of nodes do; nothing large is fetched for that."""
+
+from __future__ import annotations
+
+import asyncio
+import zipfile
+import zlib
+from typing import IO, Final
+
+import msgspec
+
+from clusterodm.core.errors import BadRequest, ProviderError
+from clusterodm.core.tasks import Attempt, Phase, Task
+from clusterodm.files.results import ARCHIVE, Content, Results, find_asset
+from clusterodm.providers import Fleet
+
+_NAME: Final = "images.json"
+#: Bytes of it at most.
+_MOST: Final = 8 << 20
+_UNREADABLE: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, BadRequest, ProviderError)
+
+
+class Photos:
+    """Finds it wherever the results are."""
+
+    def __init__(self, results: Results, fleet: Fleet) -> None:
+        self._results = results
+        self._fleet = fleet
+
+    async def note(self, task: Task, text: str) -> None:
+        """Keep what a node says of the photos of a task that it has; what is no list is of no use."""
+        if task.phase not in (Phase.RECEIVING, Phase.QUEUED, Phase.REMOVED) and _listed(text.encode()) is not None:
+            await self._results.note(task.uuid, _NAME, text.encode())
+
+    async def of(self, task: Task, attempt: Attempt | None) -> list[msgspec.Raw] | None:
+        """Return what is known of the photos; None when nothing is."""
+        try:
+            written = await self._kept(task.uuid) or await self._in_bucket(task, attempt)
+        except _UNREADABLE:
+            return None
+        return _listed(written) if written else None
+
+    async def _kept(self, uuid: str) -> bytes:
+        noted = await self._results.noted(uuid, _NAME)
+        if noted or self._results.archive(uuid) is None:
+            return noted
+        content: Content = await self._results.asset(uuid, _NAME)
+        try:
+            if content.size > _MOST:
+                return b""
+            return b"".join([block async for block in content.blocks(0, content.size)])
+        finally:
+            content.close()
+
+    async def _in_bucket(self, task: Task, attempt: Attempt | None) -> bytes:
+        bucket = self._fleet.bucket(task.results_in) if task.results_in else None
+        if bucket is None or attempt is None:
+            return b""
+        key = f"{attempt.node_uuid}/{ARCHIVE}"
+        found = await bucket.find(key)
+        return await asyncio.to_thread(_read, bucket.open(key, found.size)) if found is not None else b""
+
+
+def _read(file: IO[bytes]) -> bytes:
+    with file:
+        found = find_asset(file, _NAME)
+        return found.archive.read(found.entry) if found.entry.file_size <= _MOST else b""
+
+
+def _listed(written: bytes) -> list[msgspec.Raw] | None:
+    try:
+        return msgspec.json.decode(written, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return None

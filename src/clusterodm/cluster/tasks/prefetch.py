@@ -1,0 +1,343 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Prefetch: send files to a free node while their client still uploads, so that only the rest is left at the commit.
+
+A prefetch takes no slot: a committed task that needs one gets it. It is used if its node has a slot at the commit;
+otherwise the node is told to remove it. Only the leader prefetches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from clusterodm.aio import Clock, Leadership, WorkQueue, every
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node, Registry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.callbacks import Callbacks
+from clusterodm.core.errors import FilesLost, NodeError, NodeRefused, NodeUnreachable, StaleTask
+from clusterodm.core.files import HeldFile
+from clusterodm.core.names import SEED, counted_files, is_archive
+from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.placement import Needs, best, refusal
+from clusterodm.core.retry import RULES, Failure, classify_refusal
+from clusterodm.core.tasks import DISCARDED, Attempt, Cleanup, Phase, Stage, Task, node_uuid
+from clusterodm.files.spool import Spool
+from clusterodm.nodeodm import NodeClient, Transfer, Transfers
+from clusterodm.observe import Metrics
+
+#: Bytes of an upload from which on it is worth it: fewer are prefetched in a moment.
+WORTH: Final = 8 << 20
+#: Seconds between a file and the look at its upload (many files come in that time), and between two looks.
+_SETTLE: Final = 0.05
+_LOOK: Final = 1.0
+#: Seconds without a file after which an upload loses what was prefetched.
+RESTING: Final = 900.0
+#: Times that one upload is prefetched at most.
+_TRIES: Final = 5
+#: What a node was told about a task. When it changes, what was prefetched is of no use.
+_TOLD: Final = ("name", "options", "skip_post_processing", "outputs")
+
+
+class Prefetch:
+    """What is prefetched of one upload."""
+
+    def __init__(self, task: Task, attempt: Attempt, transfer: Transfer) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.transfer = transfer
+        #: Files that were prefetched or are to be.
+        self.names: set[str] = set()
+        #: Those of them that count against a node's limit.
+        self.files = 0
+        #: What went wrong.
+        self.error: NodeError | FilesLost | None = None
+        self.begun = False
+        self.done = asyncio.Event()
+
+    async def finish(self) -> None:
+        """Wait for the last file. Raises a NodeError, or FilesLost."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Prefetcher:
+    """Sends ahead."""
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        registry: Registry,
+        spool: Spool,
+        client: NodeClient,
+        metrics: Metrics,
+        *,
+        most: int,
+        transfers: Transfers,
+        callbacks: Callbacks,
+        sender: str,
+        leadership: Leadership,
+        clock: Clock,
+    ) -> None:
+        self._tasks = tasks
+        self._registry = registry
+        self._spool = spool
+        self._client = client
+        self._metrics = metrics
+        #: Uploads at a time.
+        self.most = most
+        self._transfers = transfers
+        self._callbacks = callbacks
+        self._sender = sender
+        self._leadership = leadership
+        self._clock = clock
+        self._prefetches: dict[str, Prefetch] = {}
+        #: Uploads that a node refused.
+        self._refused: set[str] = set()
+        #: Held while an attempt is ended, so that it ends once.
+        self._ending = asyncio.Lock()
+        #: Those that are being prefetched, by the uuid on their node.
+        self._sending: dict[str, Prefetch] = {}
+        self._sends: WorkQueue[str] = WorkQueue("prefetch", self._send, concurrency=2 * most + 1)
+        self._looks: WorkQueue[str] = WorkQueue("prefetch", self._look, concurrency=1, leadership=leadership)
+        tasks.watch(self._task_changed)
+        registry.watch(self._look_at_all)
+
+    def nodes(self) -> dict[str, int]:
+        """The node that has files already, by task."""
+        return {uuid: prefetch.attempt.node_id for uuid, prefetch in self._prefetches.items()}
+
+    def grew(self, uuid: str, file: HeldFile) -> None:
+        """A file of an upload is here."""
+        prefetch = self._prefetches.get(uuid)
+        if prefetch is not None:
+            self._add(prefetch, uuid, file)
+        elif self.most:
+            self._looks.put(uuid, _SETTLE)
+
+    def _add(self, prefetch: Prefetch, uuid: str, file: HeldFile) -> None:
+        if file.name not in prefetch.names and not is_archive(file.name):  # it is unpacked here, or deleted there
+            prefetch.names.add(file.name)
+            prefetch.files += file.name != SEED
+            prefetch.transfer.add(self._spool.path(uuid, file.name), file.size)
+
+    def _task_changed(self, entry: Entry) -> None:
+        """One that its owner removed, or that was taken up elsewhere."""
+        if entry.task.phase not in (Phase.RECEIVING, Phase.QUEUED):
+            self._drop(entry.task.uuid)
+            self._refused.discard(entry.task.uuid)
+
+    def _look_at_all(self) -> None:
+        for uuid in self._prefetches:
+            self._looks.put(uuid)
+
+    def on_elected(self) -> None:
+        """When the leadership begins: what others prefetched is taken back, and may be prefetch anew."""
+        for entry in self._tasks.active():
+            if entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING:
+                self._looks.put(entry.task.uuid)
+
+    async def run(self) -> None:
+        """Send ahead for ever."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._looks.run(), name="prefetch")
+                group.create_task(every(_LOOK, self._sweep, "prefetch"), name="prefetch sweep")
+        finally:
+            for uuid in list(self._prefetches):
+                self._drop(uuid)
+
+    async def send(self) -> None:
+        """For ever: the sending itself, which goes on where the leadership ends after a commit."""
+        try:
+            await self._sends.run()
+        finally:
+            self._transfers.close()
+
+    async def _sweep(self) -> None:
+        """Files that came in at other replicas."""
+        if self._tasks.others and self.most:
+            for entry in self._tasks.active():
+                if entry.task.phase is Phase.RECEIVING:
+                    self._looks.put(entry.task.uuid)
+
+    async def _look(self, uuid: str) -> float | None:
+        entry = self._tasks.get(uuid)
+        if entry is None or entry.task.phase not in (Phase.RECEIVING, Phase.QUEUED):
+            return None
+        prefetch = self._prefetches.get(uuid)
+        if prefetch is None:
+            if entry.task.phase is Phase.QUEUED:
+                return None  # whoever sends it to a node looks at what was prefetched
+            await self._end(entry, "we were interrupted")
+            return await self._begin(entry)
+        if why := self._wrong(entry, prefetch):
+            await self._discard(entry, why)
+            return _SETTLE
+        if self._tasks.others:
+            for file in await self._spool.listing(uuid):
+                self._add(prefetch, uuid, file)
+        return _LOOK
+
+    async def _begin(self, entry: Entry) -> float | None:
+        """Choose a node and begin, where it is worth it."""
+        uuid = entry.task.uuid
+        if len(self._prefetches) >= self.most or entry.task.attempts >= _TRIES or not self._with_room():
+            return None
+        if self._rests(entry) or uuid in self._refused:
+            return None
+        files = [file for file in await self._spool.listing(uuid) if not is_archive(file.name)]
+        if sum(file.size for file in files) < WORTH:
+            return None
+        node = self._choose(counted_files(file.name for file in files))
+        if node is None:
+            return None
+        number = entry.task.attempts + 1
+        attempt = Attempt(
+            task=uuid,
+            number=number,
+            node_id=node.record.id,
+            node_name=str(node.address),
+            node_uuid=node_uuid(uuid, number),
+            stage=Stage.PREFETCHING,
+            started_at=self._clock(),
+            sender=self._sender,
+        )
+        async with self._tasks.locked(entry):
+            if entry.task.phase is not Phase.RECEIVING:
+                return None
+            text = f"files are prefetched to {node.address}"
+            await self._tasks.change(entry, text, attempt=attempt, attempts=number)
+            self._start(entry.task, attempt, node, files)
+        return _LOOK
+
+    def _with_room(self) -> list[NodeFacts]:
+        """Nodes with a slot for more than what goes there already."""
+        return [node for node in self._registry.facts() if node.free > node.prefetching]
+
+    def _choose(self, files: int) -> Node | None:
+        """The node for an upload that has so many files by now: if there is one, one that takes twice as many, because
+        it grows."""
+        free, now = self._with_room(), self._clock()
+        for count in (2 * files, files):
+            if found := best(free, Needs(images=count), now):
+                return self._registry.get(found.id)
+        return None
+
+    def _start(self, task: Task, attempt: Attempt, node: Node, files: list[HeldFile]) -> None:
+        transfer = self._transfers.to(node.address, attempt.node_uuid)
+        prefetch = self._prefetches[task.uuid] = Prefetch(task, attempt, transfer)
+        node.prefetches.add(task.uuid)
+        for file in files:
+            self._add(prefetch, task.uuid, file)
+        self._sending[attempt.node_uuid] = prefetch
+        self._sends.put(attempt.node_uuid)
+
+    async def _send(self, key: str) -> None:
+        prefetch = self._sending.pop(key, None)
+        node = self._registry.get(prefetch.attempt.node_id) if prefetch is not None else None
+        if prefetch is None:
+            return
+        prefetch.begun = True
+        prefetch.error = NodeUnreachable("the transfer was stopped")
+        try:
+            if node is not None:
+                task = self._callbacks.for_node(prefetch.task, prefetch.attempt.number)
+                await self._client.init(node.address, task, key, self._callbacks.webhook(task.uuid))
+                await prefetch.transfer.run()
+                prefetch.error = None
+        except (NodeError, FilesLost) as error:
+            prefetch.error = error
+        finally:
+            prefetch.done.set()
+            self._looks.put(prefetch.task.uuid)
+
+    async def stop(self, prefetch: Prefetch) -> None:
+        """Send no more of what was taken; nothing is in flight after it."""
+        self._cancel(prefetch)
+        if prefetch.begun:
+            await prefetch.done.wait()
+
+    def _cancel(self, prefetch: Prefetch) -> None:
+        self._sending.pop(prefetch.attempt.node_uuid, None)
+        self._sends.cancel(prefetch.attempt.node_uuid)
+
+    def _wrong(self, entry: Entry, prefetch: Prefetch) -> str:
+        """Why what was prefetched is of no use; empty: it is."""
+        node = self._registry.get(prefetch.attempt.node_id)
+        if prefetch.done.is_set() and prefetch.error is not None:
+            if isinstance(prefetch.error, NodeError):
+                self._blame(prefetch, prefetch.error)
+            return str(prefetch.error)
+        if node is None:
+            return "the node was deleted"
+        if any(getattr(entry.task, name) != getattr(prefetch.task, name) for name in _TOLD):
+            return "it was announced again with something else"
+        if why := refusal(node.facts(), Needs(images=prefetch.files), self._clock()):
+            return f"the node {why}" if why.startswith("takes") else f"the node is {why}"
+        return "nothing was uploaded for a while" if self._rests(entry) else ""
+
+    def _blame(self, prefetch: Prefetch, error: NodeError) -> None:
+        """What a node refused is the fault of the upload, which goes ahead to no other; all else is the node's."""
+        node_id, uuid = prefetch.attempt.node_id, prefetch.task.uuid
+        failure = classify_refusal(error) if isinstance(error, NodeRefused) else Failure.DISPATCH
+        if failure is Failure.REFUSED:
+            self._refused.add(uuid)
+        else:
+            self._registry.health.set_aside(node_id, RULES[failure].set_aside)
+            self._registry.health.failed(node_id, uuid, failure, str(error), 0.0)
+
+    def _rests(self, entry: Entry) -> bool:
+        last = max(entry.last_activity, self._spool.last_change(entry.task.uuid))
+        return entry.task.phase is Phase.RECEIVING and self._clock.age(last) > RESTING
+
+    async def take(self, entry: Entry, node: Node) -> Prefetch | None:
+        """Return the prefetch of a task that goes to `node` now. One on another node, or of no use, is discarded."""
+        uuid = entry.task.uuid
+        held = {file.name for file in await self._spool.listing(uuid)}
+        prefetch = self._prefetches.get(uuid)
+        if prefetch is None:
+            await self._end(entry, "we were interrupted")
+            return None
+        why = "another node is free" if prefetch.attempt.node_id != node.record.id else self._wrong(entry, prefetch)
+        if not why and not prefetch.names <= held:
+            why = "a file of it was not kept"
+        if why:
+            await self._discard(entry, why)
+            return None
+        self._metrics.prefetches.labels("used").inc()
+        self._pop(uuid)
+        return prefetch
+
+    async def _discard(self, entry: Entry, why: str) -> None:
+        self._drop(entry.task.uuid)
+        await self._end(entry, why)
+
+    async def _end(self, entry: Entry, why: str) -> None:
+        """End the attempt in the store, if there is one; the cleaner has its node remove what was prefetched."""
+        async with self._ending:
+            attempt = entry.attempt
+            if attempt is None or attempt.stage is not Stage.PREFETCHING:
+                return
+            ended = attempt.ended(self._clock(), DISCARDED, Cleanup.REMOVE)
+            with suppress(StaleTask):
+                text = f"what was prefetched to {attempt.node_name} is taken back: {why}"
+                await self._tasks.change(entry, text, attempt=ended)
+
+    def _drop(self, uuid: str) -> None:
+        """Send no more of what is of no use."""
+        prefetch = self._pop(uuid)
+        if prefetch is not None:
+            self._cancel(prefetch)
+            self._metrics.prefetches.labels("discarded").inc()
+            self._metrics.sent.inc(prefetch.transfer.sent_bytes)
+
+    def _pop(self, uuid: str) -> Prefetch | None:
+        prefetch = self._prefetches.pop(uuid, None)
+        node = self._registry.get(prefetch.attempt.node_id) if prefetch is not None else None
+        if node is not None:
+            node.prefetches.discard(uuid)
+        return prefetch

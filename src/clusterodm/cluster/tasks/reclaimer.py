@@ -1,0 +1,115 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Makes room when an upload finds none: the trash goes first, then abandoned uploads, then leftovers of tasks that are
+over; held files of running tasks only where the operator allowed it, and those that no task is known of never."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.uploads import Uploads
+from clusterodm.core.quota import Holding, Rank, to_release
+from clusterodm.core.tasks import Phase
+from clusterodm.files.spool import Spool
+from clusterodm.files.trash import Trash
+
+_log = structlog.get_logger("room")
+
+#: Seconds without a byte after which an upload is abandoned as soon as room is short.
+ABANDONED: Final = 600.0
+#: Seconds between two times that files are released.
+_PAUSE: Final = 0.5
+_TEXTS: Final = {
+    Rank.LEFTOVER: "held files let go, there was no room for uploads: it can only be restarted where a node has them",
+    Rank.RUNNING: "held files let go, there was no room for uploads: it runs on, but it cannot go elsewhere if its "
+    "node is lost",
+}
+_PHASES: Final = {Rank.LEFTOVER: Phase.FINISHED, Rank.RUNNING: Phase.RUNNING}
+
+
+class Reclaimer:
+    """Releases held files."""
+
+    def __init__(
+        self, tasks: Tasks, spool: Spool, uploads: Uploads, trash: Trash, *, release_running: bool, clock: Clock
+    ) -> None:
+        self._tasks = tasks
+        self._spool = spool
+        self._uploads = uploads
+        self._trash = trash
+        self._release_running = release_running
+        self._clock = clock
+        self._began = clock()
+
+    async def run(self) -> None:
+        """Make room whenever an upload finds none."""
+        room = self._spool.room
+        while True:
+            await room.short.wait()
+            room.short.clear()
+            try:
+                await self.make_room()
+            except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
+                _log.warning("no room can be made", error=str(error) or type(error).__name__)
+            await asyncio.sleep(_PAUSE)
+
+    async def make_room(self) -> None:
+        """Release as much as those need who wait; nothing when all that may go would not be enough for any of them."""
+        room = self._spool.room
+        if self._tasks.others:
+            await self._spool.measure()
+        holdings = [holding async for holding in self._holdings()]
+        missing = room.missing(self._trash.size + sum(holding.size for holding in holdings))
+        missing -= await self._trash.release(missing)
+        for holding in to_release(holdings, missing):
+            await self._release(holding)
+
+    async def _holdings(self) -> AsyncIterator[Holding]:
+        for uuid in self._spool.room.tasks():
+            entry = await self._tasks.find(uuid)
+            placed = self._rank(entry) if entry is not None and not entry.aside else None
+            if placed is not None:
+                rank, since = placed
+                yield Holding(uuid, self._spool.room.of(uuid).size, rank, since)
+
+    def _rank(self, entry: Entry) -> tuple[Rank, float] | None:
+        """How soon a task's files go, and since when they are of less use; None: not at all."""
+        match entry.task.phase:
+            case Phase.RECEIVING if self._uploads.idle(entry) > ABANDONED and self._had_a_chance():
+                return Rank.ABANDONED, self._uploads.active_at(entry)
+            case Phase.REMOVED:
+                return Rank.ABANDONED, 0.0
+            case Phase.FINISHED:
+                return Rank.LEFTOVER, entry.task.finished_at
+            case Phase.RUNNING if self._release_running and entry.attempt is not None:
+                return Rank.RUNNING, entry.attempt.started_at
+        return None
+
+    def _had_a_chance(self) -> bool:
+        """True if clients could go on uploading for long enough since the start."""
+        return self._clock.age(self._began) > ABANDONED
+
+    async def _release(self, holding: Holding) -> None:
+        entry = await self._tasks.find(holding.task)
+        if entry is None:
+            return
+        if entry.task.phase is Phase.REMOVED:
+            await self._spool.drop(holding.task)
+        elif holding.rank is Rank.ABANDONED:
+            await self._uploads.give_up(entry, ABANDONED, short=True)
+        else:
+            await self._release_of(entry, holding.rank)
+
+    async def _release_of(self, entry: Entry, rank: Rank) -> None:
+        """Under the task's lock, so that it is not restarted from files that go at this moment."""
+        async with self._tasks.locked(entry):
+            if entry.task.phase is _PHASES[rank]:
+                await self._spool.drop(entry.task.uuid)
+                await self._tasks.note(entry, _TEXTS[rank])

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Files of an upload that were refused: a client that overlooks that must not get a task without them.
+
+    spool/<uuid>/refused/<name>  why, for each; of no account once a file of that name is held
+
+The page of a node takes each answer with status 200 for success, and commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from clusterodm.core import answers
+from clusterodm.core.errors import BadRequest, ClusterError
+from clusterodm.core.names import printable, safe_name
+from clusterodm.files.spool import Spool
+
+_LONGEST: Final = 1000
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    text: str = "a file of this upload was refused"
+    no_retry: bool = True
+
+
+class Refusals:
+    """Keeps them beside the files, where every replica and the next start find them."""
+
+    def __init__(self, spool: Spool, max_files: int) -> None:
+        self._spool = spool
+        self._max_files = max_files
+
+    async def add(self, uuid: str, name: str, error: ClusterError) -> None:
+        """Keep in mind why a file was refused. That may fail where the disk is full: then the answer alone says it."""
+        refusal = _Refusal(answers.text(error)[:_LONGEST], isinstance(error, BadRequest) and error.no_retry)
+        room = self._spool.room
+        room.begin(uuid)
+        try:
+            with suppress(OSError):
+                room.add(uuid, await asyncio.to_thread(self._write, uuid, safe_name(name), refusal))
+        finally:
+            room.end(uuid)
+
+    async def check(self, uuid: str, held: Collection[str]) -> None:
+        """Raise BadRequest, as at the upload, if a file was refused that is not among those held."""
+        if found := await asyncio.to_thread(self._first, uuid, frozenset(held)):
+            name, refusal = found
+            told = refusal.text if refusal.no_retry else f"{printable(name)} was not taken: {refusal.text}"
+            raise BadRequest(told, no_retry=refusal.no_retry)
+
+    def _write(self, uuid: str, name: str, refusal: _Refusal) -> int:
+        """Return by how many bytes the folder grew. More files than a task may have need not be remembered."""
+        folder = self._spool.refused(uuid)
+        folder.mkdir(parents=True, exist_ok=True)
+        path, content = folder / name, msgspec.json.encode(refusal)
+        before = path.stat().st_size if path.exists() else 0
+        if not before and len(os.listdir(folder)) >= self._max_files:
+            return 0
+        path.write_bytes(content)
+        return len(content) - before
+
+    def _first(self, uuid: str, held: frozenset[str]) -> tuple[str, _Refusal] | None:
+        folder = self._spool.refused(uuid)
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+        return next(((name, _read(folder / name)) for name in names if name not in held), None)
+
+
+def _read(path: Path) -> _Refusal:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Refusal)
+    except (OSError, msgspec.DecodeError):  # the process died while it was written
+        return _Refusal()

@@ -1,0 +1,130 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Files without a task in the database: reported at once, moved to the trash after a grace period, deleted days later.
+
+A database that is older than the folder, or another one than its own, does not know tasks that were accepted. So what
+it does not know is no rubbish yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.tasks.uploads import Uploads
+from clusterodm.core.durations import span
+from clusterodm.core.ids import is_task_id
+from clusterodm.files.console import Consoles
+from clusterodm.files.results import Results
+from clusterodm.files.spool import Spool
+from clusterodm.files.trash import Trash
+from clusterodm.store import Store
+
+_log = structlog.get_logger("strays")
+
+#: Seconds between the first time that files are seen to be no task's and the time when they go to the trash.
+GRACE: Final = 48 * 3600.0
+#: Seconds between two looks at consoles and results; nothing is waiting for their room.
+_SLOW: Final = 3600.0
+_NAMED: Final = 3
+
+
+class Strays:
+    """Knows what no task has, and since when (by a clock that nobody sets) that is known."""
+
+    def __init__(
+        self,
+        store: Store,
+        spool: Spool,
+        consoles: Consoles,
+        results: Results,
+        trash: Trash,
+        uploads: Uploads,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._consoles = consoles
+        self._results = results
+        self.trash = trash
+        self._uploads = uploads
+        self._clock = clock
+        self._seen: dict[tuple[str, str], float] = {}
+        self._looked = float("-inf")
+
+    def problem(self) -> str:
+        """What an operator should know of them; empty: there are none."""
+        tasks = {uuid for _, uuid in self._seen}
+        if not tasks:
+            return ""
+        left = max(0.0, GRACE - (self._clock.steady() - min(self._seen.values())))
+        return (
+            f"the data folder has files of {len(tasks)} tasks that the database does not know, such as {min(tasks)}: "
+            f"they go to {self.trash.root} in {span(left)}; is it the right database, or one older than the folder?"
+        )
+
+    async def sweep(self) -> None:
+        """One round."""
+        await self._look("spool", await self._spool.tasks())
+        if self._clock.steady() - self._looked >= _SLOW:
+            self._looked = self._clock.steady()
+            await self._look("results", await asyncio.to_thread(self._results.uuids))
+            await self._look("console", await asyncio.to_thread(self._consoles.uuids))
+        await self._move_away()
+        await self.trash.measure()
+        await self.trash.expire(self._clock.age)
+
+    async def clear(self, uuid: str) -> None:
+        """Move away what lies there of an unknown task, before a new one gets its uuid."""
+        for kind in ("spool", "results", "console"):
+            await self.take_away(kind, uuid)
+
+    async def take_away(self, kind: str, uuid: str) -> bool:
+        """Move files of a task to the trash; False when it has none."""
+        places: dict[str, tuple[Path, Callable[[str], None]]] = {
+            "spool": (self._spool.folder(uuid), self._spool.took_away),
+            "results": (self._results.folder(uuid), lambda uuid: None),
+            "console": (self._consoles.path(uuid), self._consoles.forget),
+        }
+        path, gone = places[kind]
+        moved = await self.trash.put(kind, uuid, path, at=self._clock())
+        if moved:
+            gone(uuid)
+            _log.warning("moved to the trash", task=uuid, kind=kind)
+        return moved
+
+    def holds(self, uuid: str) -> bool:
+        """True if files of a task are held."""
+        return self._spool.folder(uuid).is_dir()
+
+    async def _look(self, kind: str, found: Iterable[str]) -> None:
+        """Compare what lies there with what is known."""
+        uuids = [uuid for uuid in found if is_task_id(uuid)]
+        known = await self._store.known_tasks(uuids)
+        unknown = {uuid for uuid in uuids if uuid not in known and not self._uploads.is_arriving(uuid)}
+        for key in [key for key in self._seen if key[0] == kind and key[1] not in unknown]:
+            del self._seen[key]
+        new = sorted(uuid for uuid in unknown if (kind, uuid) not in self._seen)
+        self._seen |= {(kind, uuid): self._clock.steady() for uuid in new}
+        if new:
+            _log.warning(
+                "files of tasks that the database does not know; they go to the trash after a grace",
+                kind=kind,
+                tasks=len(new),
+                such_as=new[:_NAMED],
+                hours=GRACE / 3600,
+                trash=str(self.trash.root),
+            )
+
+    async def _move_away(self) -> None:
+        for (kind, uuid), since in list(self._seen.items()):
+            rested = kind != "spool" or self._clock.age(self._spool.last_change(uuid)) >= GRACE
+            if self._clock.steady() - since >= GRACE and rested and not await self._store.known_tasks([uuid]):
+                await self.take_away(kind, uuid)
+                del self._seen[(kind, uuid)]

@@ -1,0 +1,178 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Uploads that are not committed: how long each rests, how many an owner may have, and how one is dropped."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from clusterodm.aio import Clock
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.core.durations import span
+from clusterodm.core.errors import BadRequest, StaleTask
+from clusterodm.core.tasks import Attempt, Cleanup, Phase, Stage
+from clusterodm.files.spool import Spool
+from clusterodm.observe import Metrics
+
+#: Seconds without a byte after which an upload no longer counts against `--flood-limit`, as in the original.
+_FORGIVEN: Final = 900.0
+#: Dropped uploads whose owners are told why.
+_REMEMBERED: Final = 1000
+_UNKNOWN: Final = "Invalid uuid (not found)"
+_GIVEN_UP: Final = "given up"
+
+
+class Arrival(NamedTuple):
+    """A `/task/new` that is being received: its fields may come last."""
+
+    uuid: str
+    owner: str
+    began_at: float
+
+
+class Uploads:
+    """Uploads in progress and abandoned ones."""
+
+    def __init__(self, tasks: Tasks, spool: Spool, metrics: Metrics, *, flood_limit: int, clock: Clock) -> None:
+        self._tasks = tasks
+        self._spool = spool
+        self._metrics = metrics
+        self._flood_limit = flood_limit
+        self._clock = clock
+        #: What comes in with `/task/new`, by uuid.
+        self._arriving: dict[str, Arrival] = {}
+        #: Callers of the uploads that began here, and of those that are about to begin.
+        self._callers: dict[str, str] = {}
+        self._admitted: Counter[tuple[str, str]] = Counter()
+        #: Owners of dropped uploads, and what to tell them.
+        self._dropped: OrderedDict[str, tuple[str, str]] = OrderedDict()
+        tasks.watch(self._task_changed)
+
+    def _task_changed(self, entry: Entry) -> None:
+        """Another process may have removed an upload of which a file comes in here."""
+        if entry.task.phase is not Phase.RECEIVING:
+            self._callers.pop(entry.task.uuid, None)
+        if entry.task.phase is Phase.REMOVED:
+            self._spool.abort(entry.task.uuid)
+
+    def open(self) -> list[Entry]:
+        """All uploads that are not committed."""
+        return [entry for entry in self._tasks.active() if entry.task.phase is Phase.RECEIVING]
+
+    def active_at(self, entry: Entry) -> float:
+        """When bytes came last; now while a request is being received, however large its file is."""
+        if self._spool.receives(entry.task.uuid):
+            return self._clock()
+        return max(entry.task.created_at, entry.last_activity, self._spool.last_change(entry.task.uuid))
+
+    def idle(self, entry: Entry) -> float:
+        """Seconds for which nothing came."""
+        return max(0.0, self._clock.age(self.active_at(entry)))
+
+    @contextmanager
+    def admitted(self, caller: str, uuid: str) -> Iterator[None]:
+        """Count an upload of a caller that is in no list yet, while the block runs. Raises BadRequest when the caller
+        has as many in progress as it may have, beside this one."""
+        if self._flood_limit and self._count(caller, uuid) >= self._flood_limit:
+            raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
+        key = (caller, uuid)
+        self._admitted[key] += 1
+        try:
+            yield
+        finally:
+            self._admitted[key] -= 1
+            if not self._admitted[key]:
+                del self._admitted[key]
+
+    def began(self, uuid: str, caller: str) -> None:
+        """Count an announced upload as its caller's. What began in another process counts as its owner's."""
+        self._callers[uuid] = caller
+
+    def _count(self, caller: str, but: str) -> int:
+        uuids = {uuid for name, uuid in self._admitted if name == caller}
+        for entry in self.open():
+            uuid = entry.task.uuid
+            if self._callers.get(uuid, entry.task.owner) == caller and self.idle(entry) < _FORGIVEN:
+                uuids.add(uuid)
+        return len(uuids - {but})
+
+    def arrivals(self) -> list[Arrival]:
+        """Return what comes in with `/task/new` at this moment, in this process, and is no task yet."""
+        return [each for each in self._arriving.values() if self._tasks.get(each.uuid) is None]
+
+    def cut(self, arrival: Arrival, *, why: str) -> None:
+        """Have a `/task/new` that is being received fail; its files go with it."""
+        self._remember(arrival.uuid, arrival.owner, why)
+        self._spool.abort(arrival.uuid)
+        self._metrics.uploads_dropped.labels("removed").inc()
+
+    def check_cut(self, uuid: str, owner: str) -> None:
+        """Raise BadRequest for a `/task/new` that was cut."""
+        if uuid in self._dropped:
+            raise self.unknown(uuid, owner)
+
+    def is_arriving(self, uuid: str) -> bool:
+        """True if `/task/new` gathers files under this uuid here."""
+        return uuid in self._arriving
+
+    @contextmanager
+    def arriving(self, uuid: str, owner: str) -> Iterator[None]:
+        """Gather files of `/task/new`."""
+        self._dropped.pop(uuid, None)
+        self._arriving[uuid] = Arrival(uuid, owner, self._clock())
+        try:
+            yield
+        finally:
+            del self._arriving[uuid]
+
+    def unknown(self, uuid: str, owner: str) -> BadRequest:
+        """The error of a request for an upload that there is not: a node's words, and why where that is known."""
+        dropped_of, why = self._dropped.get(uuid, ("", ""))
+        if not why or dropped_of != owner:
+            return BadRequest(_UNKNOWN)
+        return BadRequest(f"{_UNKNOWN}: {why}; begin again", no_retry=True)
+
+    async def remove(self, entry: Entry, *, by: str, why: str = "") -> bool:
+        """Remove an upload with its files, here and on the node that got some ahead; False when it is none any more.
+        Its owner is told why when it goes on with it."""
+        async with self._tasks.locked(entry):
+            return await self._drop(entry, f"removed by {by} before its commit", why, outcome="removed")
+
+    async def give_up(self, entry: Entry, rest: float, *, short: bool) -> bool:
+        """Remove an upload that rests for so many seconds; False when it does not, or is none any more."""
+        async with self._tasks.locked(entry):
+            idle = self.idle(entry)
+            if idle < rest:
+                return False
+            why = f"nothing was uploaded for {span(idle)}" + (" and room was short" if short else "")
+            told = f"the upload was given up because {why}"
+            return await self._drop(entry, f"given up: {why}", told, outcome=_GIVEN_UP)
+
+    async def _drop(self, entry: Entry, text: str, why: str, *, outcome: str) -> bool:
+        """Under the lock of the task: nothing of it is published or committed meanwhile."""
+        task = entry.task
+        if task.phase is not Phase.RECEIVING:
+            return False
+        try:
+            await self._tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended(entry.attempt))
+        except StaleTask:
+            return False
+        self._remember(task.uuid, task.owner, why)
+        await self._spool.drop(task.uuid)
+        self._metrics.uploads_dropped.labels(outcome).inc()
+        return True
+
+    def _remember(self, uuid: str, owner: str, why: str) -> None:
+        self._dropped[uuid] = (owner, why)
+        while len(self._dropped) > _REMEMBERED:
+            self._dropped.popitem(last=False)
+
+    def _ended(self, attempt: Attempt | None) -> Attempt | None:
+        """What was sent ahead, with the order to remove it on its node."""
+        if attempt is None or attempt.stage is not Stage.PREFETCHING:
+            return None
+        return attempt.ended(self._clock(), _GIVEN_UP, Cleanup.REMOVE)
