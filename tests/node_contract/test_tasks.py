@@ -70,12 +70,15 @@ async def test_a_date_that_is_none_is_today(node: Client) -> None:
 async def test_tasks_wait_for_a_slot_in_their_order(slow: Client) -> None:
     info = await slow.get("/info")
     assert (info["maxParallelTasks"], info["taskQueueCount"]) == (1, 0)
-    first, second, third = [await slow.created() for _ in range(3)]
-    await slow.reaches(first, 20)
-    for waiting in (second, third):
-        shown = await slow.reaches(waiting, 10)
-        assert (shown["processingTime"], shown["progress"]) == (-1, 0)
+    first = await slow.created()
     await eventually(lambda: _has_time(slow, first))
+    assert (await slow.info(first))["status"] == {"code": 20}
+    waiting = []
+    for _ in range(2):  # a node queues a task once its files are in place, which one that came later may be first at
+        waiting.append(await slow.created())
+        shown = await slow.reaches(waiting[-1], 10)
+        assert (shown["processingTime"], shown["progress"]) == (-1, 0)
+    second, third = waiting
     assert (await slow.get("/info"))["taskQueueCount"] == 3
     assert await slow.post("/task/cancel", {"uuid": first}) == {"success": True}
     await slow.reaches(second, 20)
