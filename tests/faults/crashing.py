@@ -66,7 +66,14 @@ POINTS = [
 
 
 #: The points of a machine's way from the order to its end.
-MACHINE_POINTS = ["store.add_machine", "store.change_machine", "provider.create", "provider.delete", "rest.call"]
+MACHINE_POINTS = [
+    "store.add_machine",
+    "store.advance_machine",
+    "store.change_machine",
+    "provider.create",
+    "provider.delete",
+    "rest.call",
+]
 
 
 def die() -> NoReturn:

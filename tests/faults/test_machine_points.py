@@ -14,14 +14,16 @@ from tests.processes import program
 from tests.providers.support import running_cloud
 from tests.support import Rig, eventually
 
-#: Method and which call of it. Changes of a machine: created, its node known, ready, leaving, deleting, gone. Calls of
-#: Scaleway, whose creation has three steps.
+#: Method and which call of it. Steps of a machine: booting, ready, draining, deleting, gone; its node becomes known
+#: between the first two. Calls of Scaleway, whose creation has three steps.
 POINTS = [
     "store.add_machine:before:1",
     "store.add_machine:after:1",
     "provider.create:before:1",
     "provider.create:after:1",
-    *(f"store.change_machine:{when}:{count}" for count in (1, 2, 3, 4, 5, 6) for when in ("before", "after")),
+    *(f"store.advance_machine:{when}:{count}" for count in (1, 2, 3, 4, 5) for when in ("before", "after")),
+    "store.change_machine:before:1",
+    "store.change_machine:after:1",
     "provider.delete:before:1",
     "provider.delete:after:1",
     *(f"rest.call:after:{count}" for count in (3, 4, 5, 6)),
