@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bench.ahead import measure_ahead
+from bench.prefetch import measure_prefetch
 from bench.bulk import measure_bulk
 from bench.report import Report
 from bench.scale import measure_idle, measure_many, measure_memory, measure_start
@@ -24,7 +24,7 @@ from bench.small import measure_crowd, measure_info
 PARTS = {
     "info": measure_info,
     "bulk": measure_bulk,
-    "ahead": measure_ahead,
+    "prefetch": measure_prefetch,
     "many": measure_many,
     "crowd": measure_crowd,
     "start": measure_start,

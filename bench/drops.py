@@ -47,7 +47,7 @@ def dropping_node(checkout: Path, folder: Path, port: int) -> Iterator[Path]:
 def through_cluster(folder: Path, node: int, photos: list[Path]) -> float:
     """Seconds from the commit to the end."""
     port = free_ports(1)
-    with cluster(folder / "cluster", port, [node], **{"task-poll-interval": 0.5, "send-ahead": 0}):
+    with cluster(folder / "cluster", port, [node], **{"task-poll-interval": 0.5, "prefetch": 0}):
         uuid = init(port)
         upload_all(port, uuid, photos)
         began = time.monotonic()

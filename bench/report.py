@@ -87,7 +87,7 @@ class Report:
         for unit, name, title in (
             ("us", "performance-requests.svg", "CPU of one request"),
             ("CPU-s", "performance-bulk.svg", "CPU of 1 GB"),
-            ("s", "performance-ahead.svg", "From the commit to running"),
+            ("s", "performance-prefetch.svg", "From the commit to running"),
         ):
             chosen = [row for row in compared if row.unit == unit]
             if chosen:

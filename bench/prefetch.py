@@ -18,8 +18,8 @@ FILE = 5_000_000
 COUNT = 120 if QUICK else 2000
 
 
-def measure_ahead(scope: Scope) -> None:
-    """With and without sending ahead."""
+def measure_prefetch(scope: Scope) -> None:
+    """Measure with and without prefetch."""
     photo = scope.folder / "photo"
     photo.write_bytes(scope.photos[0].read_bytes()[:FILE].ljust(FILE, b"x"))
     files = []
@@ -27,7 +27,7 @@ def measure_ahead(scope: Scope) -> None:
         files.append(scope.folder / f"{number:05}.jpg")
         files[-1].symlink_to(photo)
     with_it = [_once(scope, files, f"on{number}", {}) for number in range(ROUNDS)]
-    without = [_once(scope, files, "off", {"send-ahead": 0})]
+    without = [_once(scope, files, "off", {"prefetch": 0})]
     title = f"Commit to running, {COUNT * FILE / 1e9:g} GB uploaded at 100 MB/s, node takes 100 MB/s"
     scope.report.add(title, "s", {"ours": with_it, "all after the commit": without}, reach=1.0)
 
