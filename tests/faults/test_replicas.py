@@ -79,7 +79,7 @@ def workers(parent: int) -> list[psutil.Process]:
 async def test_workers_share_a_port_and_one_that_dies_is_replaced(tmp_path: Path, postgres: Server) -> None:
     async with (
         running_devnode(Knobs(seconds=0.0, slots=4), port=0) as (_, port),
-        program(tmp_path, node=f"127.0.0.1:{port}", concurrency=2) as several,
+        program(tmp_path, node=f"127.0.0.1:{port}", workers=2) as several,
     ):
         several.environ |= {"CLUSTERODM_DATABASE_URL": postgres.new_database()}
         api = await several.start()
@@ -96,7 +96,7 @@ async def test_workers_share_a_port_and_one_that_dies_is_replaced(tmp_path: Path
 
 
 async def test_workers_do_not_outlive_their_parent(tmp_path: Path, postgres: Server) -> None:
-    async with program(tmp_path, concurrency=2) as several:
+    async with program(tmp_path, workers=2) as several:
         several.environ |= {"CLUSTERODM_DATABASE_URL": postgres.new_database()}
         await several.start()
         left = await eventually(lambda: len(workers(several.pid)) == 2 and workers(several.pid))
@@ -105,11 +105,11 @@ async def test_workers_do_not_outlive_their_parent(tmp_path: Path, postgres: Ser
 
 
 async def test_workers_that_cannot_start_say_why_and_end(tmp_path: Path) -> None:
-    async with program(tmp_path, concurrency=2) as several:
+    async with program(tmp_path, workers=2) as several:
         await several.spawn()
         assert await several.wait() == 2
         assert "workers (flags) needs --database-url" in several.log.read_text()
-    async with program(tmp_path, concurrency=2) as several:
+    async with program(tmp_path, workers=2) as several:
         several.environ |= {"CLUSTERODM_DATABASE_URL": "postgresql+asyncpg://nobody@127.0.0.1:1/x?nonsense=1"}
         await several.spawn()
         assert await several.wait() == 2

@@ -154,7 +154,7 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
     certificates, port = Certificates(tmp_path), free_port()
     certificates.issue()
     tls = {"secure-port": port, "ssl-cert": certificates.cert, "ssl-key": certificates.key}
-    async with program(tmp_path, concurrency=2, **tls, **PATIENT) as several:
+    async with program(tmp_path, workers=2, **tls, **PATIENT) as several:
         several.environ |= {"CLUSTERODM_DATABASE_URL": postgres.new_database()}
         api = await several.start()
         await eventually(lambda: len(lines(several, '"ready"')) == 2)
