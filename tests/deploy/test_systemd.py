@@ -74,7 +74,7 @@ def test_what_is_installed_for_it_agrees() -> None:
     assert "/etc/clusterodm/config.json" in COMMAND.read_text()
     page = (UNIT.parents[2] / "docs" / "how-to" / "install.md").read_text()
     for path in (settings.data_dir, "/etc/clusterodm", "deploy/systemd/config.json", "/usr/local/bin/"):
-        assert re.search(rf"^sudo install .*{path}", page, re.MULTILINE), path
+        assert re.search(rf"^ *sudo install .*{path}", page, re.MULTILINE), path
 
 
 async def test_commands_find_the_settings_of_the_service(cluster: Rig) -> None:
