@@ -104,8 +104,8 @@ def measure_bulk(scope: Scope) -> None:
     for work, title, reach, original in (
         ("ingest", "Ingest of 1 GB in 25 files, 10 connections", 1.0, "2.8-3.8 CPU-s"),
         ("forward", "Forward of 1 GB from disk to a node", 0.25, "0.70-0.75 CPU-s"),
-        ("through", "Download of 1 GB through us", 0.40, "1.9-2.4 CPU-s"),
-        ("kept", "Download of 1 GB from our results", 0.30, ""),
+        ("through", "Download of 1 GB through the cluster", 0.40, "1.9-2.4 CPU-s"),
+        ("kept", "Download of 1 GB of kept results", 0.30, ""),
     ):
         values = {name: [cpu * 1e9 / GB for cpu in all_of[1:]] for name, all_of in found[work].items()}
         scope.report.add(title, "CPU-s", values, reach=reach, original=original)

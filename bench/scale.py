@@ -75,7 +75,7 @@ def measure_idle(scope: Scope) -> None:
         time.sleep(20)  # the first looks, and the first that are made at rest
         for _ in range(ROUNDS):
             found.append(measured.busy(lambda: time.sleep(seconds)) / seconds * 100)
-    scope.report.add("CPU with nothing to do, 200 nodes", "% of a core", {"ours": found}, reach=1.0)
+    scope.report.add("CPU when idle, 200 nodes", "% of a core", {"ours": found}, reach=1.0)
 
 
 def measure_memory(scope: Scope) -> None:
