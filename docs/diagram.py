@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""docs/images/imports.svg: the parts of the program, drawn from what they import."""
+"""Draw docs/images/imports.svg: the folders of the program and their imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import grimp
 
 TOP = Path(__file__).parents[1]
 _WIDTH, _ROW, _BOX, _MARGIN = 1080, 64, 34, 16
-#: Rows stand a little beside each other, so that lines past a box are seen.
+#: Horizontal offset between rows, so that lines that pass a box stay visible.
 _SHIFT = 48
 _STYLE = (
     "text{font:13px sans-serif;fill:#1d2b2b;text-anchor:middle}"
@@ -20,13 +20,13 @@ _STYLE = (
 
 
 def layers() -> list[list[str]]:
-    """Rows of parts, upper first, as `make check` holds them to."""
+    """Return the layers that `make check` enforces, top first."""
     settings = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["importlinter"]
     return [[part.strip() for part in row.split("|")] for row in settings["contracts"][0]["layers"]]
 
 
 def imports() -> dict[str, set[str]]:
-    """What each part imports of the others, without what another one of these imports already."""
+    """Return the direct imports of each part, without those that another one of them implies."""
     graph = grimp.build_graph("clusterodm", cache_dir=None)
     parts = [part for row in layers() for part in row]
     direct: dict[str, set[str]] = {part: set() for part in parts}
@@ -38,11 +38,11 @@ def imports() -> dict[str, set[str]]:
     reached: dict[str, set[str]] = {}
     for part in reversed(parts):
         reached[part] = direct[part].union(*(reached.get(each, set()) for each in direct[part]))
-    return {part: {x for x in found if not any(x in reached[y] for y in found)} for part, found in direct.items()}
+    return {part: {x for x in direct[part] if not any(x in reached[y] for y in direct[part])} for part in direct}
 
 
 def imports_svg() -> str:
-    """The picture."""
+    """Return the picture as SVG."""
     rows = layers()
     middle = {
         part: (
@@ -55,12 +55,12 @@ def imports_svg() -> str:
     height = 2 * _MARGIN + (len(rows) - 1) * _ROW + _BOX
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
-        "<title>Parts of ClusterODM and what they import</title>",
+        "<title>Folders of ClusterODM and their imports</title>",
         f'<style>{_STYLE}</style><path d="M0 0H{_WIDTH}V{height}H0Z" style="fill:#fff;stroke:none;opacity:1"/>',
     ]
-    for part, found in imports().items():
+    for part, imported_parts in imports().items():
         (x, y) = middle[part]
-        for imported in sorted(found):
+        for imported in sorted(imported_parts):
             (to_x, to_y) = middle[imported]
             below, above = y + _BOX // 2, to_y - _BOX // 2
             bend = (above - below) // 2

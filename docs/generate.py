@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Writes the reference pages that are made from the code: `make docs`. A test fails when they are out of date."""
+"""Generate the reference pages from the code (`make docs`). A test fails if they are out of date."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def settings_page() -> str:
         _NOTE,
         "# Settings",
         "",
-        "Every setting is a flag of `clusterodm serve`, an environment variable, and a key of the JSON file that",
-        "`--config` names (the flag's name without the dashes). Flags win over the environment, the environment over",
-        "the file. An unknown key, a bad value, or a setting that has no effect without another one is refused at the",
-        "start. A switch takes `no-` before its name. Secrets are better kept in the environment or the file:",
-        "everybody on the machine can read command lines.",
+        "Every setting is a flag of `clusterodm serve`, an environment variable, and a key of the JSON file given by",
+        "`--config` (the flag's name without the leading dashes). Flags override the environment, the environment",
+        "overrides the file. Unknown keys, invalid values, and settings that have no effect without another one are",
+        "rejected at startup. Prefix a switch with `no-` to turn it off. Put secrets into the environment or the file,",
+        "because every user of the machine can read command lines.",
         "",
-        "| flag | variable | default | what it does |",
+        "| flag | variable | default | description |",
         "|---|---|---|---|",
     ]
     for name, field in Settings.model_fields.items():
@@ -151,10 +151,10 @@ def metrics_page() -> str:
         _NOTE,
         "# Metrics",
         "",
-        "`/metrics` on `--admin-web-port`, in the text format of Prometheus; with `--admin-pass` it takes basic",
-        "authentication as user `admin`.",
+        "`/metrics` on `--admin-web-port` serves metrics in Prometheus' text format. With `--admin-pass` it requires",
+        "basic authentication as user `admin`.",
         "",
-        "| metric | type | labels | what it is |",
+        "| metric | type | labels | description |",
         "|---|---|---|---|",
     ]
     rows = [_counted(metric) for metric in Metrics().registry.collect()]
@@ -179,12 +179,12 @@ def errors_page() -> str:
     lines += [f"- **{kind.__name__}**: {(kind.__doc__ or '').strip()}" for kind in found]
     lines += [
         "",
-        "## What they are answered with",
+        "## Responses",
         "",
-        'Clients and operators get `{"error": text}` as JSON, with `"noRetry": true` where trying again is pointless;',
-        "a bad token gets no body. Nodes answer errors with 200, so clients look into the body, not at the status. The",
-        "original's paths (`/r/`) answer what was wrong with the request with 200, too. The shell says `FAIL: text`,",
-        "or `INVALID: text` for a command that is none. What is not listed is answered as what it is a kind of.",
+        'Clients and operators get `{"error": text}` as JSON, with `"noRetry": true` if a retry is pointless; a bad',
+        "token gets no body. Nodes answer errors with status 200, so clients read the body, not the status. The",
+        "original's paths (`/r/`) answer invalid requests with 200, too. The shell prints `FAIL: text`, or",
+        "`INVALID: text` for an unknown command. An error that is not listed is answered like its parent class.",
         "",
         "| error | status for clients | status for operators | text |",
         "|---|---|---|---|",
@@ -201,11 +201,11 @@ def attacks_page() -> str:
         _NOTE,
         "# Attacks and answers",
         "",
-        "Each is sent on a raw socket to a running cluster (`tests/proxy/test_abuse.py`). After each the cluster",
-        "answers others as before, and nothing that was hidden in the attack was answered. *closed*: no answer, the",
-        "connection is closed.",
+        "Each attack is sent on a raw socket to a running cluster (`tests/proxy/test_abuse.py`). The test then checks",
+        "that the cluster still answers other clients and did not answer a request smuggled inside the attack.",
+        "*closed* means that the connection is closed without an answer. Background: the [threat model](security.md).",
         "",
-        "| attack | begins with | answer |",
+        "| attack | starts with | answer |",
         "|---|---|---|",
     ]
     for name, attack in ATTACKS.items():
@@ -213,8 +213,8 @@ def attacks_page() -> str:
             re.sub(r"(.)\1{9,}", r"\1\1\1…", repr(attack.sent[:300])[2:-1]).replace("|", "\\|").replace("`", "'")[:110]
         )
         answer = " or ".join(str(status) if status else "closed" for status in attack.statuses)
-        said = f", with `{attack.within.decode()}` in it" if attack.within else ""
-        lines.append(f"| {name} | `{begin}` | {answer}{said} |")
+        within = f", containing `{attack.within.decode()}`" if attack.within else ""
+        lines.append(f"| {name} | `{begin}` | {answer}{within} |")
     return "\n".join(lines) + "\n"
 
 

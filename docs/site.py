@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Hooks of mkdocs: pages read the same on the site as in the repository.
+"""mkdocs hooks: make links work on the site as in the repository.
 
-Pages that lie above `docs` become pages of the site, and links to files that are no pages become the names of these.
+Pages from above `docs` become pages of the site; links to files that are not pages become their text.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Add the pages that lie above."""
+    """Add the pages from above `docs`."""
     for name, source in ABOVE.items():
         files.append(File.generated(config, name, content=(TOP / source).read_text()))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Lead links where they lead on the site."""
+    """Rewrite links for the site."""
     source = ABOVE.get(page.file.src_uri) or f"docs/{page.file.src_uri}"
     here = posixpath.dirname(source)
     names = {above: name for name, above in ABOVE.items()}
 
-    def led(match: re.Match[str]) -> str:
+    def rewritten(match: re.Match[str]) -> str:
         mark, text, target, anchor = match.groups()
         if "://" in target or target.startswith("mailto:"):
             return match[0]
@@ -48,4 +48,4 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         relative = posixpath.relpath(page_path, posixpath.dirname(page.file.src_uri) or ".")
         return f"{mark}[{text}]({relative}{anchor or ''})"
 
-    return _LINK.sub(led, markdown)
+    return _LINK.sub(rewritten, markdown)
