@@ -81,25 +81,35 @@ def table(world: World, report: Report, fair: Report, fifo: Report, small: World
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     ended = ", ".join(f"{name.lower()} {count:,}" for name, count in sorted(report.failures.items()))
     rows = [
-        ("nodes at most (a fifth fixed, the rest machines)", f"{world.nodes:,}"),
+        ("most nodes (a fifth fixed, the rest machines)", f"{world.nodes:,}"),
         ("tasks, owners", f"{world.tasks:,}, {world.owners:,}"),
         ("simulated / real time", f"{report.hours:.0f} h / {report.real_seconds / 60:.1f} min"),
-        ("completed / failed by their own fault / lost", _outcomes(world, report)),
+        ("completed / failed for reasons of their own / lost", _outcomes(world, report)),
         ("attempts that ended early", ended),
         ("wait: median, 90 %, 99 %", f"{_span(cuts[49])}, {_span(cuts[89])}, {_span(cuts[98])}"),
-        ("tasks that waited at once, at most", f"{max(row[1] for row in report.course):,}"),
-        ("machines ordered", f"{report.orders:,}"),
-        ("placements a second of deciding", f"{report.decisions / report.plan_seconds:,.0f}"),
-        ("one look at everything: mean, longest", f"{look:.0f} ms, {longest:.0f} ms"),
-        ("one look at all machines, mean", f"{1000 * report.scale_seconds / report.looks:.0f} ms"),
-        ("transitions of tasks", f"{report.transitions:,}: {rate:.1f} a second"),
+        ("most tasks waiting at once", f"{max(row[1] for row in report.course):,}"),
+        ("machines launched", f"{report.orders:,}"),
+        ("placements per second of scheduling", f"{report.decisions / report.plan_seconds:,.0f}"),
+        ("one scheduling pass: mean, longest", f"{look:.0f} ms, {longest:.0f} ms"),
+        ("one autoscaler pass: mean", f"{1000 * report.scale_seconds / report.looks:.0f} ms"),
+        ("task transitions", f"{report.transitions:,}: {rate:.1f} a second"),
         (f"one in SQLite (every {EVERY}th task)", f"{per * 1000:.2f} ms: {1 / per:,.0f} a second"),
-        ("memory of the simulation, at most", f"{memory:.0f} MB"),
+        ("peak memory of the simulation", f"{memory:.0f} MB"),
     ]
-    lines = ["<!-- Written by `python -m bench.simulate`. -->", "| what | found |", "|---|---|"]
+    lines = [
+        "<!-- Written by `python -m bench.simulate`. -->",
+        "# Simulation results",
+        "",
+        "| measure | value |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {value} |" for name, value in rows]
-    lines += ["", f"One trace of {small.tasks:,} tasks on {small.nodes:,} nodes, in turn and in order of commit:", ""]
-    lines += ["| | in turn between owners | order of commit |", "|---|---|---|"]
+    lines += [
+        "",
+        f"One trace of {small.tasks:,} tasks on {small.nodes:,} nodes, under fair sharing and in order of commit:",
+        "",
+    ]
+    lines += ["| | fair sharing | order of commit |", "|---|---|---|"]
     waits = [[*by_size(each, small.owners), [wait for _, wait in each.waits]] for each in (fair, fifo)]
     for place, name in enumerate(("owners with most tasks (1 %)", "owners with fewest tasks (50 %)", "all tasks")):
         lines.append(f"| {name}: median wait | {_span(median(waits[0][place]))} | {_span(median(waits[1][place]))} |")
@@ -120,7 +130,7 @@ def pictures(report: Report, fair: Report, fifo: Report, owners: int) -> None:
     ]
     chart(IMAGES / "scaling-course.svg", "Five days of a large cluster", "hours", "number", course)
     costs = sorted((float(active), cost) for active, cost in report.costs)
-    chart(IMAGES / "scaling-look.svg", "What one look at everything costs", "active tasks", "ms", [("a look", costs)])
+    chart(IMAGES / "scaling-look.svg", "Cost of one scheduling pass", "active tasks", "ms", [("a pass", costs)])
     waits = [
         (f"{name}, {how}", curve(by_size(each, owners)[place]))
         for how, each in (("in turn", fair), ("by commit", fifo))
