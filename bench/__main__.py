@@ -14,8 +14,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bench.prefetch import measure_prefetch
 from bench.bulk import measure_bulk
+from bench.prefetch import measure_prefetch
 from bench.report import Report
 from bench.scale import measure_idle, measure_many, measure_memory, measure_start
 from bench.scope import FILES, GB, QUICK, ROUNDS, Scope
