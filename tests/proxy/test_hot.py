@@ -152,6 +152,14 @@ async def test_a_client_that_wants_it_is_hung_up_on(running: Rig, taken: list[bo
     writer.close()
 
 
+async def test_nothing_is_kept_of_connections_that_were_closed(running: Rig, taken: list[bool]) -> None:
+    for _ in range(3):
+        await _ask(running, _request("/info", b"Connection: close\r\n"))
+        await _ask(running, _request("/info"))
+    assert taken == [True] * 6
+    await eventually(lambda: not running.cluster.app[CONNECTIONS]._waiting)
+
+
 async def test_a_request_in_pieces_is_answered_too(running: Rig) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", running.cluster.ports[0])
     for piece in (b"GET /in", b"fo HTTP/1.1\r\nHost: x\r\nConn", b"ection: close\r\n\r\n"):

@@ -141,7 +141,6 @@ class FastPathProtocol(asyncio.Protocol):
         transport.write(answer[0])
         self._hot.connections.waits(transport)
         if answer[1]:
-            self._transport = None
             transport.close()
 
     def _hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
@@ -165,5 +164,5 @@ class FastPathProtocol(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """It takes them."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
