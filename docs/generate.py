@@ -19,7 +19,8 @@ from clusterodm.admin.feed import EVENTS
 from clusterodm.admin.metrics import GAUGES
 from clusterodm.admin.openapi import document
 from clusterodm.admin.original import LONGEST
-from clusterodm.core import answers, errors
+from clusterodm.core import errors
+from clusterodm.http import answers
 from clusterodm.observe import Metrics
 from clusterodm.settings import Settings, described, env_name, flag_name
 from docs.diagram import imports_svg
@@ -186,12 +187,14 @@ def errors_page() -> str:
         "original's paths (`/r/`) answer invalid requests with 200, too. The shell prints `FAIL: text`, or",
         "`INVALID: text` for an unknown command. An error that is not listed is answered like its parent class.",
         "",
-        "| error | status for clients | status for operators | text |",
-        "|---|---|---|---|",
+        "| error | status for clients | instead, to an upload | status for operators | text |",
+        "|---|---|---|---|---|",
     ]
     for kind, row in answers.TABLE.items():
-        lines.append(f"| {kind.__name__} | {row.clients} | {row.operators} | {row.text.format('*why*')} |")
-    lines.append(f"| any other | {answers.OTHER.clients} | {answers.OTHER.operators} | {answers.BUG} |")
+        lines.append(
+            f"| {kind.__name__} | {row.clients} | {row.uploads or ''} | {row.operators} | {row.text.format('*why*')} |"
+        )
+    lines.append(f"| any other | {answers.OTHER.clients} | | {answers.OTHER.operators} | {answers.BUG} |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,8 +14,9 @@ from clusterodm.admin import commands
 from clusterodm.admin.feed import Feed
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
-from clusterodm.core import answers, errors
+from clusterodm.core import errors
 from clusterodm.core.errors import ClusterError
+from clusterodm.http import answers
 from clusterodm.proxy.routes import make_app
 from tests.admin.support import start
 from tests.support import Rig, eventually

@@ -16,10 +16,10 @@ from clusterodm.admin.guard import same
 from clusterodm.admin.logins import Logins
 from clusterodm.admin.text import LineReader
 from clusterodm.cluster.context import Context
-from clusterodm.core import answers
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError
 from clusterodm.core.names import printable
+from clusterodm.http import answers
 
 _log = structlog.get_logger("shell")
 

@@ -22,9 +22,9 @@ from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.delivery import deliver
-from clusterodm.core import answers
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError, Malformed
+from clusterodm.http import answers
 from clusterodm.observe import access_logger
 
 _log = structlog.get_logger("admin")

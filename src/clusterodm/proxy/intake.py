@@ -12,10 +12,11 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks.intake import Announcement
-from clusterodm.core.errors import BadRequest, ClusterError, ServiceDown, SpoolFull
+from clusterodm.core.errors import BadRequest, ClusterError, SpoolFull
 from clusterodm.files.spool import Part
+from clusterodm.http import answers
 from clusterodm.http.forms import FileHandler, FileSink, read_form
-from clusterodm.http.render import json_answer, render_error
+from clusterodm.http.render import json_answer
 from clusterodm.proxy.context import caller, caller_name, cluster_url, context
 
 
@@ -70,17 +71,13 @@ async def upload(request: web.Request) -> web.Response:
     """POST /task/new/upload/{uuid}: files of any size, streamed to disk."""
     try:
         return await _upload(request)
-    except (SpoolFull, ServiceDown) as error:
-        return _again(error, request.path)
-
-
-def _again(error: ClusterError, path: str) -> web.Response:
-    """An answer after which every client sends the file again. The page of a node takes each status below 300 for
-    success and would commit without the file; PyODM shows the text of 200 and 403 only."""
-    answer = render_error(error, path)
-    answer.set_status(403)
-    answer.force_close()
-    return answer
+    except ClusterError as error:
+        status = answers.row(error).uploads
+        if status is None:
+            raise
+        response = json_answer(answers.body(error), status=status)
+        response.force_close()
+        return response
 
 
 async def _upload(request: web.Request) -> web.Response:

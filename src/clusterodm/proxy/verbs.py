@@ -11,9 +11,9 @@ from aiohttp import web
 from clusterodm.auth import Grant
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.core.tasks import Phase
+from clusterodm.http import answers
 from clusterodm.http.forms import read_form
 from clusterodm.http.render import json_answer
 from clusterodm.proxy.context import caller, cluster_url, context, token_of

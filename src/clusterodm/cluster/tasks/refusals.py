@@ -18,10 +18,10 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.core import answers
 from clusterodm.core.errors import BadRequest, ClusterError
 from clusterodm.core.names import printable, safe_name
 from clusterodm.files.spool import Spool
+from clusterodm.http import answers
 
 _LONGEST: Final = 1000
 
