@@ -12,12 +12,13 @@ export UV_LINK_MODE := copy
 # tests start the program hundreds of times: compile it once
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test quick services faults machine-faults replica-faults postgresql node-contract lint check audit format bench docs site screenshots package container \
+.PHONY: help demo test test-without-fast-paths quick services faults machine-faults replica-faults postgresql node-contract lint check audit format bench docs site screenshots package container \
   lock clean
 
 help:
 	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
 	@echo "make test         all tests; ends with what it skipped, and how to get it"
+	@echo "make test-without-fast-paths  the same with --fast-paths off: every byte goes through the web server"
 	@echo "make quick        lint, types, layers and the fast tests, in half a minute"
 	@echo "make services     install what tests use where it is there: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
 	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
@@ -48,6 +49,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-without-fast-paths:
+	CLUSTERODM_FAST_PATHS=off $(MAKE) test
 
 quick: lint $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/recorded tests/test_*.py

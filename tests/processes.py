@@ -38,6 +38,12 @@ def free_port() -> int:
     raise AssertionError("all ports are used up")
 
 
+def without_settings() -> dict[str, str]:
+    """The environment without settings, except the one with which a whole run of tests does without fast paths."""
+    kept = "CLUSTERODM_FAST_PATHS"
+    return {key: value for key, value in os.environ.items() if key == kept or not key.startswith("CLUSTERODM_")}
+
+
 class Program:
     """`clusterodm serve` on one data folder, started and killed as often as a test wants."""
 
@@ -63,7 +69,6 @@ class Program:
     async def spawn(self) -> asyncio.subprocess.Process:
         """Start it without waiting."""
         arguments = [text for key, value in self.settings.items() for text in (f"--{key}", str(value))]
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -71,7 +76,7 @@ class Program:
                 *arguments,
                 stderr=log,
                 stdout=log,
-                env=environ | self.environ,
+                env=without_settings() | self.environ,
             )
         return self._process
 

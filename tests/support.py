@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import tempfile
 import time
 import zipfile
@@ -35,6 +36,7 @@ FAST: dict[str, Any] = {
     "log_file": "",
     "admin_cli_port": 0,
     "admin_web_port": 0,
+    "fast_paths": os.environ.get("CLUSTERODM_FAST_PATHS", "on"),
 }
 
 
@@ -197,7 +199,7 @@ class Rig:
     async def add_node(self, *, port: int = 0, folder: Path | None = None, **knobs: Any) -> DevNode:
         """Start a development node; it ends with the rig or by `stop_node`."""
         stop = await self.stack.enter_async_context(AsyncExitStack())
-        knobs.setdefault("seconds", 0.0)
+        knobs = {"seconds": 0.0, "fast_paths": FAST["fast_paths"] == "on"} | knobs
         node, opened = await stop.enter_async_context(running_devnode(Knobs(**knobs), port=port, folder=folder))
         self.nodes.append(node)
         self.ports.append(opened)

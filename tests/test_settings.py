@@ -285,7 +285,7 @@ FREE = {
     *("nodes_dns", "nodes_ca", "node_lost_after", "node_poll_interval", "task_poll_interval", "priority_ageing"),
     *("max_attempts", "max_sending", "prefetch", "parallel_uploads", "results", "keep_finished", "zipurl_max_size"),
     *("zipurl_allow_private", "webhook_allow_private", "upload_idle_timeout", "connection_idle_timeout", "max_files"),
-    *("spool_max", "shutdown_delay", "shutdown_grace", "release_running_files"),
+    *("spool_max", "shutdown_delay", "shutdown_grace", "release_running_files", "fast_paths"),
 }
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from clusterodm.commands.doctor import findings
 from tests.admin.support import PASSWORD, start
-from tests.processes import free_port
+from tests.processes import free_port, without_settings
 from tests.support import Rig, eventually
 
 
@@ -23,7 +22,7 @@ class Run:
     """Runs `clusterodm` against one cluster."""
 
     def __init__(self, rig: Rig) -> None:
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("CLUSTERODM_")}
+        self.environ = without_settings()
         self.environ |= {
             "CLUSTERODM_ADMIN_URL": rig.cluster.admin_url,
             "CLUSTERODM_ADMIN_PASS": PASSWORD,

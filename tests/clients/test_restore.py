@@ -18,7 +18,7 @@ from clusterodm.files.identity import Identity, read_identity, write_identity
 from clusterodm.store import Store
 from tests.docs.pages import TOP, commands
 from tests.postgres import Server
-from tests.processes import Program, program
+from tests.processes import Program, program, without_settings
 
 BACKUP, UPGRADE = TOP / "docs/how-to/backup.md", TOP / "docs/how-to/upgrade.md"
 #: A node that is never there, so that tasks wait.
@@ -39,7 +39,7 @@ async def follow(command: str, folder: Path, code: int = 0, environ: dict[str, s
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")} | (environ or {}),
+        env=without_settings() | (environ or {}),
     )
     output, _ = await process.communicate()
     assert process.returncode == code, output.decode()

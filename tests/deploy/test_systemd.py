@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from clusterodm.settings import load_settings
 from tests.admin.support import start
 from tests.needs import NEEDS, need
+from tests.processes import without_settings
 from tests.support import Rig
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "clusterodm.service"
@@ -86,7 +86,7 @@ async def test_commands_find_the_settings_of_the_service(cluster: Rig) -> None:
     text = COMMAND.read_text().replace("/etc/clusterodm/config.json", str(config))
     command.write_text(text.replace("/opt/clusterodm/bin/clusterodm", f"{Path(sys.executable).parent}/clusterodm"))
     command.chmod(0o755)
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
+    environ = without_settings()
 
     async def run(*words: str) -> tuple[int | None, str]:
         how = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT, "cwd": "/", "env": environ}

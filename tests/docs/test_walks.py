@@ -23,6 +23,7 @@ from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
 from tests.docs.pages import ELSEWHERE, NOWHERE, PAGES, TOP, commands, walked
 from tests.needs import NEEDS, need
+from tests.processes import without_settings
 from tests.providers.support import kubeconfig
 
 WALKED = [page for page in PAGES if any(map(walked, commands(page)))]
@@ -40,7 +41,7 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
     if subprocess.run([*OWN, "true"], check=False).returncode:
         pytest.skip(f"{NEEDS}the right to make networks (CAP_SYS_ADMIN)")
     words = [*OWN, sys.executable, "-m", "tests.docs.walk", str(page), str(tmp_path)]
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
+    environ = without_settings()
     done = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stdout + done.stderr
 

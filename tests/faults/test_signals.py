@@ -133,7 +133,7 @@ async def test_sighup_reads_certificate_and_tokens_again(tmp_path: Path) -> None
         running.send(signal.SIGHUP)
         await eventually(lambda: lines(running, "the tokens file was read"))
         assert lines(running, "SIGHUP: files are read again")
-        assert lines(running, "the certificate was renewed")
+        assert lines(running, "certificate renewed")
         second = await asyncio.to_thread(serial, port)
         assert second != first
         assert (await running.api.raw("GET", "/task/list"))[0] == 401
@@ -143,7 +143,7 @@ async def test_sighup_reads_certificate_and_tokens_again(tmp_path: Path) -> None
         tokens.write_text("no tokens")
         running.send(signal.SIGHUP)
         await eventually(lambda: lines(running, "the tokens stay as they were"))
-        assert lines(running, "the new certificate cannot be used, the old one stays")
+        assert lines(running, "renewed certificate cannot be used, keeping the old one")
         assert await asyncio.to_thread(serial, port) == second
         assert await running.api.get("/task/list") == []
         assert await running.end(signal.SIGTERM) == 0
@@ -160,7 +160,7 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
         await eventually(lambda: len(lines(several, '"ready"')) == 2)
         certificates.issue()
         several.send(signal.SIGHUP)
-        await eventually(lambda: len(lines(several, "the certificate was renewed")) == 2)
+        await eventually(lambda: len(lines(several, "certificate renewed")) == 2)
         assert [line["workers"] for line in lines(several, "passed on to the workers")] == [2]
         uuid = await api.init()
         async with sending(several, uuid):

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.needs import NEEDS
-from tests.processes import free_port
+from tests.processes import free_port, without_settings
 
 DEVNODE: Final = "devnode"
 #: Real nodes by the variable that names a checkout of each.
@@ -60,7 +60,7 @@ class Program:
     def start(self, *flags: str) -> None:
         """Start it, with the flags of the last time if none are given, and wait until it answers."""
         self._flags = flags or self._flags
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("CLUSTERODM_")}
+        environ = without_settings()
         with (self._folder / "output.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._command, "--port", str(self.port), *self._flags],

@@ -25,6 +25,7 @@ from clusterodm.cluster.delivery import deliver
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError, Malformed
 from clusterodm.http import answers
+from clusterodm.http.kit import KIT, Kit
 from clusterodm.observe import access_logger
 
 _log = structlog.get_logger("admin")
@@ -51,6 +52,7 @@ def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
     if cluster.settings.access_log:
         middlewares.insert(0, _logging(guard))
     app = web.Application(middlewares=middlewares, client_max_size=_MAX_BODY)
+    app[KIT] = Kit(cluster.clock, fast_paths=cluster.settings.fast_paths == "on")
     app.on_response_prepare.append(_harden)
     for route in ROUTES:
         app.router.add_route(route.method, _pattern(route.path), _handler(cluster, route))

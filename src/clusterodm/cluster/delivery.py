@@ -144,7 +144,7 @@ async def _send(
     if request.method == "HEAD":
         await response.write_eof()
         return response
-    with lane(request.transport, verdict.length) as free:
+    with lane(request, verdict.length) as free:
         if free is not None and content.place is not None:
             path, first = content.place
             sent = await _along(request, free, path, first + verdict.start, verdict.length)
@@ -190,7 +190,7 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
 async def _through(request: web.Request, answer: Download, response: web.StreamResponse) -> int:
     """The body of a node's answer: by splice as far as that goes, else block by block; how many bytes went out."""
     sent = 0
-    with lane(request.transport, int(answer.headers.get("Content-Length", 0))) as free:
+    with lane(request, int(answer.headers.get("Content-Length", 0))) as free:
         try:
             while free is not None and (taken := answer.take()) is not None:
                 first, source, missing = taken

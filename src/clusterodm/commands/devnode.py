@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import signal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,6 +21,13 @@ from clusterodm.devnode.knobs import FAILURES
 
 #: Where a node looks for a free port when it is told none.
 _AUTO: Final = range(3000, 5000)
+
+
+class FastPaths(StrEnum):
+    """Values of --fast-paths."""
+
+    ON = "on"
+    OFF = "off"
 
 
 def devnode(
@@ -60,6 +68,10 @@ def devnode(
         Path | None, typer.Option(help="JSON file with the keys of NodeODM's; what is given here counts more.")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder for its files; a temporary one by default.")] = None,
+    fast_paths: Annotated[
+        FastPaths,
+        typer.Option(help="off: large uploads go through the web server, too.", envvar="CLUSTERODM_FAST_PATHS"),
+    ] = FastPaths.ON,
 ) -> None:
     """Run a development node. It does no photogrammetry: results show only what the photos' EXIF says."""
     if fail and fail not in FAILURES:
@@ -82,6 +94,7 @@ def devnode(
         webhook=webhook or said.webhook,
         max_concurrency=max_concurrency or said.max_concurrency or 0,
         seed=seed,
+        fast_paths=fast_paths is FastPaths.ON,
     )
     run_until_done(_devnode(knobs, host, said.port if port is None else port, data_dir))
 

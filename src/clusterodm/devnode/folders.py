@@ -16,9 +16,8 @@ import asyncio
 import os
 import re
 import shutil
-import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,10 +193,10 @@ class Folders:
             if path.is_dir() and path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def drop_stale_uploads(self, minutes: int) -> None:
+    def drop_stale_uploads(self, minutes: int, age: Callable[[float], float]) -> None:
         """Delete uploads whose folder did not change for so long."""
         for path in self._tmp.iterdir():
-            if path.stat().st_ctime + minutes * 60 < time.time():
+            if age(path.stat().st_ctime) > minutes * 60:
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How a development node behaves."""
+"""The behaviour of a development node."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 
 PACKING: Final = "results"
 DELIVERY: Final = "delivery"
-#: Error texts of a real node by what `--fail` calls them; it has none when it cannot pack the results, or cannot
-#: deliver them to its bucket and only has them itself.
+#: Error texts of a real node by the values of `--fail`; empty if it cannot pack the results, or cannot deliver them to
+#: its bucket.
 FAILURES: Final = {
     "memory": "Not enough memory",
     "cpu": "Unsupported CPU",
@@ -25,33 +25,35 @@ FAILURES: Final = {
 
 
 class Knobs(msgspec.Struct, kw_only=True):
-    """How the node behaves. Chances are between 0 (never) and 1 (always); they may be changed while it runs."""
+    """The behaviour of a node. Chances are between 0 (never) and 1 (always); all may be changed while it runs."""
 
     slots: int = 1
     max_images: int | None = None
     token: str = ""
-    #: How long a task takes.
+    #: Duration of a task.
     seconds: float = 5.0
-    #: What tasks fail with (a key of FAILURES); empty: they do not.
+    #: How tasks fail (a key of FAILURES); empty: they do not.
     fail: str = ""
     fail_chance: float = 1.0
     #: Chance that a request is never answered.
     hang: float = 0.0
-    #: Chance that an upload's connection is closed instead of answered; half of them after the file was stored.
+    #: Chance that an upload's connection is closed instead of answered, half of the time after the file was stored.
     drop: float = 0.0
     #: Chance that an upload is answered with 500 before anything of it is stored.
     refuse: float = 0.0
-    #: Seconds that every answer is late.
+    #: Delay of every response in seconds.
     slow: float = 0.0
-    #: Chance that a task is forgotten while it runs, as by a killed node.
+    #: Chance that a running task is forgotten, as by a killed node.
     forget: float = 0.0
-    #: Minutes after which tasks that are over, and uploads that were never committed, are deleted; None: never.
+    #: Minutes after which finished tasks, and uploads that were never committed, are deleted; None: never.
     cleanup_tasks_after: int | None = 2880
     cleanup_uploads_after: int | None = 2880
-    #: Called at the end of every task, beside the task's own.
+    #: Webhook of every task, beside the task's own.
     webhook: str = ""
-    #: Largest `max-concurrency` that a task may have; every task gets it. 0: any.
+    #: Largest `max-concurrency` of a task, and the value of tasks without one. 0: no limit.
     max_concurrency: int = 0
     total_memory: int = 16 << 30
     engine: str = "odm"
     seed: int | None = None
+    #: True if large uploads go around the web server.
+    fast_paths: bool = True

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The development node itself: its tasks, their order, faults on demand, and what it remembers after a restart."""
+"""The development node itself: its tasks, their order, faults on demand, and its memory after a restart."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,32 +13,34 @@ from typing import Any, Final
 
 import aiohttp
 
+from clusterodm.aio import Clock
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import CANCELED_CODE, FAILED_CODE, QUEUED_CODE, RUNNING_CODE
 from clusterodm.devnode.folders import Folders
 from clusterodm.devnode.knobs import Knobs
 from clusterodm.devnode.options import add_own, filter_options
-from clusterodm.devnode.tasks import BUSY, OVER, DevTask, from_fields, from_kept, now
+from clusterodm.devnode.tasks import BUSY, OVER, DevTask, from_fields, from_kept
 from clusterodm.devnode.work import Work, call_webhook
 
 _HOUR: Final = 3600.0
 
 
 class DevNode:
-    """Takes tasks, works through them `slots` at a time, delivers `all.zip`."""
+    """Accepts tasks, runs `slots` of them at a time, delivers `all.zip`."""
 
-    def __init__(self, folder: Path, knobs: Knobs, options: list[dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, knobs: Knobs, options: list[dict[str, Any]], clock: Clock | None = None) -> None:
         self.knobs = knobs
+        self.clock = clock or Clock()
         self.options = options
         self.folders = Folders(folder)
         self.chance = random.Random(knobs.seed)  # nosec B311
         self.tasks: dict[str, DevTask] = {}
-        #: Uuids in the order in which they were committed; a test asks it what really ran here.
+        #: Uuids in the order of their commits.
         self.commits: list[str] = []
-        #: What happens to results before a task counts as completed: a node may put them into a bucket.
+        #: Called with a task before it counts as completed: a node may deliver its results to a bucket.
         self.done: Callable[[DevTask], Awaitable[None]] = _nothing
         self._runs: dict[str, asyncio.Task[None]] = {}
-        #: Those whose files are being put in place.
+        #: Tasks whose files are being moved into place.
         self._moving: dict[str, asyncio.Event] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._group: asyncio.TaskGroup
@@ -47,46 +48,46 @@ class DevNode:
         self._restore()
 
     def happens(self, chance: float) -> bool:
-        """Throw the dice."""
+        """Return True with a chance."""
         return chance > 0 and self.chance.random() < chance
 
     def busy(self) -> int:
-        """Tasks that run or wait."""
+        """Return the number of running and queued tasks."""
         return sum(task.code in BUSY for task in self.tasks.values())
 
     def archive(self, uuid: str) -> Path:
-        """Where a task's results are or will be."""
+        """Return the path of a task's results."""
         return self.folders.archive(uuid)
 
     def held(self, uuid: str) -> dict[str, Path]:
-        """The files that clients sent of a task, committed or not, by the names that they have here."""
+        """Return the uploaded files of a task, committed or not, by the names that they have here."""
         return self.folders.held(uuid)
 
     @property
     def announced(self) -> set[str]:
-        """Uuids that wait for uploads and a commit."""
+        """The uuids that wait for uploads and a commit."""
         return self.folders.announced()
 
-    # What clients ask for
+    # Requests of clients
 
     def check(self, options: Any) -> list[dict[str, Any]]:
-        """The options that a task would run with; raises BadRequest."""
+        """Return the options that a task would run with. Raises BadRequest."""
         return filter_options(options, self.options, self.knobs.max_concurrency)
 
     def commit(self, uuid: str, fields: dict[str, str], no_file: str) -> None:
-        """Take a task in. It shows as running until its files are in place, then it waits for a slot. Raises
-        BadRequest, with `no_file` when nothing was uploaded."""
+        """Accept a task. It shows as running until its files are in place, then it is queued. Raises BadRequest, with
+        `no_file` if nothing was uploaded."""
         names = self.folders.uploaded(uuid)
         if not names:
             raise BadRequest(no_file)
-        task = from_fields(uuid, fields, self.check(fields.get("options")), len(names))
+        task = from_fields(uuid, fields, self.check(fields.get("options")), len(names), self.clock())
         self.tasks[uuid] = task
         self.commits.append(uuid)
         self._moving[uuid] = moved = asyncio.Event()
         self._spawn(self._take_in(task, moved))
 
     def cancel(self, task: DevTask) -> None:
-        """Stop a task; one that is over counts as canceled from now on."""
+        """Stop a task; a finished one becomes canceled."""
         if task.code != CANCELED_CODE:
             task.code, task.error, task.processing_time = CANCELED_CODE, None, -1
             self._stop(task.uuid)
@@ -100,58 +101,58 @@ class DevNode:
         await asyncio.to_thread(self.folders.drop, task.uuid)
 
     def restart(self, task: DevTask, options: list[dict[str, Any]] | None) -> bool:
-        """Begin a task that is over again; False when it is not over."""
+        """Restart a finished task; return False if it is not finished."""
         if task.code not in OVER:
             return False
         if options is not None:
             task.options = options
             self._add_own(task)
         if task.ready:
-            task.begin_again()
+            task.begin_again(int(self.clock() * 1000))
         else:
             task.code = RUNNING_CODE
         self._next()
         return True
 
     def forget(self, uuid: str) -> None:
-        """No longer know a task nor what was uploaded for it, as a node that was killed and lost its disk."""
+        """Forget a task and its upload, as a node that was killed and lost its disk."""
         self.tasks.pop(uuid, None)
         self.folders.drop_upload(uuid)
         self._stop(uuid)
 
-    # What it remembers
+    # Restarts
 
     def dump(self) -> None:
-        """Write the tasks down, as every hour and at an orderly end. A node that is killed forgets newer ones."""
+        """Save the tasks, as every hour and at an orderly end. A node that is killed forgets newer ones."""
         self.folders.keep([task.kept() for task in self.tasks.values()])
 
     def _restore(self) -> None:
-        for said in self.folders.kept():
-            self.tasks[said["uuid"]] = from_kept(said, len(self.folders.images(said["uuid"])))
+        for saved in self.folders.kept():
+            self.tasks[saved["uuid"]] = from_kept(saved, len(self.folders.images(saved["uuid"])))
         self._tidy()
         self.folders.drop_orphans(self.tasks)
 
     def _tidy(self) -> None:
-        """Delete what is older than it may become."""
-        minutes = self.knobs.cleanup_tasks_after
+        """Delete expired tasks and uploads."""
+        minutes, now = self.knobs.cleanup_tasks_after, int(self.clock() * 1000)
         for task in list(self.tasks.values()):
-            if minutes is not None and task.code in OVER and now() - task.over_since() > minutes * 60_000:
+            if minutes is not None and task.code in OVER and now - task.over_since() > minutes * 60_000:
                 del self.tasks[task.uuid]
                 self.folders.drop(task.uuid)
         if self.knobs.cleanup_uploads_after is not None:
-            self.folders.drop_stale_uploads(self.knobs.cleanup_uploads_after)
+            self.folders.drop_stale_uploads(self.knobs.cleanup_uploads_after, self.clock.age)
 
     async def _every_hour(self) -> None:
         while True:
-            await asyncio.sleep(_HOUR - time.time() % _HOUR)
+            await asyncio.sleep(_HOUR - self.clock() % _HOUR)
             self._tidy()
             self.dump()
 
-    # Its work
+    # Work
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
-        """Work while the block runs."""
+        """Run tasks while the block runs."""
         async with aiohttp.ClientSession() as self._session, asyncio.TaskGroup() as self._group:
             self._spawn(self._every_hour())
             self._next()
@@ -160,13 +161,13 @@ class DevNode:
                 job.cancel()
 
     def _spawn(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        made = self._group.create_task(job)
-        self._jobs.add(made)
-        made.add_done_callback(self._jobs.discard)
-        return made
+        spawned = self._group.create_task(job)
+        self._jobs.add(spawned)
+        spawned.add_done_callback(self._jobs.discard)
+        return spawned
 
     def _next(self) -> None:
-        """Start what waits, as far as there are slots."""
+        """Start queued tasks as far as there are slots."""
         for task in list(self.tasks.values()):
             if len(self._runs) >= self.knobs.slots:
                 return
@@ -195,7 +196,7 @@ class DevNode:
             add_own(task.options, self.options)
 
     async def _run(self, task: DevTask) -> None:
-        work = Work(task, self.folders, self.knobs, self.happens, self.done)
+        work = Work(task, self.folders, self.knobs, self.happens, self.done, self.clock.steady)
         try:
             if self.happens(self.knobs.forget):
                 self.tasks.pop(task.uuid, None)

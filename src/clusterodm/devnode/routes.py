@@ -26,6 +26,7 @@ from clusterodm.devnode.forms import read_multipart, read_order, skip_body
 from clusterodm.devnode.knobs import Knobs
 from clusterodm.devnode.node import DevNode
 from clusterodm.devnode.tasks import DevTask
+from clusterodm.http.kit import KIT, Kit
 from clusterodm.http.render import Handler, add_cors, errors, json_answer, preflight
 
 NODE: Final = web.AppKey("node", DevNode)
@@ -253,6 +254,7 @@ def make_app(node: DevNode) -> web.Application:
     """The web application of a development node."""
     app = web.Application(middlewares=[errors, _behave])
     app[NODE] = node
+    app[KIT] = Kit(node.clock, node.knobs.fast_paths)
     app.on_response_prepare.append(add_cors)
     app.add_routes(
         [

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One task on a development node: what it shows, and what of it survives a restart."""
+"""A task on a development node: what it shows, and what of it survives a restart."""
 
 from __future__ import annotations
 
 import posixpath
-import time
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -19,10 +18,10 @@ BUSY: Final = (QUEUED_CODE, RUNNING_CODE)
 
 
 class DevTask(msgspec.Struct, kw_only=True):
-    """One task on the node."""
+    """A task of the node."""
 
     uuid: str
-    #: None: its client gave none, and none is shown.
+    #: None: not given, not shown.
     name: str | None = None
     options: list[dict[str, Any]] = []
     date_created: int = 0
@@ -31,20 +30,20 @@ class DevTask(msgspec.Struct, kw_only=True):
     #: Paths that `all.zip` is limited to; empty: all there is.
     outputs: list[str] = []
     code: int = RUNNING_CODE
-    #: None: no word about it is shown.
+    #: None: not shown.
     error: str | None = None
     output: list[str] = []
     progress: float = 0
     images_count: int = 0
-    #: Whether its files are in place.
+    #: True once its files are in place.
     ready: bool = False
     begun_at: float = 0.0
     processing_time: int = -1
-    #: How often it was started; more than one only by a restart.
+    #: How often it was started; more than once only by a restart.
     runs: int = 0
 
     def info(self) -> dict[str, Any]:
-        """The body of `/task/<uuid>/info` without output."""
+        """Return the body of `/task/<uuid>/info` without output."""
         status: dict[str, Any] = {"code": self.code}
         if self.error is not None:
             status["errorMessage"] = self.error
@@ -61,43 +60,41 @@ class DevTask(msgspec.Struct, kw_only=True):
         }
 
     def kept(self) -> dict[str, Any]:
-        """What a node writes down of a task: neither its console nor how far it is."""
-        told = {"code": self.code} if self.error is None else {"code": self.code, "errorMessage": self.error}
+        """Return what a node saves of a task: neither its console nor its progress."""
+        status = {"code": self.code} if self.error is None else {"code": self.code, "errorMessage": self.error}
         return {
             "uuid": self.uuid,
             "name": self.name,
             "dateCreated": self.date_created,
-            "status": told,
+            "status": status,
             "options": self.options,
             "webhook": self.webhook,
             "skipPostProcessing": self.skip_post_processing,
             "outputs": self.outputs,
         }
 
-    def begin_again(self) -> None:
-        """Wait as if it had never run."""
+    def begin_again(self, now: int) -> None:
+        """Queue the task as if it had never run; `now` in milliseconds."""
         self.code, self.error, self.output, self.progress, self.processing_time = QUEUED_CODE, None, [], 0, -1
-        self.date_created = now()
+        self.date_created = now
 
     def over_since(self) -> int:
-        """When a node thinks that a finished task ended: from the date that its client may have given."""
+        """Return when a finished task ended according to the node: by the date that its client may have given."""
         return self.date_created + max(0, self.processing_time)
 
 
-def now() -> int:
-    """Milliseconds since the epoch."""
-    return int(time.time() * 1000)
-
-
-def from_fields(uuid: str, fields: dict[str, str], options: list[dict[str, Any]], images: int) -> DevTask:
-    """A task as its client announced it."""
+def from_fields(
+    uuid: str, fields: dict[str, str], options: list[dict[str, Any]], images: int, created: float
+) -> DevTask:
+    """Return a task as its client announced it; `created`: in seconds since the epoch, where it says nothing else."""
     name = fields.get("name")
-    created = integer(fields.get("dateCreated"))
+    day = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds")
+    date = integer(fields.get("dateCreated"))
     return DevTask(
         uuid=uuid,
-        name=f"Task of {datetime.now(UTC).isoformat(timespec='milliseconds')}" if name == "" else name,
+        name=f"Task of {day}" if name == "" else name,
         options=options,
-        date_created=now() if created is None else created,
+        date_created=int(created * 1000) if date is None else date,
         webhook=fields.get("webhook", ""),
         skip_post_processing=fields.get("skipPostProcessing") == "true",
         outputs=_paths(fields.get("outputs", "")),
@@ -105,17 +102,17 @@ def from_fields(uuid: str, fields: dict[str, str], options: list[dict[str, Any]]
     )
 
 
-def from_kept(said: dict[str, Any], images: int) -> DevTask:
-    """A task as it was written down; one that ran waits."""
-    status = said["status"]
+def from_kept(saved: dict[str, Any], images: int) -> DevTask:
+    """Return a task as it was saved; one that was running is queued."""
+    status = saved["status"]
     return DevTask(
-        uuid=said["uuid"],
-        name=said["name"],
-        options=said["options"],
-        date_created=said["dateCreated"],
-        webhook=said["webhook"],
-        skip_post_processing=said["skipPostProcessing"],
-        outputs=said["outputs"],
+        uuid=saved["uuid"],
+        name=saved["name"],
+        options=saved["options"],
+        date_created=saved["dateCreated"],
+        webhook=saved["webhook"],
+        skip_post_processing=saved["skipPostProcessing"],
+        outputs=saved["outputs"],
         code=QUEUED_CODE if status["code"] == RUNNING_CODE else status["code"],
         error=status.get("errorMessage"),
         images_count=images,
@@ -124,14 +121,12 @@ def from_kept(said: dict[str, Any], images: int) -> DevTask:
 
 
 def _paths(text: str) -> list[str]:
-    """The paths of `outputs`, none of them leading out of the project."""
+    """Return the paths of `outputs`, each kept inside the project."""
     try:
-        given = msgspec.json.decode(text)
+        paths = msgspec.json.decode(text)
     except msgspec.DecodeError:
         return []
-    if not isinstance(given, list):
-        return []
-    return [_inside(path) for path in given if isinstance(path, str)]
+    return [_inside(path) for path in paths if isinstance(path, str)] if isinstance(paths, list) else []
 
 
 def _inside(path: str) -> str:

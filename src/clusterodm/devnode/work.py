@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a development node does with one task: look at its photos, write results, call webhooks."""
+"""The work of a development node on one task: read its photos, write results, call webhooks."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -21,7 +20,7 @@ from clusterodm.devnode.photos import Photo, read_photo
 from clusterodm.devnode.tasks import DevTask
 from clusterodm.http.urls import as_written
 
-#: Seconds before each further call of a webhook that was not answered with 200.
+#: Seconds before each call of a webhook; there is another one until it answers with 200.
 _AGAIN: Final = (0, 5, 10, 15, 20, 25)
 
 
@@ -35,19 +34,22 @@ class Work:
         knobs: Knobs,
         happens: Callable[[float], bool],
         done: Callable[[DevTask], Awaitable[None]],
+        steady: Callable[[], float],
     ) -> None:
         self._task = task
         self._folders = folders
         self._knobs = knobs
         self._happens = happens
-        #: What happens to results before a task counts as completed.
+        #: Called with the task before it counts as completed.
         self._done = done
+        #: Seconds by a monotonic clock.
+        self._steady = steady
         self.photos: list[Photo] = []
 
     async def run(self) -> None:
-        """Work through the task."""
+        """Run the task."""
         task = self._task
-        task.begun_at = time.monotonic()
+        task.begun_at = self._steady()
         self._say("Development node: no photogrammetry is done here", 0)
         paths = self._folders.images(task.uuid)
         for number, path in enumerate(paths, 1):
@@ -55,7 +57,7 @@ class Work:
             photo = await asyncio.to_thread(read_photo, path) if is_image(path.name) else None
             if photo:
                 self.photos.append(photo)
-            self._say(str(photo or f"{path.name}: not a picture, kept as it is"), 90 * number / len(paths))
+            self._say(str(photo or f"{path.name}: not an image, kept as it is"), 90 * number / len(paths))
         fails = bool(self._knobs.fail) and self._happens(self._knobs.fail_chance)
         if fails and self._knobs.fail not in (PACKING, DELIVERY):
             self._fail(FAILURES[self._knobs.fail])
@@ -85,19 +87,19 @@ class Work:
         write_archive(self._folders.archive(self._task.uuid), self._task, self.photos, pictures)
 
     async def _spend(self, share: float) -> None:
-        """Wait until this share of the task's time is over."""
+        """Wait until this share of the task's time has passed."""
         end = self._task.begun_at + self._knobs.seconds * share
-        await asyncio.sleep(max(0.0, end - time.monotonic()))
+        await asyncio.sleep(max(0.0, end - self._steady()))
 
     def _say(self, line: str, progress: float) -> None:
         task = self._task
         task.output.append(line)
         task.progress = round(progress, 1)
-        task.processing_time = int((time.monotonic() - task.begun_at) * 1000)
+        task.processing_time = int((self._steady() - task.begun_at) * 1000)
 
 
 async def call_webhook(session: aiohttp.ClientSession, url: str, task: DevTask, photos: list[Photo]) -> None:
-    """Tell an address how a task ended, until it answers with 200."""
+    """Call a webhook with the end of a task, until it answers with 200."""
     images = [
         {"filename": photo.name, "width": photo.width, "height": photo.height, "camera": photo.camera}
         | {"latitude": photo.latitude, "longitude": photo.longitude, "altitude": photo.altitude}

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Results that we keep: `results/<uuid>/all.zip`, whole or not there; and single assets out of archives, which are
-never unpacked for that: what is stored in one as it is lies in one piece of it."""
+"""Kept results: `results/<uuid>/all.zip`, complete or absent; and single assets out of archives, which are never
+unpacked for that: an asset that is stored uncompressed is one range of its archive."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import IO, Final, NamedTuple, Protocol
 
+from clusterodm.aio import Clock
 from clusterodm.core.assets import FILES, FOLDERS
 from clusterodm.core.errors import BadRequest
-from clusterodm.files.spool import Part, drop_parts
+from clusterodm.files.disk import drop_parts
+from clusterodm.files.spool import Part
 from clusterodm.files.subarchive import Piece, cut, folder_pieces
 
 ARCHIVE: Final = "all.zip"
 _READ: Final = 1 << 20
-#: The length of a local header before its name, and where in it the lengths of name and extra field are.
+#: The length of a local header before its name, and the position of the lengths of name and extra field in it.
 _LOCAL: Final = 30
 _LENGTHS: Final = struct.Struct("<26x2H")
 _ENCRYPTED: Final = 1
 
 
-class Found(NamedTuple):
-    """An asset in an open archive, and the place of its first byte in that; None when it is compressed."""
+class Asset(NamedTuple):
+    """An asset in an open archive, and the position of its first byte there; None if it is compressed."""
 
     archive: zipfile.ZipFile
     entry: zipfile.ZipInfo
     start: int | None
 
     def etag(self, archive: str) -> str:
-        """Its strong tag, given that of the archive."""
+        """Return its strong tag, given that of the archive."""
         return f'"{self.entry.CRC:08x}-{self.entry.file_size:x}-{archive.strip(chr(34))}"'
 
 
 class Content(Protocol):
-    """Something to be delivered. `size` in bytes; `etag` strong, with its quotes; `modified` in seconds since the
-    epoch; `place`: where its bytes lie as they are on our disk, file and first byte."""
+    """Content to deliver. `size` in bytes; `etag` strong, with its quotes; `modified` in seconds since the epoch;
+    `place`: the file that has its bytes uncompressed, and the position of the first one; None: there is none."""
 
     size: int
     etag: str
@@ -49,14 +51,14 @@ class Content(Protocol):
     place: tuple[Path, int] | None
 
     def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """A part of it."""
+        """Yield the blocks of a range."""
 
     def close(self) -> None:
-        """Done with it."""
+        """Release the content."""
 
 
 class FileContent:
-    """Bytes that lie in a file of ours."""
+    """A range of a file in the data folder."""
 
     def __init__(self, path: Path, start: int, size: int, *, etag: str, modified: int) -> None:
         self.size, self.etag, self.modified = size, etag, modified
@@ -65,7 +67,7 @@ class FileContent:
         self._start = start
 
     async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Read in threads."""
+        """Read the range in threads."""
         file = await asyncio.to_thread(self._path.open, "rb")
         try:
             await asyncio.to_thread(file.seek, self._start + start)
@@ -76,20 +78,20 @@ class FileContent:
             file.close()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing is open between blocks."""
 
 
 class Packed:
-    """An asset that is compressed in its archive; it is unpacked from its beginning on, however little is wanted."""
+    """An asset that is compressed in its archive; it is unpacked from its beginning on, even for a range."""
 
-    def __init__(self, source: IO[bytes], found: Found, *, etag: str, modified: int) -> None:
-        self.size, self.etag, self.modified = found.entry.file_size, etag, modified
+    def __init__(self, source: IO[bytes], asset: Asset, *, etag: str, modified: int) -> None:
+        self.size, self.etag, self.modified = asset.entry.file_size, etag, modified
         self.place: tuple[Path, int] | None = None
         self._source = source
-        self._file: IO[bytes] = found.archive.open(found.entry)
+        self._file: IO[bytes] = asset.archive.open(asset.entry)
 
     async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Unpack in threads."""
+        """Unpack the range in threads."""
         if start:
             await asyncio.to_thread(self._file.seek, start)
         while length and (block := await asyncio.to_thread(self._file.read, min(length, _READ))):
@@ -97,13 +99,13 @@ class Packed:
             length -= len(block)
 
     def close(self) -> None:
-        """Close the archive, too."""
+        """Close the asset and its archive."""
         self._file.close()
         self._source.close()
 
 
 class Joined:
-    """A folder of a kept archive as an archive of its own, put together while it is sent."""
+    """A folder of a kept archive as an archive of its own, assembled while it is sent."""
 
     def __init__(self, path: Path, pieces: list[Piece], *, etag: str, modified: int) -> None:
         self.size, self.etag, self.modified = sum(piece.length for piece in pieces), etag, modified
@@ -112,7 +114,7 @@ class Joined:
         self._pieces = pieces
 
     async def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Read in threads."""
+        """Read the range in threads."""
         file = await asyncio.to_thread(self._path.open, "rb")
         joined = _joined(file, cut(self._pieces, start, length))
         try:
@@ -122,11 +124,11 @@ class Joined:
             file.close()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Nothing is open between blocks."""
 
 
 def _joined(file: IO[bytes], pieces: Iterator[Piece]) -> Iterator[bytes]:
-    """The bytes of pieces in blocks of some size, however small the pieces are."""
+    """Yield the bytes of pieces in blocks of a fair size, however small the pieces are."""
     gathered = bytearray()
     for piece in pieces:
         gathered += piece.content
@@ -148,65 +150,64 @@ def _joined(file: IO[bytes], pieces: Iterator[Piece]) -> Iterator[bytes]:
 class Results:
     """All kept results under one folder."""
 
-    def __init__(self, root: Path, *, owner: str = "") -> None:
+    def __init__(self, root: Path, *, owner: str = "", clock: Clock | None = None) -> None:
         self._root = root
-        #: Who receives here; several processes may share the folder.
+        self._clock = clock or Clock()
+        #: The name of this process in the names of its parts; several processes may share the folder.
         self._owner = owner
         root.mkdir(parents=True, exist_ok=True)
 
     def uuids(self) -> list[str]:
-        """Return the uuids of all tasks that have something here; reads the disk."""
+        """Return the uuids of all tasks with a folder here; reads the disk."""
         return os.listdir(self._root)
 
     def folder(self, uuid: str) -> Path:
-        """Return where everything of a task lies."""
+        """Return the folder of a task."""
         return self._root / uuid
 
     def archive(self, uuid: str) -> Path | None:
-        """Where a task's whole archive lies, None when it is not here."""
+        """Return the path of a task's complete archive; None if it is not here."""
         path = self._root / uuid / ARCHIVE
         return path if path.is_file() else None
 
     def new_part(self, uuid: str) -> Part:
-        """Begin to receive the archive of a task."""
+        """Return a new part for the archive of a task."""
         return Part(self._part(uuid))
 
     def drop_part(self, uuid: str) -> None:
-        """Delete what came of an earlier try."""
+        """Delete the part of an earlier try."""
         self._part(uuid).unlink(missing_ok=True)
 
     def _part(self, uuid: str) -> Path:
         return self._root / uuid / f"{self._owner}-{ARCHIVE}.part"
 
     async def drop_parts(self, alive: Callable[[str], bool], *, rested: float = 0.0) -> None:
-        """As in the spool."""
-        await asyncio.to_thread(drop_parts, self._root.glob(f"*/*-{ARCHIVE}.part"), alive, rested)
+        """Delete abandoned parts, as Spool.drop_parts."""
+        await asyncio.to_thread(drop_parts, self._root.glob(f"*/*-{ARCHIVE}.part"), alive, rested, self._clock.age)
 
     def publish(self, uuid: str, part: Part) -> Path:
-        """Make a whole archive visible."""
+        """Make a complete archive visible; return its path."""
         return part.path.rename(self._root / uuid / ARCHIVE)
 
     def whole(self, uuid: str) -> Content | None:
-        """A task's whole archive, None when it is not here."""
+        """Return a task's complete archive; None if it is not here."""
         path = self.archive(uuid)
         return _whole(path) if path is not None else None
 
     async def asset(self, uuid: str, name: str) -> Content:
-        """One asset of a kept archive by its path in it, its short name, or its last part when that is unique.
-
-        Raises BadRequest when there is none.
-        """
+        """Return an asset of a kept archive by its path, its short name, or the last part of its path if unique. Raises
+        BadRequest if there is none."""
         path = self.archive(uuid)
         if path is None:
             raise BadRequest("Asset not ready")
         return await asyncio.to_thread(_asset, path, name)
 
     async def note(self, uuid: str, name: str, content: bytes) -> None:
-        """Keep a small file beside the archive, whether that comes here or not."""
+        """Keep a small file beside the archive, whether that is pulled or not."""
         await asyncio.to_thread(_replace, self._root / uuid / name, content)
 
     async def noted(self, uuid: str, name: str) -> bytes:
-        """Return such a file; nothing when there is none."""
+        """Return the content of such a file; empty if there is none."""
         path = self._root / uuid / name
         return await asyncio.to_thread(lambda: path.read_bytes() if path.is_file() else b"")
 
@@ -223,9 +224,9 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _whole(path: Path) -> FileContent:
-    found = path.stat()
-    tag = f'"{found.st_mtime_ns:x}-{found.st_size:x}"'
-    return FileContent(path, 0, found.st_size, etag=tag, modified=int(found.st_mtime))
+    status = path.stat()
+    tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
+    return FileContent(path, 0, status.st_size, etag=tag, modified=int(status.st_mtime))
 
 
 def _asset(path: Path, name: str) -> Content:
@@ -236,19 +237,19 @@ def _asset(path: Path, name: str) -> Content:
             file.close()
             tag = f'"{name}-{whole.etag.strip(chr(34))}"'
             return Joined(path, pieces, etag=tag, modified=whole.modified)
-        found = find_asset(file, name)
+        asset = find_asset(file, name)
     except BaseException:
         file.close()
         raise
-    etag = found.etag(whole.etag)
-    if found.start is None:
-        return Packed(file, found, etag=etag, modified=whole.modified)
+    etag = asset.etag(whole.etag)
+    if asset.start is None:
+        return Packed(file, asset, etag=etag, modified=whole.modified)
     file.close()
-    return FileContent(path, found.start, found.entry.file_size, etag=etag, modified=whole.modified)
+    return FileContent(path, asset.start, asset.entry.file_size, etag=etag, modified=whole.modified)
 
 
 def _folder(file: IO[bytes], name: str) -> list[Piece]:
-    """The pieces of a folder that is asked for as an archive; none where there is no such folder, or where the archive
+    """Return the pieces of a folder that is requested as an archive; none if there is no such folder, or if the archive
     has a file of that name."""
     try:
         archive = zipfile.ZipFile(file)
@@ -257,8 +258,8 @@ def _folder(file: IO[bytes], name: str) -> list[Piece]:
     return [] if name in archive.NameToInfo else folder_pieces(archive, file, FOLDERS[name])
 
 
-def find_asset(file: IO[bytes], name: str) -> Found:
-    """An asset in an archive that can be read at random. Only the table of contents is read. Raises BadRequest."""
+def find_asset(file: IO[bytes], name: str) -> Asset:
+    """Find an asset in a seekable archive. Only the table of contents is read. Raises BadRequest."""
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile:
@@ -268,10 +269,10 @@ def find_asset(file: IO[bytes], name: str) -> Found:
         raise BadRequest("Invalid asset")
     entry = matches[0]
     if entry.compress_type != zipfile.ZIP_STORED:
-        return Found(archive, entry, None)
+        return Asset(archive, entry, None)
     file.seek(entry.header_offset)
     lengths = _LENGTHS.unpack(file.read(_LOCAL))
-    return Found(archive, entry, entry.header_offset + _LOCAL + sum(lengths))
+    return Asset(archive, entry, entry.header_offset + _LOCAL + sum(lengths))
 
 
 def _matching(archive: zipfile.ZipFile, name: str) -> list[zipfile.ZipInfo]:

@@ -1,77 +1,63 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Held files: what clients upload, kept until the results are safe.
+"""Held files: uploads, kept until the results are safe.
 
-    spool/<uuid>/files/<name>   whole files, visible by an atomic link
-    spool/<uuid>/parts/<who>-<random> what a process is receiving; worthless once that is gone
+    spool/<uuid>/files/<name>              complete files, visible by an atomic link
+    spool/<uuid>/parts/<process>-<random>  files that a process is receiving; worthless once that is gone
 
-From the answer to an upload on, its file survives the death of this process. It survives a loss of power once the
-kernel has written it back.
+Once an upload is answered, its file survives the death of this process. It survives a loss of power once the kernel has
+written it back.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import filecmp
 import os
 import secrets
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from clusterodm.aio import Clock
 from clusterodm.core.errors import BadRequest, SpoolFull
 from clusterodm.core.files import HeldFile
-from clusterodm.core.names import next_name, safe_name
+from clusterodm.core.names import safe_name
 from clusterodm.core.quota import Quota
-from clusterodm.files.interrupted import is_cut_short
+from clusterodm.files.disk import changed_at, create, drop_parts, list_files, mark, publish, translate_full
 from clusterodm.files.room import PATIENCE, Room
 
-#: Bytes that are gathered before they are written, off the event loop: few enough to be still in the CPU's cache.
+#: Bytes that are gathered before they are written, off the event loop: few enough to stay in the CPU's cache.
 BLOCK: Final = 256 << 10
 _IOV_MAX: Final = 512
-#: How often a folder is made that others delete in the same moment.
-_TRIES: Final = 20
 _WHOLE_DISK: Final = Quota(1.0, 0)
 
 
-@contextmanager
-def _translate_full() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SpoolFull("No space left for uploads, try again later") from None
-        raise
-
-
 class Account(Protocol):
-    """Where the bytes of a part count."""
+    """The account that the bytes of a part are charged to."""
 
     async def wait(self, count: int) -> None:
-        """Return once there is room for so many bytes. Raises SpoolFull when none comes in time."""
+        """Wait until there is room for so many bytes. Raises SpoolFull if there is none in time."""
 
     def add(self, count: int) -> None:
-        """Count bytes about to be written."""
+        """Charge bytes that are about to be written."""
 
     def refused(self, count: int) -> None:
-        """The disk had no room for so many bytes."""
+        """Note that the disk had no room for so many bytes."""
 
     def ended(self, part: Part) -> None:
-        """Nothing more is written to a part, and it was not published."""
+        """Note that a part was dropped."""
 
     def tidy(self) -> None:
-        """Delete the folders of a part that was deleted, unless they hold something; called from any thread."""
+        """Delete the folders of a deleted part unless they hold something; called from any thread."""
 
 
 class Part:
-    """A file that is being received. Write to it, then `close` it; the spool publishes or drops it.
+    """A file that is being received. Write to it, then `close` it; the spool publishes it, or it is dropped.
 
-    The disk is touched in threads only, opening included: a file system that is busy writing back can hold up any call.
+    The disk is accessed in threads only, even for opening: a file system that is busy writing back can block any call.
     """
 
     def __init__(self, path: Path, account: Account | None = None) -> None:
@@ -80,15 +66,15 @@ class Part:
         self._fd = -1
         self._pending: list[bytes | memoryview] = []
         self._pending_size = 0
-        #: Held by the thread that writes: what it writes to must not be closed under it.
+        #: Held by the thread that writes, so that its file is not closed under it.
         self._writing = threading.Lock()
         self._dropped = False
-        #: Bytes that were counted, and that were written.
+        #: Bytes charged, and bytes written.
         self.counted = 0
         self.size = 0
 
     async def write(self, content: bytes | memoryview) -> None:
-        """Add bytes; they reach the file in large blocks. A view may change once this returns."""
+        """Append bytes; they reach the file in large blocks. A view may change once this returns."""
         self._pending_size += len(content)
         if self._pending_size >= BLOCK or len(self._pending) >= _IOV_MAX:
             self._pending.append(content)
@@ -118,7 +104,7 @@ class Part:
         self._require()
 
     def _require(self) -> None:
-        """Raise BadRequest, in a node's words, once the part was dropped under whoever writes to it."""
+        """Raise BadRequest, with a node's text, if the part was dropped under its writer."""
         if self._dropped:
             raise BadRequest("Invalid uuid (not found)")
 
@@ -136,13 +122,13 @@ class Part:
             self._close_fd()
 
     def _write_all(self, blocks: list[bytes | memoryview]) -> None:
-        with _translate_full():
+        with translate_full():
             if self._fd < 0:
-                self._fd = _create(self.path)
+                self._fd = create(self.path)
             total = sum(map(len, blocks))
             written = os.writev(self._fd, blocks) if blocks else 0
             self.size += written
-            if written < total:  # a signal or a full disk: the slow way says which
+            if written < total:  # a signal or a full disk: the slow path tells which
                 rest = memoryview(b"".join(blocks))[written:]
                 while rest:
                     count = os.write(self._fd, rest)
@@ -155,15 +141,14 @@ class Part:
             self._fd = -1
 
     def drop(self) -> None:
-        """Delete what is there of a part that was not published, also while it is written to; harmless for one that
-        was."""
+        """Delete a part that was not published, even while it is written to; harmless for one that was."""
         self._dropped = True
         self._delete()
         if self._account is not None:
             self._account.ended(self)
 
     def _delete(self) -> None:
-        """Close and delete the file, unless a thread writes to it: then that thread calls this at its end."""
+        """Close and delete the file, unless a thread is writing to it: that thread calls this when it is done."""
         if self._writing.acquire(blocking=False):
             try:
                 self._close_fd()
@@ -175,7 +160,7 @@ class Part:
 
 
 class _Ledger:
-    """The account of a task's parts in the spool."""
+    """The account of a task in the spool."""
 
     def __init__(self, spool: Spool, uuid: str, folder: Path) -> None:
         self._spool = spool
@@ -211,36 +196,38 @@ class Spool:
         owner: str = "",
         shared: bool = False,
         patience: float = PATIENCE,
+        clock: Clock | None = None,
     ) -> None:
         self._root = root
-        #: Who receives here; several processes may share the folder.
+        self._clock = clock or Clock()
+        #: The name of this process in the names of its parts; several processes may share the folder.
         self._owner = owner
         #: Parts that this process is receiving, by task.
         self._open: dict[str, set[Part]] = {}
         root.mkdir(parents=True, exist_ok=True)
-        self.room = Room(root, quota, shared=shared, patience=patience)
+        self.room = Room(root, quota, shared=shared, patience=patience, steady=self._clock.steady)
 
     async def measure(self) -> None:
-        """Count the bytes of all held files anew, and show other processes what is being received here."""
-        await asyncio.to_thread(_mark, [self._parts(uuid) for uuid in self._open])
+        """Recount the bytes of all held files, and show other processes what is being received here."""
+        await asyncio.to_thread(mark, [self._parts(uuid) for uuid in self._open])
         await self.room.measure()
 
     def _files(self, uuid: str) -> Path:
         return self._root / uuid / "files"
 
     def path(self, uuid: str, name: str) -> Path:
-        """Where a held file lies."""
+        """Return the path of a held file."""
         return self._files(uuid) / name
 
     def _parts(self, uuid: str) -> Path:
         return self._root / uuid / "parts"
 
     def refused(self, uuid: str) -> Path:
-        """Where it is kept which files were not taken."""
+        """Return the folder of the refusals of an upload."""
         return self._root / uuid / "refused"
 
     def new_part(self, uuid: str) -> Part:
-        """Begin to receive a file of a task."""
+        """Return a new part for a file of a task."""
         folder = self._parts(uuid)
         part = Part(folder / f"{self._owner}-{secrets.token_hex(8)}", _Ledger(self, uuid, folder))
         self._open.setdefault(uuid, set()).add(part)
@@ -248,15 +235,29 @@ class Spool:
         return part
 
     def receives(self, uuid: str) -> bool:
-        """True if files of a task come in here at this moment."""
+        """Return True if this process is receiving files of a task."""
         return uuid in self._open
 
+    @asynccontextmanager
+    async def received(self, uuid: str, blocks: AsyncIterable[bytes | memoryview]) -> AsyncIterator[Part]:
+        """Receive a file of a task; yield its part once it is complete, to be published. If an error occurs, here or in
+        the block, the part is deleted."""
+        part = self.new_part(uuid)
+        try:
+            async for block in blocks:
+                await part.write(block)
+            await part.close()
+            yield part
+        except BaseException:
+            part.drop()
+            raise
+
     def close_part(self, uuid: str, part: Part) -> None:
-        """Take a part that was not published out of the books."""
+        """Remove a part that was not published from the books."""
         self._forget_part(uuid, part, -part.counted)
 
     def _forget_part(self, uuid: str, part: Part, count: int, *, files: int = 0) -> None:
-        """Take a part out of the books, and count what came of it; once."""
+        """Remove a part from the books, once, and charge its task the difference."""
         parts = self._open.get(uuid, set())
         if part in parts:
             parts.remove(part)
@@ -266,14 +267,13 @@ class Spool:
             self._open.pop(uuid, None)
 
     async def publish(self, uuid: str, part: Part, name: str) -> str:
-        """Make a whole part visible under a safe form of `name`; the name it got.
+        """Make a complete part visible under a safe form of `name`; return the name that it got.
 
-        The same name with the same bytes is one file; with other bytes the name gets a `_`. An imported file that was
-        cut short gives way to the whole one. Callers hold the task's lock, so that nothing is published after the
-        commit.
+        The same name with the same bytes is one file; with other bytes the name gets a `_`. A complete file replaces an
+        imported one that was cut short. Callers hold the task's lock, so that nothing is published after the commit.
         """
-        kept, new, given_up = await asyncio.to_thread(_publish, part.path, self._files(uuid), safe_name(name))
-        self._forget_part(uuid, part, -given_up if new else -part.counted, files=new and not given_up)
+        kept, new, replaced = await asyncio.to_thread(publish, part.path, self._files(uuid), safe_name(name))
+        self._forget_part(uuid, part, -replaced if new else -part.counted, files=new and not replaced)
         return kept
 
     async def discard(self, uuid: str, name: str) -> None:
@@ -288,11 +288,11 @@ class Spool:
             self.room.end(uuid)
 
     async def listing(self, uuid: str) -> list[HeldFile]:
-        """The held files of a task by name; none when there are none."""
-        return await asyncio.to_thread(_list, self._files(uuid))
+        """Return the held files of a task, sorted by name."""
+        return await asyncio.to_thread(list_files, self._files(uuid))
 
     def abort(self, uuid: str) -> None:
-        """Delete what is being received for a task; who sends it gets an error."""
+        """Delete the parts that are being received for a task; their clients get an error."""
         for part in list(self._open.get(uuid, ())):
             part.drop()
 
@@ -307,94 +307,21 @@ class Spool:
             self.room.end(uuid)
 
     async def drop_parts(self, alive: Callable[[str], bool], *, rested: float = 0.0) -> None:
-        """Delete what processes that are no longer alive were receiving when they ended, and what did not grow for
-        `rested` seconds."""
-        await asyncio.to_thread(drop_parts, self._root.glob("*/parts/*"), alive, rested)
+        """Delete the parts of processes that are no longer alive, once they did not grow for `rested` seconds."""
+        await asyncio.to_thread(drop_parts, self._root.glob("*/parts/*"), alive, rested, self._clock.age)
 
     def folder(self, uuid: str) -> Path:
-        """Where everything of a task lies."""
+        """Return the folder of a task."""
         return self._root / uuid
 
     def took_away(self, uuid: str) -> None:
-        """The folder of a task was moved elsewhere."""
+        """Note that the folder of a task was moved elsewhere."""
         self.room.forget(uuid)
 
     async def tasks(self) -> list[str]:
-        """Uuids of all tasks that have a folder here."""
+        """Return the uuids of all tasks with a folder here."""
         return await asyncio.to_thread(os.listdir, self._root)
 
     def last_change(self, uuid: str) -> float:
-        """When a file of the task last came or began to come, seconds since the epoch; 0 when there is none."""
-        return max(map(_changed_at, (self._root / uuid, self._files(uuid), self._parts(uuid))))
-
-
-def _changed_at(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _create(path: Path) -> int:
-    """Create a file in a folder that may be deleted in the same moment because it is empty."""
-    for _ in range(_TRIES):
-        with suppress(FileNotFoundError, FileExistsError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-
-
-def _mark(folders: Iterable[Path]) -> None:
-    """Set the time of folders of parts to now: parts themselves grow without changing it."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.mkdir(parents=True, exist_ok=True)
-            os.utime(folder)
-
-
-def _publish(part: Path, files: Path, name: str) -> tuple[str, bool, int]:
-    """The name that a part got, whether it is a new file, and the size of the one that it replaced."""
-    new, replaced = True, 0
-    with _translate_full():
-        files.mkdir(parents=True, exist_ok=True)
-        while not _link(part, files / name):
-            if filecmp.cmp(part, files / name, shallow=False):
-                new = False
-                break
-            if is_cut_short(files / name, part):
-                replaced = (files / name).stat().st_size
-                part.replace(files / name)
-                break
-            name = next_name(name)
-        part.unlink(missing_ok=True)
-    return name, new, replaced
-
-
-def _link(part: Path, target: Path) -> bool:
-    """Give `part` the name `target` unless something has it already."""
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-            raise
-        if target.exists():  # a file system without hard links
-            return False
-        part.rename(target)
-    return True
-
-
-def _list(folder: Path) -> list[HeldFile]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted((HeldFile(entry.name, entry.stat().st_size) for entry in entries), key=lambda file: file.name)
-    except FileNotFoundError:
-        return []
-
-
-def drop_parts(parts: Iterable[Path], alive: Callable[[str], bool], rested: float) -> None:
-    """Delete parts whose owner, the first word of their name, is not alive, once they rested for so many seconds."""
-    for part in parts:
-        if not alive(part.name.partition("-")[0]) and time.time() - _changed_at(part) >= rested:
-            part.unlink(missing_ok=True)
+        """Return when a file of the task last arrived, or began to, in seconds since the epoch; 0 if there is none."""
+        return max(map(changed_at, (self._root / uuid, self._files(uuid), self._parts(uuid))))

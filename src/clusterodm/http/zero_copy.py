@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Bytes that go from a file or a socket to a client without passing through this process: sendfile and splice.
+"""Bytes that go from a file or a socket to a client within the kernel: sendfile and splice.
 
-Only for plain connections, on systems that have the calls, and for so many bodies at a time: each takes a thread, which
-waits for a client that may be slow. `lane` says whether there is room; who gets none goes the ordinary way.
+Only for plain connections, on systems that have the calls, and for a limited number of bodies at a time: each takes a
+thread, which waits for a client that may be slow. `lane` yields None where the bytes have to go through the web server.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Final
 
+from aiohttp import web
+
+from clusterodm.http.kit import KIT
+
 #: Bodies at a time.
 _LANES: Final = 32
-#: Bytes of a pipe; the kernel lets an ordinary user have so many in all that each lane gets one of this size.
+#: Bytes of a pipe; each lane gets one of this size within what the kernel allows an unprivileged user in all.
 _PIPE: Final = 1 << 20
 #: Bytes that are worth a lane.
 WORTH: Final = 256 << 10
-#: Seconds without a byte after which whoever is waited for counts as gone. (A client is cut by the kernel before.)
+#: Seconds without a byte after which either side counts as gone. (The kernel cuts a client before.)
 _IDLE: Final = 300.0
 _AT_ONCE: Final = 8 << 20
 
@@ -34,24 +38,24 @@ _free = threading.BoundedSemaphore(_LANES)
 
 
 class Splicer:
-    """A free way to one client."""
+    """A lane to one client."""
 
     def __init__(self, transport: asyncio.Transport, client: socket.socket) -> None:
         self.transport = transport
         self._client = client
 
     async def send_file(self, path: os.PathLike[str], start: int, count: int) -> int:
-        """Send so many bytes of a file; how many were sent, which is less when the file ends. Raises ConnectionError
+        """Send `count` bytes of a file; return how many were sent: fewer when the file ends. Raises ConnectionError
         when the client is gone."""
         return await self._run(lambda: _send_file(path, start, count, self._client.fileno()), self._client)
 
     async def splice(self, source: socket.socket, count: int) -> int:
-        """Pass so many bytes on that come in on a socket; how many there were, which is less when it ends before.
-        Raises ConnectionError when the client is gone."""
+        """Pass on `count` bytes from a socket; return how many came: fewer when the socket ends. Raises ConnectionError
+        when the client is gone."""
         return await self._run(lambda: _splice(source.fileno(), self._client.fileno(), count), self._client, source)
 
     async def _run(self, work: Callable[[], int], *sockets: socket.socket) -> int:
-        """In a thread; when this is canceled, the thread is woken by the end of its sockets and waited for."""
+        """Run in a thread. On cancellation, shut the sockets down to wake the thread, and wait for it."""
         running = asyncio.get_running_loop().run_in_executor(_threads, work)
         try:
             return await asyncio.shield(running)
@@ -67,9 +71,10 @@ class Splicer:
 
 
 @contextmanager
-def lane(transport: asyncio.Transport | None, count: int) -> Iterator[Splicer | None]:
-    """A way to the client of `transport` for `count` bytes while the block runs; None when it has to be the ordinary
-    one. What was written to the transport must be flushed (`flushed`) before the lane is used."""
+def lane(request: web.Request, count: int) -> Iterator[Splicer | None]:
+    """Hold a lane to the client of a request for `count` bytes while the block runs; yield None if the bytes have to go
+    through the web server. Flush the transport (`flushed`) before the lane is used."""
+    transport = request.transport if request.app[KIT].fast_paths else None
     client = duplicate(transport) if count >= WORTH else None
     if client is None or transport is None:
         yield None
@@ -85,17 +90,17 @@ def lane(transport: asyncio.Transport | None, count: int) -> Iterator[Splicer | 
 
 
 def duplicate(transport: asyncio.Transport | None) -> socket.socket | None:
-    """The socket of a plain transport, as one of our own; None when it has none, or speaks TLS."""
+    """Return a duplicate of the socket of a plain transport; None if it has none, or speaks TLS."""
     if transport is None or transport.is_closing() or not hasattr(os, "splice"):
         return None
     if transport.get_extra_info("sslcontext") is not None:
         return None
-    made = transport.get_extra_info("socket")
-    return socket.socket(fileno=os.dup(made.fileno())) if made is not None else None
+    original = transport.get_extra_info("socket")
+    return socket.socket(fileno=os.dup(original.fileno())) if original is not None else None
 
 
 async def flushed(transport: asyncio.Transport) -> None:
-    """Wait until the kernel has all that was written to `transport`. Raises ConnectionError."""
+    """Wait until everything written to `transport` is in the kernel. Raises ConnectionError."""
     pause = 0.0
     while transport.get_write_buffer_size():
         if transport.is_closing():
@@ -105,7 +110,7 @@ async def flushed(transport: asyncio.Transport) -> None:
 
 
 def _wait(fd: int, event: int) -> None:
-    """Raises TimeoutError."""
+    """Wait for an event. Raises TimeoutError."""
     poll = select.poll()
     poll.register(fd, event)
     if not poll.poll(_IDLE * 1000):
@@ -113,7 +118,7 @@ def _wait(fd: int, event: int) -> None:
 
 
 def _client(move: Callable[[], int], fd: int) -> int:
-    """Have the client take something. Raises ConnectionError."""
+    """Call `move` once the client is ready for bytes. Raises ConnectionError."""
     while True:
         try:
             return move()
@@ -142,13 +147,13 @@ def _splice(source: int, client: int, count: int) -> int:
     moved = 0
     with _pipe() as (end, begin):
         while moved < count:
-            came = _from_source(source, begin, count - moved)
-            if not came:
+            received = _from_source(source, begin, count - moved)
+            if not received:
                 break
-            left = came
+            left = received
             while left:
                 left -= _client(lambda left=left: os.splice(end, client, left, flags=_FLAGS), client)  # type: ignore[misc]
-            moved += came
+            moved += received
     return moved
 
 
@@ -156,7 +161,7 @@ _FLAGS: Final = getattr(os, "SPLICE_F_MOVE", 0) | getattr(os, "SPLICE_F_NONBLOCK
 
 
 def _from_source(source: int, pipe: int, count: int) -> int:
-    """Bytes that came; 0: it ended, in good order or not."""
+    """Return the number of bytes that came; 0: the source ended, in good order or not."""
     while True:
         try:
             return os.splice(source, pipe, min(count, _PIPE), flags=_FLAGS)
@@ -173,7 +178,7 @@ def _from_source(source: int, pipe: int, count: int) -> int:
 def _pipe() -> Iterator[tuple[int, int]]:
     end, begin = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        with suppress(PermissionError):  # others have large pipes already; a small one works, too
+        with suppress(PermissionError):  # the limit of large pipes is reached; a small one works, too
             fcntl.fcntl(begin, fcntl.F_SETPIPE_SZ, _PIPE)
         yield end, begin
     finally:

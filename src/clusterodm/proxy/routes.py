@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The data plane on one screen."""
+"""The routes of the data plane, one handler each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from aiohttp import web
 from clusterodm.cluster.context import Context
 from clusterodm.http import connections, render
 from clusterodm.http.forwarded import Proxies
+from clusterodm.http.kit import KIT, Kit
 from clusterodm.proxy import downloads, intake, page, reads, verbs
 from clusterodm.proxy.context import CONTEXT, PROXIES
 
 
 def make_app(cluster: Context) -> web.Application:
-    """The web application that clients talk to."""
+    """Return the web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster
     settings = cluster.settings
+    app[KIT] = Kit(cluster.clock, fast_paths=settings.fast_paths == "on")
     proxies = app[PROXIES] = Proxies(settings.trusted_proxies, settings.proxy_headers)
-    app[connections.CONNECTIONS] = connections.Connections(cluster.metrics, proxies, logged=bool(settings.access_log))
+    app[connections.CONNECTIONS] = connections.Connections(
+        cluster.metrics, proxies, cluster.clock, logged=bool(settings.access_log)
+    )
     app.on_response_prepare.append(render.add_cors)
     app.add_routes(
         [

@@ -95,9 +95,9 @@ def build(
     if settings.results_from_s3 == "redirect" and not any(map(fleet.bucket, fleet.providers)):
         raise ConfigError(f"--results-from-s3 needs a provider with s3 in {settings.asr}")
     spool, consoles, results = (
-        Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin, shared=store.shared),
+        Spool(folder / "spool", parse_quota(settings.spool_max), owner=store.origin, shared=store.shared, clock=clock),
         Consoles(folder / "console", shared=store.shared),
-        Results(folder / "results", owner=store.origin),
+        Results(folder / "results", owner=store.origin, clock=clock),
     )
     trash = Trash(folder / "trash", spool.room)
     holdings, photos = Holdings(store, spool), Photos(results, fleet)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Ports: the sockets, TLS, and how they are opened and closed in order."""
+"""Ports: sockets, TLS, and their orderly opening and closing."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from clusterodm.admin.shell import Shell
 from clusterodm.aio import unless
 from clusterodm.core.errors import ConfigError
 from clusterodm.http.connections import CONNECTIONS
+from clusterodm.http.kit import KIT
 from clusterodm.proxy.context import CONTEXT
 from clusterodm.proxy.fastpath import FastPath, FastPathProtocol
 from clusterodm.settings import Settings
 
-#: Bytes of a request body that wait for us at most (twice this), for each connection.
+#: Bytes of a request body that are buffered for each connection (twice this at most).
 _READ_BUFFER: Final = 256 << 10
-#: Seconds after which the kernel cuts an operator who does not take what we send.
+#: Seconds after which the kernel cuts an operator's connection whose client reads nothing.
 _STALLED: Final = 120.0
-#: What sockets for clients are for.
+#: Names of the sockets for clients.
 _PLAIN: Final = "plain"
 _SECURE: Final = "secure"
-#: Seconds between two looks whether the certificate was renewed.
+#: Seconds between two checks for a renewed certificate.
 _RENEW: Final = 5.0
 
 _log = structlog.get_logger("serving")
@@ -40,15 +41,15 @@ _log = structlog.get_logger("serving")
 
 @dataclass(frozen=True)
 class Sockets:
-    """Listening sockets that were opened by a parent and are shared with its other workers, by what they are for."""
+    """Listening sockets by name, opened by a parent process and shared with its other workers."""
 
     opened: dict[str, socket.socket] = field(default_factory=dict)
-    #: Which of the workers this is.
+    #: The number of this worker.
     worker: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> Sockets:
-        """All sockets that the settings ask for. Raises ConfigError."""
+        """Open all sockets of the settings. Raises ConfigError."""
         opened = {
             name: listen(settings.host, port, settings.upload_idle_timeout) for name, port in _client_ports(settings)
         }
@@ -59,11 +60,11 @@ class Sockets:
         return cls(opened)
 
     def get(self, what: str, host: str, port: int, stalled: float) -> socket.socket:
-        """The shared socket, else one of our own. Raises ConfigError."""
+        """Return the shared socket of that name, else a new one. Raises ConfigError."""
         return self.opened.get(what) or listen(host, port, stalled)
 
     def close(self) -> None:
-        """Close them in this process."""
+        """Close the sockets in this process."""
         for each in self.opened.values():
             each.close()
 
@@ -72,8 +73,8 @@ class Sockets:
 async def open_ports(
     app: web.Application, settings: Settings, renewal: Renewal | None, sockets: Sockets, at_once: asyncio.Event
 ) -> AsyncIterator[list[int]]:
-    """Answer on all configured ports while the block runs; then let requests end within the grace time, unless all is
-    to end at once."""
+    """Serve on all configured ports while the block runs; then drain requests within the grace time, unless `at_once`
+    is set."""
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=1.0, read_bufsize=_READ_BUFFER, max_field_size=16 << 10
     )
@@ -81,13 +82,14 @@ async def open_ports(
     server = runner.server
     assert server is not None, "set up"  # noqa: S101 - after setup()
     connections, loop = app[CONNECTIONS], asyncio.get_running_loop()
-    front = partial(FastPathProtocol, FastPath(app[CONTEXT], connections), server)
+    fast = partial(FastPathProtocol, FastPath(app[CONTEXT], connections), server)
+    factory = fast if app[KIT].fast_paths else server
     try:
         listening = []
         for name, port in _client_ports(settings):
             opened = sockets.get(name, settings.host, port, settings.upload_idle_timeout)
             secure = renewal.tls if renewal is not None and name == _SECURE else None
-            listening.append(await loop.create_server(front, sock=opened, ssl=secure))
+            listening.append(await loop.create_server(factory, sock=opened, ssl=secure))
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(connections.close_silent(server, settings.connection_idle_timeout))
             renew = group.create_task(renewal.watch()) if renewal is not None else None
@@ -108,7 +110,7 @@ async def open_ports(
 
 
 def _client_ports(settings: Settings) -> list[tuple[str, int]]:
-    """Ports for clients: with a certificate and no port of its own for it, there is no plain one."""
+    """Return the ports for clients by name: with a certificate and no port of its own for it, there is no plain one."""
     if not settings.tls:
         return [(_PLAIN, settings.port)]
     if not settings.secure_port:
@@ -117,7 +119,7 @@ def _client_ports(settings: Settings) -> list[tuple[str, int]]:
 
 
 def listen(host: str, port: int, stalled: float) -> socket.socket:
-    """A listening socket. A client that does not take what we send for `stalled` seconds is cut by the kernel."""
+    """Open a listening socket. The kernel cuts a client that reads nothing for `stalled` seconds."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listening = socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=host == "::")
@@ -129,7 +131,7 @@ def listen(host: str, port: int, stalled: float) -> socket.socket:
 
 
 class Renewal:
-    """Takes a renewed certificate for new connections; those that are open go on with the old one."""
+    """Loads a renewed certificate for new connections; open ones keep the old one."""
 
     def __init__(self, tls: ssl.SSLContext, settings: Settings) -> None:
         self.tls = tls
@@ -137,34 +139,34 @@ class Renewal:
         self._used = _written(settings)
 
     async def watch(self) -> None:
-        """For ever: take it when its files change. A pair that does not fit together (it may be half renewed) is tried
-        again at the next look."""
+        """Load the certificate whenever its files change, until canceled. A pair that does not match (it may be half
+        renewed) is tried again at the next check."""
         while True:
             await asyncio.sleep(_RENEW)
             if _written(self._settings) != self._used:
                 self.renew()
 
     def renew(self) -> None:
-        """Take the files as they are now, if they can be used."""
+        """Load the files as they are now, if they can be used."""
         now = _written(self._settings)
         try:
-            # a pair that does not fit must not spoil the one in use
+            # a pair that does not match must not spoil the one in use
             _load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), self._settings)
             _load(self.tls, self._settings)
         except (OSError, ssl.SSLError) as error:
-            _log.error("the new certificate cannot be used, the old one stays", error=str(error))
+            _log.error("renewed certificate cannot be used, keeping the old one", error=str(error))
         else:
             self._used = now
-            _log.info("the certificate was renewed")
+            _log.info("certificate renewed")
 
 
 def _load(tls: ssl.SSLContext, settings: Settings) -> None:
-    """Load certificate and key. A key with a passphrase is refused: nobody is there to be asked."""
+    """Load certificate and key. A key with a passphrase is refused: there is no prompt."""
     tls.load_cert_chain(settings.ssl_cert, settings.ssl_key, password="")  # nosec B106
 
 
 def _written(settings: Settings) -> list[int]:
-    """When the certificate and its key were written; 0 for one that is not there."""
+    """Return when the certificate and its key were written; 0 for a missing file."""
     written = []
     for path in (settings.ssl_cert, settings.ssl_key):
         try:
@@ -175,7 +177,7 @@ def _written(settings: Settings) -> list[int]:
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS side of the ports for clients; None without a certificate. Raises ConfigError."""
+    """Return the TLS context of the ports for clients; None without a certificate. Raises ConfigError."""
     if not settings.tls:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -193,7 +195,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 async def open_admin_ports(
     app: web.Application, shell: Shell, settings: Settings, sockets: Sockets
 ) -> AsyncIterator[tuple[int, int]]:
-    """The shell and the admin page while the block runs; their ports, 0 for one that is turned off."""
+    """Serve the shell and the admin page while the block runs; yield their ports, 0 for one that is off."""
     async with AsyncExitStack() as stack:
         yield await _open_shell(stack, shell, settings, sockets), await _open_web(stack, app, settings, sockets)
 

@@ -209,6 +209,11 @@ class Settings(BaseModel):
     connection_idle_timeout: float = Field(
         75.0, gt=0, description="Seconds without a whole request after which a client's connection is closed."
     )
+    fast_paths: Literal["on", "off"] = Field(
+        "on",
+        description="on: polling requests, large uploads and downloads take ways around the web server that cost less "
+        "CPU; off: all go through the web server, to find out if a fault comes from one of these ways.",
+    )
     max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
     spool_max: str = Field(
         "90%",
