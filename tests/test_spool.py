@@ -8,12 +8,13 @@ import asyncio
 import errno
 import os
 import zipfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from clusterodm.core.errors import BadRequest, SpoolFull
+from clusterodm.core.errors import BadRequest, ClientGone, SpoolFull
 from clusterodm.core.files import HeldFile
 from clusterodm.core.quota import Quota
 from clusterodm.files.results import Results
@@ -22,11 +23,16 @@ from clusterodm.files.spool import BLOCK, Part, Spool
 
 
 async def receive(spool: Spool, content: bytes, name: str = "a.jpg") -> str:
-    part = spool.new_part("u")
+    async with spool.received("u", pieces(content)) as part:
+        return await spool.publish("u", part, name)
+
+
+async def pieces(content: bytes, *, then: Exception | None = None) -> AsyncIterator[bytes]:
+    """The content in small blocks, and then an error."""
     for start in range(0, len(content), 70_000):
-        await part.write(content[start : start + 70_000])
-    await part.close()
-    return await spool.publish("u", part, name)
+        yield content[start : start + 70_000]
+    if then is not None:
+        raise then
 
 
 async def test_a_file_is_invisible_until_it_is_whole(tmp_path: Path) -> None:
@@ -94,6 +100,20 @@ async def test_parts_of_an_earlier_process_are_dropped_and_files_stay(tmp_path: 
     await Spool(tmp_path).drop_parts(lambda owner: False, rested=60.0)
     assert not other.path.exists()
     assert await spool.listing("u") == [HeldFile("a.jpg", 4)]
+
+
+async def test_nothing_is_left_of_a_file_that_its_client_does_not_finish_or_that_is_not_published(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(tmp_path)
+    with pytest.raises(ClientGone):
+        async with spool.received("u", pieces(b"x" * 2 * BLOCK, then=ClientGone("left"))):
+            raise AssertionError("not whole")
+    with pytest.raises(BadRequest, match="too many images"):
+        async with spool.received("u", pieces(b"x" * 2 * BLOCK)):
+            raise BadRequest("too many images")
+    assert list(tmp_path.iterdir()) == []
+    assert (spool.room.held, spool.receives("u")) == (0, False)
 
 
 async def test_dropping_twice_is_fine(tmp_path: Path) -> None:

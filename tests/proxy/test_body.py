@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.tasks import Phase
 from clusterodm.http.body import BLOCK
-from clusterodm.http.forms import FileHandler, FileSink, _read_multipart
+from clusterodm.http.forms import multipart_form
 from tests.proxy.test_intake import held
 from tests.support import Rig, eventually, images
 
@@ -26,22 +26,12 @@ TRICKY = [b"\r", b"\r\n", b"\r\n--", b"\r\n--bn", b"\r\n--bnx", b"--bnd", b"\n--
 PHOTO = st.lists(st.sampled_from(TRICKY), max_size=12).map(b"".join).filter(lambda made: b"\r\n--bnd" not in made)
 
 
-class Kept:
-    """Files in memory."""
-
-    def __init__(self) -> None:
-        self.files: list[tuple[str, bytes]] = []
-        self._content = b""
-
-    def begin(self, name: str) -> FileSink:
-        self._content = b""
-        return self
-
-    async def write(self, content: bytes | memoryview) -> None:
-        self._content += content
-
-    async def end(self, sink: FileSink, name: str) -> None:
-        self.files.append((name, self._content))
+async def received(body: AsyncIterator[memoryview]) -> list[tuple[str, bytes]]:
+    """The files of a multipart body."""
+    form = multipart_form(body, BOUNDARY)  # type: ignore[arg-type]
+    files = [(name, b"".join([bytes(block) async for block in blocks])) async for name, blocks in form]
+    assert (form.fields, form.file_count) == ({}, len(files))
+    return files
 
 
 async def pieces(body: bytes, sizes: list[int]) -> AsyncIterator[memoryview]:
@@ -66,11 +56,18 @@ def test_files_come_out_as_they_went_in_wherever_blocks_end(contents: list[bytes
         b'--bnd\r\nContent-Disposition: form-data; name="images"; filename="%d"\r\n\r\n%s\r\n' % (number, content)
         for number, content in enumerate(contents)
     )
-    kept = Kept()
-    files = FileHandler(kept.begin, kept.end, 10)
-    fields, count = asyncio.run(_read_multipart(pieces(body + b"--bnd--\r\n", sizes), BOUNDARY, files))  # type: ignore[arg-type]
-    assert kept.files == [(str(number), content) for number, content in enumerate(contents)]
-    assert (fields, count) == ({}, len(contents))
+    files = asyncio.run(received(pieces(body + b"--bnd--\r\n", sizes)))
+    assert files == [(str(number), content) for number, content in enumerate(contents)]
+
+
+async def test_a_file_that_nobody_reads_is_skipped_and_its_end_is_not_taken_for_that_of_the_next() -> None:
+    part = b'--bnd\r\nContent-Disposition: form-data; name="images"; filename="%d"\r\n\r\n' + b"content" * 50 + b"\r\n"
+    body = b"".join(part % number for number in range(3)) + b"--bnd--\r\n"
+    for sizes in ([len(body)], [7], [100]):
+        form = multipart_form(pieces(body, sizes), BOUNDARY)  # type: ignore[arg-type]
+        contents = {name: content async for name, content in form}
+        assert (list(contents), form.file_count) == (["0", "1", "2"], 3)
+        assert [block async for block in contents["0"]] == []
 
 
 def _photos() -> dict[str, bytes]:

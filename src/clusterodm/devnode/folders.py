@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A development node's files, where and under the names that a node has them.
+"""A development node's files, in the layout of a node.
 
-tmp/<uuid>/body.json             what was announced
-tmp/<uuid>/<name>                what was uploaded, whole or not
+tmp/<uuid>/body.json             the fields of the init request
+tmp/<uuid>/<name>                uploaded files, complete or not
 data/<uuid>/images/<name>        after the commit
-data/<uuid>/gcp/<name>           after the commit: text files, and what to align with
+data/<uuid>/gcp/<name>           after the commit: text files, and files to align with
 data/<uuid>/all.zip              results
-data/tasks.json                  tasks, written every hour and at an orderly end
+data/tasks.json                  tasks, saved every hour and at an orderly end
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,45 +30,9 @@ from clusterodm.files.archives import Bounds, open_archive
 _ALIGN: Final = re.compile(r"align\.(las|laz|tif)", re.IGNORECASE)
 #: Bytes that are gathered before they are written, off the event loop.
 _BLOCK: Final = 256 << 10
-#: What a seed may hold.
+#: Bounds of a seed.
 _SEED_FILES: Final = 10_000
 _SEED_SIZE: Final = 8 << 30
-
-
-class Sink:
-    """A file that is being received, under its name from the first byte on: what is cut off stays, as on a node."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
-        self._pending: list[bytes] = []
-        self._size = 0
-
-    async def write(self, content: bytes | memoryview) -> None:
-        """Add bytes; they reach the file in large blocks. A view may change once this returns."""
-        self._size += len(content)
-        if self._size < _BLOCK:
-            self._pending.append(bytes(content))
-            return
-        blocks, self._pending, self._size = [*self._pending, content], [], 0
-        await asyncio.to_thread(self._write, blocks)
-
-    async def close(self) -> None:
-        """Write what is pending and close the file; harmless for one that is closed."""
-        if not self._file.closed:
-            blocks, self._pending = self._pending, []
-            try:
-                if sum(map(len, blocks)) > _BLOCK // 8:
-                    await asyncio.to_thread(self._write, blocks)
-                else:
-                    self._write(blocks)
-            finally:
-                self._file.close()
-
-    def _write(self, blocks: Iterable[bytes | memoryview]) -> None:
-        for block in blocks:
-            view = memoryview(block)
-            while view:
-                view = view[self._file.write(view) or 0 :]
 
 
 class Folders:
@@ -82,21 +47,39 @@ class Folders:
     # Uploads
 
     def announce(self, uuid: str, fields: dict[str, str]) -> None:
-        """Write down what was announced; what was uploaded before stays."""
+        """Save the fields of an init request; files that were uploaded before stay."""
         folder = self._tmp / uuid
         folder.mkdir(exist_ok=True)
         (folder / "body.json").write_bytes(msgspec.json.encode(fields))
 
     def announced(self) -> set[str]:
-        """Uuids that wait for uploads and a commit."""
+        """Return the uuids that wait for uploads and a commit."""
         return {path.parent.name for path in self._tmp.glob("*/body.json")}
 
     def is_announced(self, uuid: str) -> bool:
-        """Whether files of a task are taken."""
+        """Return True if files of a task are accepted."""
         return _is_plain(uuid) and (self._tmp / uuid / "body.json").is_file()
 
-    def receive(self, uuid: str, name: str) -> Sink:
-        """Begin to receive a file; one whose name is taken gets another, whatever is in it."""
+    async def receive(self, uuid: str, name: str, blocks: AsyncIterable[bytes | memoryview]) -> None:
+        """Receive a file under its name from the first byte on: an incomplete one stays, as on a node. If the name is
+        taken, use another one, whatever the content."""
+        gathered, size = list[bytes](), 0
+        with self._create(uuid, name) as file:
+            try:
+                async for block in blocks:
+                    size += len(block)
+                    if size < _BLOCK:
+                        gathered.append(bytes(block))  # a view changes once the next block is asked for
+                        continue
+                    full, gathered, size = [*gathered, block], [], 0
+                    await asyncio.to_thread(_write, file, full)
+            finally:
+                if size > _BLOCK // 8:
+                    await asyncio.to_thread(_write, file, gathered)
+                else:
+                    _write(file, gathered)
+
+    def _create(self, uuid: str, name: str) -> FileIO:
         folder = self._tmp / uuid
         folder.mkdir(exist_ok=True)
         name = "_body.json" if name == "body.json" else name
@@ -104,31 +87,31 @@ class Folders:
             stem, dot, extension = name.rpartition(".")
             name = f"{stem}_.{extension}" if dot else f"{name}_"
         try:
-            return Sink(folder / name)
+            return (folder / name).open("wb", buffering=0)
         except OSError as error:
             raise BadRequest(f"{error.strerror}, open 'tmp/{uuid}/{name}'") from None
 
     def uploaded(self, uuid: str) -> list[str]:
-        """Names of what was uploaded for a task, without what announces it."""
+        """Return the names of the files that were uploaded for a task."""
         return [name for name in _names(self._tmp / uuid) if name != "body.json"]
 
     def take_announcement(self, uuid: str) -> dict[str, str]:
-        """What was announced; it is so no more."""
+        """Return and delete the fields of an init request."""
         path = self._tmp / uuid / "body.json"
         fields: dict[str, str] = msgspec.json.decode(path.read_bytes())
         path.unlink()
         return fields
 
     def drop_upload(self, uuid: str) -> None:
-        """Delete what was uploaded for a task."""
+        """Delete the upload of a task."""
         if _is_plain(uuid):
             shutil.rmtree(self._tmp / uuid, ignore_errors=True)
 
     # Tasks
 
     def take_in(self, uuid: str, max_images: int | None) -> int:
-        """Put the files of a committed task in place; the number of its images. Raises BadRequest; then all files are
-        gone."""
+        """Move the files of a committed task into place; return the number of its images. Raises BadRequest; then all
+        files are deleted."""
         try:
             return self._take_in(uuid, max_images)
         except (BadRequest, OSError):
@@ -156,19 +139,19 @@ class Folders:
         return len(_names(images))
 
     def held(self, uuid: str) -> dict[str, Path]:
-        """The files of a task, committed or not, by name."""
+        """Return the files of a task, committed or not, by name."""
         if (self._tmp / uuid).is_dir():
             return {name: self._tmp / uuid / name for name in self.uploaded(uuid)}
         folders = [self._data / uuid / kind for kind in ("gcp", "images")]
         return {name: folder / name for folder in folders for name in _names(folder)}
 
     def images(self, uuid: str) -> list[Path]:
-        """The images of a task by name: everything that is not control data."""
+        """Return the images of a task, sorted by name: all files but control data."""
         folder = self._data / uuid / "images"
         return sorted(folder / name for name in _names(folder))
 
     def archive(self, uuid: str) -> Path:
-        """Where a task's results are or will be."""
+        """Return the path of a task's results."""
         return self._data / uuid / "all.zip"
 
     def drop(self, uuid: str) -> None:
@@ -178,26 +161,33 @@ class Folders:
     # Restarts
 
     def keep(self, tasks: list[dict[str, Any]]) -> None:
-        """Write the tasks down."""
+        """Save the tasks."""
         (self._data / "tasks.json").write_bytes(msgspec.json.encode(tasks))
 
     def kept(self) -> list[dict[str, Any]]:
-        """The tasks that were written down and whose files are there."""
+        """Return the saved tasks whose files still exist."""
         path = self._data / "tasks.json"
-        said: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes()) if path.exists() else []
-        return [task for task in said if (self._data / task["uuid"] / "images").is_dir()]
+        tasks: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes()) if path.exists() else []
+        return [task for task in tasks if (self._data / task["uuid"] / "images").is_dir()]
 
     def drop_orphans(self, known: Iterable[str]) -> None:
-        """Delete the files of tasks that are not known."""
+        """Delete the files of unknown tasks."""
         for path in self._data.iterdir():
             if path.is_dir() and path.name not in known:
                 shutil.rmtree(path, ignore_errors=True)
 
     def drop_stale_uploads(self, minutes: int, age: Callable[[float], float]) -> None:
-        """Delete uploads whose folder did not change for so long."""
+        """Delete uploads whose folder did not change for `minutes`. `age`: how many seconds ago a time was."""
         for path in self._tmp.iterdir():
             if age(path.stat().st_ctime) > minutes * 60:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(file: FileIO, blocks: Iterable[bytes | memoryview]) -> None:
+    for block in blocks:
+        view = memoryview(block)
+        while view:
+            view = view[file.write(view) :]
 
 
 def _names(folder: Path) -> list[str]:

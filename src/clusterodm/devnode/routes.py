@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The development node's HTTP side; `tests/recorded` compares it with answers of a real NodeODM."""
+"""The development node's HTTP side; `tests/recorded` compares it with responses of a real NodeODM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import tempfile
 import uuid as uuid_module
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +21,7 @@ from clusterodm.core.cluster import API_VERSION
 from clusterodm.core.errors import BadRequest, Unauthorized
 from clusterodm.core.ids import is_task_id
 from clusterodm.core.options import exact
-from clusterodm.devnode.forms import read_multipart, read_order, skip_body
+from clusterodm.devnode.forms import NodeForm, open_form, read_fields, read_order, skip_body
 from clusterodm.devnode.knobs import Knobs
 from clusterodm.devnode.node import DevNode
 from clusterodm.devnode.tasks import DevTask
@@ -39,7 +38,7 @@ def _node(request: web.Request) -> DevNode:
 
 @web.middleware
 async def _behave(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Be late or hang, as the knobs say, or ask for the token."""
+    """Delay or hang as the knobs say, and check the token."""
     node = _node(request)
     knobs = node.knobs
     if knobs.slow:
@@ -56,14 +55,14 @@ async def _behave(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 def _authorize(request: web.Request) -> None:
-    """Refuse another token than the node's, in the node's own way: not with a 401."""
+    """Refuse a wrong token as a node does: not with a 401."""
     token = _node(request).knobs.token
     if token and request.query.get("token") != token:
         raise BadRequest("Invalid authentication token: token does not match.")
 
 
 def _is_open(path: str) -> bool:
-    """Whether a path needs no token, or asks for it once the body is read."""
+    """Return True if a path needs no token, or checks it once the body is read."""
     return path == "/" or path.startswith(("/page/", "/auth/")) or path in _ORDERS
 
 
@@ -101,10 +100,10 @@ async def _auth(request: web.Request) -> web.Response:
 
 async def _init(request: web.Request) -> web.Response:
     node, uuid = _node(request), _new_uuid(request)
-    fields, _ = await read_multipart(request)
+    fields = await read_fields(request)
     try:
         node.check(fields.get("options") or None)
-    except BadRequest:  # as a node does: what it had received under this uuid goes, too
+    except BadRequest:  # as a node does: files that it had received under this uuid are deleted, too
         node.folders.drop_upload(uuid)
         raise
     node.folders.announce(uuid, fields)
@@ -112,7 +111,7 @@ async def _init(request: web.Request) -> web.Response:
 
 
 def _new_uuid(request: web.Request) -> str:
-    """The uuid of a new task: what its client wants, letter by letter, or another one."""
+    """Return the uuid of a new task: the one that its client set, letter by letter, or a new one."""
     given = request.headers.get("set-uuid", "")
     if not given:
         return str(uuid_module.uuid4())
@@ -122,7 +121,7 @@ def _new_uuid(request: web.Request) -> str:
 
 
 def _cut(request: web.Request) -> web.Response:
-    """Close the connection; nobody gets the answer."""
+    """Abort the connection; the response goes nowhere."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
@@ -137,7 +136,7 @@ async def _upload(request: web.Request) -> web.Response:
     dropped = node.happens(node.knobs.drop)
     if dropped and node.happens(0.5):
         return _cut(request)
-    _, count = await read_multipart(request, partial(node.folders.receive, uuid))
+    count = (await _receive(request, uuid)).file_count
     if dropped:
         return _cut(request)
     if not count:
@@ -154,12 +153,20 @@ async def _commit(request: web.Request) -> web.Response:
 
 async def _new(request: web.Request) -> web.Response:
     node, uuid = _node(request), _new_uuid(request)
-    fields, count = await read_multipart(request, partial(node.folders.receive, uuid))
+    form = await _receive(request, uuid)
     most = node.knobs.max_images
-    if most and count > most:
+    if most and form.file_count > most:
         node.folders.drop_upload(uuid)
-        raise BadRequest(f"{count} images uploaded, but this node can only process up to {most}.")
-    return _start(node, uuid, fields, "Need at least 1 file or a zip file url.")
+        raise BadRequest(f"{form.file_count} images uploaded, but this node can only process up to {most}.")
+    return _start(node, uuid, form.fields, "Need at least 1 file or a zip file url.")
+
+
+async def _receive(request: web.Request, uuid: str) -> NodeForm:
+    """Receive a form with files into the folder of an upload."""
+    async with open_form(request) as form:
+        async for name, blocks in form:
+            await _node(request).folders.receive(uuid, name, blocks)
+    return form
 
 
 def _start(node: DevNode, uuid: str, fields: dict[str, str], no_file: str) -> web.Response:
@@ -179,7 +186,7 @@ def _find(request: web.Request) -> DevTask:
 
 
 def _lines(request: web.Request, task: DevTask, name: str) -> list[str]:
-    """The console from a line on, counted from the end when negative; from the first one for what is no number."""
+    """Return the console from a line on, counted from the end if negative; all of it if the line is no number."""
     try:
         start = int(float(request.query.get(name, 0)))
     except (ValueError, OverflowError):
@@ -251,7 +258,7 @@ async def _page(request: web.Request) -> web.Response:
 
 
 def make_app(node: DevNode) -> web.Application:
-    """The web application of a development node."""
+    """Return the web application of a development node."""
     app = web.Application(middlewares=[errors, _behave])
     app[NODE] = node
     app[KIT] = Kit(node.clock, node.knobs.fast_paths)
@@ -288,7 +295,7 @@ async def running_devnode(
     port: int = 0,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[DevNode, int]]:
-    """A development node that works while the block runs, and its port."""
+    """Run a development node while the block runs; yield it and its port."""
     described: list[dict[str, Any]] = msgspec.json.decode(
         files("clusterodm").joinpath("nodeodm-options.json").read_bytes()
     )

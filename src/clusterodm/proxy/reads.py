@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Handlers that answer from memory: no node is asked, so none can make a poller see an error."""
+"""Handlers that answer from memory: no node is called, so a node's trouble never reaches a poller."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aiohttp import web
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.limits import shown_options
 from clusterodm.core.options import exact
-from clusterodm.http.forms import read_form
+from clusterodm.http.forms import read_fields
 from clusterodm.http.render import json_answer, json_bytes
 from clusterodm.proxy.context import caller, context
 
-#: Seconds for which a finished task is listed, as long as a node keeps it.
+#: Seconds for which a finished task is listed: as long as a node keeps it.
 _LISTED: Final = 48 * 3600.0
 _MAX_PAGE: Final = 1000
 
@@ -44,7 +44,7 @@ async def auth_info(request: web.Request) -> web.Response:
 async def login(request: web.Request) -> web.Response:
     """POST /auth/login, where the authenticator offers it."""
     cluster = context(request)
-    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    fields = await read_fields(request, idle=cluster.settings.upload_idle_timeout)
     token = await cluster.authenticator.login(fields)
     if token is None:
         raise BadRequest("Wrong user name or password")
@@ -57,7 +57,7 @@ async def register(request: web.Request) -> web.Response:
 
 
 async def task_list(request: web.Request) -> web.Response:
-    """GET /task/list: the caller's tasks, those that are not over first; `limit` and `offset` page through them."""
+    """GET /task/list: the caller's tasks, unfinished ones first; `limit` and `offset` page through them."""
     grant = await caller(request)
     cluster = context(request)
     limit = min(max(1, _integer(request, "limit", _MAX_PAGE)), _MAX_PAGE)
@@ -88,7 +88,7 @@ async def task_output(request: web.Request) -> web.Response:
 
 
 def _integer(request: web.Request, name: str, default: int) -> int:
-    """A whole number of the query; anything else counts as `default`, as on a node."""
+    """Return an integer of the query; anything else counts as `default`, as on a node."""
     try:
         return max(-(1 << 53), min(1 << 53, int(request.query.get(name, default))))
     except ValueError:

@@ -43,7 +43,7 @@ def make_app(cluster: Context) -> web.Application:
             web.get("/auth/info", reads.auth_info),
             web.post("/auth/login", reads.login),
             web.post("/auth/register", reads.register),
-            web.post("/commit", verbs.node_says),
+            web.post("/commit", verbs.node_webhook),
             web.get("/cache/clear", verbs.cache_clear),
             web.get("/healthz", connections.health),
             web.get(page.PAGE_PATH, page.page),

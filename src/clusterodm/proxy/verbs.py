@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Handlers that change tasks: cancel, remove, restart, and a node's word that something happened."""
+"""Handlers that change tasks: cancel, remove, restart, and the webhook of nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.core.tasks import Phase
 from clusterodm.http import answers
-from clusterodm.http.forms import read_form
+from clusterodm.http.forms import read_fields
 from clusterodm.http.render import json_answer
 from clusterodm.proxy.context import caller, cluster_url, context, token_of
 
@@ -30,7 +30,7 @@ async def remove(request: web.Request) -> web.Response:
 
 
 async def restart(request: web.Request) -> web.Response:
-    """POST /task/restart, with other options when given."""
+    """POST /task/restart, with new options if given."""
     url = cluster_url(request)
     return await _order(
         request,
@@ -44,7 +44,7 @@ async def _committed(cluster: Context, uuid: str, owner: str) -> Entry:
 
 
 async def _task_or_upload(cluster: Context, uuid: str, owner: str) -> Entry:
-    """A task, or an upload that is not committed: its owner may end that, too."""
+    """Return a task, or an upload that is not committed yet: its owner may end that, too."""
     entry = await cluster.tasks.known(uuid)
     if entry is not None and entry.task.owner == owner and entry.task.phase is Phase.RECEIVING:
         return entry
@@ -60,7 +60,7 @@ async def _order(
 ) -> web.Response:
     grant = await caller(request, late=late)
     cluster = context(request)
-    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    fields = await read_fields(request, idle=cluster.settings.upload_idle_timeout)
     uuid = fields.get("uuid", "").lower()
     if not uuid:
         raise BadRequest("uuid param missing.")
@@ -71,14 +71,14 @@ async def _order(
     return json_answer({"success": True})
 
 
-async def node_says(request: web.Request) -> web.Response:
-    """POST /commit: a node's webhook, with the key that it was given. It makes the cluster look at that task now; of
-    what it says, only that of the photos is kept, for the owner's webhook."""
+async def node_webhook(request: web.Request) -> web.Response:
+    """POST /commit: a node's webhook, with the key that it was given. The cluster then polls that task at once; of the
+    body only the photos are kept, for the owner's webhook."""
     cluster = context(request)
     task, key = request.query.get("task", ""), request.query.get("key", "")
     if not cluster.jobs.is_callback_key(task, key):
         raise Unauthorized("not the key of this task")
-    fields, _ = await read_form(request, idle=cluster.settings.upload_idle_timeout)
+    fields = await read_fields(request, idle=cluster.settings.upload_idle_timeout)
     entry = await cluster.tasks.find(task)
     if entry is not None and (images := fields.get("images", "")):
         await cluster.photos.note(entry.task, images)
@@ -87,8 +87,8 @@ async def node_says(request: web.Request) -> web.Response:
 
 
 async def cache_clear(request: web.Request) -> web.Response:
-    """GET /cache/clear: what is known of the caller's token counts no more; a service calls it when a plan changes. So
-    it must be heard of a token, too, that was not valid before."""
+    """GET /cache/clear: forget what is cached of the caller's token. A token service calls it when a plan changes, so
+    it has to work for a token that was not valid before, too."""
     cluster = context(request)
     try:
         owner = (await caller(request)).owner
