@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A node for demos, tests and benchmarks: NodeODM on the wire, no photogrammetry behind it."""
+"""A node for demos, tests and benchmarks: NodeODM on the wire, without photogrammetry; knows nothing of a cluster."""
 
 from clusterodm.devnode.knobs import Knobs
 from clusterodm.devnode.node import DevNode

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""NodeODM's configuration file, read as NodeODM reads it: numbers by their first digits, empty values as absent, keys
-that it does not know ignored."""
+"""NodeODM's configuration file, read as NodeODM reads it: numbers by their leading digits, empty values as absent,
+unknown keys ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INTEGER: Final = re.compile(r"\s*([-+]?\d+)")
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file says, with a node's own defaults. A development node knows buckets, but delivers to none."""
+    """The file, with a node's own defaults. A development node accepts the keys of a bucket, but delivers to none."""
 
     port: int | str = "auto"
     token: str = ""
@@ -40,33 +40,33 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_config(path: Path) -> NodeConfig:
-    """The configuration in a file. As on a node, one whose name does not end in .json is not looked into."""
+    """Return the configuration in a file. As on a node, a file whose name does not end in .json is not read."""
     if path.suffix.lower() != ".json":
         return NodeConfig()
     try:
-        said = msgspec.json.decode(path.read_bytes())
+        content = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError) as error:
         raise ConfigError(f"Invalid configuration file {path}: {error}") from None
-    given = said if isinstance(said, dict) else {}
+    values = content if isinstance(content, dict) else {}
     return NodeConfig(
-        port=_port(given.get("port", "auto")),
-        token=str(given.get("token") or ""),
-        parallel_queue_processing=integer(given.get("parallelQueueProcessing", 1)),
-        max_images=integer(given.get("maxImages")) or None,
-        cleanup_tasks_after=integer(given.get("cleanupTasksAfter", 2880)),
-        cleanup_uploads_after=integer(given.get("cleanupUploadsAfter", 2880)),
-        test_drop_uploads=bool(given.get("testDropUploads")),
-        test_fail_tasks=bool(given.get("testFailTasks")),
-        test_seconds=integer(given.get("testSeconds", 0)),
-        webhook=str(given.get("webhook") or ""),
-        max_concurrency=integer(given.get("maxConcurrency", 0)),
-        s3_endpoint=str(given.get("s3Endpoint") or ""),
-        s3_bucket=str(given.get("s3Bucket") or ""),
-        s3_access_key=str(given.get("s3AccessKey") or ""),
-        s3_secret_key=str(given.get("s3SecretKey") or ""),
-        s3_force_path_style=bool(given.get("s3ForcePathStyle")),
-        s3_ignore_ssl=bool(given.get("s3IgnoreSSL")),
-        s3_acl=str(given.get("s3_acl", "public-read")),
+        port=_port(values.get("port", "auto")),
+        token=str(values.get("token") or ""),
+        parallel_queue_processing=integer(values.get("parallelQueueProcessing", 1)),
+        max_images=integer(values.get("maxImages")) or None,
+        cleanup_tasks_after=integer(values.get("cleanupTasksAfter", 2880)),
+        cleanup_uploads_after=integer(values.get("cleanupUploadsAfter", 2880)),
+        test_drop_uploads=bool(values.get("testDropUploads")),
+        test_fail_tasks=bool(values.get("testFailTasks")),
+        test_seconds=integer(values.get("testSeconds", 0)),
+        webhook=str(values.get("webhook") or ""),
+        max_concurrency=integer(values.get("maxConcurrency", 0)),
+        s3_endpoint=str(values.get("s3Endpoint") or ""),
+        s3_bucket=str(values.get("s3Bucket") or ""),
+        s3_access_key=str(values.get("s3AccessKey") or ""),
+        s3_secret_key=str(values.get("s3SecretKey") or ""),
+        s3_force_path_style=bool(values.get("s3ForcePathStyle")),
+        s3_ignore_ssl=bool(values.get("s3IgnoreSSL")),
+        s3_acl=str(values.get("s3_acl", "public-read")),
     )
 
 
@@ -75,6 +75,6 @@ def _port(value: Any) -> int | str:
 
 
 def integer(value: Any) -> int | None:
-    """The digits at the beginning of a value, as JavaScript's parseInt; None where there are none."""
-    found = _INTEGER.match(str(value))
-    return int(found[1]) if found else None
+    """Return the leading digits of a value, as JavaScript's parseInt; None if there are none."""
+    match = _INTEGER.match(str(value))
+    return int(match[1]) if match else None

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The options of a task, filtered as a node does it: unknown ones are dropped, values are converted by JavaScript's
-rules and checked against every kind of domain, and the first entry of a name counts. None of this is shared with the
-cluster: a node has to find the cluster's mistakes."""
+"""The options of a task, filtered as on a node: unknown ones are dropped, values are converted by JavaScript's rules
+and checked against every kind of domain, and the first entry of a name wins. The cluster shares nothing of this, so that
+the node finds its mistakes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BOUND: Final = re.compile(r"(?:float|integer) (>=|>|<|<=) ([-+.\d]+)")
 
 
 def filter_options(given: Any, described: list[Option], max_concurrency: int = 0) -> list[Option]:
-    """The options that a task runs with, in the order of the description. Raises BadRequest with the list of errors."""
+    """Return the options that a task runs with, in the order of the description. Raises BadRequest with all errors."""
     kept: list[Option] = []
     errors: list[dict[str, str]] = []
     by_name: dict[str, Option] = {}
@@ -47,7 +47,7 @@ def filter_options(given: Any, described: list[Option], max_concurrency: int = 0
 
 
 def add_own(options: list[Option], described: list[Option]) -> None:
-    """Add what a node wants of every task that is post-processed."""
+    """Add the options that a node adds to every task that is post-processed."""
     for name in _ADDED:
         if _has(described, name) and not _has(options, name):
             options.append({"name": name, "value": True})
@@ -94,13 +94,13 @@ def _shown(value: Any) -> str:
 
 
 def _to_int(value: Any) -> int | float:
-    found = integer(_text(value))
-    return math.nan if found is None else found
+    number = integer(_text(value))
+    return math.nan if number is None else number
 
 
 def _to_float(value: Any) -> int | float:
-    found = _FLOAT.match(_text(value))
-    number = float(found[1]) if found else math.nan
+    match = _FLOAT.match(_text(value))
+    number = float(match[1]) if match else math.nan
     return int(number) if math.isfinite(number) and number == int(number) else number
 
 
@@ -131,7 +131,7 @@ _CONVERTERS: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def _in_domain(value: Any, domain: str) -> bool:
-    """Whether a value is allowed by a domain in words; raises ValueError for one that a node cannot read."""
+    """Return True if a domain in words allows a value. Raises ValueError for a domain that a node cannot parse."""
     if domain in ("string", "path"):
         return True
     if domain == "json":
@@ -139,18 +139,18 @@ def _in_domain(value: Any, domain: str) -> bool:
     number = value if isinstance(value, int | float) else math.nan
     if domain == "percent":
         return 0 <= number <= 100
-    if found := _SIGNED.fullmatch(domain):
-        return _has_sign(number, found[1], found[2])
-    if found := _BETWEEN.fullmatch(domain):
-        return float(found[1]) <= number <= float(found[2])
-    if found := _BOUND.fullmatch(domain):
-        bound = float(found[2])
-        return {">=": number >= bound, ">": number > bound, "<": number < bound, "<=": number <= bound}[found[1]]
+    if match := _SIGNED.fullmatch(domain):
+        return _has_sign(number, match[1], match[2])
+    if match := _BETWEEN.fullmatch(domain):
+        return float(match[1]) <= number <= float(match[2])
+    if match := _BOUND.fullmatch(domain):
+        bound = float(match[2])
+        return {">=": number >= bound, ">": number > bound, "<": number < bound, "<=": number <= bound}[match[1]]
     raise ValueError(f"Domain value cannot be handled: '{domain}' : '{value}'")
 
 
 def _has_sign(number: float, sign: str | None, kind: str) -> bool:
-    """With a sign a node looks at nothing else: `positive integer` allows 1.5."""
+    """Return True if a number has the sign, if any, else the kind: a node lets `positive integer` be 1.5."""
     if sign is not None:
         return number >= 0 if sign == "positive " else number <= 0
     return math.isfinite(number) and (kind == "float" or number == int(number))

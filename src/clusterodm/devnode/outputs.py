@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a development node delivers: positions, a contact sheet and a report, made from the photos alone."""
+"""The results of a development node: positions, a contact sheet and a report, made from the photos alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHEET_MAX: Final = 400
 
 
 def write_archive(target: Path, task: DevTask, photos: list[Photo], paths: Iterable[Path]) -> None:
-    """Write `all.zip`: all there is, or what the task's client wants of it."""
+    """Write `all.zip`: everything, or the outputs that the client requested."""
     contents: dict[str, Callable[[], bytes]] = {
         "README.txt": f"{NOTICE}\n".encode,
         "camera_positions.geojson": lambda: _geojson(photos),
@@ -41,7 +41,7 @@ def write_archive(target: Path, task: DevTask, photos: list[Photo], paths: Itera
 
 
 def _is_wanted(name: str, outputs: list[str]) -> bool:
-    """Whether a file, or a folder that it is in, is among the outputs."""
+    """Return True if a file, or a folder that it is in, is among the outputs."""
     if not outputs:
         return True
     wanted = {output.rstrip("/") for output in outputs}

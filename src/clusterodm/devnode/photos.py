@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Photos: what their EXIF says, and generated ones with a position for demos and tests."""
+"""Photos: their EXIF, and generated ones with positions for demos and tests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Photo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_photo(path: Path) -> Photo | None:
-    """The photo at `path`, None when it is no picture."""
+    """Return the photo at `path`; None if it is no image."""
     try:
         with Image.open(path) as image:
             exif = image.getexif()
@@ -79,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 def thumbnail(path: Path, side: int) -> Image.Image | None:
-    """A small copy of a picture, None when it cannot be read."""
+    """Return a thumbnail of an image; None if it cannot be read."""
     try:
         with Image.open(path) as image:
             image.draft("RGB", (side, side))
@@ -90,7 +90,7 @@ def thumbnail(path: Path, side: int) -> Image.Image | None:
 
 
 def make_photos(folder: Path, count: int, *, seed: int = 1) -> list[Path]:
-    """Write `count` small JPEGs with positions on a survey grid, as a drone would take them; their paths."""
+    """Write `count` small JPEGs with positions on a survey grid, as a drone takes them; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     chance = random.Random(seed)  # nosec B311
     columns = max(1, round(math.sqrt(count)))
@@ -111,7 +111,7 @@ def _make_photo(folder: Path, number: int, columns: int, chance: random.Random) 
 
 
 def _picture(row: int, column: int, chance: random.Random) -> Image.Image:
-    """Fields and a road, shifted as the drone moves, so that a contact sheet looks like a flight."""
+    """Draw fields and a road, shifted as the drone moves, so that a contact sheet looks like a flight."""
     image = Image.new("RGB", _SIDE, (96, 128, 72))
     draw = ImageDraw.Draw(image)
     for x in range(-1, 5):

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What lies on disk: held files, consoles, results, archives and the data folder; knows no task, node or client."""
+"""Files on disk: held files, consoles, results, archives and the data folder; knows no task, node or client."""

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Zip archives of others. Those of clients are opened only when their table of contents is of a sane size, and used
-only when what they say they hold is within bounds; of those of nodes only the begin and the end are checked."""
+"""Zip archives of clients and nodes. A client's is opened only if its table of contents has a sane size, and used only
+if its declared contents are within bounds; of a node's only the beginning and the end are checked."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import IO, Final, NamedTuple
 from clusterodm.core.errors import BadArchive
 from clusterodm.core.names import base_name
 
-#: Bytes of the table of contents that one allowed file may take; it is read into memory as a whole.
+#: Bytes of the table of contents per allowed file; the table is read into memory as a whole.
 _ENTRY: Final = 200
 #: The end of an archive: its record, the longest comment, and the records of a large archive before it.
 TAIL: Final = 22 + 65_535 + 20 + 56
 _END, _LARGE_END, _LOCATOR = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
-#: The begin of an archive that holds anything, and of its table of contents.
+#: The first bytes of an archive that is not empty, and of its table of contents.
 ARCHIVE_MARK: Final = b"PK\x03\x04"
 _CONTENTS_MARK: Final = b"PK\x01\x02"
 _SIGNATURE_MARK: Final = b"PK\x05\x05"
-#: One entry of it without its name, extra field and comment, and the lengths of these.
+#: An entry of it without name, extra field and comment, and the lengths of these.
 _CONTENTS_ENTRY: Final = 46
 _LENGTHS: Final = struct.Struct("<28xHHH")
-#: Entries, size and place of the table of contents: in the record at the end, and in that of a large archive.
+#: Entries, size and offset of the table of contents: in the record at the end, and in that of a Zip64 archive.
 _CONTENTS: Final = struct.Struct("<10xHIIH")
 _LARGE_CONTENTS: Final = struct.Struct("<32xQQQ")
 _PLACE: Final = struct.Struct("<8xQ")
@@ -34,15 +34,15 @@ _LOCATOR_SIZE: Final = 20
 
 
 class Bounds(NamedTuple):
-    """What is taken of one archive: files, and bytes once they are unpacked."""
+    """The most that is accepted of one archive: files, and unpacked bytes."""
 
     max_files: int
     max_size: int
 
 
 def open_archive(path: Path, bounds: Bounds) -> zipfile.ZipFile:
-    """The archive at `path`, to be closed by the caller. Raises BadArchive for what is none, and for one that says that
-    it holds more files or more bytes (unpacked) than allowed. Reading an entry stops at the size that it says."""
+    """Open the archive at `path`; the caller closes it. Raises BadArchive if it is none, or declares more files or more
+    unpacked bytes than allowed. Reading an entry stops at its declared size."""
     if _contents_size(path) > _ENTRY * max(bounds.max_files, 100):
         raise BadArchive("holds too much")
     try:
@@ -58,13 +58,13 @@ def open_archive(path: Path, bounds: Bounds) -> zipfile.ZipFile:
 
 
 def photo_names(path: Path, bounds: Bounds) -> list[str]:
-    """The names of what would be unpacked from the archive at `path`. Raises BadArchive."""
+    """Return the names of the files that would be unpacked from the archive at `path`. Raises BadArchive."""
     with open_archive(path, bounds) as archive:
         return [base_name(entry.filename) for entry in wanted(archive)]
 
 
 def wanted(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    """What is unpacked from an archive of photos: no folders, none of what systems add, no archives within it."""
+    """Return the entries to unpack from an archive of photos: no folders, no system files, no nested archives."""
     return [entry for entry in archive.infolist() if _is_wanted(entry)]
 
 
@@ -75,22 +75,21 @@ def _is_wanted(entry: zipfile.ZipInfo) -> bool:
 
 
 def _contents_size(path: Path) -> int:
-    """Bytes of the table of contents, as the end of the archive says."""
+    """Return the bytes of the table of contents according to the end of the archive."""
     with path.open("rb") as file:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - TAIL))
         tail = file.read()
-    found = [0]
+    sizes = [0]
     for mark, form, offset in ((_END, "<L", 12), (_LARGE_END, "<Q", 40)):
         at = tail.rfind(mark)
         if 0 <= at <= len(tail) - offset - struct.calcsize(form):
-            found.append(struct.unpack_from(form, tail, at + offset)[0])
-    whole = [size for size in found if size != 0xFFFFFFFF]  # "see the other record"
-    return max(whole)
+            sizes.append(struct.unpack_from(form, tail, at + offset)[0])
+    return max(size for size in sizes if size != 0xFFFFFFFF)  # "see the other record"
 
 
 class Tail:
-    """Begin and end of an archive that comes in blocks; the rest is not kept."""
+    """The beginning and the end of an archive that is received in blocks; the rest is not kept."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -98,7 +97,7 @@ class Tail:
         self.end = b""
 
     def add(self, block: bytes | memoryview) -> None:
-        """Take note of the next block."""
+        """Add the next block."""
         self.size += len(block)
         if len(self.head) < len(ARCHIVE_MARK):
             self.head = (self.head + bytes(block[:4]))[:4]
@@ -106,13 +105,13 @@ class Tail:
         self.end = (self.end[-(TAIL - len(last)) :] + last) if len(last) < TAIL else last
 
     def check(self) -> None:
-        """Raise BadArchive unless this is a whole archive, as far as its begin and its end can tell."""
+        """Raise BadArchive unless this is a complete archive, as far as its beginning and its end can tell."""
         _check(self.size, self.head, self.end, lambda at, count: b"")
 
 
 def check_whole(file: IO[bytes]) -> None:
-    """Raise BadArchive unless a file has the begin, the end and the table of contents of an archive. Only these are
-    read, and of a long table only its begin, so that the file may be anywhere and of any size."""
+    """Raise BadArchive unless a file has the beginning, the end and the table of contents of an archive. Only these are
+    read, and of a long table only its beginning, so that the file may be remote and of any size."""
 
     def read(at: int, count: int) -> bytes:
         file.seek(at)
@@ -124,7 +123,7 @@ def check_whole(file: IO[bytes]) -> None:
 
 
 def _check(size: int, head: bytes, end: bytes, read: Callable[[int, int], bytes]) -> None:
-    """`read` gives so many bytes from a place before the end, or none where they are not at hand."""
+    """Raise BadArchive. `read(at, count)` returns bytes from before the end, or none if they are not at hand."""
     at = _end_record(end)
     if at < 0:
         raise BadArchive("is empty" if not size else f"is no whole zip archive: it has no end ({size} bytes)")
@@ -153,7 +152,7 @@ def _fits(table: bytes, length: int, entries: int) -> bool:
 
 
 def _end_record(end: bytes) -> int:
-    """Where the record at the end begins; -1: there is none whose comment ends with the archive."""
+    """Return the position of the record at the end; -1 if there is none whose comment ends with the archive."""
     at = len(end)
     while (at := end.rfind(_END, 0, at)) >= 0:
         if at + _CONTENTS.size <= len(end) and at + _CONTENTS.size + _CONTENTS.unpack_from(end, at)[3] == len(end):
@@ -162,8 +161,8 @@ def _end_record(end: bytes) -> int:
 
 
 def _large(end: bytes, at: int, size: int) -> tuple[int, int, int, int] | None:
-    """Where the record of a large archive is, and what it says of the table of contents; None: the archive is small, or
-    that record is not where it should be."""
+    """Return the position of the Zip64 record, then entries, size and offset of the table of contents; None if there is
+    no such record, or it is not where it should be."""
     locator, first = at - _LOCATOR_SIZE, size - len(end)
     if locator < 0 or end[locator : locator + 4] != _LOCATOR:
         return None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Console lines of tasks on disk: one JSON string a line, so that reading them is copying them.
+"""Console lines of tasks on disk: one JSON string per line, so that reading them is copying them.
 
 The number of lines in the file is the line number that clients see; it only grows, until an owner restarts the task. A
 sparse index of byte offsets makes a tail as cheap as it is short.
@@ -21,7 +21,7 @@ import msgspec
 
 #: Lines between two entries of the index.
 STRIDE: Final = 128
-#: Bytes of the last lines that are kept in memory for each task: what pollers ask for.
+#: Bytes of the last lines that are kept in memory for each task: pollers ask for these.
 _TAIL: Final = 4 << 10
 _CHUNK: Final = 1 << 20
 
@@ -33,29 +33,28 @@ class Console:
         self._path = path
         self._marks = array("Q", [0])
         self.count = 0
-        #: Bytes up to the end of the last whole line, and bytes looked at.
+        #: Bytes up to the end of the last complete line, and bytes indexed.
         self._size = 0
         self._seen = 0
-        #: Which file that is: a task that begins anew gets another.
+        #: The inode of the file: a task that starts over gets another one.
         self._file = 0
-        #: The last whole lines as bytes, with the number of the first of them and that of the one after the last;
-        #: replaced as a whole, so that it can be read without the lock. None: not looked at yet.
+        #: The last complete lines as bytes, with the number of the first of them and that of the one after the last;
+        #: replaced as a whole, so that it can be read without the lock. None: not read yet.
         self._tail: tuple[int, int, bytes] | None = None
         #: Readers and the writer work in threads.
         self._lock = threading.Lock()
 
     def refresh(self) -> int:
-        """Look at the file again; how many lines it has."""
+        """Index new lines of the file; return how many it has."""
         with self._lock:
             self._refresh()
             return self.count
 
     def _refresh(self) -> None:
-        """Take note of what the file has more than before: it may have been added by another process. A line that is
-        half written does not count."""
+        """Index lines that were added since, maybe by another process. An incomplete line does not count."""
         try:
-            found = self._path.stat()
-            size, file_id = found.st_size, found.st_ino
+            status = self._path.stat()
+            size, file_id = status.st_size, status.st_ino
         except FileNotFoundError:
             size, file_id = 0, 0
         if size == self._size and file_id == self._file:
@@ -76,7 +75,7 @@ class Console:
             self._keep_tail((len(self._marks) - 1) * STRIDE, file.read(self._size - self._marks[-1]))
 
     def _index(self, chunk: bytes) -> None:
-        """Take note of the whole lines in `chunk`, which begins where the last whole line or chunk ended."""
+        """Index the complete lines in `chunk`, which begins where the last complete line or chunk ended."""
         base, position = self._seen, 0
         while (newline := chunk.find(b"\n", position)) >= 0:
             position = newline + 1
@@ -87,7 +86,7 @@ class Console:
         self._seen = base + len(chunk)
 
     def _keep_tail(self, first: int, lines: bytes) -> None:
-        """Have these lines, which are the last ones, in memory, or as many of them as there is room for."""
+        """Keep the last lines in memory, or as many of them as there is room for."""
         if len(lines) > _TAIL:
             cut = lines.index(b"\n", len(lines) - _TAIL) + 1
             first += lines.count(b"\n", 0, cut)
@@ -96,11 +95,11 @@ class Console:
 
     @property
     def known(self) -> bool:
-        """Whether the file was ever looked at."""
+        """True if the file was read before."""
         return self._tail is not None
 
     def tail(self, start: int) -> bytes | None:
-        """As `read`, at once, if the lines are in memory; else None."""
+        """Return the same as `read` if the lines are in memory; else None."""
         if self._tail is None:
             return None
         first, end, lines = self._tail
@@ -110,7 +109,7 @@ class Console:
         return _listed(lines, start - first) if start >= first else None
 
     def append(self, lines: list[str]) -> None:
-        """Add lines at the end, over what a crash or a full disk left of a half-written one."""
+        """Append lines, over the incomplete line that a crash or a full disk may have left."""
         encoded = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
         with self._lock:
             self._refresh()
@@ -135,7 +134,7 @@ class Console:
         self._keep_tail(first, lines + encoded)
 
     def read(self, start: int) -> bytes:
-        """The lines from number `start` (negative: the last ones) as one JSON list."""
+        """Return the lines from number `start` (negative: the last ones) as one JSON list."""
         with self._lock:
             self._refresh()
             start = max(0, self.count + start) if start < 0 else start
@@ -148,7 +147,7 @@ class Console:
 
 
 def _listed(lines: bytes, skip: int) -> bytes:
-    """Encoded lines as one JSON list, without the first `skip` of them."""
+    """Return encoded lines as one JSON list, without the first `skip` of them."""
     return b"[" + lines.split(b"\n", skip)[-1].removesuffix(b"\n").replace(b"\n", b",") + b"]"
 
 
@@ -158,8 +157,8 @@ def _write_all(file: FileIO, content: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _begin_anew(path: Path) -> None:
-    """Put an empty file in the place of another while that is still there, so that they cannot be taken for one."""
+def _start_over(path: Path) -> None:
+    """Replace a file by an empty one while it still exists, so that the two cannot have the same inode."""
     if path.exists():
         fresh = path.with_suffix(".new")
         fresh.touch()
@@ -167,8 +166,8 @@ def _begin_anew(path: Path) -> None:
 
 
 class Consoles:
-    """The consoles of all tasks under one folder; index and last lines of the latest used ones are kept in memory.
-    `shared`: other processes add lines, too, so that the files must be looked at again and again."""
+    """The consoles of all tasks under one folder; index and last lines of the most recently used ones are kept in
+    memory. `shared`: other processes add lines, too, so that the files have to be checked on every read."""
 
     def __init__(self, root: Path, *, shared: bool = False, keep: int = 2000) -> None:
         self._root = root
@@ -181,7 +180,7 @@ class Consoles:
         return [path.stem for path in self._root.glob("*/*.jsonl")]
 
     def path(self, uuid: str) -> Path:
-        """Return where a task's lines lie."""
+        """Return the path of a task's lines."""
         return self._root / uuid[:2] / f"{uuid}.jsonl"
 
     def _console(self, uuid: str) -> Console:
@@ -194,23 +193,23 @@ class Consoles:
         return console
 
     async def append(self, uuid: str, lines: list[str]) -> None:
-        """Add lines to a task's console. One caller at a time for one task."""
+        """Append lines to a task's console. One caller at a time for one task."""
         if lines:
             await asyncio.to_thread(self._console(uuid).append, lines)
 
     async def count(self, uuid: str) -> int:
-        """How many lines a task has."""
+        """Return how many lines a task has."""
         console = self._console(uuid)
         if console.known and not self._shared:
             return console.count
         return await asyncio.to_thread(console.refresh)
 
     def tail(self, uuid: str, start: int) -> bytes | None:
-        """As `read`, at once, if the lines are in memory and sure to be the newest; else None."""
+        """Return the same as `read` if the lines are in memory and surely the newest; else None."""
         return None if self._shared else self._console(uuid).tail(start)
 
     async def read(self, uuid: str, start: int) -> bytes:
-        """A task's lines from `start` (negative: the last ones) as one JSON list."""
+        """Return a task's lines from `start` (negative: the last ones) as one JSON list."""
         if (lines := self.tail(uuid, start)) is not None:
             return lines
         return await asyncio.to_thread(self._console(uuid).read, start)
@@ -221,12 +220,12 @@ class Consoles:
         return lines[-1] if lines else ""
 
     async def reset(self, uuid: str) -> None:
-        """Begin a task's console anew, from line 0: the task does."""
+        """Start a task's console over, from line 0: the task was restarted."""
         self._known.pop(uuid, None)
-        await asyncio.to_thread(_begin_anew, self.path(uuid))
+        await asyncio.to_thread(_start_over, self.path(uuid))
 
     def forget(self, uuid: str) -> None:
-        """Know nothing of a task's lines any more."""
+        """Drop a task's lines from memory."""
         self._known.pop(uuid, None)
 
     async def drop(self, uuid: str) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The data folder: who may work on it, and where who does answers."""
+"""The data folder: its lock, its permissions, and the ports of the process that holds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = structlog.get_logger("folder")
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """The address that the ports for clients are bound to, and their numbers."""
+    """The address that the ports for clients bind to, and their numbers."""
 
     host: str
     ports: list[int]
@@ -31,7 +31,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 @contextmanager
 def locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
-    """The data folder, made when it is missing and held by this process alone, or with others that share its database.
+    """Create the data folder if it is missing, and lock it: for this process alone, or for all that share its database.
     Raises DataFolderError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,14 +56,14 @@ def locked_folder(folder: Path, *, shared: bool) -> Iterator[Path]:
 
 
 def note_ports(folder: Path, host: str, ports: list[int]) -> None:
-    """Keep where clients are answered, for who looks after the process. It stays: what is not there does not answer."""
+    """Save the ports for clients, for health checks. They stay after the end of the process: then nothing answers."""
     draft = folder / f".{_PORTS}.{os.getpid()}"
     draft.write_bytes(msgspec.json.encode(Ports(host, ports)))
     draft.replace(folder / _PORTS)
 
 
 def noted_ports(folder: Path) -> Ports | None:
-    """Where clients are answered, or were; None before the first start."""
+    """Return the ports for clients of the last start; None before the first one."""
     try:
         return msgspec.json.decode((folder / _PORTS).read_bytes(), type=Ports)
     except (OSError, msgspec.DecodeError):
@@ -71,7 +71,7 @@ def noted_ports(folder: Path) -> Ports | None:
 
 
 def owner_of(path: Path) -> str:
-    """The name of whom a file or folder belongs to, or a number that has none."""
+    """Return the name of the owner of a file or folder, or its number if it has none."""
     number = path.stat().st_uid
     try:
         return pwd.getpwuid(number).pw_name
@@ -80,7 +80,7 @@ def owner_of(path: Path) -> str:
 
 
 def _keep_private(folder: Path) -> None:
-    """Close what is there to others: photos, tokens and keys lie in it. Raises DataFolderError where that cannot be."""
+    """Remove the access of others: there are photos, tokens and keys. Raises DataFolderError if that is impossible."""
     status = folder.stat()
     if os.geteuid() == 0 != status.st_uid:
         raise DataFolderError(
@@ -92,17 +92,15 @@ def _keep_private(folder: Path) -> None:
             f"the data folder {folder} belongs to {owner_of(folder)}, and everybody may write into it: "
             f"chmod o-rwx {folder}"
         )
-    # what lies deeper is closed by the folders that it is in
+    # deeper files are protected by their folders
     _close_to_others(folder)
     left = [path for path in folder.iterdir() if not _close_to_others(path)]
     if left:
-        _log.warning(
-            "others may read this, and only its owner can change that", paths=[str(path) for path in left[:10]]
-        )
+        _log.warning("readable by others, which only the owner can change", paths=[str(path) for path in left[:10]])
 
 
 def _close_to_others(path: Path) -> bool:
-    """Take all rights from others; whether they have none now."""
+    """Remove all permissions of others; return True if they have none now."""
     try:
         mode = path.stat().st_mode
         if not mode & 0o077 or (path.is_symlink() and not stat.S_ISDIR(mode)):
@@ -116,7 +114,7 @@ def _close_to_others(path: Path) -> bool:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds a data folder."""
+    """Return True if a process holds a data folder."""
     try:
         file = os.open(folder / "lock", os.O_RDWR)
     except OSError:

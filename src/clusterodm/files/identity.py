@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The id that a data folder has in common with its database, so that neither is used with another's."""
+"""The id that a data folder shares with its database, so that neither is used with another one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ FILE: Final = "identity.json"
 
 
 class Identity(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a data folder says of itself."""
+    """The identity file of a data folder."""
 
     id: str
     #: The id that its database may have instead, while both are given a new one; None: no other. Empty: it has none.
     replaces: str | None = None
-    #: When the copy that this folder is, or was put back from, was made; 0: it is none, or uploads were told already.
+    #: When the copy was made that this folder is, or was restored from; 0: no copy, or its uploads know already.
     copied_at: float = 0
-    #: Of a copy: whether held files, consoles and results are in it.
+    #: Of a copy: True if it has held files, consoles and results.
     files: bool = True
 
     def matches(self, other: str) -> bool:
@@ -33,13 +33,12 @@ class Identity(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 
 
 def new_id() -> str:
-    """Return an id that nothing has."""
+    """Return a new id."""
     return secrets.token_hex(8)
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """Return what a folder says of itself; None for one of before there were ids, or a new one. Raises
-    DataFolderError."""
+    """Return the identity of a folder; None if it is new, or older than identities. Raises DataFolderError."""
     path = folder / FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
@@ -50,7 +49,7 @@ def read_identity(folder: Path) -> Identity | None:
 
 
 def write_identity(folder: Path, identity: Identity) -> None:
-    """Replace what a folder says of itself; whole and on disk when this returns."""
+    """Replace the identity of a folder; complete and on disk when this returns."""
     part = folder / f"{FILE}.part"
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(identity) + b"\n")
@@ -61,7 +60,7 @@ def write_identity(folder: Path, identity: Identity) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have what was created and renamed in a folder on disk."""
+    """Flush created and renamed entries of a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

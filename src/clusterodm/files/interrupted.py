@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Imported files whose sender may have been interrupted in the middle: it sends such a file again, as a whole."""
+"""Imported files whose upload may have been interrupted: their client sends them again, complete."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _BLOCK: Final = 1 << 20
 
 
 def mark_imported(path: Path) -> None:
-    """Note that a file may be cut short."""
+    """Mark a file that may be cut short."""
     os.utime(path, (0, 0))
 
 
 def is_cut_short(imported: Path, whole: Path) -> bool:
-    """True if an imported file is nothing but the beginning of another one."""
-    found = imported.stat()
-    if found.st_mtime != 0 or found.st_size >= whole.stat().st_size:
+    """Return True if an imported file is only the beginning of another one."""
+    status = imported.stat()
+    if status.st_mtime != 0 or status.st_size >= whole.stat().st_size:
         return False
     with imported.open("rb") as beginning, whole.open("rb") as complete:
         while block := beginning.read(_BLOCK):

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A folder of an archive as an archive of its own, without unpacking anything: its entries are copied as they are
-packed, between headers that are made anew. So its size is known before, and any part of it can be asked for."""
+"""A folder of an archive as an archive of its own, without unpacking: entries are copied compressed, between new
+headers. So its size is known in advance, and any range of it can be requested."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _END64: Final = struct.Struct("<4sQ2H2L4Q")
 _LOCATOR: Final = struct.Struct("<4sLQL")
 _END: Final = struct.Struct("<4s4H2LH")
 _LENGTHS: Final = struct.Struct("<26x2H")
-#: Numbers that do not fit where they belong stand in a field of their own.
+#: Numbers that do not fit their field are in the Zip64 one.
 _MAX32, _MAX16 = 0xFFFFFFFF, 0xFFFF
 _VERSION: Final = 45
-#: Flags that still hold once sizes stand before the content: what is said of compression, and names in UTF-8.
+#: Flags that still hold when the sizes precede the content: those of the compression, and names in UTF-8.
 _KEPT_FLAGS: Final = 0x0806
 _ENCRYPTED: Final = 1
 
 
 class Piece(NamedTuple):
-    """A part of the new archive: bytes made for it, or `length` bytes of the old one from `start` on."""
+    """A piece of the new archive: new bytes, or `length` bytes of the old archive from `start` on."""
 
     content: bytes
     start: int
@@ -33,8 +33,8 @@ class Piece(NamedTuple):
 
 
 def folder_pieces(archive: zipfile.ZipFile, file: IO[bytes], folder: str) -> list[Piece]:
-    """The pieces of an archive of all files below `folder`, which ends with a slash; none where there are none. `file`
-    is what `archive` reads; of each entry only its header is read."""
+    """Return the pieces of an archive of all files below `folder`, which ends with a slash; none if it has no files.
+    `file` is the file of `archive`; of each entry only its header is read."""
     entries = [entry for entry in archive.infolist() if entry.filename.startswith(folder) and not entry.is_dir()]
     pieces: list[Piece] = []
     contents: list[bytes] = []
@@ -55,7 +55,7 @@ def folder_pieces(archive: zipfile.ZipFile, file: IO[bytes], folder: str) -> lis
 
 
 def cut(pieces: list[Piece], start: int, length: int) -> Iterator[Piece]:
-    """The pieces of a part."""
+    """Yield the pieces of a range."""
     for piece in pieces:
         if length <= 0:
             return
@@ -97,7 +97,7 @@ def _central(entry: zipfile.ZipInfo, name: bytes, offset: int) -> bytes:
 
 
 def _sizes(entry: zipfile.ZipInfo) -> tuple[tuple[int, int], bool]:
-    """Packed and unpacked, and whether they stand in a field of their own."""
+    """Return the compressed and the uncompressed size, and True if they need the Zip64 field."""
     large = max(entry.file_size, entry.compress_size) >= _MAX32
     return ((_MAX32, _MAX32) if large else (entry.compress_size, entry.file_size)), large
 

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Files that no task has: kept for some days before they are deleted, as long as there is room.
+"""Files without a task: kept for some days before they are deleted, as long as there is room.
 
-trash/<seconds since the epoch>-<kind>-<uuid>   what was spool/<uuid>, results/<uuid> or a console
+trash/<seconds since the epoch>-<kind>-<uuid>   spool/<uuid>, results/<uuid> or a console
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from clusterodm.files.room import Room
 
 _log = structlog.get_logger("trash")
 
-#: Seconds for which something stays.
+#: Seconds that an item stays.
 KEPT: Final = 7 * 86400.0
 
 
@@ -32,7 +32,7 @@ class _Item(NamedTuple):
 
 
 class Trash:
-    """A folder of what is about to be deleted. Its bytes count as those of held files do."""
+    """The folder of files to be deleted. Its bytes count like those of held files."""
 
     def __init__(self, root: Path, room: Room) -> None:
         self.root = root
@@ -40,15 +40,15 @@ class Trash:
 
     @property
     def size(self) -> int:
-        """Bytes of all that is in it."""
+        """Bytes of all items."""
         return self._room.trash
 
     async def measure(self) -> None:
-        """Count its bytes anew."""
+        """Recount its bytes."""
         self._room.trash = sum(item.size for item in await asyncio.to_thread(_items, self.root))
 
     async def put(self, kind: str, uuid: str, path: Path, *, at: float) -> bool:
-        """Move a file or folder of a task here; False when there is none."""
+        """Move a file or folder of a task here; return False if there is none."""
         size = await asyncio.to_thread(_move, path, self.root, f"{int(at)}-{kind}-{uuid}")
         if size is None:
             return False
@@ -56,18 +56,18 @@ class Trash:
         return True
 
     async def expire(self, age: Callable[[float], float]) -> None:
-        """Delete what has been here for too long. `age`: how many seconds ago a time was."""
+        """Delete items that are too old. `age`: how many seconds ago a time was."""
         for item in await asyncio.to_thread(_items, self.root):
             if age(item.at) > KEPT:
-                await self._delete(item, "its time in the trash is over")
+                await self._delete(item, "expired")
 
     async def release(self, missing: int) -> int:
-        """Delete the oldest until so many bytes are free; how many are."""
+        """Delete the oldest items until so many bytes are free; return how many are."""
         freed = 0
         for item in await asyncio.to_thread(_items, self.root) if missing > 0 else ():
             if freed >= missing:
                 break
-            await self._delete(item, "room was short")
+            await self._delete(item, "room is short")
             freed += item.size
         return freed
 
@@ -79,14 +79,14 @@ class Trash:
 
 
 def _items(root: Path) -> list[_Item]:
-    """All that is here, oldest first."""
-    found = []
+    """Return all items, oldest first."""
+    items = []
     with suppress(FileNotFoundError), os.scandir(root) as entries:
         for entry in entries:
             at = entry.name.partition("-")[0]
             if at.isdigit():
-                found.append(_Item(float(at), Path(entry.path), _size(Path(entry.path))))
-    return sorted(found)
+                items.append(_Item(float(at), Path(entry.path), _size(Path(entry.path))))
+    return sorted(items)
 
 
 def _size(path: Path) -> int:

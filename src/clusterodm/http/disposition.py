@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Field and file names out of `Content-Disposition`, in every way in which clients write them: quoted as browsers do
-it (`%22`) or with backslashes, not quoted or half quoted, `filename*` and its continuations (RFC 5987, RFC 2231),
-encoded words (RFC 2047), and bytes of an older character set. Nothing is refused: what cannot be decoded stays as it
-came."""
+"""Field and file names from `Content-Disposition`, in every notation that clients use: quoted as browsers do (`%22`)
+or with backslashes, unquoted or half quoted, `filename*` and its continuations (RFC 5987, RFC 2231), encoded words
+(RFC 2047), and bytes of a legacy character set. Nothing is refused: what cannot be decoded is kept as it is."""
 
 from __future__ import annotations
 
@@ -20,15 +19,15 @@ _ENCODED: Final = re.compile(r"=\?([\w-]+)(?:\*[\w-]*)?\?([BbQq])\?([^?]*)\?=")
 _ENCODED_ONLY: Final = re.compile(rf"\s*{_ENCODED.pattern}(?:\s*{_ENCODED.pattern})*\s*")
 _QUOTED_PRINTABLE: Final = re.compile(r"=([0-9A-Fa-f]{2})")
 _LATIN: Final = frozenset({"iso-8859-1", "latin1", "latin-1", "windows-1252", "cp1252"})
-#: What browsers write for what would end a quoted text.
+#: What browsers write for characters that would end a quoted text.
 _BROWSER: Final = (("%22", '"'), ("%0D", "\r"), ("%0A", "\n"))
-#: Parts of one name that are joined at most.
+#: Most parts of one name.
 _MOST_PARTS: Final = 100
 
 
 def field_and_file(header: str) -> tuple[str | None, str | None]:
-    """The `name` and the file name of a header whose bytes were read as Latin-1; None for what it does not have, or
-    when it is no form field at all."""
+    """Return the `name` and the file name of a header whose bytes were read as Latin-1; None for a missing one, and for
+    both if it is no form field."""
     text = _decoded(header.encode("latin-1", "replace"), "utf-8")
     kind, _, rest = text.partition(";")
     if kind.strip().lower() != "form-data":
@@ -41,12 +40,12 @@ def field_and_file(header: str) -> tuple[str | None, str | None]:
 
 
 def _parameters(text: str) -> Iterator[tuple[str, str]]:
-    """Names in lower case with values, the quotes taken off; the text is what follows the first semicolon."""
+    """Yield names in lower case with unquoted values. `text` is what follows the first semicolon."""
     at = 0
-    while found := _PARAMETER.match(text, at):
-        begin = found.end()
+    while match := _PARAMETER.match(text, at):
+        begin = match.end()
         value, at = _quoted(text, begin + 1) if text.startswith('"', begin) else _plain(text, begin)
-        yield found[1].lower(), value
+        yield match[1].lower(), value
         end = text.find(";", at)
         at = end + 1 if end >= 0 else len(text)
 
@@ -58,20 +57,21 @@ def _plain(text: str, at: int) -> tuple[str, int]:
 
 
 def _quoted(text: str, at: int) -> tuple[str, int]:
-    """A text up to its closing quote, or to the end. A backslash that escapes nothing is one: paths have them."""
-    taken: list[str] = []
+    """Return the text up to its closing quote, or to the end. A backslash that escapes nothing is literal: paths have
+    them."""
+    characters: list[str] = []
     while at < len(text) and text[at] != '"':
         at += text[at] == "\\" and text[at + 1 : at + 2] in ('"', "\\")
-        taken.append(text[at])
+        characters.append(text[at])
         at += 1
-    value = "".join(taken)
-    for written, meant in _BROWSER:
-        value = value.replace(written, meant)
+    value = "".join(characters)
+    for written, character in _BROWSER:
+        value = value.replace(written, character)
     return value, at + 1
 
 
 def _extended(parameters: dict[str, str]) -> str | None:
-    """The file name of `filename*`, or of `filename*0`, `filename*1*` and so on."""
+    """Return the file name of `filename*`, or of `filename*0`, `filename*1*` and so on."""
     if (whole := parameters.get("filename*")) is not None:
         charset, value = _split(whole)
         return _decoded(unquote_to_bytes(value), charset)
@@ -89,22 +89,22 @@ def _extended(parameters: dict[str, str]) -> str | None:
 
 
 def _split(value: str) -> tuple[str, str]:
-    found = _EXTENDED.fullmatch(value)
-    return (found[1].lower(), found[2]) if found else ("utf-8", value)
+    match = _EXTENDED.fullmatch(value)
+    return (match[1].lower(), match[2]) if match else ("utf-8", value)
 
 
 def _from_words(text: str) -> str:
-    """A name that is nothing but encoded words, decoded."""
+    """Decode a name that consists of encoded words."""
     if not _ENCODED_ONLY.fullmatch(text):
         return text
     try:
-        return "".join(_word(found) for found in _ENCODED.finditer(text))
+        return "".join(_word(match) for match in _ENCODED.finditer(text))
     except (binascii.Error, ValueError):
         return text
 
 
-def _word(found: re.Match[str]) -> str:
-    charset, kind, coded = found[1].lower(), found[2].lower(), found[3]
+def _word(match: re.Match[str]) -> str:
+    charset, kind, coded = match[1].lower(), match[2].lower(), match[3]
     if kind == "b":
         content = base64.b64decode(coded + "=" * (-len(coded) % 4), validate=True)
     else:
@@ -114,7 +114,7 @@ def _word(found: re.Match[str]) -> str:
 
 
 def _decoded(content: bytes, charset: str) -> str:
-    """Text of bytes: in the character set that is said where that is an old one, else UTF-8 if it can be."""
+    """Decode bytes: by the given character set if it is a legacy one, else as UTF-8 if possible."""
     if charset not in _LATIN:
         try:
             return content.decode()

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What proxies in front of the cluster say of a request: believed only of trusted ones, and only in the headers that
-the operator announced, because proxies pass on what they do not know."""
+"""Forwarding headers of proxies in front of the cluster: believed only of trusted proxies, and only in the headers that
+the operator announced, because proxies pass unknown headers on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from clusterodm.core.forwarding import FOR, FORWARDED, HOST, PROTO, Address, out
 _HOST: Final = re.compile(r"[A-Za-z0-9._\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - of RFC 7230
 _PAIR: Final = rf'{_TOKEN}=(?:{_TOKEN}|"(?:[^"\\]|\\.)*")'
-#: A whole header, so that a quote that a client leaves open cannot swallow what a proxy adds.
+#: A complete header, so that an unclosed quote of a client cannot swallow what a proxy appends.
 _WELL_FORMED: Final = re.compile(rf"\s*{_PAIR}(?:\s*[;,]\s*{_PAIR})*\s*")
 
 
 class Origin(NamedTuple):
-    """Where a request comes from, and what it was sent to."""
+    """The client of a request, and the scheme and host that it was sent to."""
 
     client: str
     scheme: str
@@ -31,7 +31,7 @@ class Origin(NamedTuple):
 
 
 class Proxies:
-    """Knows which proxies are trusted, and with which headers."""
+    """The trusted proxies, and their headers."""
 
     def __init__(self, trusted: Sequence[str], announced: Sequence[str]) -> None:
         self._networks = [ip_network(text, strict=False) for text in trusted]
@@ -49,24 +49,24 @@ class Proxies:
         return f"{origin.scheme}://{origin.host}"
 
     def origin(self, request: web.Request) -> Origin:
-        """Return what is believed of a request."""
+        """Return the origin of a request as far as it is trusted."""
         elements = self._elements(request)
         client, hops = outermost(request.remote or "", [each.get("for", "") for each in elements], self._is_trusted)
-        said = elements[-hops] if hops else {}
-        scheme = said.get("proto", "").lower()
+        element = elements[-hops] if hops else {}
+        scheme = element.get("proto", "").lower()
         scheme = scheme if scheme in ("http", "https") else request.scheme
-        return Origin(client, scheme, said.get("host") or request.host)
+        return Origin(client, scheme, element.get("host") or request.host)
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._networks)
 
     def _elements(self, request: web.Request) -> list[dict[str, str]]:
-        """Return what each proxy added, nearest last."""
+        """Return the element of each proxy, nearest last."""
         if FORWARDED in self._announced:
             lines = request.headers.getall(FORWARDED, [])
             return [dict(each) for each in request.forwarded] if all(map(_WELL_FORMED.fullmatch, lines)) else []
         columns = {key: self._values(request, name) for key, name in (("for", FOR), ("proto", PROTO), ("host", HOST))}
-        # where no address of the client is given, the nearest proxy alone has said something
+        # without an address of the client there is only the element of the nearest proxy
         hops = range(max(len(columns["for"]), 1), 0, -1)
         return [{key: _of_hop(values, hop) for key, values in columns.items()} for hop in hops]
 
@@ -76,6 +76,6 @@ class Proxies:
 
 
 def _of_hop(values: list[str], hop: int) -> str:
-    """Return what the `hop`-th proxy said, counted from the nearest; what the farthest one said of a list that a proxy
+    """Return the value of the `hop`-th proxy, counted from the nearest; that of the farthest one in a list that a proxy
     on the way has overwritten."""
     return values[-min(hop, len(values))] if values else ""

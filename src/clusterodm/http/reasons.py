@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What went wrong on a connection, in words: never with a URL, which may hold a token or a signature."""
+"""Connection errors in words: never with a URL, which may hold a token or a signature."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Final
 
 import aiohttp
 
-#: What OpenSSL says when the other side does not begin with TLS.
+#: OpenSSL's reasons if the peer does not speak TLS.
 _PLAIN: Final = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE")
-#: Results of a verification that are about the name (X509_V_ERR_HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH).
+#: Verification results about the name (X509_V_ERR_HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH).
 _NAMES: Final = (62, 64)
 CLOSED: Final = "the connection was closed without an answer"
 NO_HTTP: Final = "the answer is not HTTP"
@@ -30,7 +30,7 @@ _TEXTS: Final[tuple[tuple[tuple[type[BaseException], ...], str], ...]] = (
 
 
 def describe(error: BaseException) -> str:
-    """Why a connection, or what went over it, failed."""
+    """Return why a connection, or a request over it, failed."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return _system(error.certificate_error)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -39,7 +39,7 @@ def describe(error: BaseException) -> str:
 
 
 def _system(error: BaseException) -> str:
-    """The words of the system or of OpenSSL. Numbers of name look-ups and of OpenSSL are none of the system's."""
+    """Return the text of the system or of OpenSSL. Numbers of name look-ups and of OpenSSL are no errno."""
     if isinstance(error, ssl.SSLCertVerificationError):
         about = "is for another name" if error.verify_code in _NAMES else "is not trusted"
         return f"its certificate {about} ({error.verify_message.rstrip('.')})"

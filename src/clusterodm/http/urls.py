@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""URLs that are called as they were written: a signature over `%2F` does not fit `/`."""
+"""URLs requested exactly as written: a signature over `%2F` does not match `/`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from urllib.parse import quote, unquote_plus, urlsplit
 
 from yarl import URL
 
-#: Every character that a request may carry; the rest (spaces, control characters, all that is not ASCII) is encoded.
+#: The characters of a request line; others (spaces, control characters, non-ASCII) are encoded.
 _SENT: Final = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def as_written(url: str) -> URL:
-    """A URL for a request whose path and query are those of `url`, character for character. Raises ValueError for what
-    is no http or https URL."""
+    """Return a URL whose path and query are those of `url`, character for character. Raises ValueError unless it is an
+    http or https URL."""
     split, parsed = urlsplit(url), URL(url)
     host = parsed.raw_host or ""
     if parsed.scheme not in ("http", "https") or parsed.port == 0 or not host or " " in host:
@@ -25,7 +25,7 @@ def as_written(url: str) -> URL:
 
 
 def without(query: str, name: str) -> str:
-    """A query as it was written, without one of its parameters."""
+    """Return a query as written, without one of its parameters."""
     return "&".join(part for part in query.split("&") if unquote_plus(part.partition("=")[0]) != name)
 
 

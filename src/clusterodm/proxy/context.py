@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the handlers work with, and who is calling."""
+"""What handlers need of a request: the cluster, and the caller."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ PROXIES: Final = web.AppKey("proxies", Proxies)
 
 
 def context(request: web.Request) -> Context:
-    """The context of a request."""
+    """Return the cluster that a request is for."""
     return request.app[CONTEXT]
 
 
 async def caller(request: web.Request, *, late: bool = False) -> Grant:
-    """Who calls: the token of the query or of an Authorization header. Raises Unauthorized. With `late` the token of a
-    split-merge job is good for some minutes after the job left its node, so that it can end its parts."""
+    """Return the grant of a request's token (in the query or an Authorization header). Raises Unauthorized. With `late`
+    the token of a split-merge job stays valid for some minutes after the job left its node, so that it can end its
+    parts."""
     token, cluster = token_of(request), context(request)
-    job = cluster.jobs.job(token)  # known by its signature, so it counts also where no token is needed
+    job = cluster.jobs.job(token)  # verified by its signature, so it counts also where no token is needed
     grant = await (cluster.submodels.grant(job, late=late) if job else cluster.authenticator.grant(token))
     if grant is None:
         raise Unauthorized("no valid token")
@@ -37,7 +38,7 @@ async def caller(request: web.Request, *, late: bool = False) -> Grant:
 
 
 def token_of(request: web.Request) -> str:
-    """The token of a request; empty if it has none."""
+    """Return the token of a request; empty if it has none."""
     if request.query_string and (token := request.query.get("token", "")):
         return token
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -45,7 +46,7 @@ def token_of(request: web.Request) -> str:
 
 
 async def _claim(request: web.Request, grant: Grant, token: str) -> None:
-    """Hand over what was imported for this caller. One who polls an imported upload committed it before that."""
+    """Hand over what was imported for this caller. A client that polls an imported upload has committed it before."""
     cluster = context(request)
     uuid = request.match_info.get("uuid", "").lower()
     if await cluster.claims.settle(grant, token, uuid) and request.method == "GET":
@@ -53,7 +54,7 @@ async def _claim(request: web.Request, grant: Grant, token: str) -> None:
 
 
 def cluster_url(request: web.Request) -> str:
-    """Where ODM on a node finds us: the public address, else the address that this client used."""
+    """Return the URL of the cluster for ODM on a node: the public address, else the address that this client used."""
     return context(request).settings.public_address or request.app[PROXIES].url(request)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The handler for results."""
+"""The handler of downloads."""
 
 from __future__ import annotations
 

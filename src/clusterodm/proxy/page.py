@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The reference node's own web page, which works through us because all it calls is the API."""
+"""The reference node's own web page; all it calls is the API, so it works on a cluster."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from clusterodm.core.errors import NodeUnreachable
 from clusterodm.http.urls import without
 from clusterodm.proxy.context import context
 
-#: What the page may be made of; everything else is not passed to a node.
+#: Files of the page; requests for anything else are not passed to a node.
 PAGE_PATH: Final = r"/{file:([\w./-]*\.(css|js|map|woff2?|ttf|eot|svg|png|ico|html))?}"
 _PASSED: Final = ("Content-Type", "Content-Length", "ETag", "Last-Modified", "Cache-Control", "Content-Range")
-_ASKED: Final = ("If-None-Match", "If-Modified-Since", "Range", "Accept")
+_REQUESTED: Final = ("If-None-Match", "If-Modified-Since", "Range", "Accept")
 
 _NO_NODE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>ClusterODM</title>
 <body style="font-family: system-ui; max-width: 40em; margin: 4em auto; line-height: 1.5">
@@ -36,12 +36,12 @@ async def page(request: web.Request) -> web.StreamResponse:
         if path != "/":
             raise web.HTTPNotFound
         return web.Response(text=_NO_NODE, content_type="text/html", status=200)
-    asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
+    headers = {name: request.headers[name] for name in _REQUESTED if name in request.headers}
     response: web.StreamResponse | None = None
     try:
-        sent = request.rel_url
-        query = without(sent.raw_query_string, "token")
-        async with cluster.client.open(node.address, sent.raw_path, asked, query=query) as answer:
+        url = request.rel_url
+        query = without(url.raw_query_string, "token")
+        async with cluster.client.open(node.address, url.raw_path, headers, query=query) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=passed)
             await pipe(request, answer.content.readany, response)
