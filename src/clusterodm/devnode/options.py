@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The options of a task, filtered as on a node: unknown ones are dropped, values are converted by JavaScript's rules
-and checked against every kind of domain, and the first entry of a name wins. The cluster shares nothing of this, so that
+and checked against every kind of domain, and the first entry of a name wins. The cluster shares nothing of this, so
 the node finds its mistakes."""
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -32,19 +32,22 @@ class Form:
     """A form while it is received: iterate over its files as (name, content); the fields are complete after the last
     file. What is not read of a file is skipped. Raises BadRequest and ClientGone."""
 
-    def __init__(self, parts: Multipart | None, fields: dict[str, str]) -> None:
-        self._parts = parts
+    def __init__(self, body: Body, source: Multipart | Callable[[bytes], dict[str, str]]) -> None:
+        self._body = body
+        #: The parts, or what decodes the whole body if it is not multipart.
+        self._source = source
         self._size = 0
-        self.fields = fields
+        self.fields: dict[str, str] = {}
         self.file_count = 0
 
     def __aiter__(self) -> Form:
         return self
 
     async def __anext__(self) -> tuple[str, Content]:
-        if self._parts is None:
+        if not isinstance(self._source, Multipart):
+            self.fields = self._source(await _read_all(self._body))
             raise StopAsyncIteration
-        async for headers, content in self._parts:
+        async for headers, content in self._source:
             name, file = field_and_file(headers.header("Content-Disposition", ""))
             if name is None or (file is not None and not base_name(file)):
                 continue  # no form field, or the file input of a form that was left empty
@@ -69,8 +72,8 @@ class Form:
         self.fields[name] = text.decode(errors="replace")
 
 
-@asynccontextmanager
-async def open_form(request: web.Request, *, idle: float) -> AsyncIterator[Form]:
+@contextmanager
+def open_form(request: web.Request, *, idle: float) -> Iterator[Form]:
     """Open the form in a request's body, whatever its encoding. `idle`: seconds without a byte after which the client
     counts as gone."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -80,8 +83,7 @@ async def open_form(request: web.Request, *, idle: float) -> AsyncIterator[Form]
         if kind == "multipart/form-data":
             yield multipart_form(body, options.get("boundary", ""))
         else:
-            content = await _read_all(body)
-            yield Form(None, _from_json(content) if kind == "application/json" else _from_urlencoded(content))
+            yield Form(body, _from_json if kind == "application/json" else _from_urlencoded)
 
 
 def multipart_form(body: Body, boundary: str) -> Form:
@@ -95,12 +97,12 @@ def multipart_form(body: Body, boundary: str) -> Form:
         max_segment_count=100_000 + MAX_FIELD_COUNT,
         header_charset="latin-1",  # takes every byte; field_and_file decodes what matters
     )
-    return Form(Multipart(body, separator, make_parser), {})
+    return Form(body, Multipart(body, separator, make_parser))
 
 
 async def read_fields(request: web.Request, *, idle: float) -> dict[str, str]:
     """Return the fields of a form without files."""
-    async with open_form(request, idle=idle) as form:
+    with open_form(request, idle=idle) as form:
         async for _ in form:
             raise BadRequest("Unexpected field")
         return form.fields

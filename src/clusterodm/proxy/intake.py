@@ -43,7 +43,7 @@ async def _upload(request: web.Request) -> web.Response:
     cluster, uuid = context(request), request.match_info["uuid"].lower()
     await cluster.intake.receiving(uuid, grant.owner)
     no_room = await _no_room(cluster, request)  # raised once the name of a file is known
-    async with open_form(request, idle=cluster.settings.upload_idle_timeout) as form:
+    with open_form(request, idle=cluster.settings.upload_idle_timeout) as form:
         async for name, blocks in form:
             try:
                 if no_room is not None:
@@ -73,7 +73,7 @@ async def new(request: web.Request) -> web.Response:
     cluster = context(request)
     async with cluster.intake.reserved(_announcement(request, grant, {})) as uuid:
         await cluster.spool.room.admit(request.content_length or 0)
-        async with open_form(request, idle=cluster.settings.upload_idle_timeout) as form:
+        with open_form(request, idle=cluster.settings.upload_idle_timeout) as form:
             async for name, blocks in form:
                 _check(cluster, form, name)
                 async with cluster.spool.received(uuid, blocks) as part:
