@@ -104,7 +104,7 @@ async def test_a_task_is_followed_prioritized_moved_and_its_results_are_download
         await cluster.ready()
         await page.get_by_role("button", name="Move elsewhere").click()
         await page.get_by_role("button", name="Move it").click()
-        await expect(page.get_by_text("completed; results are kept here")).to_be_visible(timeout=20_000)
+        await expect(page.get_by_text("completed; results kept by the cluster")).to_be_visible(timeout=20_000)
         await expect(page.get_by_role("log")).to_contain_text("Compressing all.zip")
         assert first.commits == [uuid]
         await accessible(page)

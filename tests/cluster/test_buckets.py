@@ -88,7 +88,7 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
     assert cluster.cluster.context.results.archive(uuid) is None
     detail = await tasks.show(cluster.cluster.context, cluster.entry(uuid))
     assert detail.results_at == "bucket of hetzner"
-    assert any("results are in the bucket of hetzner" in line for line in await cluster.timeline(uuid))
+    assert any("results in the bucket of hetzner" in line for line in await cluster.timeline(uuid))
 
     status, headers, whole = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert (status, whole[:2], headers["Accept-Ranges"]) == (200, b"PK", "bytes")

@@ -113,13 +113,13 @@ async def test_a_task_whose_only_node_is_removed_says_so_once_and_is_a_problem(c
     await nodes.remove(cluster.cluster.context, _node(cluster, 1))
     why = "this task has 4 files; the largest node takes 1"
     await eventually(lambda: _console(cluster, uuid))
-    assert await _problems(cluster) == [f"a waiting task gets no node: {why}"]
+    assert await _problems(cluster) == [f"no node for a waiting task: {why}"]
     assert await tasks.why(cluster.cluster.context, cluster.entry(uuid))
     await cluster.stop()
     api = await cluster.start(node=[f"127.0.0.1:{cluster.ports[0]}"])
     await eventually(lambda: cluster.entry(uuid).wait == why)
     await eventually(lambda: _problems(cluster))
-    assert await _console(cluster, uuid) == [f"[clusterodm] no node takes it: {why}"]
+    assert await _console(cluster, uuid) == [f"[clusterodm] no node accepts this task: {why}"]
 
 
 async def test_a_wait_that_only_an_operator_can_end_is_told_after_a_while(
@@ -133,10 +133,10 @@ async def test_a_wait_that_only_an_operator_can_end_is_told_after_a_while(
     uuid = await api.create()
     await eventually(lambda: _console(cluster, uuid))
     why = f"no acceptable node: 127.0.0.1:{cluster.ports[0]} is locked"
-    assert await _problems(cluster) == [f"a waiting task gets no node: {why}"]
+    assert await _problems(cluster) == [f"no node for a waiting task: {why}"]
     await nodes.unlock(cluster.cluster.context, _node(cluster))
     await api.ends(uuid)
-    assert await _console(cluster, uuid) == [f"[clusterodm] it waits: {why}"]
+    assert await _console(cluster, uuid) == [f"[clusterodm] waiting: {why}"]
     assert not await _problems(cluster)
 
 
@@ -202,7 +202,7 @@ async def test_tasks_of_a_node_that_dies_are_not_charged(cluster: Rig) -> None:
     await cluster.add_node(slots=2)
     for uuid in uuids:
         await api.ends(uuid)
-    assert any("with a node to itself" in line for line in await _console(cluster, uuids[0]))
+    assert any("on a node of its own" in line for line in await _console(cluster, uuids[0]))
 
 
 # Ill nodes

@@ -108,7 +108,7 @@ async def test_a_lost_node_costs_an_attempt_and_the_client_sees_running(cluster:
     await api.ends(uuid)
     after = await api.get(f"/task/{uuid}/output")
     assert after[: len(before)] == before
-    assert any("it goes on elsewhere" in line for line in after)
+    assert any("retrying elsewhere" in line for line in after)
     attempts = await cluster.cluster.context.store.attempts(uuid)
     assert len({attempt.node_uuid for attempt in attempts}) == len(attempts) == 2
 

@@ -79,8 +79,8 @@ async def test_files_are_on_the_node_before_the_commit_and_only_the_rest_follows
     assert node.commits == [uuid]
     assert [(each.number, each.reason) for each in await _attempts(cluster, uuid)] == [(1, "completed")]
     lines = await cluster.timeline(uuid)
-    assert any(line.startswith("files are sent ahead to") for line in lines)
-    assert any("files were sent ahead to" in line for line in lines)
+    assert any(line.startswith("prefetching to") for line in lines)
+    assert any("files prefetched to" in line for line in lines)
 
 
 async def test_no_file_is_sent_ahead_when_it_is_turned_off(cluster: Rig) -> None:
@@ -143,8 +143,8 @@ async def test_a_task_whose_node_is_full_goes_to_another_and_what_was_sent_is_re
     assert second.commits == [node_uuid(uuid, 2)]
     await _gone(first, uuid)
     reasons = [(each.number, each.reason) for each in await _attempts(cluster, uuid)]
-    assert reasons == [(1, "taken back"), (2, "completed")]
-    assert any(line.endswith("is taken back: another node is free") for line in await cluster.timeline(uuid))
+    assert reasons == [(1, "discarded"), (2, "completed")]
+    assert any(line.endswith("discarded: another node is free") for line in await cluster.timeline(uuid))
     assert cluster.entry(uuid).task.charged == 0
 
 

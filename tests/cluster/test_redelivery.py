@@ -50,10 +50,10 @@ async def test_a_node_that_delivers_at_the_second_try_keeps_the_task(cluster: Ri
     assert [option["name"] for option in info["options"]][:1] == ["dsm"]
     timeline = await cluster.timeline(uuid)
     [said] = [line for line in timeline if UNDELIVERED in line]
-    assert re.search(r"; it is to begin the task again in \d+ s \(1 of 3\)$", said)
-    assert any(line.startswith("begun again on 127.0.0.1") for line in timeline)
+    assert re.search(r"; restarting the task there in \d+ s \(1 of 3\)$", said)
+    assert any(line.startswith("restarted on 127.0.0.1") for line in timeline)
     console = await api.get(f"/task/{uuid}/output")
-    [begun] = [number for number, line in enumerate(console) if line.startswith("[clusterodm] begun again")]
+    [begun] = [number for number, line in enumerate(console) if line.startswith("[clusterodm] restarted")]
     assert console[begun + 1].startswith("Development node"), "the node's lines follow, from its first"
     assert sum(line.startswith("Development node") for line in console) == node.tasks[uuid].runs == 2
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
@@ -69,7 +69,7 @@ async def test_after_three_restarts_the_results_are_fetched_through_the_node(clu
     assert (cluster.entry(uuid).task.attempts, cluster.entry(uuid).task.charged) == (1, 0)
     timeline = await cluster.timeline(uuid)
     assert [f"({number} of 3)" in "".join(timeline) for number in (1, 2, 3, 4)] == [True, True, True, False]
-    assert any(f"{UNDELIVERED}; they are fetched through it: 3 restarts did not help" in line for line in timeline)
+    assert any(f"{UNDELIVERED}; fetching them through the node: 3 restarts did not help" in line for line in timeline)
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert content.startswith(b"PK")
 
@@ -192,7 +192,7 @@ async def test_a_node_that_goes_away_soon_is_not_restarted_but_asked_for_the_res
     uuid = await api.create(2)
     await api.ends(uuid)
     assert node.tasks[uuid].runs == 1
-    assert any("fetched through it: its node is about to go away" in line for line in await cluster.timeline(uuid))
+    assert any("fetching them through the node: its node is about to go away" in line for line in await cluster.timeline(uuid))
     assert cluster.entry(uuid).task.phase is Phase.FINISHED
 
 

@@ -368,7 +368,7 @@ async def test_submodels_for_which_no_slot_can_come_free_go_back_to_their_job(
     third = await api.create(1, outputs='["x"]')
     await submodels.give_back()
     assert [await code(api, each) for each in (first, second, third)] == [10, 10, 20]
-    assert (await cluster.timeline(first))[-1].startswith("shown as waiting")
+    assert (await cluster.timeline(first))[-1].startswith("shown as queued")
     assert any("hold all slots" in problem for problem in (await figures.status(running.context)).problems)
     await cluster.add_node(seconds=600)
     await eventually(lambda: any(entry.task.phase is Phase.RUNNING and entry.task.job for entry in _active(cluster)))

@@ -104,7 +104,7 @@ async def test_results_reach_the_bucket_and_nobody_without_keys_reads_them(
     assert f"{uuid}/all.zip" in await asyncio.to_thread(gateway.keys)
     assert await asyncio.to_thread(anonymous, f"{gateway.url}/maps/{uuid}/all.zip") == 403
     assert {acl for _, acl in gate.writes} == {""}, "none is sent, so that a bucket that forbids ACLs takes them, too"
-    assert any("results are in the bucket of command" in line for line in await cluster.timeline(uuid))
+    assert any("results in the bucket of command" in line for line in await cluster.timeline(uuid))
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert content.startswith(b"PK")
 
@@ -140,7 +140,7 @@ async def test_a_node_that_could_not_deliver_begins_again_and_delivers(
     uuid = await api.create(2, options='[{"name": "dsm", "value": true}]')
 
     async def begun_again() -> bool:
-        return any("begun again on" in line for line in await cluster.timeline(uuid))
+        return any("to deliver its results" in line for line in await cluster.timeline(uuid))
 
     await eventually(begun_again, seconds=60)
     gate.refuses = lambda path, headers: ""
@@ -165,6 +165,6 @@ async def test_results_that_no_restart_delivers_are_fetched_through_the_node(
     assert (task.attempts, task.charged, task.results_in) == (1, 0, "")
     assert cluster.cluster.context.results.archive(uuid) is not None
     assert [key for key in await asyncio.to_thread(gateway.keys) if key.startswith(uuid)] == []
-    assert any("they are fetched through it: 3 restarts" in line for line in await cluster.timeline(uuid))
+    assert any("fetching them through the node: 3 restarts" in line for line in await cluster.timeline(uuid))
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert content.startswith(b"PK")

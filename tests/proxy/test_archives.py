@@ -28,7 +28,7 @@ async def test_an_archive_of_photos_is_unpacked_before_it_goes_to_a_node(cluster
     assert sent == {"a.jpg": b"a", "a_.jpg": b"another a", "b.jpg": b"b", "c.jpg": b"c", **texts}
     timeline = await cluster.timeline(uuid)
     assert "6 files unpacked" in timeline
-    assert any(line.endswith(", with 6 files to be unpacked") for line in timeline)
+    assert any(line.endswith(", 6 files to unpack") for line in timeline)
 
 
 async def test_task_new_takes_an_archive_too(cluster: Rig) -> None:
@@ -70,7 +70,7 @@ async def test_an_archive_that_cannot_be_used_is_refused_at_once(cluster: Rig, c
     await api.upload(uuid, a__jpg=b"a")  # beside photos an archive is what nodes make of it
     assert await api.commit(uuid) == {"uuid": uuid}
     assert cluster.entry(uuid).task.zipurl == ""
-    told = "not unpacked, because there are photos beside it: photos.zip"
+    told = "not unpacked, because photos were uploaded with it: photos.zip"
     assert await api.get(f"/task/{uuid}/output") == [f"[clusterodm] {told}; nodes delete it"]
     assert any(line.endswith(f"; {told}") for line in await cluster.timeline(uuid))
 

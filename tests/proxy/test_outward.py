@@ -72,7 +72,7 @@ async def test_a_webhook_never_leads_to_a_private_address_unless_allowed(cluster
     for uuid in uuids:
         await api.ends(uuid)
         await eventually(lambda: not any(cluster.entry(uuid).task.webhook_due for uuid in uuids))
-        assert (await cluster.timeline(uuid))[-1].startswith("the owner's webhook was given up after 1 tries: ")
+        assert (await cluster.timeline(uuid))[-1].startswith("gave up calling the owner's webhook after 1 tries: ")
     assert called == []
 
 

@@ -45,13 +45,16 @@ from clusterodm.cluster.tasks.intake import Intake
 from clusterodm.cluster.tasks.janitor import Janitor
 from clusterodm.cluster.tasks.notifier import Notifier
 from clusterodm.cluster.tasks.photos import Photos
+from clusterodm.cluster.tasks.placement import Placer
 from clusterodm.cluster.tasks.prefetch import Prefetcher
 from clusterodm.cluster.tasks.reclaimer import Reclaimer
 from clusterodm.cluster.tasks.redelivery import Redelivery
+from clusterodm.cluster.tasks.sending import Sender
 from clusterodm.cluster.tasks.strays import Strays
 from clusterodm.cluster.tasks.submodels import Submodels
 from clusterodm.cluster.tasks.tracker import Tracker
 from clusterodm.cluster.tasks.uploads import Uploads
+from clusterodm.cluster.tasks.waits import Waits
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.machines import PENDING_STATES
 from clusterodm.core.nodes import NodeInfo
@@ -165,18 +168,25 @@ def build(
     dispatcher = Dispatcher(
         tasks,
         registry,
-        attempts,
-        holdings,
-        consoles,
-        client,
-        metrics,
         replicas,
-        prefetcher,
+        Placer(tasks=tasks, registry=registry, prefetcher=prefetcher, fair=fair, clock=clock),
+        Sender(
+            tasks=tasks,
+            registry=registry,
+            prefetcher=prefetcher,
+            holdings=holdings,
+            consoles=consoles,
+            client=client,
+            transfers=transfers(most=settings.max_sending, urgent=True),
+            callbacks=callbacks,
+            metrics=metrics,
+            clock=clock,
+        ),
+        attempts,
+        metrics,
+        Waits(consoles, clock),
         leadership=leadership,
         max_sending=settings.max_sending,
-        transfers=transfers(most=settings.max_sending, urgent=True),
-        callbacks=callbacks,
-        fair=fair,
         clock=clock,
     )
     sizes = Forecasts(store, tasks, machines, spool, wanted=bool(fleet.providers), leadership=leadership, clock=clock)

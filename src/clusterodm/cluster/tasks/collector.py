@@ -75,10 +75,10 @@ class Collector:
         # what the bucket may have of an attempt that could not deliver its results is of an earlier run
         provider = await self._bucket_with(attempt, node) if attempt.reason != FETCHED else ""
         if provider:
-            text = f"completed; results are in the bucket of {provider}"
+            text = f"completed; results in the bucket of {provider}"
         elif self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
             await self._pull(uuid, attempt, node)
-            text = "completed; results are kept here"
+            text = "completed; results kept by the cluster"
         else:
             await self._look_at(attempt, node)
             text = f"completed; results stay on {attempt.node_name}"

@@ -64,5 +64,5 @@ class Drainer:
         except ClusterError as error:
             _log.warning("results cannot be brought here", task=uuid, node=str(node.address), error=str(error))
             return False
-        await self._tasks.note(entry, f"results were brought here from {node.address}, which is to be switched off")
+        await self._tasks.note(entry, f"results fetched from {node.address} before it is switched off")
         return True

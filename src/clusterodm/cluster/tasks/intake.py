@@ -267,9 +267,9 @@ class Intake:
         }
         text = f"committed with {len(files)} files, {columns['byte_count']} bytes"
         if packed:
-            text += f", with {len(names)} files to be unpacked"
+            text += f", {len(names)} files to unpack"
         elif not task.zipurl and (unused := [name for name in held if is_archive(name)]):
-            told = f"not unpacked, because there are photos beside it: {printable(', '.join(unused[:3]))[:300]}"
+            told = f"not unpacked, because photos were uploaded with it: {printable(', '.join(unused[:3]))[:300]}"
             text += f"; {told}"
             await self._consoles.append(task.uuid, [f"[clusterodm] {told}; nodes delete it"])
         if expected is not None:

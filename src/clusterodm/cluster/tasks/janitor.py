@@ -81,7 +81,7 @@ class Janitor:
             for task, _ in page:
                 old = self._clock.age(task.finished_at) > self._keep_finished
                 if old and (entry := await self._tasks.find(task.uuid)):
-                    removed += await self._remove(entry, "forgotten: it ended long ago")
+                    removed += await self._remove(entry, "expired: it ended long ago")
             if not removed:
                 return
 

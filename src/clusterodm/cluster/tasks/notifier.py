@@ -94,7 +94,7 @@ class Notifier:
             self._metrics.webhooks.labels("failed").inc()
             if count < _TRIES and not error.final:
                 raise
-            text = f"the owner's webhook was given up after {count} tries: {error}"
+            text = f"gave up calling the owner's webhook after {count} tries: {error}"
         self._tries.pop(uuid, None)
         try:
             await self._tasks.change(entry, text, webhook_due=False)

@@ -172,7 +172,7 @@ class Prefetcher:
         if prefetch is None:
             if entry.task.phase is Phase.QUEUED:
                 return None  # whoever sends it to a node looks at what was prefetched
-            await self._end(entry, "we were interrupted")
+            await self._end(entry, "interrupted")
             return await self._begin(entry)
         if why := self._wrong(entry, prefetch):
             await self._discard(entry, why)
@@ -209,7 +209,7 @@ class Prefetcher:
         async with self._tasks.locked(entry):
             if entry.task.phase is not Phase.RECEIVING:
                 return None
-            text = f"files are prefetched to {node.address}"
+            text = f"prefetching to {node.address}"
             await self._tasks.change(entry, text, attempt=attempt, attempts=number)
             self._start(entry.task, attempt, node, files)
         return _LOOK
@@ -275,7 +275,7 @@ class Prefetcher:
         if node is None:
             return "the node was deleted"
         if any(getattr(entry.task, name) != getattr(prefetch.task, name) for name in _TOLD):
-            return "it was announced again with something else"
+            return "announced again with other settings"
         if why := refusal(node.facts(), Needs(images=prefetch.files), self._clock()):
             return f"the node {why}" if why.startswith("takes") else f"the node is {why}"
         return "nothing was uploaded for a while" if self._rests(entry) else ""
@@ -300,11 +300,11 @@ class Prefetcher:
         held = {file.name for file in await self._spool.listing(uuid)}
         prefetch = self._prefetches.get(uuid)
         if prefetch is None:
-            await self._end(entry, "we were interrupted")
+            await self._end(entry, "interrupted")
             return None
         why = "another node is free" if prefetch.attempt.node_id != node.record.id else self._wrong(entry, prefetch)
         if not why and not prefetch.names <= held:
-            why = "a file of it was not kept"
+            why = "a prefetched file is no longer held"
         if why:
             await self._discard(entry, why)
             return None
@@ -324,7 +324,7 @@ class Prefetcher:
                 return
             ended = attempt.ended(self._clock(), DISCARDED, Cleanup.REMOVE)
             with suppress(StaleTask):
-                text = f"what was prefetched to {attempt.node_name} is taken back: {why}"
+                text = f"prefetch to {attempt.node_name} discarded: {why}"
                 await self._tasks.change(entry, text, attempt=ended)
 
     def _drop(self, uuid: str) -> None:

@@ -27,9 +27,9 @@ ABANDONED: Final = 600.0
 #: Seconds between two times that files are released.
 _PAUSE: Final = 0.5
 _TEXTS: Final = {
-    Rank.LEFTOVER: "held files let go, there was no room for uploads: it can only be restarted where a node has them",
-    Rank.RUNNING: "held files let go, there was no room for uploads: it runs on, but it cannot go elsewhere if its "
-    "node is lost",
+    Rank.LEFTOVER: "held files released to make room for uploads: it can only be restarted on a node that still has them",
+    Rank.RUNNING: "held files released to make room for uploads: it keeps running, but cannot be retried elsewhere "
+    "if its node is lost",
 }
 _PHASES: Final = {Rank.LEFTOVER: Phase.FINISHED, Rank.RUNNING: Phase.RUNNING}
 

@@ -62,11 +62,11 @@ class Redelivery:
         if isinstance(step, Restart):
             number, reasoned = restarts(step.reason), msgspec.structs.replace(attempt, reason=step.reason)
             count = f"{span(step.wait)} ({number} of {RESTARTS})"
-            text = f"{attempt.node_name} could not deliver the results{words}; it is to begin the task again in {count}"
+            text = f"{attempt.node_name} could not deliver the results{words}; restarting the task there in {count}"
             await self._tasks.change(entry, text, attempt=reasoned, not_before=self._clock() + step.wait)
         elif step is not None:
             reasoned = msgspec.structs.replace(attempt, reason=FETCHED)
-            text = f"{attempt.node_name} could not deliver the results{words}; they are fetched through it: {step.why}"
+            text = f"{attempt.node_name} could not deliver the results{words}; fetching them through the node: {step.why}"
             await self._tasks.advance(entry, Phase.COLLECTING, text, attempt=reasoned, not_before=0.0)
         return step is not None
 
@@ -76,13 +76,13 @@ class Redelivery:
         try:
             await self._client.restart(node.address, attempt.node_uuid, None)
         except NodeError as error:
-            text = f"{attempt.node_name} could not be told to begin it again: {error}"
+            text = f"{attempt.node_name} could not restart the task: {error}"
             await self._tasks.change(entry, text, not_before=0.0)
             return
         # the node's lines begin at 0 again, after this one
-        await self._consoles.append(attempt.task, [f"[clusterodm] begun again on its node: {attempt.reason}"])
+        await self._consoles.append(attempt.task, [f"[clusterodm] restarted on its node: {attempt.reason}"])
         begun = msgspec.structs.replace(attempt, console_start=await self._consoles.count(attempt.task))
-        text = f"begun again on {attempt.node_name} to have its results delivered"
+        text = f"restarted on {attempt.node_name} to deliver its results"
         await self._tasks.change(entry, text, attempt=begun, not_before=0.0)
 
     def _time_left(self, attempt: Attempt, node: Node) -> float:

@@ -32,7 +32,7 @@ _PAGE: Final = 200
 _BY: Final = "the end of its split-merge job"
 #: Seconds for which submodels must wait in vain.
 PATIENCE: Final = 30.0
-_IN_VAIN: Final = "shown as waiting, so that its job takes it back: split-merge jobs hold all slots"
+_IN_VAIN: Final = "shown as queued, so that its job takes it back: split-merge jobs hold all slots"
 
 
 class Submodels:

@@ -12,7 +12,7 @@ from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node, Registry
 from clusterodm.cluster.state.tasks import Tasks
-from clusterodm.cluster.tasks.attempts import Attempts
+from clusterodm.cluster.tasks.attempts import Attempts, Failed
 from clusterodm.cluster.tasks.collector import Collector
 from clusterodm.cluster.tasks.redelivery import Redelivery
 from clusterodm.cluster.tasks.relay import Look, Relay
@@ -108,19 +108,25 @@ class Tracker:
         entry = self._tasks.get(uuid)
         if entry is None or entry.attempt is None or entry.task.phase not in (Phase.RUNNING, Phase.COLLECTING):
             return None
-        node = self._registry.get(entry.attempt.node_id)
         try:
-            if node is None:
-                await self._attempts.failed(entry, Failure.UNREACHABLE, "the node was deleted")
-            elif entry.task.phase is Phase.RUNNING:
-                return await self._look(entry, entry.attempt, node)
-            else:
-                return await self._collect(entry, entry.attempt, node)
+            step = await self._step(entry, entry.attempt)
+            if not isinstance(step, Failed):
+                return step
+            await self._attempts.failed(entry, *step)
         except StaleTask as stale:
-            _log.info("look is moot", task=uuid, why=str(stale))
+            _log.info("poll superseded", task=uuid, why=str(stale))
         return None
 
-    async def _look(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
+    async def _step(self, entry: Entry, attempt: Attempt) -> float | Failed | None:
+        """Poll or collect a task; return the seconds until the next time, or how its attempt failed."""
+        node = self._registry.get(attempt.node_id)
+        if node is None:
+            return Failed(Failure.UNREACHABLE, "the node was deleted")
+        if entry.task.phase is Phase.RUNNING:
+            return await self._poll(entry, attempt, node)
+        return await self._collect(entry, attempt, node)
+
+    async def _poll(self, entry: Entry, attempt: Attempt, node: Node) -> float | Failed | None:
         if wait := self._redelivery.wait(entry):
             return wait
         try:
@@ -130,23 +136,21 @@ class Tracker:
             entry.misses += 1
             if entry.misses < _MISSES:
                 return self._interval
-            await self._attempts.failed(entry, Failure.FORGOTTEN, str(error))
+            return Failed(Failure.FORGOTTEN, str(error))
         except (NodeUnreachable, NodeRefused) as error:
-            return await self._unreachable(entry, str(error))
-        else:
-            entry.unreachable_since, entry.misses = 0.0, 0
-            if entry.attempt is attempt and entry.task.phase is Phase.RUNNING:
-                await self._take(entry, attempt, node, look)
-                return max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
-        return None
+            return self._unreachable(entry, str(error))
+        entry.unreachable_since, entry.misses = 0.0, 0
+        if entry.attempt is not attempt or entry.task.phase is not Phase.RUNNING:
+            return None
+        failed = await self._apply(entry, attempt, node, look)
+        return failed or max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
 
-    async def _unreachable(self, entry: Entry, why: str) -> float | None:
+    def _unreachable(self, entry: Entry, why: str) -> float | Failed:
         """One missed answer proves nothing; many over a long time do."""
         entry.unreachable_since = entry.unreachable_since or self._clock.steady()
         if (left := self._left(entry)) > 0:
             return min(self._interval * 2, 30.0, left)
-        await self._attempts.failed(entry, Failure.UNREACHABLE, why)
-        return None
+        return Failed(Failure.UNREACHABLE, why)
 
     def _left(self, entry: Entry) -> float:
         """Seconds until the node of a task is given up, if it goes on giving no answer."""
@@ -154,10 +158,13 @@ class Tracker:
             return self._lost_after
         return self._lost_after - (self._clock.steady() - entry.unreachable_since)
 
-    async def _take(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> None:
+    async def _apply(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> Failed | None:
+        """Keep what a node reports of a task; return how its attempt failed."""
         snapshot = look.snapshot
-        if not await self._confirmed(entry, attempt, snapshot):
-            return
+        if _is_guessing(snapshot) and entry.confirmed != attempt.number and attempt.expected_images >= 0:
+            return None  # nothing of the attempt is shown before its images are counted
+        if failed := self._check_count(entry, attempt, snapshot):
+            return failed
         code = snapshot.status.code
         if not await self._relay.keep(entry, attempt, node, look) and code in _OVER:
             await self._consoles.append(attempt.task, [_CUT])
@@ -174,33 +181,28 @@ class Tracker:
             await self._adopt(entry, snapshot)
         if code == COMPLETED_CODE:
             await self._tasks.advance(
-                entry, Phase.COLLECTING, f"done on {attempt.node_name}; looking at its results", node_code=code
+                entry, Phase.COLLECTING, f"completed on {attempt.node_name}; checking its results", node_code=code
             )
         elif code == FAILED_CODE:
             text = snapshot.status.error_message
             if text or not await self._redelivery.failed(entry, attempt, node):
-                await self._attempts.failed_there(entry, text)
+                return Failed.on_node(entry.task, text)
         elif code == CANCELED_CODE:
-            await self._attempts.failed(entry, Failure.CANCELED_THERE)
+            return Failed(Failure.CANCELED_THERE)
+        return None
 
-    async def _confirmed(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> bool:
-        """Whether the node has looked at its files, and has the images that were sent. Until then nothing of the
-        attempt is shown; one with another number of images ends: an upload without an answer may be there twice."""
-        if entry.confirmed == attempt.number or attempt.expected_images < 0 or snapshot.images_count < 0:
-            return True
-        code = snapshot.status.code
-        if code in (FAILED_CODE, CANCELED_CODE):
-            return True
-        if code == RUNNING_CODE and snapshot.processing_time < 0:
-            return False  # its files are still being put in place, and the number is a guess
+    def _check_count(self, entry: Entry, attempt: Attempt, snapshot: Snapshot) -> Failed | None:
+        """Compare the images that a node counts with those sent: an upload without an answer may be there twice."""
+        if entry.confirmed == attempt.number or snapshot.status.code in (FAILED_CODE, CANCELED_CODE):
+            return None
+        if attempt.expected_images < 0 or snapshot.images_count < 0:
+            return None
         if snapshot.images_count == attempt.expected_images:
             entry.confirmed = attempt.number
-            return True
+            return None
         entry.miscounts += 1
         failure = Failure.MISCOUNTED if entry.miscounts <= _MISCOUNTS else Failure.MISCOUNTS
-        text = f"{attempt.expected_images} images were sent, and it has {snapshot.images_count}"
-        await self._attempts.failed(entry, failure, text)
-        return False
+        return Failed(failure, f"{attempt.expected_images} images were sent, and it has {snapshot.images_count}")
 
     async def _adopt(self, entry: Entry, snapshot: Snapshot) -> None:
         """An imported task: its node knows what it is."""
@@ -214,7 +216,7 @@ class Tracker:
             counted_files=max(0, snapshot.images_count),
         )
 
-    async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | None:
+    async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | Failed | None:
         try:
             await self._collector.collect(entry, attempt, node)
         except (NodeForgot, NodeRefused, BadResults) as error:
@@ -222,10 +224,15 @@ class Tracker:
             if entry.misses < _RESULT_TRIES:
                 return min(_LONGEST_PAUSE, self._interval * 2.0**entry.misses)
             failure = Failure.NOT_DELIVERED if attempt.reason == FETCHED else Failure.NO_RESULTS
-            await self._attempts.failed(entry, failure, str(error))
+            return Failed(failure, str(error))
         except NodeUnreachable as error:
-            return await self._unreachable(entry, str(error))
+            return self._unreachable(entry, str(error))
         return None
+
+
+def _is_guessing(snapshot: Snapshot) -> bool:
+    """Return True while a node still puts the files in place: its number of images is a guess."""
+    return snapshot.status.code == RUNNING_CODE and snapshot.processing_time < 0 <= snapshot.images_count
 
 
 def _processing_time(snapshot: Snapshot) -> int:

@@ -150,7 +150,7 @@ class Uploads:
                 return False
             why = f"nothing was uploaded for {span(idle)}" + (" and room was short" if short else "")
             told = f"the upload was given up because {why}"
-            return await self._drop(entry, f"given up: {why}", told, outcome=_GIVEN_UP)
+            return await self._drop(entry, f"abandoned: {why}", told, outcome=_GIVEN_UP)
 
     async def _drop(self, entry: Entry, text: str, why: str, *, outcome: str) -> bool:
         """Under the lock of the task: nothing of it is published or committed meanwhile."""

@@ -55,7 +55,7 @@ class Waits:
         attempt of these tasks can begin, because a node's lines are counted from the start of its attempt."""
         untold = [(uuid, wait) for uuid, wait in self._lasting().items() if self._told.get(uuid) != _key(wait)]
         for uuid, wait in untold[:_AT_A_TIME]:
-            line = f"[clusterodm] {'no node takes it' if wait.never else 'it waits'}: {wait.text}"
+            line = f"[clusterodm] {'no node accepts this task' if wait.never else 'waiting'}: {wait.text}"
             try:
                 if await self._last_line(uuid) != line:
                     await self._consoles.append(uuid, [line])
@@ -76,7 +76,7 @@ class Waits:
         """What operators should know, a sentence for each reason."""
         found = Counter(wait.text for wait in self._lasting().values()).most_common()
         listed = [
-            f"a waiting task gets no node: {text}" if count == 1 else f"{count} waiting tasks get no node: {text}"
+            f"no node for a waiting task: {text}" if count == 1 else f"no node for {count} waiting tasks: {text}"
             for text, count in found[:_LISTED]
         ]
         return listed + ([f"{len(found) - _LISTED} more reasons why tasks get no node"] if len(found) > _LISTED else [])
