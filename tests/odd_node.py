@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import BodyPartReader, web
+from aiohttp.typedefs import Handler
 
 from clusterodm.core.names import next_name
 from tests.support import zipped
@@ -44,6 +45,8 @@ class OddNode:
     #: Files of each upload, in the order in which they were stored.
     uploads: list[list[str]] = field(default_factory=list)
     commits: list[str] = field(default_factory=list)
+    #: Before any request about a task is handled.
+    first: Odd = _not_odd
     #: Before an upload is read; after it was stored; in place of the archive.
     before: Odd = _not_odd
     after: Odd = _not_odd
@@ -61,6 +64,12 @@ class OddNode:
     def done(self, task: OddTask) -> None:
         """A task is completed."""
         task.code, task.processing_time = 40, 100
+
+    @web.middleware
+    async def handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Be odd first, or go on."""
+        odd = await self.first(request) if request.path.startswith("/task/") else None
+        return odd if odd is not None else await handler(request)
 
     async def info(self, request: web.Request) -> web.Response:
         """GET /info."""
@@ -145,7 +154,7 @@ class OddNode:
 async def running_odd_node() -> AsyncIterator[OddNode]:
     """An odd node on a port of its own while the block runs."""
     node = OddNode()
-    app = web.Application(client_max_size=1 << 30)
+    app = web.Application(client_max_size=1 << 30, middlewares=[node.handle])
     app.add_routes(
         [
             web.get("/info", node.info),

@@ -192,7 +192,9 @@ async def test_a_node_that_goes_away_soon_is_not_restarted_but_asked_for_the_res
     uuid = await api.create(2)
     await api.ends(uuid)
     assert node.tasks[uuid].runs == 1
-    assert any("fetching them through the node: its node is about to go away" in line for line in await cluster.timeline(uuid))
+    assert any(
+        "fetching them through the node: its node is about to go away" in line for line in await cluster.timeline(uuid)
+    )
     assert cluster.entry(uuid).task.phase is Phase.FINISHED
 
 

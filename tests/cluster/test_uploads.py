@@ -183,7 +183,7 @@ async def test_leftovers_of_tasks_that_are_over_go_after_abandoned_uploads(clust
     await upload(api, 900 * KB)
     assert not await spool.listing(canceled)
     assert await api.code(canceled) == 50
-    assert any(line.startswith("held files let go") for line in await cluster.timeline(canceled))
+    assert any(line.startswith("held files released") for line in await cluster.timeline(canceled))
     assert "not held here" in (await api.post("/task/restart", {"uuid": canceled}))["error"]
 
 
@@ -203,7 +203,7 @@ async def test_held_files_of_a_running_task_go_only_when_the_operator_allowed_it
     spool = cluster.cluster.context.spool
     assert len(await spool.listing(running)) == (not allowed)
     assert len(await spool.listing(queued)) == 1
-    assert any("held files let go" in line for line in await cluster.timeline(running)) is allowed
+    assert any("held files released" in line for line in await cluster.timeline(running)) is allowed
 
 
 async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(

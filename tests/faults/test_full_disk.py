@@ -86,7 +86,7 @@ async def test_held_files_of_running_tasks_make_room_where_that_is_allowed(clust
     waiting = await api.init()
     for number in range(5):
         assert await send(api, waiting, f"{number}.jpg", 5 * MB) == ""
-    assert any("held files let go" in line for line in await cluster.timeline(running))
+    assert any("held files released" in line for line in await cluster.timeline(running))
     assert cluster.entry(running).task.phase is Phase.RUNNING
 
 

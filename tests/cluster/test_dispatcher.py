@@ -1,0 +1,264 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""From the queue to a node, step by step: whatever breaks in between, a task runs once, and costs its owner nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from clusterodm.aio import Leadership
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.tasks.attempts import Failed
+from clusterodm.cluster.tasks.cleaner import Cleaner
+from clusterodm.core.retry import Failure
+from clusterodm.core.scheduling import Placement
+from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage
+from clusterodm.store import Replica
+from tests.cluster.units import PHOTOS, Units, running, units
+from tests.faults.liar import cut
+from tests.odd_node import OddNode, running_odd_node
+
+ME = "me"
+
+
+@pytest.fixture
+async def odd() -> AsyncIterator[OddNode]:
+    """A node that is odd."""
+    async with running_odd_node() as node:
+        yield node
+
+
+@pytest.fixture
+async def unit(tmp_path: Path) -> AsyncIterator[Units]:
+    """The parts of a cluster that tries each task once."""
+    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as made:
+        yield made
+
+
+async def _as_usual(request: web.Request) -> web.StreamResponse | None:
+    return None
+
+
+def _plan(unit: Units) -> list[Placement]:
+    return unit.placer.plan(8, lambda entry: False).placements
+
+
+def _attempt(entry: Entry) -> Attempt:
+    assert entry.attempt is not None
+    return entry.attempt
+
+
+async def _is_queued_again(unit: Units, entry: Entry, failed: Failed | None, expected: Failed) -> None:
+    """The failure is this one, it is not charged, and the task waits for the end of its back-off."""
+    assert failed == expected
+    await unit.context.attempts.failed(entry, *expected)
+    task, attempt = entry.task, _attempt(entry)
+    assert (task.phase, task.charged, attempt.stage, attempt.cleanup) == (Phase.QUEUED, 0, Stage.ENDED, Cleanup.REMOVE)
+    assert (unit.sender.under_way, _plan(unit)) == ({}, [])
+    unit.clock.turn(61)
+
+
+async def test_a_node_that_vanishes_after_the_choice_leaves_its_task_in_the_queue(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    [placement] = _plan(unit)
+    assert unit.placer.choose(placement)
+    assert _plan(unit) == [], "a chosen task is not placed twice"
+    await unit.context.registry.forget(node)
+    assert unit.placer.chosen(entry.task.uuid) is None
+    unit.placer.close(entry.task.uuid, entry)
+    assert (entry.attempt, _plan(unit)) == (None, [])
+    await unit.add_node(odd.port)
+    assert [each.task for each in _plan(unit)] == [entry.task.uuid]
+
+
+async def test_a_node_that_vanishes_before_its_task_is_placed_is_not_chosen(unit: Units, odd: OddNode) -> None:
+    node, _ = await unit.add_node(odd.port), await unit.add_task()
+    [placement] = _plan(unit)
+    await unit.context.registry.forget(node)
+    assert not unit.placer.choose(placement)
+
+
+async def test_a_node_that_vanishes_before_the_files_are_sent_costs_nothing(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    assert await unit.sender.begin(entry, node, "") is None
+    await unit.context.registry.forget(node)
+    failed = await unit.sender.claim(entry, _attempt(entry), ME)
+    await _is_queued_again(unit, entry, failed, Failed(Failure.DISPATCH, "the node was deleted"))
+    await unit.add_node(odd.port)
+    assert [each.task for each in _plan(unit)] == [entry.task.uuid]
+
+
+async def test_a_node_that_goes_down_while_files_are_sent_costs_nothing(unit: Units, odd: OddNode) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        return cut(request)
+
+    odd.first = refuse
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    failed = await unit.sender.begin(entry, node, ME)
+    assert failed is not None
+    await _is_queued_again(unit, entry, failed, Failed(Failure.DISPATCH, failed.detail))
+    assert odd.commits == []
+
+
+async def test_a_sender_that_dies_while_it_sends_has_the_task_sent_anew_under_another_uuid(
+    unit: Units, odd: OddNode
+) -> None:
+    reached = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        reached.set()
+        await asyncio.Event().wait()
+        return None
+
+    odd.before = hold
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    async with running(lambda: unit.sender.begin(entry, node, ME)):
+        await reached.wait()
+    assert (entry.task.phase, _attempt(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
+    failed = await unit.sender.resume(entry, _attempt(entry))
+    await _is_queued_again(unit, entry, failed, Failed(Failure.INTERRUPTED))
+    first = _attempt(entry).node_uuid
+
+    odd.before = _as_usual
+    assert await unit.sender.begin(entry, node, ME) is None
+    assert (entry.task.phase, _attempt(entry).number) == (Phase.RUNNING, 2)
+    assert odd.commits == [_attempt(entry).node_uuid] != [first]
+    assert odd.last.files == PHOTOS
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.COMMITTING])
+async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_that_of_others(
+    unit: Units, odd: OddNode, stage: Stage
+) -> None:
+    node, context = await unit.add_node(odd.port), unit.context
+    context.replicas.there.append(Replica(id="alive", name="alive", version=""))
+    entries = {}
+    for sender in ("dead", "alive"):
+        entry = entries[sender] = await unit.add_task()
+        await unit.sender.begin(entry, node, "")
+        await context.tasks.change_attempt(entry, _attempt(entry), sender=sender, stage=stage)
+    await context.dispatcher.on_elected()
+    assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
+    dead = entries["dead"]
+    assert dead.task.phase is (Phase.RUNNING if stage is Stage.COMMITTING else Phase.QUEUED)
+    assert dead.task.charged == 0
+    expected = "interrupted during the commit" if stage is Stage.COMMITTING else "we were interrupted while sending it"
+    assert expected in (await unit.timeline(dead))[-1]
+
+
+async def test_an_attempt_is_claimed_by_one_replica(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    await unit.sender.begin(entry, node, "")
+    attempt = _attempt(entry)
+    claims = [unit.sender.claim(entry, attempt, sender) for sender in ("one", "other")]
+    results = await asyncio.gather(*claims, return_exceptions=True)
+    assert sorted(map(repr, results))[0] == "None"
+    assert [type(result).__name__ for result in results if result is not None] == ["StaleTask"]
+    assert len(odd.commits) == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "line"),
+    [
+        ("answer", "running on"),
+        ("request", "running on"),
+        ("everything", "commit to 127.0.0.1"),
+    ],
+)
+async def test_a_commit_without_an_answer_starts_the_task_once(unit: Units, odd: OddNode, lost: str, line: str) -> None:
+    commits = 0
+
+    async def lose(request: web.Request) -> web.StreamResponse | None:
+        nonlocal commits
+        if "/commit/" not in request.path:
+            return cut(request) if lost == "everything" and request.path.endswith("/info") else None
+        commits += 1
+        if commits > 1:
+            return None
+        if lost != "request":
+            await odd.commit(request)
+        return cut(request)
+
+    odd.first = lose
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    assert await unit.sender.begin(entry, node, ME) is None
+    assert (entry.task.phase, odd.commits) == (Phase.RUNNING, [entry.task.uuid])
+    assert (await unit.timeline(entry))[-1].startswith(line)
+
+
+async def test_a_commit_that_never_arrives_is_given_up_and_costs_nothing(unit: Units, odd: OddNode) -> None:
+    async def lose(request: web.Request) -> web.StreamResponse | None:
+        return cut(request) if "/commit/" in request.path else None
+
+    odd.first = lose
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    failed = await unit.sender.begin(entry, node, ME)
+    await _is_queued_again(unit, entry, failed, Failed(Failure.DISPATCH, "the commit was not taken"))
+    assert odd.commits == []
+
+
+async def test_a_node_that_refuses_the_commit_has_its_words_kept(unit: Units, odd: OddNode) -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse | None:
+        return web.json_response({"error": "no such option"}) if "/commit/" in request.path else None
+
+    odd.first = refuse
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    assert await unit.sender.begin(entry, node, ME) == Failed(Failure.REFUSED, "no such option")
+
+
+@pytest.mark.parametrize(
+    ("path", "cleanup"),
+    [
+        ("/task/new/init", Cleanup.REMOVE),
+        ("/task/new/upload/", Cleanup.REMOVE),
+        ("/task/new/commit/", Cleanup.CANCEL),
+        ("/info", Cleanup.CANCEL),
+        ("/download/", Cleanup.CANCEL),
+    ],
+    ids=["announcing", "sending", "committing", "running", "collecting"],
+)
+async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
+    unit: Units, odd: OddNode, path: str, cleanup: Cleanup
+) -> None:
+    reached, released = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        if path in request.path:
+            reached.set()
+            await released.wait()
+        return None
+
+    odd.first, odd.work = hold, odd.done
+    node, context = await unit.add_node(odd.port), unit.context
+    cleaner = Cleaner(
+        context.store, context.tasks, context.registry, context.client, leadership=Leadership(), clock=unit.clock
+    )
+    async with running(context.dispatcher.run, context.tracker.run, cleaner.run):
+        entry = await unit.add_task()
+        await reached.wait()
+        ended: list[Cleanup] = []
+        context.tasks.watch(lambda each: ended.append(_attempt(each).cleanup))
+        await context.control.cancel(entry)
+        released.set()
+        assert ended == [cleanup]
+        assert (entry.task.outcome, entry.task.error) == (Outcome.CANCELED, "")
+        await unit.until(lambda: not node.reserved and not node.running)
+        other = await unit.add_task()
+        await unit.until(lambda: other.task.phase is Phase.FINISHED)
+        assert (other.task.outcome, unit.sender.under_way) == (Outcome.COMPLETED, {})
+    assert entry.task.outcome is Outcome.CANCELED
+    assert (await unit.timeline(entry))[-1] == "canceled by its owner"
+
+
+async def test_a_cancel_in_the_queue_gives_the_chosen_slot_back(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    [placement] = _plan(unit)
+    unit.placer.choose(placement)
+    assert entry.task.uuid in node.reserved
+    await unit.context.control.cancel(entry)
+    assert (entry.attempt, node.reserved, unit.placer.chosen(entry.task.uuid)) == (None, {}, None)

@@ -1,0 +1,136 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Units of a cluster over a real database, without any loop but those that a test runs, on a clock that it turns."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid as uuid_module
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from clusterodm.aio import Clock
+from clusterodm.auth import JobTokens
+from clusterodm.cluster.context import Context
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node
+from clusterodm.cluster.tasks.placement import Placer
+from clusterodm.cluster.tasks.sending import Sender
+from clusterodm.core.files import HeldFile, Manifest
+from clusterodm.core.nodes import make_address
+from clusterodm.core.tasks import Phase, Task
+from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.settings import load_settings
+from clusterodm.store import Store
+from tests.support import FAST, empty_database
+
+PHOTOS = {"a.jpg": b"first", "b.jpg": b"second"}
+
+
+class HandClock(Clock):
+    """A clock that stands still until it is turned."""
+
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+        super().__init__(lambda: self.now, lambda: self.now)
+
+    def turn(self, seconds: float) -> None:
+        """Have time go by."""
+        self.now += seconds
+
+
+@dataclass
+class Units:
+    """The parts of one cluster."""
+
+    context: Context
+    clock: HandClock
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def placer(self) -> Placer:
+        """What decides."""
+        return self.context.dispatcher._placer
+
+    @property
+    def sender(self) -> Sender:
+        """What sends."""
+        return self.context.dispatcher._sender
+
+    async def add_node(self, port: int) -> Node:
+        """A node, once it is online."""
+        node = await self.context.registry.add(make_address("127.0.0.1", port))
+        await self.until(lambda: node.online)
+        return node
+
+    async def add_task(self, files: dict[str, bytes] | None = None) -> Entry:
+        """A committed task with these files."""
+        context, uuid = self.context, str(uuid_module.uuid4())
+        task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, created_at=self.clock())
+        entry = await context.tasks.add(task, "announced")
+        assert entry is not None
+        held = []
+        for name, content in (PHOTOS if files is None else files).items():
+            part = context.spool.new_part(uuid)
+            await part.write(content)
+            await part.close()
+            held.append(HeldFile(await context.spool.publish(uuid, part, name), len(content)))
+        count, size = len(held), sum(file.size for file in held)
+        columns = {"file_count": count, "image_count": count, "counted_files": count, "byte_count": size}
+        await context.tasks.advance(
+            entry, Phase.QUEUED, "committed", manifest=Manifest(held), committed_at=self.clock(), **columns
+        )
+        return entry
+
+    async def until(self, check: Callable[[], Any]) -> None:
+        """Wait until a change of a task or a node has made this true."""
+        async with asyncio.timeout(30):
+            while not check():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def timeline(self, entry: Entry) -> list[str]:
+        """The lines of a task's timeline."""
+        return [event.text for event in await self.context.store.timeline(entry.task.uuid)]
+
+    def watch(self) -> None:
+        """Be told of changes."""
+        self.context.tasks.watch(lambda entry: self._changed.set())
+        self.context.registry.watch(self._changed.set)
+
+
+@asynccontextmanager
+async def running(*loops: Callable[[], Coroutine[Any, Any, object]]) -> AsyncIterator[None]:
+    """Run these loops while the block runs."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(loop()) for loop in loops]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+@asynccontextmanager
+async def units(folder: Path, **settings: Any) -> AsyncIterator[Units]:
+    """The parts of a cluster; only its nodes are polled."""
+    (folder / "clusterodm.db").write_bytes(await empty_database())
+    clock = HandClock()
+    flags = FAST | {"data_dir": folder, "prefetch": 0} | settings
+    async with AsyncExitStack() as stack:
+        store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
+        stack.push_async_callback(store.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        own = ClusterIdentity(JobTokens(JobTokens.new_key()), "units")
+        parts = build(load_settings(flags, environ={}), folder, store, session, own, clock)
+        stack.push_async_callback(parts.close)
+        built = Units(parts.context, clock)
+        built.watch()
+        stack.callback(built.sender.transfers.close)
+        await stack.enter_async_context(running(built.context.registry.run))
+        yield built
