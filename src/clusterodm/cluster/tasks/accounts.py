@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is settled with a service that knows the owners: a task is approved once before it goes to a node, and reported
-once when it is over. While the service does not answer, the task waits, and the report is repeated.
+"""Accounting with a service that knows the owners: each task is approved once before it goes to a node, and reported
+once when it is over. While the service is down, tasks wait and reports are repeated.
 
-Parts of a split-merge job belong to a task that was approved with all its images, so they are neither approved nor
+Submodels of a split-merge job belong to a task that was approved with all its images: they are neither approved nor
 reported.
 """
 
@@ -25,18 +25,18 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("accounts")
 
-#: Tries after which a report is repeated only now and then; with the back-off of the queue that is some minutes.
+#: Tries (some minutes, with the back-off of the queue) after which a report is repeated at long intervals only.
 _TRIES: Final = 10
-_NOW_AND_THEN: Final = Backoff(first=600.0, longest=600.0)
+_LONG_PAUSES: Final = Backoff(first=600.0, longest=600.0)
 #: Seconds after which a report is given up.
 _GIVE_UP: Final = 7 * 86400.0
 _OVER: Final = (Phase.FINISHED, Phase.REMOVED)
-#: Seconds between two looks whether a task's images were fetched.
-_LOOK: Final = 1.0
+#: Seconds between two checks for a task's images to be fetched.
+_CHECK: Final = 1.0
 
 
 class Accounts:
-    """Approves and reports tasks."""
+    """Approve and report tasks."""
 
     def __init__(
         self, store: Store, tasks: Tasks, authenticator: Authenticator, *, leadership: Leadership, clock: Clock
@@ -50,19 +50,19 @@ class Accounts:
         tasks.watch(self._task_changed)
 
     async def on_elected(self) -> None:
-        """After a restart: go on with what is still to be settled."""
+        """Resume what is still to be approved or reported."""
         for entry in list(self._tasks.active()):
             self._task_changed(entry)
         for uuid in await self._store.unreported():
             self._queue.put(uuid)
 
     async def run(self) -> None:
-        """Settle for ever."""
+        """Approve and report until canceled."""
         await self._queue.run()
 
     async def approved(self, task: Task, images: int) -> bool:
-        """Whether a task of so many images may go to a node; False: it is to be asked later, by itself. Raises
-        BadRequest when its owner may not have it."""
+        """Return True if a task with this many images is approved, False if that is asked again later. Raises
+        BadRequest when it is refused."""
         if not self._authenticator.accounts or OWNER_MARK in task.owner:
             return True
         if task.zipurl:
@@ -70,7 +70,7 @@ class Accounts:
         try:
             refused = await self._authenticator.approve(task.owner, images)
         except ServiceDown as error:
-            _log.warning("a task waits to be approved", task=task.uuid, error=str(error))
+            _log.warning("approval deferred", task=task.uuid, error=str(error))
             return False
         if refused:
             raise BadRequest(refused, no_retry=True)
@@ -89,15 +89,15 @@ class Accounts:
             if entry is not None and entry.task.billing_due and entry.task.phase in _OVER:
                 return await self._report(entry)
         except StaleTask as stale:
-            _log.info("the task changed while it was settled", task=uuid, why=str(stale))
-            return _LOOK
+            _log.info("accounting superseded", task=uuid, why=str(stale))
+            return _CHECK
         self._tries.pop(uuid, None)
         return None
 
     async def _approve(self, entry: Entry) -> float | None:
         task = entry.task
         if task.zipurl:
-            return _LOOK
+            return _CHECK
         refused = await self._authenticator.approve(task.owner, task.image_count)
         if refused:
             text = f"not approved: {refused}"
@@ -111,19 +111,19 @@ class Accounts:
         count = self._tries[task.uuid] = self._tries.get(task.uuid, 0) + 1
         text = "reported to the service that knows its owner"
         try:
-            await self._authenticator.finished(task.owner, task_info(_as_it_ended(entry)))
+            await self._authenticator.finished(task.owner, task_info(_as_reported(entry)))
         except ServiceDown as error:
             if count < _TRIES:
                 raise
             if self._clock.age(task.finished_at) < _GIVE_UP:
-                return _NOW_AND_THEN.wait(count, chance())
+                return _LONG_PAUSES.wait(count, chance())
             text = f"never reported to the service that knows its owner: {error}"
         self._tries.pop(task.uuid, None)
         await self._tasks.change(entry, text, billing_due=False)
         return None
 
 
-def _as_it_ended(entry: Entry) -> Task:
-    """A task that was canceled after it had completed is reported as completed: its owner has the results."""
+def _as_reported(entry: Entry) -> Task:
+    """Return a task canceled after completion as completed: its owner has the results."""
     delivered = has_results(entry.task, entry.attempt)
     return msgspec.structs.replace(entry.task, outcome=Outcome.COMPLETED) if delivered else entry.task

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What nodes are told about the way back: the webhook of a task, and where the submodels of a split-merge job go."""
+"""How nodes call back: the webhook of a task, and the address for the submodels of a split-merge job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from clusterodm.core.tasks import Task
 
 
 class Callbacks:
-    """Knows the cluster's address and makes the keys and tokens that go with it."""
+    """Make callback addresses, with the keys and tokens that they need."""
 
     def __init__(
         self, jobs: JobTokens, registry: Registry, *, public_address: str, machines: bool, splitmerge: bool
@@ -25,35 +25,35 @@ class Callbacks:
         self._jobs = jobs
         self._registry = registry
         self._public_address = public_address
-        #: Nodes come on machines of providers, which are other hosts.
+        #: True if nodes run on machines of providers, which are other hosts.
         self._machines = machines
         self._splitmerge = splitmerge
 
     def webhook(self, uuid: str) -> str:
-        """Return the webhook of a task that nodes get; empty while the cluster's address is not known."""
+        """Return the webhook that a node gets for a task; empty without a public address."""
         query = urlencode({"task": uuid, "key": self._jobs.callback_key(uuid)})
         return f"{self._public_address}/commit?{query}" if self._public_address else ""
 
     def with_cluster(self, options: list[dict[str, Any]], address: str) -> list[dict[str, Any]]:
-        """Return the options of a task, with `address` for its submodels if it is split and may send them."""
+        """Return the options, with `address` for the submodels of a split-merge job if split-merge is enabled."""
         return with_split_cluster(options, address if self._splitmerge else None)
 
     def for_node(self, task: Task, attempt: int) -> Task:
-        """Return the task as the node of an attempt gets it."""
+        """Return a task as sent to the node of an attempt."""
         return msgspec.structs.replace(task, options=self.options(task.uuid, task.options, attempt))
 
     def options(self, uuid: str, options: list[dict[str, Any]], attempt: int) -> list[dict[str, Any]]:
-        """Return the options of a task as the node of an attempt gets them."""
+        """Return options as sent to the node of an attempt."""
         return with_job_token(options, self._jobs.token(uuid, attempt))
 
     def trouble(self, options: list[dict[str, Any]]) -> str:
-        """Return why a split-merge job with these options cannot send its submodels here; empty when nothing is known
-        against it, or the task is no such job."""
+        """Return why a split-merge job with these options cannot send its submodels here; empty if nothing is wrong,
+        and for other tasks."""
         address = split_cluster(options)
         return self.address_trouble(address) if address else ""
 
     def address_trouble(self, address: str) -> str:
-        """Return why nodes cannot use this address of the cluster; empty when nothing is known against it."""
+        """Return why nodes cannot use this address of the cluster; empty if nothing is wrong."""
         hosts = [node.address.host for node in self._registry.nodes()]
         why = unusable(address, hosts or ["elsewhere"] * self._machines)
         return f"split-merge jobs cannot send their submodels to {address}: {why} (see --public-address)" if why else ""

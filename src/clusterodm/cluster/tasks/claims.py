@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Imported tasks whose owner is not known yet: they get the owner who comes with the token that they had, or, where
-they had none, who is the first to ask for them by their uuid, as everybody could in the original."""
+"""Ownership of imported tasks: each goes to the first caller with the token it had in the original, or, if it had none,
+to the first who asks for its uuid, as anybody could there."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from clusterodm.core.tasks import OWNER_MARK
 from clusterodm.store import Store
 
 _PREFIX: Final = f"imported{OWNER_MARK}"
-#: Apart from the owner of submodels of one who is called so: those end with a uuid.
+#: Does not match the owner of submodels of an owner with such a name: that ends with a uuid.
 _UNCLAIMED: Final = re.compile(rf"{_PREFIX}([0-9a-f]{{20}})?")
 
 
 def unclaimed_owner(token: str) -> str:
-    """Return what stands for the owner of a task until its owner comes with `token`; empty: the task had none."""
+    """Return the placeholder owner of a task until a caller comes with `token`; empty: the task had none."""
     return _PREFIX + (digest_of(token)[:20] if token else "")
 
 
 class Claims:
-    """Hands imported tasks over to their owners."""
+    """Hand imported tasks over to their owners."""
 
     def __init__(self, store: Store, tasks: Tasks) -> None:
         self._store = store
@@ -35,13 +35,13 @@ class Claims:
         tasks.watch(self._task_changed)
 
     async def load(self) -> None:
-        """Read which tasks wait for their owner, finished ones too."""
+        """Read all unclaimed tasks, finished ones too."""
         for uuid, owner in (await self._store.owned_by(_PREFIX)).items():
             self._note(uuid, owner)
 
     async def settle(self, grant: Grant, token: str, uuid: str) -> bool:
-        """Give a caller what waits for this token, and the task of this uuid if it had no token; True if that one was
-        given."""
+        """Give a caller all tasks of this token, and the task of this uuid if it had no token; return True for the
+        latter."""
         if not self._waiting:
             return False
         for each in list(self._waiting.get(unclaimed_owner(token), ())) if token else ():
@@ -63,7 +63,7 @@ class Claims:
             self._waiting.setdefault(owner, set()).add(uuid)
 
     def _forget(self, uuid: str, owner: str) -> None:
-        waiting = self._waiting.get(owner, set())
-        waiting.discard(uuid)
-        if not waiting:
+        uuids = self._waiting.get(owner, set())
+        uuids.discard(uuid)
+        if not uuids:
             self._waiting.pop(owner, None)

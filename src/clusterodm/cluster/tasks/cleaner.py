@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is left on nodes: attempts that must be canceled or removed there, repeated until the node has done it."""
+"""Cleanup on nodes: attempts are canceled or removed there, repeatedly until the node confirms it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("cleaner")
 
-#: Seconds after which a node has forgotten the task by itself (nodes keep them for two days).
+#: Seconds after which a node has dropped the task by itself (nodes keep tasks for two days).
 _GIVE_UP: Final = 3 * 86400.0
-#: Seconds during which a commit that we sent may still arrive after our order to cancel or remove.
+#: Seconds for which a commit may still arrive after the request to cancel or remove.
 _SETTLE: Final = 30.0
 
 
 class Cleaner:
-    """Carries out the `cleanup` of attempts."""
+    """Carry out the `cleanup` of attempts."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class Cleaner:
         tasks.watch(self._task_changed)
 
     async def on_elected(self) -> None:
-        """After a restart: go on with what is still to be done."""
+        """Resume all pending cleanups."""
         self._due.clear()
         for attempt in await self._store.attempts_to_clean():
             self._put(attempt)
 
     async def run(self) -> None:
-        """Clean for ever."""
+        """Clean up until canceled."""
         await self._queue.run()
 
     def _task_changed(self, entry: Entry) -> None:
@@ -70,10 +70,10 @@ class Cleaner:
         self._queue.put(key)
 
     async def _still_wanted(self, attempt: Attempt) -> bool:
-        """Return False for a cancel of what its owner has restarted since, perhaps at another replica."""
-        known = {each.number: each for each in await self._store.attempts(attempt.task)}
-        now = known.get(attempt.number)
-        return now is None or now.cleanup is not Cleanup.NONE
+        """Return False if the task was restarted since, perhaps through another replica."""
+        attempts = {each.number: each for each in await self._store.attempts(attempt.task)}
+        stored = attempts.get(attempt.number)
+        return stored is None or stored.cleanup is not Cleanup.NONE
 
     async def _clean(self, key: tuple[str, int]) -> float | None:
         attempt = self._due.get(key)
@@ -92,9 +92,9 @@ class Cleaner:
                 if 0 <= age < _SETTLE:
                     return _SETTLE / 6
             except NodeRefused as error:
-                _log.info("the node does not clean up", task=attempt.task, node=attempt.node_name, error=str(error))
-        with suppress(StaleTask):  # a stronger order came meanwhile
+                _log.info("node refused cleanup", task=attempt.task, node=attempt.node_name, error=str(error))
+        with suppress(StaleTask):  # a stronger cleanup was ordered meanwhile
             await self._store.change_attempt(attempt, cleanup=Cleanup.NONE)
-        if self._due.get(key) is attempt:  # else this is called again
+        if self._due.get(key) is attempt:  # otherwise a newer cleanup is queued
             del self._due[key]
         return None

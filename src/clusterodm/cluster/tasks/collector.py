@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Results: made sure of before a task counts as completed, and pulled to us where they are to be kept."""
+"""Results: checked before a task counts as completed, and pulled from the node where the cluster keeps them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _MARK: Final = len(ARCHIVE_MARK)
 
 
 class Collector:
-    """Takes tasks from COLLECTING to completed."""
+    """Take tasks from COLLECTING to completed."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Collector:
         self._pulls: KeyedLock[str] = KeyedLock()
 
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
-        """Finish a task whose node is done. Raises a NodeError when its results cannot be had now."""
+        """Complete a task whose node has finished. Raises a NodeError when its results cannot be fetched now."""
         uuid = entry.task.uuid
-        # what the bucket may have of an attempt that could not deliver its results is of an earlier run
+        # of an attempt that could not deliver, the bucket may hold the results of an earlier run
         provider = await self._bucket_with(attempt, node) if attempt.reason != FETCHED else ""
         if provider:
             text = f"completed; results in the bucket of {provider}"
@@ -80,7 +80,7 @@ class Collector:
             await self._pull(uuid, attempt, node)
             text = "completed; results kept by the cluster"
         else:
-            await self._look_at(attempt, node)
+            await self._check_remote(attempt, node)
             text = f"completed; results stay on {attempt.node_name}"
         ended = attempt.ended(self._clock(), COMPLETED, attempt.cleanup)
         await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
@@ -88,37 +88,37 @@ class Collector:
         await self._spool.drop(uuid)
 
     async def _bucket_with(self, attempt: Attempt, node: Node) -> str:
-        """The provider in whose bucket a node has put its results; empty when it has not, or nobody can tell."""
+        """Return the provider whose bucket holds the results; empty if none does, or the bucket cannot be read."""
         provider = node.record.labels.get("provider", "")
         bucket = self._fleet.bucket(provider) if node.record.origin is Origin.AUTOSCALER else None
         if bucket is None:
             return ""
         try:
             key = f"{attempt.node_uuid}/{ARCHIVE}"
-            found = await bucket.find(key)
-            if found is not None:
-                await asyncio.to_thread(check_whole, bucket.open(key, found.size))
+            archive = await bucket.find(key)
+            if archive is not None:
+                await asyncio.to_thread(check_whole, bucket.open(key, archive.size))
         except ProviderError as error:
-            _log.warning("the bucket cannot be looked into, results are brought here", why=str(error))
+            _log.warning("bucket unreadable, pulling results from the node", error=str(error))
             return ""
         except BadArchive as error:
-            _log.warning("all.zip in the bucket is of no use, results are brought here", why=f"it {error}")
+            _log.warning("broken all.zip in the bucket, pulling results from the node", error=f"it {error}")
             return ""
-        return provider if found is not None else ""
+        return provider if archive is not None else ""
 
-    async def _look_at(self, attempt: Attempt, node: Node) -> None:
-        """Raise BadResults unless what stays on a node is a whole archive. Where the node honours ranges only begin and
-        end are read; else all of it, of which only these are kept."""
+    async def _check_remote(self, attempt: Attempt, node: Node) -> None:
+        """Raise BadResults unless the archive on a node is whole. Read its begin and end only, where the node honours
+        ranges."""
         tail = Tail()
-        async with self._download(node, attempt, "bytes=0-3") as answer:
-            if answer.status == 200:
-                while block := await next_piece(answer.content):
+        async with self._download(node, attempt, "bytes=0-3") as response:
+            if response.status == 200:
+                while block := await next_piece(response.content):
                     tail.add(block)
             else:
-                tail.size, tail.head = _total(answer), await answer.content.read(_MARK)
+                tail.size, tail.head = _total(response), await response.content.read(_MARK)
         if not tail.end and tail.size:
-            async with self._download(node, attempt, f"bytes={max(0, tail.size - TAIL)}-{tail.size - 1}") as answer:
-                tail.end = await answer.content.read() if answer.status == 206 else b""
+            async with self._download(node, attempt, f"bytes={max(0, tail.size - TAIL)}-{tail.size - 1}") as response:
+                tail.end = await response.content.read() if response.status == 206 else b""
         with _translated():
             tail.check()
 
@@ -128,9 +128,9 @@ class Collector:
         return self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": ranged})
 
     async def archive(self, entry: Entry) -> Path:
-        """The whole archive of a completed task on our disk, pulled from its node when it is not here yet.
+        """Return the archive of a completed task on local disk, pulled from its node or bucket if needed.
 
-        Raises BadRequest when the task has no results, a NodeError when they cannot be had now.
+        Raises BadRequest when the task has no results, a NodeError when they cannot be fetched now.
         """
         if not has_results(entry.task, entry.attempt):
             raise BadRequest("Asset not ready")
@@ -152,7 +152,7 @@ class Collector:
         return await self._keep_once(uuid, _downloaded(self._client, node, attempt))
 
     async def _keep_once(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
-        """Keep an archive that comes in blocks, unless it is here or comes already."""
+        """Store an archive once: a second caller waits for the first."""
         async with self._pulls.hold(uuid):
             return self._results.archive(uuid) or await self._receive(uuid, blocks)
 
@@ -171,14 +171,14 @@ class Collector:
 
 
 def results_gone(attempt: Attempt | None) -> ResultsGone:
-    """What to say of results that were left on a node which has them no more, or is no more."""
+    """Return the error for results that their node has deleted, or that went with it."""
     where = f"{attempt.node_name} has deleted them, or is no longer here" if attempt else "nothing of it is left"
     return ResultsGone(f"The results of this task are gone: {where}", no_retry=True)
 
 
 def why_no_results(attempt: Attempt, error: NodeError) -> ResultsGone | NodeError:
-    """What a node's answer to a download means: a node keeps results for a while only (48 hours unless it is told
-    otherwise), and then knows neither them nor the task."""
+    """Translate a failed download: nodes keep results for a limited time (48 hours by default), then know neither them
+    nor the task."""
     deleted = isinstance(error, NodeForgot) or (isinstance(error, NodeRefused) and "asset" in str(error).lower())
     return results_gone(attempt) if deleted else error
 
@@ -196,9 +196,9 @@ def _translated() -> Iterator[None]:
         raise BadResults(f"{ARCHIVE} {error}") from None
 
 
-def _total(answer: aiohttp.ClientResponse) -> int:
-    """The size of the file of which a part is answered. Raises BadResults."""
-    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+def _total(response: aiohttp.ClientResponse) -> int:
+    """Return the full size of a file served in part. Raises BadResults."""
+    total = response.headers.get("Content-Range", "").rpartition("/")[2]
     if not total.isdecimal():
         raise BadResults(f"the size of {ARCHIVE} is not told")
     return int(total)
@@ -211,8 +211,8 @@ async def _downloaded(client: NodeClient, node: Node, attempt: Attempt) -> Async
 
 
 async def _stored(bucket: Bucket, key: str) -> AsyncIterator[bytes]:
-    found = await bucket.find(key)
-    if found is None:
+    archive = await bucket.find(key)
+    if archive is None:
         raise results_gone(None)
-    async for block in bucket.read(key, 0, found.size):
+    async for block in bucket.read(key, 0, archive.size):
         yield block

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What an owner may order: cancel, remove, restart. Each is one transition; what it means on a node is kept with the
-attempt and carried out by the cleaner, so that the answer never waits for a node."""
+"""Cancel, remove and restart. Each is one transition; what follows on a node is stored with the attempt and carried out
+by the cleaner, so that no response waits for a node."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ from clusterodm.core.tasks import (
     Outcome,
     Phase,
     Stage,
-    Task,
 )
 from clusterodm.files.console import Consoles
 from clusterodm.files.results import Results
 from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient
 
-#: Columns of a task that begins again.
+#: Columns of a restarted task.
 _FRESH: Final[TaskChanges] = {
     "outcome": None,
     "results_in": "",
@@ -64,7 +63,7 @@ async def _nothing(_: str) -> None:
 
 
 class Control:
-    """Carries out what owners order."""
+    """Carry out requests of owners and operators."""
 
     def __init__(
         self,
@@ -90,12 +89,12 @@ class Control:
         self._uploads = uploads
         self._callbacks = callbacks
         self._clock = clock
-        #: Called with a split-merge job before it begins again.
+        #: Called with a split-merge job before it is restarted.
         self.before_restart: Callable[[str], Awaitable[object]] = _nothing
 
     async def cancel(self, entry: Entry, *, by: str = "its owner", cleanup: Cleanup = Cleanup.CANCEL) -> None:
-        """Cancel a task in any phase, and have its node cancel or remove it: also one that is over, as a node does (its
-        results stay). One that is removed there is of no use any more: its files go here, too. Remove an upload."""
+        """Cancel a task in any phase, and have its node cancel or remove it; an upload is removed. Like on a node, a
+        finished task can be canceled and keeps its results. With Cleanup.REMOVE its held files go, too."""
         if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
             return
         for _ in range(_TRIES):
@@ -115,7 +114,7 @@ class Control:
         raise BadRequest("The task is changing, try again")
 
     async def remove(self, entry: Entry, *, by: str = "its owner") -> None:
-        """Remove a task in any phase, with its files, here and on its node."""
+        """Remove a task in any phase with its files, here and on its node."""
         if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
             return
         for _ in range(_TRIES):
@@ -134,9 +133,9 @@ class Control:
     async def restart(
         self, entry: Entry, options: str | None, limits: Limits = _NO_LIMITS, cluster_url: str = ""
     ) -> None:
-        """Begin a finished task again, with other options (within the limits) when given: on its node, which still has
-        the files and intermediate results, or else from the held files on any node. A task that is split sends its
-        submodels to where it did before, else to `cluster_url`."""
+        """Restart a finished task, with new options if given: on its node, which still has files and intermediate
+        results, or else from the held files on any node. A split-merge job keeps its address for submodels, else gets
+        `cluster_url`."""
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
         described = self._registry.options
@@ -156,29 +155,29 @@ class Control:
             else:
                 await self._restart_here(entry, changes, unknown)
         except StaleTask:
-            return  # somebody restarted or removed it in the same moment
+            return  # it was restarted or removed at the same moment
         await self._results.drop(entry.task.uuid)
 
-    async def _begin_console(self, entry: Entry, told: list[str]) -> None:
-        """A console begins anew on a restart, as on a node, with what the owner should know of the options."""
+    async def _begin_console(self, entry: Entry, notes: list[str]) -> None:
+        """Empty the console, as a node does on a restart, and begin it with notes on the options."""
         await self._consoles.reset(entry.task.uuid)
-        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in told])
-        for text in told:
+        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in notes])
+        for text in notes:
             await self._tasks.note(entry, text)
 
-    async def _restart_here(self, entry: Entry, changes: TaskChanges, told: list[str]) -> None:
-        """Queue a task again; its files are not released meanwhile."""
+    async def _restart_here(self, entry: Entry, changes: TaskChanges, notes: list[str]) -> None:
+        """Queue a task again, under its lock so that its files are not released meanwhile."""
         async with self._tasks.locked(entry):
             try:
                 restored = await self._holdings.restored(entry.task)
             except FilesLost as lost:
                 raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
-            await self._begin_console(entry, told)
+            await self._begin_console(entry, notes)
             text = "restarted from the held files"
             await self._tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
 
     async def _restart_there(self, entry: Entry, options: list[Option] | None) -> Attempt | None:
-        """Begin the latest attempt again on its node; None if that cannot be done there."""
+        """Restart the latest attempt on its node; return None if that is not possible there."""
         attempt = entry.attempt
         node = self._registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
@@ -186,7 +185,7 @@ class Control:
         if options is not None:
             options = self._callbacks.options(attempt.task, options, attempt.number)
         try:
-            if attempt.cleanup is Cleanup.CANCEL:  # still to be carried out: later it would end the new run
+            if attempt.cleanup is Cleanup.CANCEL:  # still pending: carried out later, it would end the new run
                 await self._client.cancel(node.address, attempt.node_uuid)
             await self._client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:
@@ -196,7 +195,7 @@ class Control:
         return attempt
 
     async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
-        """A restart that was refused or not answered may have been carried out by an earlier call."""
+        """Return True if a refused restart was already carried out by an earlier request."""
         node = self._registry.get(attempt.node_id)
         if node is None or not isinstance(error, NodeRefused):
             return False
@@ -220,16 +219,12 @@ class Control:
         await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
 
     def _ended(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
-        """The task's attempt with what is still to be done on its node; None when it has none there."""
+        """Return the ended attempt with its cleanup; None if nothing is to be done on a node."""
         attempt = entry.attempt
         if attempt is None or (attempt.stage is Stage.ENDED and attempt.cleanup is Cleanup.REMOVE):
             return None
         if attempt.stage in (Stage.PREFETCHING, Stage.SENDING):
             cleanup = Cleanup.REMOVE
-        elif cleanup is Cleanup.CANCEL and not _was_on_node(entry.task):
+        elif cleanup is Cleanup.CANCEL and entry.task.phase not in ON_NODE:
             return None
         return attempt.ended(self._clock(), BY_OWNER, cleanup)
-
-
-def _was_on_node(task: Task) -> bool:
-    return task.phase in ON_NODE

@@ -121,7 +121,7 @@ class Dispatcher:
                     began = self._clock.steady()
                     self._place()
                     if self._leadership.held:
-                        await self.waits.tell()
+                        await self.waits.write()
                     # decide less often on a queue that takes long to decide on, so that all else goes on
                     await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (self._clock.steady() - began))))
                     try:
@@ -152,7 +152,7 @@ class Dispatcher:
                 entry.wait = f"{why}; {remark}" if remark else why
         texts = {uuid: entry.wait for uuid in plan.stuck if (entry := self._tasks.get(uuid))}
         known = self._leadership.held or not self._registry.machines()
-        self.waits.look(plan.stuck, texts, machines_known=known)
+        self.waits.record(plan.stuck, texts, machines_known=known)
 
     def _takes_no_turn(self, entry: Entry) -> bool:
         """Return True for a task that is under way in name only: no replica is sending it."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Nodes that are about to go: their results are brought here, so that nothing is lost when they are switched off."""
+"""Nodes about to be switched off: their results are pulled first, so that nothing is lost with them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PAGE = 200
 
 
 class Drainer:
-    """Empties nodes that drain, end soon, or were removed."""
+    """Empty nodes that drain, end soon, or were removed."""
 
     def __init__(
         self, store: Store, tasks: Tasks, registry: Registry, collector: Collector, results: Results, *, clock: Clock
@@ -30,39 +30,39 @@ class Drainer:
         self._collector = collector
         self._results = results
         self._clock = clock
-        #: Nodes that can be switched off: nothing runs there and all their results are here.
+        #: Nodes that can be switched off: idle, with all their results pulled.
         self.drained: frozenset[int] = frozenset()
 
     async def sweep(self) -> None:
-        """One round over all nodes that leave. A drained one is not looked through again: nothing new comes there."""
-        leaving = {node.record.id: node for node in self._registry.all() if node.record.leaving(self._clock())}
-        known = self.drained - self._busy()
-        left = {number: 0 if number in known else await self._empty(node) for number, node in leaving.items()}
-        self.drained = frozenset(number for number, count in left.items() if not count) - self._busy()
+        """Empty all nodes that are about to go. A drained one is not checked again: it gets no new tasks."""
+        draining = {node.record.id: node for node in self._registry.all() if node.record.leaving(self._clock())}
+        done = self.drained - self._busy()
+        left = {node_id: 0 if node_id in done else await self._empty(node) for node_id, node in draining.items()}
+        self.drained = frozenset(node_id for node_id, count in left.items() if not count) - self._busy()
 
     def _busy(self) -> set[int]:
-        """Nodes that have tasks."""
+        """Return the nodes that have tasks."""
         return {attempt.node_id for _, attempt in self._tasks.on_nodes()}
 
     async def _empty(self, node: Node) -> int:
-        """Bring all results of a node here; how many could not be brought."""
+        """Pull all results of a node; return how many are left there."""
         left = offset = 0
         while uuids := await self._store.completed_on(node.record.id, limit=_PAGE, offset=offset):
             offset += len(uuids)
             for uuid in uuids:
-                left += not (self._results.archive(uuid) or await self._bring(uuid, node))
+                left += not (self._results.archive(uuid) or await self._pull(uuid, node))
         return left
 
-    async def _bring(self, uuid: str, node: Node) -> bool:
+    async def _pull(self, uuid: str, node: Node) -> bool:
         entry = await self._tasks.find(uuid)
         if entry is None or entry.task.results_in:
             return True
         try:
             await self._collector.archive(entry)
-        except ResultsGone:  # deleted there long ago: nothing is lost with the node
+        except ResultsGone:  # deleted there before: nothing is lost with the node
             return True
         except ClusterError as error:
-            _log.warning("results cannot be brought here", task=uuid, node=str(node.address), error=str(error))
+            _log.warning("results cannot be pulled", task=uuid, node=str(node.address), error=str(error))
             return False
         await self._tasks.note(entry, f"results fetched from {node.address} before it is switched off")
         return True

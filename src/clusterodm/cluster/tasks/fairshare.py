@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What owners have used of the nodes, in memory: a cache of the store that follows each task to and from its node."""
+"""Node usage of owners in memory: a cache of the store that follows each task to and from its node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clusterodm.store import Store
 
 
 class FairShare:
-    """What whose turn it is depends on."""
+    """Account for what owners use; it decides whose turn is next."""
 
     def __init__(self, store: Store, tasks: Tasks, *, ageing: float, clock: Callable[[], float]) -> None:
         self._store = store
@@ -28,14 +28,14 @@ class FairShare:
         tasks.watch(self._task_changed)
 
     async def load(self) -> None:
-        """Read again what was used: other processes may have ended attempts, too."""
+        """Reload usage from the store: other replicas may have ended attempts, too."""
         self._ledger = Ledger(await self._store.accounts())
         self._began = {}
         for entry in self._tasks.active():
             self._task_changed(entry)
 
     def usage(self) -> Usage:
-        """Return what was used up to now."""
+        """Return the usage up to now."""
         return Usage(self._ledger.left(self._clock()), self._began)
 
     def _task_changed(self, entry: Entry) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Images out of archives, bounded in size: of a zipurl, fetched from where anybody may look, or uploaded."""
+"""Images from archives, bounded in size: from a zipurl, downloaded from public addresses only, or uploaded."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from clusterodm.files.spool import Part, Spool
 
 _MAX_REDIRECTS: Final = 5
 _TRIES: Final = 5
-#: Statuses of 4xx after which it is worth to come again: too slow, too early, too often.
+#: 4xx statuses worth a retry: too slow, too early, too often.
 _LATER: Final = (408, 425, 429)
 _BLOCK: Final = 1 << 20
 
 
 def check_zipurl(url: str) -> None:
-    """Refuse what can never be fetched. Raises BadRequest."""
+    """Raise BadRequest for a URL that can never be fetched."""
     if not is_web_url(url):
         raise BadRequest("zipurl must be an http or https URL")
 
 
 class Fetcher:
-    """Fetches the zipurl of waiting tasks, and unpacks it or the archives that they were uploaded as."""
+    """Fetch and unpack the zipurl of queued tasks, or unpack their uploaded archives."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Fetcher:
         spool: Spool,
         *,
         holdings: Holdings,
-        sizes: Forecasts,
+        forecasts: Forecasts,
         max_size: int,
         max_files: int,
         allow_private: bool,
@@ -59,7 +59,7 @@ class Fetcher:
         self._tasks = tasks
         self._spool = spool
         self._holdings = holdings
-        self._sizes = sizes
+        self._forecasts = forecasts
         self._max_size = max_size
         self._max_files = max_files
         self._egress = EgressPolicy(allow_private=allow_private)
@@ -76,12 +76,12 @@ class Fetcher:
             self._queue.cancel(entry.task.uuid)
 
     def on_elected(self) -> None:
-        """After a restart: fetch again what was not fetched."""
+        """Resume what is not fetched yet."""
         for entry in self._tasks.active():
             self._task_changed(entry)
 
     async def run(self) -> None:
-        """Fetch for ever."""
+        """Fetch until canceled."""
         await self._queue.run()
 
     async def _fetch(self, uuid: str) -> None:
@@ -109,7 +109,7 @@ class Fetcher:
             part.drop()
 
     async def _unpack_held(self, uuid: str) -> None:
-        """Each archive goes once all of it is unpacked; begun anew, the same files come of it again, and count once."""
+        """Unpack each uploaded archive, then delete it; safe to run again after an interruption."""
         try:
             await self._holdings.check_packed(uuid)
         except FilesLost as lost:
@@ -129,7 +129,7 @@ class Fetcher:
         if len(files) > self._max_files:
             raise FetchFailed(f"too many files: {len(files)} (at most {self._max_files})", final=True)
         images = sum(is_image(file.name) for file in files)
-        expected = await self._sizes.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
+        expected = await self._forecasts.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
         try:
             await self._tasks.change(
                 entry,

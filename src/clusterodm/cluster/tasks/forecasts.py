@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Learning what sizes of machines tasks need: what they took is kept, and says what is expected of a new one."""
+"""Memory forecasts: the peak use of ended tasks is kept, and predicts what a new task needs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from clusterodm.core.tasks import COMPLETED, Phase, Stage
 from clusterodm.files.spool import Spool
 from clusterodm.store import Store
 
-#: Peaks that are kept.
+#: Peaks kept.
 _PEAKS: Final = 2000
 _MEMORY_KEY: Final = "machine_memory"
 
 
 class Forecasts:
-    """What tasks took, and what machines have."""
+    """Learn the memory that tasks take, and that machine sizes have."""
 
     def __init__(
         self,
@@ -44,13 +44,13 @@ class Forecasts:
         self._tasks = tasks
         self._machines = machines
         self._spool = spool
-        #: Whether there are machines to choose from.
+        #: True if there are machine sizes to choose from.
         self._wanted = wanted
         self._clock = clock
         self.peaks: list[Peak] = []
-        #: Those that are not kept yet.
+        #: Peaks not stored yet.
         self._fresh: list[Peak] = []
-        #: Bytes that sizes have, by "provider/size", as their nodes said.
+        #: Bytes of memory by "provider/size", as reported by their nodes.
         self.memory: dict[str, int] = {}
         self._megapixels: dict[str, float] = {}
         self._queue: WorkQueue[str] = WorkQueue("forecasts", self._keep, concurrency=1, leadership=leadership)
@@ -59,24 +59,24 @@ class Forecasts:
         machines.watch(self._machine_changed)
 
     async def load(self) -> None:
-        """What was learned before."""
+        """Load what was learned before."""
         self.peaks = await self._store.peaks(limit=_PEAKS)
         self.memory = await self._store.value(_MEMORY_KEY) or {}
 
     async def run(self) -> None:
-        """Learn for ever."""
+        """Store what is learned until canceled."""
         await self._queue.run()
 
     def of(self, provider: str, size: str) -> int:
-        """Bytes that a size has; 0: not known yet."""
+        """Return the bytes of memory of a size; 0 if not known yet."""
         return self.memory.get(f"{provider}/{size}", 0)
 
     def _machine_changed(self, machine: Machine) -> None:
         node = self._machines.node(machine)
         if self._leadership.held and machine.state is State.READY and node is not None and node.info.total_memory:
-            key, has = f"{machine.provider}/{machine.size}", node.info.total_memory
-            if self.memory.get(key) != has:
-                self.memory = {**self.memory, key: has}
+            key, memory = f"{machine.provider}/{machine.size}", node.info.total_memory
+            if self.memory.get(key) != memory:
+                self.memory = {**self.memory, key: memory}
                 self._queue.put("")
 
     def _task_changed(self, entry: Entry) -> None:
@@ -92,12 +92,12 @@ class Forecasts:
             self._megapixels.pop(task.uuid, None)
 
     def _learn(self, entry: Entry, machine: Machine | None, *, enough: bool) -> None:
-        """Only of a machine that had one task can be told what the task took."""
+        """Record the peak of a task; it is known only where the machine ran no other task."""
         node = self._machines.node(machine) if machine is not None else None
         if machine is None or node is None or machine.slots != 1 or not node.info.total_memory:
             return
-        took = node.most_used if enough else node.info.total_memory
-        if not took:
+        used = node.most_used if enough else node.info.total_memory
+        if not used:
             return
         task = entry.task
         peak = Peak(
@@ -105,7 +105,7 @@ class Forecasts:
             images=task.image_count,
             megapixels=self._megapixels.get(task.uuid, 0.0),
             options=options_key(task.options),
-            memory=took,
+            memory=used,
             enough=enough,
         )
         self.peaks = [*self.peaks[-_PEAKS + 1 :], peak]
@@ -113,8 +113,8 @@ class Forecasts:
         self._queue.put("")
 
     async def expect(self, uuid: str, files: list[str], options: list[Option]) -> Forecast | None:
-        """What a task with these held files will take; None when nothing is known of tasks like it, and where there
-        are no machines to choose from."""
+        """Return the memory forecast for a task with these files; None without similar tasks, or without machine sizes
+        to choose from."""
         images = [name for name in files if is_image(name)]
         if not images or not self._wanted:
             return None
@@ -129,7 +129,7 @@ class Forecasts:
 
 
 def _megapixels(path: Path) -> float:
-    """Of one image, from its header; 0 for what is none."""
+    """Return the megapixels of an image by its header; 0 for other files."""
     from PIL import Image
 
     try:

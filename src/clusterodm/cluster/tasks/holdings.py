@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The held files of tasks against what was accepted of them: nothing less ever goes to a node."""
+"""Held files checked against the manifest: a node gets all accepted files, or none."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _SEED: Final = "seed.zip"
 
 
 class Holdings:
-    """Knows what was accepted of each task, and whether it is still here."""
+    """Check the held files of tasks against their manifests."""
 
     def __init__(self, store: Store, spool: Spool) -> None:
         self._store = store
         self._spool = spool
 
     def path(self, uuid: str, name: str) -> Path:
-        """Return where a held file lies."""
+        """Return the path of a held file."""
         return self._spool.path(uuid, name)
 
     async def whole(self, task: Task, *, besides: Collection[str] = ()) -> list[HeldFile]:
-        """Return all files that were accepted of a task. Raises FilesLost when one is not held as it was; those in
-        `besides` are not needed any more."""
+        """Return all accepted files of a task. Raises FilesLost when one is missing or damaged, except those in
+        `besides`."""
         held, manifest = await self._spool.listing(task.uuid), await self._store.manifest(task.uuid)
         if manifest is None:
             return _counted(task, held)
@@ -43,8 +43,8 @@ class Holdings:
         return manifest.files
 
     async def check_packed(self, uuid: str) -> None:
-        """Raise FilesLost when what was accepted is not held as it was, and nothing was unpacked of it yet: archives go
-        one by one, once they are unpacked."""
+        """Raise FilesLost when an accepted archive is missing or damaged before unpacking began; later archives are
+        deleted one by one."""
         held, manifest = await self._spool.listing(uuid), await self._store.manifest(uuid)
         accepted = {file.name for file in manifest.files} if manifest is not None else set()
         if manifest is None or any(file.name not in accepted for file in held):
@@ -54,8 +54,8 @@ class Holdings:
         _check(manifest.files, held)
 
     async def restored(self, task: Task) -> TaskChanges:
-        """Return the changes with which a task can begin again: none when its files are here, its zipurl when they are
-        to be fetched once more. Raises FilesLost when they are gone for good."""
+        """Return the changes needed to run a task again: none if its files are held, its zipurl if they can be fetched
+        again. Raises FilesLost when they are gone for good."""
         try:
             await self.whole(task)
         except FilesLost:
@@ -67,7 +67,7 @@ class Holdings:
         return {}
 
     async def expected_images(self, uuid: str, files: Sequence[HeldFile]) -> int:
-        """Return how many images a node counts among these files; -1 when that cannot be told."""
+        """Return how many images a node will count in these files; -1 if unknown."""
         names = [file.name for file in files]
         try:
             seeded = await asyncio.to_thread(self._seeded, uuid) if _SEED in names else []
@@ -86,7 +86,7 @@ def _check(accepted: Sequence[HeldFile], held: Sequence[HeldFile]) -> None:
 
 
 def _counted(task: Task, held: list[HeldFile]) -> list[HeldFile]:
-    """The held files of a task that was accepted before names were kept: as many, and as many bytes."""
+    """Check the files of a task without a manifest (from an older version) by count and bytes."""
     count, size = len(held), sum(file.size for file in held)
     if not held:
         raise FilesLost("its files are not held here")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""From the first word of a client to the commit: nothing that was answered is lost after it."""
+"""From the announcement of a task to its commit; after the response to the commit nothing is lost."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ from clusterodm.files.spool import Part, Spool
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client says of a new task, as it came in."""
+    """A new task as its client describes it."""
 
     grant: Grant
-    #: By whose name limits per caller count.
+    #: Whom the limits per caller count.
     caller: str
-    #: The `set-uuid` header; empty: we choose.
+    #: The `set-uuid` header; empty: a random one.
     set_uuid: str = ""
     fields: dict[str, str] = {}
-    #: Where split-merge jobs reach us.
+    #: Where split-merge jobs reach the cluster.
     cluster_url: str = ""
 
     @property
     def owner(self) -> str:
-        """Whom the task belongs to."""
+        """Return the owner of the task."""
         return self.grant.owner
 
 
 class Intake:
-    """Takes tasks in."""
+    """Accept announcements, files and commits."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Intake:
         bounds: Bounds,
         callbacks: Callbacks,
         accounts: Accounts,
-        sizes: Forecasts,
+        forecasts: Forecasts,
         prefetcher: Prefetcher,
         uploads: Uploads,
         strays: Strays,
@@ -79,7 +79,7 @@ class Intake:
         self._tasks = tasks
         self._callbacks = callbacks
         self._accounts = accounts
-        self._sizes = sizes
+        self._forecasts = forecasts
         self._prefetcher = prefetcher
         self._uploads = uploads
         self._strays = strays
@@ -91,65 +91,65 @@ class Intake:
         self._refusals = Refusals(spool, bounds.max_files)
         self._clock = clock
 
-    async def announce(self, said: Announcement) -> str:
-        """`/task/new/init`: a task that receives files. Repeated with the same set-uuid before the commit, the last
-        word counts."""
-        check_tasks_allowed(said.grant.limits)
-        uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
-        with self._uploads.admitted(said.caller, uuid):
-            task = self._task(uuid, said)
+    async def announce(self, announcement: Announcement) -> str:
+        """Create a task that receives files (`/task/new/init`). Repeated with the same set-uuid before the commit, the
+        latest announcement counts."""
+        check_tasks_allowed(announcement.grant.limits)
+        uuid = parse_set_uuid(announcement.set_uuid) if announcement.set_uuid else str(uuid_module.uuid4())
+        with self._uploads.admitted(announcement.caller, uuid):
+            task = self._task(uuid, announcement)
             if self._uploads.is_arriving(uuid):
                 raise BadRequest(f"Invalid set-uuid: {uuid}")
             entry = await self._tasks.add(task, "announced")
             if entry is None:
                 entry = await self._announce_again(task)
-            elif said.set_uuid:
+            elif announcement.set_uuid:
                 await self._strays.clear(uuid)
-            self._uploads.began(uuid, said.caller)
-        await self._tell_unknown(entry, said)
+            self._uploads.began(uuid, announcement.caller)
+        await self._note_unknown_options(entry, announcement)
         return uuid
 
     async def _announce_again(self, task: Task) -> Entry:
         entry = await self._tasks.find(task.uuid)
         if entry is None or entry.task.owner != task.owner or entry.task.phase is not Phase.RECEIVING:
             raise BadRequest(f"Invalid set-uuid: {task.uuid}")
-        said = {"name", "options", "skip_post_processing", "outputs", "webhook", "date_created"}
-        await self._tasks.change(entry, "announced again", **{key: getattr(task, key) for key in said})
+        names = ("name", "options", "skip_post_processing", "outputs", "webhook", "date_created")
+        await self._tasks.change(entry, "announced again", **{name: getattr(task, name) for name in names})
         await self._consoles.drop(task.uuid)
         return entry
 
-    async def _tell_unknown(self, entry: Entry, said: Announcement) -> None:
-        """Name the options that nodes leave out without a word."""
-        unknown = unknown_options(parse_options(said.fields.get("options", "")), self._registry.options)
+    async def _note_unknown_options(self, entry: Entry, announcement: Announcement) -> None:
+        """Note the options that nodes ignore silently."""
+        unknown = unknown_options(parse_options(announcement.fields.get("options", "")), self._registry.options)
         for text in unknown:
             await self._tasks.note(entry, text)
         await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in unknown])
 
     @asynccontextmanager
-    async def reserved(self, said: Announcement) -> AsyncIterator[str]:
-        """The uuid under which `/task/new` gathers files before its fields are known; nobody else gets it meanwhile.
-        Its files go when no task came of it."""
-        check_tasks_allowed(said.grant.limits)
-        uuid = parse_set_uuid(said.set_uuid) if said.set_uuid else str(uuid_module.uuid4())
+    async def reserved(self, announcement: Announcement) -> AsyncIterator[str]:
+        """Reserve a uuid under which `/task/new` gathers files before its fields are known; delete the files if no task
+        comes of it."""
+        check_tasks_allowed(announcement.grant.limits)
+        uuid = parse_set_uuid(announcement.set_uuid) if announcement.set_uuid else str(uuid_module.uuid4())
         if self._uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        with self._uploads.admitted(said.caller, uuid), self._uploads.arriving(uuid, said.owner):
-            async with self._tasks.claimed(uuid) as ours:
-                if not ours or await self._tasks.find(uuid) is not None:
+        with self._uploads.admitted(announcement.caller, uuid), self._uploads.arriving(uuid, announcement.owner):
+            async with self._tasks.claimed(uuid) as claimed:
+                if not claimed or await self._tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")
-                if said.set_uuid:
+                if announcement.set_uuid:
                     await self._strays.clear(uuid)
                 try:
                     yield uuid
-                finally:  # whoever gets the uuid next must not find our files
+                finally:  # the next one to get the uuid must not find these files
                     if await self._tasks.find(uuid) is None:
                         await self._spool.drop(uuid)
 
-    async def new(self, uuid: str, said: Announcement) -> str:
-        """`/task/new`: everything in one request; the files lie in the spool under `uuid`."""
-        self._uploads.check_cut(uuid, said.owner)
-        task = self._task(uuid, said)
-        zipurl = said.fields.get("zipurl", "")
+    async def new(self, uuid: str, announcement: Announcement) -> str:
+        """Create and commit a task at once (`/task/new`); its files lie in the spool under `uuid`."""
+        self._uploads.check_cut(uuid, announcement.owner)
+        task = self._task(uuid, announcement)
+        zipurl = announcement.fields.get("zipurl", "")
         if zipurl:
             check_zipurl(zipurl)
         elif not await self._spool.listing(uuid):
@@ -157,11 +157,11 @@ class Intake:
         entry = await self._tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
         if entry is None:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        await self._tell_unknown(entry, said)
-        return await self.commit(uuid, said.grant)
+        await self._note_unknown_options(entry, announcement)
+        return await self.commit(uuid, announcement.grant)
 
     async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
-        """Keep a whole file of a task that receives. Raises BadRequest when it no longer does, or has enough images."""
+        """Store a complete file of an upload. Raises BadRequest when the upload is over, or has too many images."""
         entry = await self.receiving(uuid, grant.owner)
         async with self._tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
@@ -175,14 +175,14 @@ class Intake:
             self._prefetcher.grew(uuid, HeldFile(kept, part.size))
 
     async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
-        """Keep in mind that a file of an upload was not taken: there is no commit without it."""
+        """Store that a file of an upload was refused: there is no commit without it."""
         entry = await self.receiving(uuid, grant.owner)
         async with self._tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
             await self._refusals.add(uuid, name, error)
 
     async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
-        """Let go of the file that is one too many; a file that came twice is one, so it never is."""
+        """Discard the file that is one too many; a file uploaded twice counts once."""
         if limits.max_images is None or not is_image(kept):
             return
         count = sum(is_image(file.name) for file in await self._spool.listing(uuid))
@@ -193,8 +193,8 @@ class Intake:
             raise
 
     async def _check_files(self, entry: Entry, kept: str) -> None:
-        """Let go of the file with which an upload is larger than any node takes. Files are only counted once they may
-        be too many; what came by other processes is seen at the commit."""
+        """Discard the file with which an upload exceeds what any node accepts. Files are listed only once there may be
+        too many; those received by other replicas are counted at the commit."""
         entry.counted += kept != SEED
         if not self._registry.never(Needs(images=entry.counted)):
             return
@@ -206,7 +206,7 @@ class Intake:
             raise BadRequest(why, no_retry=True)
 
     async def receiving(self, uuid: str, owner: str) -> Entry:
-        """The task that an upload is for; it is active now. Raises BadRequest as a node does."""
+        """Return the task of an upload, and mark it active. Raises BadRequest, as a node does."""
         entry = await self._tasks.known(uuid)
         if entry is None or entry.task.owner != owner or entry.task.phase is not Phase.RECEIVING:
             raise self._uploads.unknown(uuid, owner)
@@ -214,12 +214,12 @@ class Intake:
         return entry
 
     def check_name(self, name: str) -> None:
-        """Refuse what we do not take at all."""
+        """Raise BadRequest for a file that is not accepted at all."""
         if not self._splitmerge and safe_name(name).lower() == SEED:
             raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
 
     async def commit(self, uuid: str, grant: Grant) -> str:
-        """`/task/new/commit`: from the answer on, the task is ours. Repeated commits answer the same."""
+        """Commit a task (`/task/new/commit`): after the response it is never lost. A repeat is answered alike."""
         entry = await self._tasks.find(uuid)
         if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
             raise self._uploads.unknown(uuid, grant.owner)
@@ -247,7 +247,7 @@ class Intake:
             raise BadRequest(why, no_retry=True)
         await self._check_seed(task.uuid, held)
         approved = await self._accounts.approved(task, images)
-        expected = await self._sizes.expect(task.uuid, held, task.options)
+        expected = await self._forecasts.expect(task.uuid, held, task.options)
         now = self._clock()
         allowed = grant.limits.max_concurrent_tasks
         columns: dict[str, Any] = {
@@ -269,9 +269,9 @@ class Intake:
         if packed:
             text += f", {len(names)} files to unpack"
         elif not task.zipurl and (unused := [name for name in held if is_archive(name)]):
-            told = f"not unpacked, because photos were uploaded with it: {printable(', '.join(unused[:3]))[:300]}"
-            text += f"; {told}"
-            await self._consoles.append(task.uuid, [f"[clusterodm] {told}; nodes delete it"])
+            note = f"not unpacked, because photos were uploaded with it: {printable(', '.join(unused[:3]))[:300]}"
+            text += f"; {note}"
+            await self._consoles.append(task.uuid, [f"[clusterodm] {note}; nodes delete it"])
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
@@ -283,7 +283,7 @@ class Intake:
             await self._tasks.note(entry, trouble, warning=True)
 
     async def _inside(self, uuid: str, packed: list[str]) -> list[str]:
-        """The names of what will be unpacked from uploaded archives. Raises BadRequest for one that cannot be used."""
+        """Return the names of the files in uploaded archives. Raises BadRequest for an archive that cannot be used."""
         names: list[str] = []
         for name in packed:
             try:
@@ -295,7 +295,7 @@ class Intake:
         return names
 
     async def _check_seed(self, uuid: str, names: list[str]) -> None:
-        """A seed is unpacked by a node, which believes it; so it is looked at here."""
+        """Raise BadRequest for a bad seed archive: nodes unpack it unchecked."""
         if SEED not in names:
             return
         path = self._spool.path(uuid, SEED)
@@ -305,24 +305,24 @@ class Intake:
             raise BadRequest(f"{SEED} {error}", no_retry=True) from None
         archive.close()
 
-    def _task(self, uuid: str, said: Announcement) -> Task:
-        fields = said.fields
+    def _task(self, uuid: str, announcement: Announcement) -> Task:
+        fields = announcement.fields
         described = self._registry.options
         options = check_options(parse_options(fields.get("options", "")), described)
-        options = limited_options(options, described, said.grant.limits)
+        options = limited_options(options, described, announcement.grant.limits)
         return Task(
             uuid=uuid,
-            owner=said.owner,
+            owner=announcement.owner,
             phase=Phase.RECEIVING,
             name=printable(fields.get("name", ""))[:1000] or f"Task of {self._day()}",
-            options=self._callbacks.with_cluster(options, said.cluster_url),
+            options=self._callbacks.with_cluster(options, announcement.cluster_url),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
             outputs=parse_outputs(fields.get("outputs", "")),
             webhook=fields.get("webhook", "")[:4000],
             date_created=_milliseconds(fields.get("dateCreated", "")),
             created_at=self._clock(),
-            job=said.grant.job,
-            job_attempt=said.grant.job_attempt,
+            job=announcement.grant.job,
+            job_attempt=announcement.grant.job_attempt,
         )
 
     def _day(self) -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What time takes care of: abandoned uploads, old tasks, files that nobody needs any more."""
+"""Expiry: abandoned uploads, old tasks, and files no longer needed."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from clusterodm.store import Store
 _log = structlog.get_logger("janitor")
 
 HOUR: Final = 3600.0
-#: Hours after which an upload without activity is given up unless a setting says otherwise, and for which the held
-#: files of failed and canceled tasks stay for a restart, as on a node.
+#: Hours after which an idle upload is abandoned by default, and for which the held files of failed and canceled tasks
+#: are kept for a restart, as on a node.
 DEFAULT_HOURS: Final = 48
 _PAGE: Final = 200
 
 
 class Janitor:
-    """Removes what is over."""
+    """Remove what has expired."""
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class Janitor:
         self._clock = clock
 
     async def sweep(self) -> None:
-        """One round."""
+        """Remove everything that has expired by now."""
         await self._give_up_uploads()
         await self._forget_old_tasks()
-        await self._let_go_of_files()
+        await self._release_files()
         await self._drop_traces()
         await self._strays.sweep()
 
@@ -93,8 +93,8 @@ class Janitor:
             return False
         return True
 
-    async def _let_go_of_files(self) -> None:
-        """Drop folders of the spool that nobody needs: of completed tasks, and of others that ended long ago."""
+    async def _release_files(self) -> None:
+        """Delete held files of completed tasks, and of others that ended long ago."""
         for uuid in await self._spool.tasks():
             entry = None if self._spool.receives(uuid) else await self._tasks.find(uuid)
             if entry is None or entry.aside or entry.task.phase not in (Phase.FINISHED, Phase.REMOVED):
@@ -105,7 +105,7 @@ class Janitor:
                 await self._spool.drop(uuid)
 
     async def _clear_bucket(self, uuid: str, provider: str) -> bool:
-        """Delete what a removed task has in a provider's bucket; False when it must be tried again."""
+        """Delete the results of a removed task from a bucket; return False if that must be retried."""
         bucket = self._fleet.bucket(provider) if provider else None
         if bucket is None:
             return True
@@ -113,12 +113,12 @@ class Janitor:
             for attempt in await self._store.attempts(uuid):
                 await bucket.clear(f"{attempt.node_uuid}/")
         except ProviderError as error:
-            _log.warning("results in a bucket cannot be deleted", task=uuid, error=str(error))
+            _log.warning("bucket cleanup failed", task=uuid, error=str(error))
             return False
         return True
 
     async def _drop_traces(self) -> None:
-        """Removed tasks: their files, and their rows when nothing is left to do on a node."""
+        """Delete files of removed tasks, and their rows once no cleanup on a node is pending."""
         last = ""
         while page := await self._store.removed(limit=_PAGE, after=last):
             last = page[-1][0]

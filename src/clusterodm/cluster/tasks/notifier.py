@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The owner's webhook: called once when a task is over, repeated until it was taken; never where only we may look."""
+"""The owner's webhook: called once a task is over, retried until accepted; never at an internal address."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("notifier")
 
-#: Tries after which a webhook is given up; with the back-off of the queue that is some minutes.
+#: Tries before giving up; some minutes, with the back-off of the queue.
 _TRIES: Final = 10
-#: Seconds that calls get to end when we do.
+#: Seconds for calls under way to end at a shutdown.
 _LAST_CALLS: Final = 5.0
-#: Seconds for which a node that was told to call the cluster may still say what it knows of the photos.
+#: Seconds to wait for a node's own webhook call, which describes the photos.
 _LATE: Final = 2.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
 class Notifier:
-    """Tells owners that their tasks are over."""
+    """Call owners' webhooks."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Notifier:
         self._store = store
         self._tasks = tasks
         self._photos = photos
-        #: Nodes are given a webhook of the cluster.
+        #: True if nodes call a webhook of the cluster.
         self._nodes_call = nodes_call
         self._egress = EgressPolicy(allow_private=allow_private)
         self._metrics = metrics
@@ -58,16 +58,16 @@ class Notifier:
         tasks.watch(self._task_changed)
 
     async def on_elected(self) -> None:
-        """After a restart: tell those who were not told yet."""
+        """Resume the calls that are still due."""
         for uuid in await self._store.webhooks_due():
             self._queue.put(uuid)
 
     async def run(self) -> None:
-        """Notify for ever."""
+        """Call webhooks until canceled."""
         await self._queue.run()
 
     async def settle(self) -> None:
-        """Before the end: let calls that are under way be answered, so that nobody makes them again."""
+        """Let calls under way finish before a shutdown, so that they are not made twice."""
         await self._queue.settle(_LAST_CALLS)
 
     def _task_changed(self, entry: Entry) -> None:
@@ -79,7 +79,7 @@ class Notifier:
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
             self._tries.pop(uuid, None)
             return None
-        if not self._leadership.held:  # somebody else calls it
+        if not self._leadership.held:  # the new leader calls it
             return None
         images = await self._photos.of(entry.task, entry.attempt)
         if images is None and uuid not in self._tries and self._nodes_call and has_results(entry.task, entry.attempt):
@@ -99,20 +99,20 @@ class Notifier:
         try:
             await self._tasks.change(entry, text, webhook_due=False)
         except StaleTask:
-            _log.info("the task changed while its webhook was called", task=uuid)
+            _log.info("webhook note superseded", task=uuid)
         return None
 
     async def _call(self, entry: Entry, images: list[msgspec.Raw]) -> None:
-        """POST the task's info and what is known of its photos as JSON, as a node does. Errors carry no URL: it may
-        hold a secret."""
+        """POST the task's info and photo metadata as JSON, as a node does. Errors carry no URL: it may hold a
+        secret."""
         info = task_info(entry.task) | {"images": images}
         body = msgspec.json.encode(info)
-        wanted = self._egress.check(entry.task.webhook)
+        url = self._egress.check(entry.task.webhook)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
             async with (
                 self._egress.session(_TIMEOUT) as session,
-                session.post(wanted, data=body, headers=headers, allow_redirects=False) as response,
+                session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status >= 300:
                     raise FetchFailed(f"HTTP status {response.status}", final=False)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the engine wrote down of each photo of a task: it stands in the results, and in what a node posts at the end of
-a task. Owners' webhooks tell it, as those of nodes do; nothing large is fetched for that."""
+"""Photo metadata written by the engine (`images.json`), for owners' webhooks: from the results, or from a node's own
+webhook call. Nothing large is fetched for it."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from clusterodm.files.results import ARCHIVE, Content, Results, find_asset
 from clusterodm.providers import Fleet
 
 _NAME: Final = "images.json"
-#: Bytes of it at most.
+#: Its largest size in bytes.
 _MOST: Final = 8 << 20
 _UNREADABLE: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, BadRequest, ProviderError)
 
 
 class Photos:
-    """Finds it wherever the results are."""
+    """Find the photo metadata of a task."""
 
     def __init__(self, results: Results, fleet: Fleet) -> None:
         self._results = results
         self._fleet = fleet
 
     async def note(self, task: Task, text: str) -> None:
-        """Keep what a node says of the photos of a task that it has; what is no list is of no use."""
+        """Store the photo metadata that a node reports; ignore anything but a list."""
         if task.phase not in (Phase.RECEIVING, Phase.QUEUED, Phase.REMOVED) and _listed(text.encode()) is not None:
             await self._results.note(task.uuid, _NAME, text.encode())
 
     async def of(self, task: Task, attempt: Attempt | None) -> list[msgspec.Raw] | None:
-        """Return what is known of the photos; None when nothing is."""
+        """Return the photo metadata of a task; None if there is none."""
         try:
-            written = await self._kept(task.uuid) or await self._in_bucket(task, attempt)
+            content = await self._stored(task.uuid) or await self._in_bucket(task, attempt)
         except _UNREADABLE:
             return None
-        return _listed(written) if written else None
+        return _listed(content) if content else None
 
-    async def _kept(self, uuid: str) -> bytes:
+    async def _stored(self, uuid: str) -> bytes:
         noted = await self._results.noted(uuid, _NAME)
         if noted or self._results.archive(uuid) is None:
             return noted
@@ -60,18 +60,18 @@ class Photos:
         if bucket is None or attempt is None:
             return b""
         key = f"{attempt.node_uuid}/{ARCHIVE}"
-        found = await bucket.find(key)
-        return await asyncio.to_thread(_read, bucket.open(key, found.size)) if found is not None else b""
+        archive = await bucket.find(key)
+        return await asyncio.to_thread(_read, bucket.open(key, archive.size)) if archive is not None else b""
 
 
 def _read(file: IO[bytes]) -> bytes:
     with file:
-        found = find_asset(file, _NAME)
-        return found.archive.read(found.entry) if found.entry.file_size <= _MOST else b""
+        asset = find_asset(file, _NAME)
+        return asset.archive.read(asset.entry) if asset.entry.file_size <= _MOST else b""
 
 
-def _listed(written: bytes) -> list[msgspec.Raw] | None:
+def _listed(content: bytes) -> list[msgspec.Raw] | None:
     try:
-        return msgspec.json.decode(written, type=list[msgspec.Raw])
+        return msgspec.json.decode(content, type=list[msgspec.Raw])
     except (msgspec.DecodeError, RecursionError):
         return None

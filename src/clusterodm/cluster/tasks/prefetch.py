@@ -28,27 +28,27 @@ from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient, Transfer, Transfers
 from clusterodm.observe import Metrics
 
-#: Bytes of an upload from which on it is worth it: fewer are prefetched in a moment.
+#: Bytes of an upload below which prefetching is not worth it.
 WORTH: Final = 8 << 20
-#: Seconds between a file and the look at its upload (many files come in that time), and between two looks.
+#: Seconds between a file and the look at its upload, to batch files, and between two looks.
 _SETTLE: Final = 0.05
 _LOOK: Final = 1.0
-#: Seconds without a file after which an upload loses what was prefetched.
+#: Seconds without a file after which a prefetch is discarded.
 RESTING: Final = 900.0
-#: Times that one upload is prefetched at most.
+#: Prefetches of one upload at most.
 _TRIES: Final = 5
-#: What a node was told about a task. When it changes, what was prefetched is of no use.
-_TOLD: Final = ("name", "options", "skip_post_processing", "outputs")
+#: Settings that a node gets with the files. When one changes, the prefetch is of no use.
+_SETTINGS: Final = ("name", "options", "skip_post_processing", "outputs")
 
 
 class Prefetch:
-    """What is prefetched of one upload."""
+    """One upload on its way to a node before its commit."""
 
     def __init__(self, task: Task, attempt: Attempt, transfer: Transfer) -> None:
         self.task = task
         self.attempt = attempt
         self.transfer = transfer
-        #: Files that were prefetched or are to be.
+        #: Files prefetched or queued for it.
         self.names: set[str] = set()
         #: Those of them that count against a node's limit.
         self.files = 0
@@ -65,7 +65,7 @@ class Prefetch:
 
 
 class Prefetcher:
-    """Sends ahead."""
+    """Prefetch uploads to free nodes."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Prefetcher:
         self._spool = spool
         self._client = client
         self._metrics = metrics
-        #: Uploads at a time.
+        #: Uploads prefetched at a time.
         self.most = most
         self._transfers = transfers
         self._callbacks = callbacks
@@ -95,11 +95,11 @@ class Prefetcher:
         self._leadership = leadership
         self._clock = clock
         self._prefetches: dict[str, Prefetch] = {}
-        #: Uploads that a node refused.
+        #: Uploads refused by a node.
         self._refused: set[str] = set()
-        #: Held while an attempt is ended, so that it ends once.
+        #: Held while an attempt is ended, so that it ends only once.
         self._ending = asyncio.Lock()
-        #: Those that are being prefetched, by the uuid on their node.
+        #: Prefetches under way, by the uuid on their node.
         self._sending: dict[str, Prefetch] = {}
         self._sends: WorkQueue[str] = WorkQueue("prefetch", self._send, concurrency=2 * most + 1)
         self._looks: WorkQueue[str] = WorkQueue("prefetch", self._look, concurrency=1, leadership=leadership)
@@ -107,11 +107,11 @@ class Prefetcher:
         registry.watch(self._look_at_all)
 
     def nodes(self) -> dict[str, int]:
-        """The node that has files already, by task."""
+        """Return the node that has files already, by task."""
         return {uuid: prefetch.attempt.node_id for uuid, prefetch in self._prefetches.items()}
 
     def grew(self, uuid: str, file: HeldFile) -> None:
-        """A file of an upload is here."""
+        """Prefetch another file of an upload."""
         prefetch = self._prefetches.get(uuid)
         if prefetch is not None:
             self._add(prefetch, uuid, file)
@@ -119,13 +119,13 @@ class Prefetcher:
             self._looks.put(uuid, _SETTLE)
 
     def _add(self, prefetch: Prefetch, uuid: str, file: HeldFile) -> None:
-        if file.name not in prefetch.names and not is_archive(file.name):  # it is unpacked here, or deleted there
+        if file.name not in prefetch.names and not is_archive(file.name):  # unpacked here, or deleted by nodes
             prefetch.names.add(file.name)
             prefetch.files += file.name != SEED
             prefetch.transfer.add(self._spool.path(uuid, file.name), file.size)
 
     def _task_changed(self, entry: Entry) -> None:
-        """One that its owner removed, or that was taken up elsewhere."""
+        """Drop the prefetch of a task that was removed, or is under way already."""
         if entry.task.phase not in (Phase.RECEIVING, Phase.QUEUED):
             self._drop(entry.task.uuid)
             self._refused.discard(entry.task.uuid)
@@ -135,13 +135,13 @@ class Prefetcher:
             self._looks.put(uuid)
 
     def on_elected(self) -> None:
-        """When the leadership begins: what others prefetched is taken back, and may be prefetch anew."""
+        """Discard what other replicas were prefetching; it may be prefetched anew."""
         for entry in self._tasks.active():
             if entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING:
                 self._looks.put(entry.task.uuid)
 
     async def run(self) -> None:
-        """Send ahead for ever."""
+        """Watch uploads until canceled."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._looks.run(), name="prefetch")
@@ -151,14 +151,14 @@ class Prefetcher:
                 self._drop(uuid)
 
     async def send(self) -> None:
-        """For ever: the sending itself, which goes on where the leadership ends after a commit."""
+        """Send until canceled; a transfer continues after the commit even if the leadership is lost."""
         try:
             await self._sends.run()
         finally:
             self._transfers.close()
 
     async def _sweep(self) -> None:
-        """Files that came in at other replicas."""
+        """Look at uploads received by other replicas."""
         if self._tasks.others and self.most:
             for entry in self._tasks.active():
                 if entry.task.phase is Phase.RECEIVING:
@@ -171,7 +171,7 @@ class Prefetcher:
         prefetch = self._prefetches.get(uuid)
         if prefetch is None:
             if entry.task.phase is Phase.QUEUED:
-                return None  # whoever sends it to a node looks at what was prefetched
+                return None  # its sender takes or discards the prefetch
             await self._end(entry, "interrupted")
             return await self._begin(entry)
         if why := self._wrong(entry, prefetch):
@@ -183,7 +183,7 @@ class Prefetcher:
         return _LOOK
 
     async def _begin(self, entry: Entry) -> float | None:
-        """Choose a node and begin, where it is worth it."""
+        """Choose a node and start prefetching, if it is worth it."""
         uuid = entry.task.uuid
         if len(self._prefetches) >= self.most or entry.task.attempts >= _TRIES or not self._with_room():
             return None
@@ -215,16 +215,16 @@ class Prefetcher:
         return _LOOK
 
     def _with_room(self) -> list[NodeFacts]:
-        """Nodes with a slot for more than what goes there already."""
+        """Return the nodes with more free slots than prefetches."""
         return [node for node in self._registry.facts() if node.free > node.prefetching]
 
     def _choose(self, files: int) -> Node | None:
-        """The node for an upload that has so many files by now: if there is one, one that takes twice as many, because
-        it grows."""
+        """Return the node for an upload with this many files so far; one that takes twice as many comes first, because
+        the upload grows."""
         free, now = self._with_room(), self._clock()
         for count in (2 * files, files):
-            if found := best(free, Needs(images=count), now):
-                return self._registry.get(found.id)
+            if node := best(free, Needs(images=count), now):
+                return self._registry.get(node.id)
         return None
 
     def _start(self, task: Task, attempt: Attempt, node: Node, files: list[HeldFile]) -> None:
@@ -256,7 +256,7 @@ class Prefetcher:
             self._looks.put(prefetch.task.uuid)
 
     async def stop(self, prefetch: Prefetch) -> None:
-        """Send no more of what was taken; nothing is in flight after it."""
+        """Stop a prefetch that was taken; nothing is in flight afterwards."""
         self._cancel(prefetch)
         if prefetch.begun:
             await prefetch.done.wait()
@@ -266,7 +266,7 @@ class Prefetcher:
         self._sends.cancel(prefetch.attempt.node_uuid)
 
     def _wrong(self, entry: Entry, prefetch: Prefetch) -> str:
-        """Why what was prefetched is of no use; empty: it is."""
+        """Return why a prefetch is of no use; empty if it is of use."""
         node = self._registry.get(prefetch.attempt.node_id)
         if prefetch.done.is_set() and prefetch.error is not None:
             if isinstance(prefetch.error, NodeError):
@@ -274,14 +274,14 @@ class Prefetcher:
             return str(prefetch.error)
         if node is None:
             return "the node was deleted"
-        if any(getattr(entry.task, name) != getattr(prefetch.task, name) for name in _TOLD):
+        if any(getattr(entry.task, name) != getattr(prefetch.task, name) for name in _SETTINGS):
             return "announced again with other settings"
         if why := refusal(node.facts(), Needs(images=prefetch.files), self._clock()):
             return f"the node {why}" if why.startswith("takes") else f"the node is {why}"
         return "nothing was uploaded for a while" if self._rests(entry) else ""
 
     def _blame(self, prefetch: Prefetch, error: NodeError) -> None:
-        """What a node refused is the fault of the upload, which goes ahead to no other; all else is the node's."""
+        """Blame the upload for a refusal, and prefetch it nowhere else; blame the node for all other errors."""
         node_id, uuid = prefetch.attempt.node_id, prefetch.task.uuid
         failure = classify_refusal(error) if isinstance(error, NodeRefused) else Failure.DISPATCH
         if failure is Failure.REFUSED:
@@ -317,7 +317,7 @@ class Prefetcher:
         await self._end(entry, why)
 
     async def _end(self, entry: Entry, why: str) -> None:
-        """End the attempt in the store, if there is one; the cleaner has its node remove what was prefetched."""
+        """End the stored attempt, if there is one; the cleaner removes the files from its node."""
         async with self._ending:
             attempt = entry.attempt
             if attempt is None or attempt.stage is not Stage.PREFETCHING:
@@ -328,7 +328,7 @@ class Prefetcher:
                 await self._tasks.change(entry, text, attempt=ended)
 
     def _drop(self, uuid: str) -> None:
-        """Send no more of what is of no use."""
+        """Stop a prefetch that is of no use."""
         prefetch = self._pop(uuid)
         if prefetch is not None:
             self._cancel(prefetch)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Makes room when an upload finds none: the trash goes first, then abandoned uploads, then leftovers of tasks that are
-over; held files of running tasks only where the operator allowed it, and those that no task is known of never."""
+"""Free space when an upload finds none: the trash first, then abandoned uploads, then leftovers of tasks that are over.
+Held files of running tasks go only if the operator allows it, stray files never."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from clusterodm.files.trash import Trash
 
 _log = structlog.get_logger("room")
 
-#: Seconds without a byte after which an upload is abandoned as soon as room is short.
+#: Seconds without a byte after which an upload is abandoned when space is short.
 ABANDONED: Final = 600.0
-#: Seconds between two times that files are released.
+#: Seconds between two releases.
 _PAUSE: Final = 0.5
 _TEXTS: Final = {
-    Rank.LEFTOVER: "held files released to make room for uploads: it can only be restarted on a node that still has them",
+    Rank.LEFTOVER: "held files released to make room for uploads: it can only be restarted on a node that still has "
+    "them",
     Rank.RUNNING: "held files released to make room for uploads: it keeps running, but cannot be retried elsewhere "
     "if its node is lost",
 }
@@ -35,7 +36,7 @@ _PHASES: Final = {Rank.LEFTOVER: Phase.FINISHED, Rank.RUNNING: Phase.RUNNING}
 
 
 class Reclaimer:
-    """Releases held files."""
+    """Release held files."""
 
     def __init__(
         self, tasks: Tasks, spool: Spool, uploads: Uploads, trash: Trash, *, release_running: bool, clock: Clock
@@ -49,7 +50,7 @@ class Reclaimer:
         self._began = clock()
 
     async def run(self) -> None:
-        """Make room whenever an upload finds none."""
+        """Free space whenever an upload finds none, until canceled."""
         room = self._spool.room
         while True:
             await room.short.wait()
@@ -57,11 +58,11 @@ class Reclaimer:
             try:
                 await self.make_room()
             except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
-                _log.warning("no room can be made", error=str(error) or type(error).__name__)
+                _log.warning("space cannot be freed", error=str(error) or type(error).__name__)
             await asyncio.sleep(_PAUSE)
 
     async def make_room(self) -> None:
-        """Release as much as those need who wait; nothing when all that may go would not be enough for any of them."""
+        """Release what the waiting uploads need; nothing if all that may go would not be enough for any of them."""
         room = self._spool.room
         if self._tasks.others:
             await self._spool.measure()
@@ -80,9 +81,9 @@ class Reclaimer:
                 yield Holding(uuid, self._spool.room.of(uuid).size, rank, since)
 
     def _rank(self, entry: Entry) -> tuple[Rank, float] | None:
-        """How soon a task's files go, and since when they are of less use; None: not at all."""
+        """Return how early a task's files may go, and since when they are of less use; None if they may not go."""
         match entry.task.phase:
-            case Phase.RECEIVING if self._uploads.idle(entry) > ABANDONED and self._had_a_chance():
+            case Phase.RECEIVING if self._uploads.idle(entry) > ABANDONED and self._clients_had_time():
                 return Rank.ABANDONED, self._uploads.active_at(entry)
             case Phase.REMOVED:
                 return Rank.ABANDONED, 0.0
@@ -92,8 +93,8 @@ class Reclaimer:
                 return Rank.RUNNING, entry.attempt.started_at
         return None
 
-    def _had_a_chance(self) -> bool:
-        """True if clients could go on uploading for long enough since the start."""
+    def _clients_had_time(self) -> bool:
+        """Return True if clients have had time to continue their uploads since the start."""
         return self._clock.age(self._began) > ABANDONED
 
     async def _release(self, holding: Holding) -> None:
@@ -108,7 +109,7 @@ class Reclaimer:
             await self._release_of(entry, holding.rank)
 
     async def _release_of(self, entry: Entry, rank: Rank) -> None:
-        """Under the task's lock, so that it is not restarted from files that go at this moment."""
+        """Release under the task's lock, so that it is not restarted from files that go at this moment."""
         async with self._tasks.locked(entry):
             if entry.task.phase is _PHASES[rank]:
                 await self._spool.drop(entry.task.uuid)

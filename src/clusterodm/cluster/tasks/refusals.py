@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Files of an upload that were refused: a client that overlooks that must not get a task without them.
+"""Refused files of an upload: a client that overlooks a refusal must not get a task without the file.
 
-    spool/<uuid>/refused/<name>  why, for each; of no account once a file of that name is held
+    spool/<uuid>/refused/<name>  the reason; obsolete once a file of that name is held
 
-The page of a node takes each answer with status 200 for success, and commits.
+The web page of a node takes every answer with status 200 for a success, and commits.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class Refusals:
-    """Keeps them beside the files, where every replica and the next start find them."""
+    """Store refusals beside the files, for every replica and across restarts."""
 
     def __init__(self, spool: Spool, max_files: int) -> None:
         self._spool = spool
         self._max_files = max_files
 
     async def add(self, uuid: str, name: str, error: ClusterError) -> None:
-        """Keep in mind why a file was refused. That may fail where the disk is full: then the answer alone says it."""
+        """Store why a file was refused. On a full disk that may fail: then only the response tells the client."""
         refusal = _Refusal(answers.text(error)[:_LONGEST], isinstance(error, BadRequest) and error.no_retry)
         room = self._spool.room
         room.begin(uuid)
@@ -50,14 +50,14 @@ class Refusals:
             room.end(uuid)
 
     async def check(self, uuid: str, held: Collection[str]) -> None:
-        """Raise BadRequest, as at the upload, if a file was refused that is not among those held."""
-        if found := await asyncio.to_thread(self._first, uuid, frozenset(held)):
-            name, refusal = found
-            told = refusal.text if refusal.no_retry else f"{printable(name)} was not taken: {refusal.text}"
-            raise BadRequest(told, no_retry=refusal.no_retry)
+        """Raise BadRequest if a refused file is not among those held."""
+        if first := await asyncio.to_thread(self._first, uuid, frozenset(held)):
+            name, refusal = first
+            text = refusal.text if refusal.no_retry else f"{printable(name)} was not taken: {refusal.text}"
+            raise BadRequest(text, no_retry=refusal.no_retry)
 
     def _write(self, uuid: str, name: str, refusal: _Refusal) -> int:
-        """Return by how many bytes the folder grew. More files than a task may have need not be remembered."""
+        """Return by how many bytes the folder grew; no more refusals are stored than a task may have files."""
         folder = self._spool.refused(uuid)
         folder.mkdir(parents=True, exist_ok=True)
         path, content = folder / name, msgspec.json.encode(refusal)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Files without a task in the database: reported at once, moved to the trash after a grace period, deleted days later.
+"""Stray files, whose tasks are not in the database: reported at once, moved to the trash after a grace period, deleted
+days later.
 
-A database that is older than the folder, or another one than its own, does not know tasks that were accepted. So what
-it does not know is no rubbish yet.
+A database older than the data folder, or the wrong one, lacks tasks that were accepted, so stray files may be needed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("strays")
 
-#: Seconds between the first time that files are seen to be no task's and the time when they go to the trash.
+#: Seconds between the first sight of stray files and their move to the trash.
 GRACE: Final = 48 * 3600.0
-#: Seconds between two looks at consoles and results; nothing is waiting for their room.
+#: Seconds between two scans of consoles and results, whose space is not urgent.
 _SLOW: Final = 3600.0
 _NAMED: Final = 3
 
 
 class Strays:
-    """Knows what no task has, and since when (by a clock that nobody sets) that is known."""
+    """Track stray files, and since when (monotonic) they are known."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class Strays:
         self._uploads = uploads
         self._clock = clock
         self._seen: dict[tuple[str, str], float] = {}
-        self._looked = float("-inf")
+        self._scanned_at = float("-inf")
 
     def problem(self) -> str:
-        """What an operator should know of them; empty: there are none."""
+        """Describe the stray files for an operator; empty if there are none."""
         tasks = {uuid for _, uuid in self._seen}
         if not tasks:
             return ""
@@ -70,42 +70,42 @@ class Strays:
         )
 
     async def sweep(self) -> None:
-        """One round."""
-        await self._look("spool", await self._spool.tasks())
-        if self._clock.steady() - self._looked >= _SLOW:
-            self._looked = self._clock.steady()
-            await self._look("results", await asyncio.to_thread(self._results.uuids))
-            await self._look("console", await asyncio.to_thread(self._consoles.uuids))
+        """Scan for stray files, and expire the trash."""
+        await self._scan("spool", await self._spool.tasks())
+        if self._clock.steady() - self._scanned_at >= _SLOW:
+            self._scanned_at = self._clock.steady()
+            await self._scan("results", await asyncio.to_thread(self._results.uuids))
+            await self._scan("console", await asyncio.to_thread(self._consoles.uuids))
         await self._move_away()
         await self.trash.measure()
         await self.trash.expire(self._clock.age)
 
     async def clear(self, uuid: str) -> None:
-        """Move away what lies there of an unknown task, before a new one gets its uuid."""
+        """Move stray files away before a new task gets their uuid."""
         for kind in ("spool", "results", "console"):
             await self.take_away(kind, uuid)
 
     async def take_away(self, kind: str, uuid: str) -> bool:
-        """Move files of a task to the trash; False when it has none."""
+        """Move files of a task to the trash; return False if there are none."""
         places: dict[str, tuple[Path, Callable[[str], None]]] = {
             "spool": (self._spool.folder(uuid), self._spool.took_away),
             "results": (self._results.folder(uuid), lambda uuid: None),
             "console": (self._consoles.path(uuid), self._consoles.forget),
         }
-        path, gone = places[kind]
+        path, forget = places[kind]
         moved = await self.trash.put(kind, uuid, path, at=self._clock())
         if moved:
-            gone(uuid)
+            forget(uuid)
             _log.warning("moved to the trash", task=uuid, kind=kind)
         return moved
 
     def holds(self, uuid: str) -> bool:
-        """True if files of a task are held."""
+        """Return True if files of a task are held."""
         return self._spool.folder(uuid).is_dir()
 
-    async def _look(self, kind: str, found: Iterable[str]) -> None:
-        """Compare what lies there with what is known."""
-        uuids = [uuid for uuid in found if is_task_id(uuid)]
+    async def _scan(self, kind: str, names: Iterable[str]) -> None:
+        """Compare the uuids in a folder with those in the database."""
+        uuids = [uuid for uuid in names if is_task_id(uuid)]
         known = await self._store.known_tasks(uuids)
         unknown = {uuid for uuid in uuids if uuid not in known and not self._uploads.is_arriving(uuid)}
         for key in [key for key in self._seen if key[0] == kind and key[1] not in unknown]:
@@ -114,10 +114,10 @@ class Strays:
         self._seen |= {(kind, uuid): self._clock.steady() for uuid in new}
         if new:
             _log.warning(
-                "files of tasks that the database does not know; they go to the trash after a grace",
+                "stray files of tasks unknown to the database; they go to the trash after a grace period",
                 kind=kind,
                 tasks=len(new),
-                such_as=new[:_NAMED],
+                examples=new[:_NAMED],
                 hours=GRACE / 3600,
                 trash=str(self.trash.root),
             )

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Running tasks: asked how they are, their console lines kept, their end seen, their results made sure of."""
+"""Running tasks: polled until they end, with their console lines copied and their results checked."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
 
 _log = structlog.get_logger("tracker")
 
-#: Times in a row that a node must not know a task before we believe it.
+#: Times in a row that a node must deny a task before it counts as forgotten.
 _MISSES: Final = 2
-#: With many running tasks each is asked less often: this many a second in all.
+#: Polls per second over all tasks: with many of them each is polled less often.
 _POLLS_PER_SECOND: Final = 100
-#: Times that results may be missing on a node that says completed.
+#: Times that results may be missing on a node that reports a task as completed.
 _RESULT_TRIES: Final = 5
-#: Seconds that a node has for an answer even if it is given up right after.
+#: Seconds for an answer even if the node is given up right afterwards.
 _SHORTEST_CALL: Final = 1.0
-#: Attempts with another number of images than was sent that end unseen and uncharged; further ones are charged.
+#: Attempts with a wrong number of images that end unseen and uncharged; further ones are charged.
 _MISCOUNTS: Final = 3
 _OVER: Final = (COMPLETED_CODE, FAILED_CODE, CANCELED_CODE)
 _CUT: Final = "[clusterodm] the rest of the output could not be read from the node"
-#: Seconds between two of them at most; each pause is twice as long as the one before.
+#: Longest pause before results are tried again; pauses double.
 _LONGEST_PAUSE: Final = 30.0
 
 
 class Tracker:
-    """Follows tasks in phases RUNNING and COLLECTING."""
+    """Poll tasks in the phases RUNNING and COLLECTING."""
 
     def __init__(
         self,
@@ -90,18 +90,18 @@ class Tracker:
             self._polls.cancel(entry.task.uuid)
 
     def on_elected(self) -> None:
-        """After a restart: follow again what was running."""
+        """Resume polling all running tasks."""
         for entry in self._tasks.active():
             self._task_changed(entry)
 
     def look(self, uuid: str) -> None:
-        """Ask for this task soon: its node says that something happened."""
+        """Poll a task soon: its node reported a change."""
         entry = self._tasks.get(uuid)
         if entry is not None and entry.task.phase is Phase.RUNNING:
             self._polls.put(uuid)
 
     async def run(self) -> None:
-        """Follow for ever."""
+        """Poll until canceled."""
         await self._polls.run()
 
     async def _follow(self, uuid: str) -> float | None:
@@ -146,14 +146,14 @@ class Tracker:
         return failed or max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
 
     def _unreachable(self, entry: Entry, why: str) -> float | Failed:
-        """One missed answer proves nothing; many over a long time do."""
+        """Give a node up once it has not answered for `lost_after` seconds."""
         entry.unreachable_since = entry.unreachable_since or self._clock.steady()
         if (left := self._left(entry)) > 0:
             return min(self._interval * 2, 30.0, left)
         return Failed(Failure.UNREACHABLE, why)
 
     def _left(self, entry: Entry) -> float:
-        """Seconds until the node of a task is given up, if it goes on giving no answer."""
+        """Return the seconds until the node of a task is given up if it stays silent."""
         if not entry.unreachable_since:
             return self._lost_after
         return self._lost_after - (self._clock.steady() - entry.unreachable_since)
@@ -173,7 +173,7 @@ class Tracker:
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
             processing_time=_processing_time(snapshot),
-            # one that is begun again has been seen running
+            # a restarted task was seen running before
             node_code=RUNNING_CODE if code == QUEUED_CODE and restarts(attempt.reason) else code,
             added_options=added_options(entry.task.options, snapshot.options),
         )
@@ -205,7 +205,7 @@ class Tracker:
         return Failed(failure, f"{attempt.expected_images} images were sent, and it has {snapshot.images_count}")
 
     async def _adopt(self, entry: Entry, snapshot: Snapshot) -> None:
-        """An imported task: its node knows what it is."""
+        """Take over the description of an imported task from its node."""
         await self._tasks.change(
             entry,
             name=snapshot.name,
@@ -236,5 +236,5 @@ def _is_guessing(snapshot: Snapshot) -> bool:
 
 
 def _processing_time(snapshot: Snapshot) -> int:
-    """Return the milliseconds of a node's word, -1 while it has none; a node whose clock was set back says less."""
+    """Return the milliseconds that a node reports, -1 for none; a clock set back may yield less."""
     return -1 if snapshot.processing_time == -1 else max(0, int(snapshot.processing_time))

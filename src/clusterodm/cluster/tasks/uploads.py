@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Uploads that are not committed: how long each rests, how many an owner may have, and how one is dropped."""
+"""Uncommitted uploads: how long each is idle, how many a caller may have, and how one is dropped."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from clusterodm.observe import Metrics
 
 #: Seconds without a byte after which an upload no longer counts against `--flood-limit`, as in the original.
 _FORGIVEN: Final = 900.0
-#: Dropped uploads whose owners are told why.
+#: Dropped uploads remembered, to tell their owners why.
 _REMEMBERED: Final = 1000
 _UNKNOWN: Final = "Invalid uuid (not found)"
 _GIVEN_UP: Final = "given up"
 
 
 class Arrival(NamedTuple):
-    """A `/task/new` that is being received: its fields may come last."""
+    """A `/task/new` request under way: its fields may come last."""
 
     uuid: str
     owner: str
@@ -35,7 +35,7 @@ class Arrival(NamedTuple):
 
 
 class Uploads:
-    """Uploads in progress and abandoned ones."""
+    """Count, expire and drop uploads."""
 
     def __init__(self, tasks: Tasks, spool: Spool, metrics: Metrics, *, flood_limit: int, clock: Clock) -> None:
         self._tasks = tasks
@@ -43,40 +43,40 @@ class Uploads:
         self._metrics = metrics
         self._flood_limit = flood_limit
         self._clock = clock
-        #: What comes in with `/task/new`, by uuid.
+        #: `/task/new` requests under way, by uuid.
         self._arriving: dict[str, Arrival] = {}
-        #: Callers of the uploads that began here, and of those that are about to begin.
+        #: Callers of uploads that began here, and of those about to begin.
         self._callers: dict[str, str] = {}
         self._admitted: Counter[tuple[str, str]] = Counter()
-        #: Owners of dropped uploads, and what to tell them.
+        #: Owners of dropped uploads, and the reasons.
         self._dropped: OrderedDict[str, tuple[str, str]] = OrderedDict()
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
-        """Another process may have removed an upload of which a file comes in here."""
+        """Abort transfers of an upload that another replica removed."""
         if entry.task.phase is not Phase.RECEIVING:
             self._callers.pop(entry.task.uuid, None)
         if entry.task.phase is Phase.REMOVED:
             self._spool.abort(entry.task.uuid)
 
     def open(self) -> list[Entry]:
-        """All uploads that are not committed."""
+        """Return all uncommitted uploads."""
         return [entry for entry in self._tasks.active() if entry.task.phase is Phase.RECEIVING]
 
     def active_at(self, entry: Entry) -> float:
-        """When bytes came last; now while a request is being received, however large its file is."""
+        """Return when the last bytes came; now while a request is being received."""
         if self._spool.receives(entry.task.uuid):
             return self._clock()
         return max(entry.task.created_at, entry.last_activity, self._spool.last_change(entry.task.uuid))
 
     def idle(self, entry: Entry) -> float:
-        """Seconds for which nothing came."""
+        """Return the seconds since the last bytes."""
         return max(0.0, self._clock.age(self.active_at(entry)))
 
     @contextmanager
     def admitted(self, caller: str, uuid: str) -> Iterator[None]:
-        """Count an upload of a caller that is in no list yet, while the block runs. Raises BadRequest when the caller
-        has as many in progress as it may have, beside this one."""
+        """Count an upload that is not listed yet while the block runs. Raises BadRequest when its caller has too many
+        others in progress."""
         if self._flood_limit and self._count(caller, uuid) >= self._flood_limit:
             raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
         key = (caller, uuid)
@@ -89,7 +89,7 @@ class Uploads:
                 del self._admitted[key]
 
     def began(self, uuid: str, caller: str) -> None:
-        """Count an announced upload as its caller's. What began in another process counts as its owner's."""
+        """Count an announced upload as its caller's; one that began in another replica counts as its owner's."""
         self._callers[uuid] = caller
 
     def _count(self, caller: str, but: str) -> int:
@@ -101,27 +101,27 @@ class Uploads:
         return len(uuids - {but})
 
     def arrivals(self) -> list[Arrival]:
-        """Return what comes in with `/task/new` at this moment, in this process, and is no task yet."""
+        """Return the `/task/new` requests under way in this process that are no tasks yet."""
         return [each for each in self._arriving.values() if self._tasks.get(each.uuid) is None]
 
     def cut(self, arrival: Arrival, *, why: str) -> None:
-        """Have a `/task/new` that is being received fail; its files go with it."""
+        """Abort a `/task/new` request under way; its files are deleted."""
         self._remember(arrival.uuid, arrival.owner, why)
         self._spool.abort(arrival.uuid)
         self._metrics.uploads_dropped.labels("removed").inc()
 
     def check_cut(self, uuid: str, owner: str) -> None:
-        """Raise BadRequest for a `/task/new` that was cut."""
+        """Raise BadRequest for an aborted `/task/new`."""
         if uuid in self._dropped:
             raise self.unknown(uuid, owner)
 
     def is_arriving(self, uuid: str) -> bool:
-        """True if `/task/new` gathers files under this uuid here."""
+        """Return True if a `/task/new` request gathers files under this uuid here."""
         return uuid in self._arriving
 
     @contextmanager
     def arriving(self, uuid: str, owner: str) -> Iterator[None]:
-        """Gather files of `/task/new`."""
+        """Register a `/task/new` request while the block runs."""
         self._dropped.pop(uuid, None)
         self._arriving[uuid] = Arrival(uuid, owner, self._clock())
         try:
@@ -130,30 +130,30 @@ class Uploads:
             del self._arriving[uuid]
 
     def unknown(self, uuid: str, owner: str) -> BadRequest:
-        """The error of a request for an upload that there is not: a node's words, and why where that is known."""
+        """Return the error for an unknown upload: a node's words, and the reason if it was dropped."""
         dropped_of, why = self._dropped.get(uuid, ("", ""))
         if not why or dropped_of != owner:
             return BadRequest(_UNKNOWN)
         return BadRequest(f"{_UNKNOWN}: {why}; begin again", no_retry=True)
 
     async def remove(self, entry: Entry, *, by: str, why: str = "") -> bool:
-        """Remove an upload with its files, here and on the node that got some ahead; False when it is none any more.
-        Its owner is told why when it goes on with it."""
+        """Remove an upload with its files, here and on the node of a prefetch; return False if it is over already. An
+        owner who continues it is told why."""
         async with self._tasks.locked(entry):
             return await self._drop(entry, f"removed by {by} before its commit", why, outcome="removed")
 
     async def give_up(self, entry: Entry, rest: float, *, short: bool) -> bool:
-        """Remove an upload that rests for so many seconds; False when it does not, or is none any more."""
+        """Remove an upload idle for this many seconds; return False if it is not, or is over already."""
         async with self._tasks.locked(entry):
             idle = self.idle(entry)
             if idle < rest:
                 return False
             why = f"nothing was uploaded for {span(idle)}" + (" and room was short" if short else "")
-            told = f"the upload was given up because {why}"
-            return await self._drop(entry, f"abandoned: {why}", told, outcome=_GIVEN_UP)
+            reason = f"the upload was given up because {why}"
+            return await self._drop(entry, f"abandoned: {why}", reason, outcome=_GIVEN_UP)
 
     async def _drop(self, entry: Entry, text: str, why: str, *, outcome: str) -> bool:
-        """Under the lock of the task: nothing of it is published or committed meanwhile."""
+        """Remove an upload whose lock is held, so that nothing of it is published or committed meanwhile."""
         task = entry.task
         if task.phase is not Phase.RECEIVING:
             return False
@@ -172,7 +172,7 @@ class Uploads:
             self._dropped.popitem(last=False)
 
     def _ended(self, attempt: Attempt | None) -> Attempt | None:
-        """What was sent ahead, with the order to remove it on its node."""
+        """Return the ended attempt of a prefetch, to be removed on its node."""
         if attempt is None or attempt.stage is not Stage.PREFETCHING:
             return None
         return attempt.ended(self._clock(), _GIVEN_UP, Cleanup.REMOVE)
