@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +13,12 @@ from aiohttp import web
 
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
-from clusterodm.core.errors import BadResults, NodeForgot, NodeUnreachable, ResultsGone
+from clusterodm.core.errors import BadResults, NodeError, NodeForgot, NodeUnreachable, ResultsGone
 from clusterodm.core.retry import FETCHED
 from clusterodm.core.tasks import Attempt, Outcome, Phase
 from tests.cluster.units import Units, running, units
 from tests.faults.liar import cut
-from tests.odd_node import OddNode, running_odd_node
+from tests.odd_node import Odd, OddNode, running_odd_node
 
 LOST_AFTER = 600.0
 
@@ -59,7 +59,7 @@ def _kept(unit: Units, entry: Entry) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()] if folder.exists() else []
 
 
-def _answers(response: web.StreamResponse | None = None, *, body: bytes = b"", close: bool = False) -> object:
+def _answers(response: web.StreamResponse | None = None, *, body: bytes = b"", close: bool = False) -> Odd:
     async def answer(request: web.Request) -> web.StreamResponse | None:
         if close:
             return cut(request)
@@ -72,7 +72,7 @@ async def _not_odd(request: web.Request) -> web.StreamResponse | None:
     return None
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[OddNode], Odd], type[NodeError]]] = {
     "cut": (lambda odd: _answers(body=odd.archive[:-10]), BadResults),
     "no archive": (lambda odd: _answers(body=b"<html>" * 50), BadResults),
     "empty": (lambda odd: _answers(body=b""), BadResults),
@@ -85,7 +85,7 @@ BROKEN = {
 async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units, odd: OddNode, how: str) -> None:
     entry, node = await _collecting(unit, odd)
     make, error = BROKEN[how]
-    odd.download = make(odd)  # type: ignore[assignment]
+    odd.download = make(odd)
     with pytest.raises(error):
         await unit.context.collector.collect(entry, _attempt(entry), node)
     assert (entry.task.phase, _kept(unit, entry)) == (Phase.COLLECTING, [])
@@ -136,7 +136,7 @@ async def test_a_cancel_while_results_are_pulled_leaves_nothing_of_them(unit: Un
 async def test_results_that_are_never_delivered_have_the_task_tried_elsewhere(
     unit: Units, odd: OddNode, reason: str
 ) -> None:
-    odd.download = _answers(body=odd.archive[:-10])  # type: ignore[assignment]
+    odd.download = _answers(body=odd.archive[:-10])
     entry, node = await _collecting(unit, odd, reason=reason)
     async with running(unit.context.tracker.run):
         unit.context.tracker.on_elected()
@@ -183,7 +183,7 @@ async def test_results_that_stayed_on_a_node_that_is_gone_are_gone(tmp_path: Pat
         collector = unit.context.collector
         await collector.collect(entry, _attempt(entry), node)
         assert (entry.task.outcome, _kept(unit, entry)) == (Outcome.COMPLETED, [])
-        odd.first = _answers(close=True)  # type: ignore[assignment]
+        odd.first = _answers(close=True)
         with pytest.raises(NodeUnreachable):
             await collector.archive(entry)
         await unit.context.registry.forget(node)

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from aiohttp import web
 
 from clusterodm.aio import Leadership
 from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.tasks import prefetch
 from clusterodm.cluster.tasks.attempts import Failed
 from clusterodm.cluster.tasks.cleaner import Cleaner
 from clusterodm.core.retry import Failure
@@ -22,6 +25,7 @@ from clusterodm.store import Replica
 from tests.cluster.units import PHOTOS, Units, running, units
 from tests.faults.liar import cut
 from tests.odd_node import OddNode, running_odd_node
+from tests.support import eventually
 
 ME = "me"
 
@@ -142,13 +146,32 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
         entry = entries[sender] = await unit.add_task()
         await unit.sender.begin(entry, node, "")
         await context.tasks.change_attempt(entry, _attempt(entry), sender=sender, stage=stage)
-    await context.dispatcher.on_elected()
-    assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
     dead = entries["dead"]
+    async with running(context.dispatcher.run):
+        await context.dispatcher.on_elected()
+        await unit.until(lambda: dead.task.phase is not Phase.DISPATCHING)
+    assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
     assert dead.task.phase is (Phase.RUNNING if stage is Stage.COMMITTING else Phase.QUEUED)
     assert dead.task.charged == 0
     expected = "interrupted during the commit" if stage is Stage.COMMITTING else "we were interrupted while sending it"
     assert expected in (await unit.timeline(dead))[-1]
+
+
+async def test_a_task_that_its_owner_canceled_meanwhile_does_not_keep_a_new_leader_from_the_others(
+    unit: Units, odd: OddNode, tmp_path: Path
+) -> None:
+    node, context = await unit.add_node(odd.port), unit.context
+    entries = [await unit.add_task(), await unit.add_task()]
+    for entry in entries:
+        await unit.sender.begin(entry, node, "")
+        await context.tasks.change_attempt(entry, _attempt(entry), sender="dead")
+    canceled, other = entries
+    with closing(sqlite3.connect(tmp_path / "clusterodm.db")) as database, database:
+        database.execute("UPDATE tasks SET phase = 'finished' WHERE uuid = ?", (canceled.task.uuid,))
+    async with running(context.dispatcher.run):
+        await context.dispatcher.on_elected()
+        await unit.until(lambda: other.task.phase is Phase.QUEUED)
+    assert canceled.task.phase is Phase.DISPATCHING, "it is read again when its change is heard of"
 
 
 async def test_an_attempt_is_claimed_by_one_replica(unit: Units, odd: OddNode) -> None:
@@ -189,6 +212,28 @@ async def test_a_commit_without_an_answer_starts_the_task_once(unit: Units, odd:
     assert await unit.sender.begin(entry, node, ME) is None
     assert (entry.task.phase, odd.commits) == (Phase.RUNNING, [entry.task.uuid])
     assert (await unit.timeline(entry))[-1].startswith(line)
+
+
+async def test_a_commit_that_cannot_be_stored_is_not_repeated(unit: Units, odd: OddNode, tmp_path: Path) -> None:
+    def rename(table: str, to: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "clusterodm.db")) as database:
+            database.execute(f"ALTER TABLE {table} RENAME TO {to}")
+
+    async def break_store(request: web.Request) -> web.StreamResponse | None:
+        if "/commit/" in request.path:
+            rename("tasks", "broken")
+        return None
+
+    odd.first = break_store
+    await unit.add_node(odd.port)
+    async with running(unit.context.dispatcher.run):
+        entry = await unit.add_task()
+        await eventually(lambda: odd.commits and not unit.context.dispatcher._working)
+        assert entry.task.phase is Phase.DISPATCHING
+        rename("broken", "tasks")
+        await unit.until(lambda: entry.task.phase is Phase.RUNNING)
+    assert odd.commits == [entry.task.uuid]
+    assert (await unit.timeline(entry))[-1].startswith("interrupted during the commit")
 
 
 async def test_a_commit_that_never_arrives_is_given_up_and_costs_nothing(unit: Units, odd: OddNode) -> None:
@@ -262,3 +307,66 @@ async def test_a_cancel_in_the_queue_gives_the_chosen_slot_back(unit: Units, odd
     assert entry.task.uuid in node.reserved
     await unit.context.control.cancel(entry)
     assert (entry.attempt, node.reserved, unit.placer.chosen(entry.task.uuid)) == (None, {}, None)
+
+
+@pytest.fixture
+async def eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Units]:
+    """The parts of a cluster that prefetches whatever comes in."""
+    monkeypatch.setattr(prefetch, "WORTH", 1)
+    async with units(tmp_path, prefetch=2) as made:
+        prefetcher = made.sender.prefetcher
+        async with running(prefetcher.run, prefetcher.send):
+            yield made
+
+
+async def _prefetching(unit: Units) -> Entry:
+    entry = await unit.add_upload()
+    for file in await unit.context.spool.listing(entry.task.uuid):
+        unit.sender.prefetcher.grew(entry.task.uuid, file)
+    await unit.until(lambda: entry.attempt is not None)
+    assert _attempt(entry).stage is Stage.PREFETCHING
+    return entry
+
+
+async def test_a_prefetch_whose_node_vanishes_is_discarded_and_the_task_is_sent_elsewhere(
+    eager: Units, odd: OddNode
+) -> None:
+    first = await eager.add_node(odd.port)
+    entry = await _prefetching(eager)
+    await eager.context.registry.forget(first)
+    await eager.until(lambda: _attempt(entry).stage is Stage.ENDED)
+    assert (await eager.timeline(entry))[-1].endswith("discarded: the node was deleted")
+    await eager.commit(entry)
+    async with running_odd_node() as other:
+        assert await eager.sender.begin(entry, await eager.add_node(other.port), ME) is None
+        assert (other.commits, other.last.files) == ([_attempt(entry).node_uuid], PHOTOS)
+    assert [(each.number, each.stage) for each in await eager.context.store.attempts(entry.task.uuid)] == [
+        (1, Stage.ENDED),
+        (2, Stage.RUNNING),
+    ]
+
+
+async def test_a_cancel_while_the_rest_of_a_prefetch_is_sent_leaves_nothing_in_flight(
+    eager: Units, odd: OddNode
+) -> None:
+    reached = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        reached.set()
+        await asyncio.Event().wait()
+        return None
+
+    odd.before = hold
+    node = await eager.add_node(odd.port)
+    entry = await _prefetching(eager)
+    await reached.wait()
+    await eager.commit(entry)
+    async with running(eager.context.dispatcher.run):
+        await eager.until(lambda: entry.task.phase is Phase.DISPATCHING)
+        assert "prefetched to" in (await eager.timeline(entry))[-1]
+        await eager.context.control.cancel(entry)
+        await eager.until(lambda: not node.reserved and not node.prefetches)
+        await eventually(lambda: not eager.sender.under_way)
+    attempt = _attempt(entry)
+    assert (entry.task.outcome, attempt.stage, attempt.cleanup) == (Outcome.CANCELED, Stage.ENDED, Cleanup.REMOVE)
+    assert odd.commits == []

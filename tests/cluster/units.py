@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid as uuid_module
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +22,8 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.placement import Placer
 from clusterodm.cluster.tasks.sending import Sender
-from clusterodm.core.files import HeldFile, Manifest
+from clusterodm.core.changes import TaskChanges
+from clusterodm.core.files import Manifest
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.server.assembly import ClusterIdentity, build
@@ -36,7 +38,7 @@ class HandClock(Clock):
     """A clock that stands still until it is turned."""
 
     def __init__(self) -> None:
-        self.now = 1_800_000_000.0
+        self.now = time.time()  # near the times of files
         super().__init__(lambda: self.now, lambda: self.now)
 
     def turn(self, seconds: float) -> None:
@@ -68,23 +70,32 @@ class Units:
         await self.until(lambda: node.online)
         return node
 
-    async def add_task(self, files: dict[str, bytes] | None = None) -> Entry:
-        """A committed task with these files."""
+    async def add_upload(self, files: dict[str, bytes] | None = None) -> Entry:
+        """An upload with these files that is not committed."""
         context, uuid = self.context, str(uuid_module.uuid4())
         task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, created_at=self.clock())
         entry = await context.tasks.add(task, "announced")
         assert entry is not None
-        held = []
         for name, content in (PHOTOS if files is None else files).items():
             part = context.spool.new_part(uuid)
             await part.write(content)
             await part.close()
-            held.append(HeldFile(await context.spool.publish(uuid, part, name), len(content)))
+            await context.spool.publish(uuid, part, name)
+        return entry
+
+    async def commit(self, entry: Entry) -> None:
+        """Commit an upload."""
+        held = await self.context.spool.listing(entry.task.uuid)
         count, size = len(held), sum(file.size for file in held)
-        columns = {"file_count": count, "image_count": count, "counted_files": count, "byte_count": size}
-        await context.tasks.advance(
-            entry, Phase.QUEUED, "committed", manifest=Manifest(held), committed_at=self.clock(), **columns
+        columns = TaskChanges(
+            file_count=count, image_count=count, counted_files=count, byte_count=size, committed_at=self.clock()
         )
+        await self.context.tasks.advance(entry, Phase.QUEUED, "committed", manifest=Manifest(held), **columns)
+
+    async def add_task(self, files: dict[str, bytes] | None = None) -> Entry:
+        """A committed task with these files."""
+        entry = await self.add_upload(files)
+        await self.commit(entry)
         return entry
 
     async def until(self, check: Callable[[], Any]) -> None:

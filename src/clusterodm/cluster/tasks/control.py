@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+from clusterodm.aio import Clock
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
@@ -77,7 +78,7 @@ class Control:
         uploads: Uploads,
         callbacks: Callbacks,
         *,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._registry = registry

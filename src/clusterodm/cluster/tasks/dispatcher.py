@@ -107,7 +107,7 @@ class Dispatcher:
             if entry.attempt is not None and entry.task.phase in (Phase.DISPATCHING, Phase.RUNNING):
                 self._placer.hold_slot(entry.task, entry.attempt)
                 if entry.task.phase is Phase.DISPATCHING and self._orphaned(entry.attempt):
-                    await self._end(entry, await self._sender.resume(entry, entry.attempt))
+                    self._sends.put(entry.task.uuid)
 
     async def run(self) -> None:
         """Place and send until canceled."""

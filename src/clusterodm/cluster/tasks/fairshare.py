@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from clusterodm.aio import Clock
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.fairness import Ledger, Usage, length, payer
@@ -16,7 +15,7 @@ from clusterodm.store import Store
 class FairShare:
     """Account for what owners use; it decides whose turn is next."""
 
-    def __init__(self, store: Store, tasks: Tasks, *, ageing: float, clock: Callable[[], float]) -> None:
+    def __init__(self, store: Store, tasks: Tasks, *, ageing: float, clock: Clock) -> None:
         self._store = store
         self._tasks = tasks
         self._clock = clock

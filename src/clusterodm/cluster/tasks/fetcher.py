@@ -7,14 +7,13 @@ from __future__ import annotations
 import asyncio
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
 import aiohttp
 
-from clusterodm.aio import Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership, WorkQueue
 from clusterodm.cluster.egress import EgressPolicy, failed, is_web_url
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
@@ -54,7 +53,7 @@ class Fetcher:
         max_files: int,
         allow_private: bool,
         leadership: Leadership,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._spool = spool

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid as uuid_module
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from clusterodm.aio import Clock
 from clusterodm.auth import Grant
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Registry
@@ -74,7 +75,7 @@ class Intake:
         prefetcher: Prefetcher,
         uploads: Uploads,
         strays: Strays,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._callbacks = callbacks
