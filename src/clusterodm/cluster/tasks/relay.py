@@ -32,7 +32,7 @@ _RESTARTS: Final = 20
 _PAUSES: Final = (0.5, 2.0, 5.0)
 
 
-class Look(msgspec.Struct, frozen=True, kw_only=True):
+class Poll(msgspec.Struct, frozen=True, kw_only=True):
     """A node's response about a task, and the known lines that its lines should begin with."""
 
     snapshot: Snapshot
@@ -57,22 +57,22 @@ class Relay:
         """Forget an attempt that is over."""
         self._restarts.pop(attempt.node_uuid, None)
 
-    async def look(self, attempt: Attempt, node: Node, seconds: float) -> Look:
+    async def poll(self, attempt: Attempt, node: Node, seconds: float) -> Poll:
         """Poll a task with its new lines and a few known ones; each call may take this long. Raises a NodeError."""
         line, known = await self._known(attempt)
         try:
             snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
         except AnswerTooLarge:
             snapshot = await self._client.task(node.address, attempt.node_uuid, seconds=seconds)
-            return Look(snapshot=snapshot, line=line, known=known, whole=False)
-        return Look(snapshot=snapshot, line=line, known=known, whole=True)
+            return Poll(snapshot=snapshot, line=line, known=known, whole=False)
+        return Poll(snapshot=snapshot, line=line, known=known, whole=True)
 
-    async def keep(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> bool:
+    async def keep(self, entry: Entry, attempt: Attempt, node: Node, poll: Poll) -> bool:
         """Append the new lines of a console; return False if not all of them could be read."""
-        if look.whole:
-            lines = [shortened(line) for line in look.snapshot.output]
-            if lines[: len(look.known)] == look.known or not self._may_restart(attempt):
-                await self._consoles.append(attempt.task, lines[len(look.known) :])
+        if poll.whole:
+            lines = [shortened(line) for line in poll.snapshot.output]
+            if lines[: len(poll.known)] == poll.known or not self._may_restart(attempt):
+                await self._consoles.append(attempt.task, lines[len(poll.known) :])
                 return True
             attempt = await self._restart(entry, attempt)
         for pause in (*_PAUSES, None):

@@ -15,7 +15,7 @@ from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.attempts import Attempts, Failed
 from clusterodm.cluster.tasks.collector import Collector
 from clusterodm.cluster.tasks.redelivery import Redelivery
-from clusterodm.cluster.tasks.relay import Look, Relay
+from clusterodm.cluster.tasks.relay import Poll, Relay
 from clusterodm.core.errors import BadResults, NodeForgot, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.options import added_options
 from clusterodm.core.retry import FETCHED, Failure, restarts
@@ -131,7 +131,7 @@ class Tracker:
             return wait
         try:
             seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
-            look = await self._relay.look(attempt, node, seconds)
+            poll = await self._relay.poll(attempt, node, seconds)
         except NodeForgot as error:
             entry.misses += 1
             if entry.misses < _MISSES:
@@ -142,7 +142,7 @@ class Tracker:
         entry.unreachable_since, entry.misses = 0.0, 0
         if entry.attempt is not attempt or entry.task.phase is not Phase.RUNNING:
             return None
-        failed = await self._apply(entry, attempt, node, look)
+        failed = await self._apply(entry, attempt, node, poll)
         return failed or max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
 
     def _unreachable(self, entry: Entry, why: str) -> float | Failed:
@@ -158,15 +158,15 @@ class Tracker:
             return self._lost_after
         return self._lost_after - (self._clock.steady() - entry.unreachable_since)
 
-    async def _apply(self, entry: Entry, attempt: Attempt, node: Node, look: Look) -> Failed | None:
+    async def _apply(self, entry: Entry, attempt: Attempt, node: Node, poll: Poll) -> Failed | None:
         """Keep what a node reports of a task; return how its attempt failed."""
-        snapshot = look.snapshot
+        snapshot = poll.snapshot
         if _is_guessing(snapshot) and entry.confirmed != attempt.number and attempt.expected_images >= 0:
             return None  # nothing of the attempt is shown before its images are counted
         if failed := self._check_count(entry, attempt, snapshot):
             return failed
         code = snapshot.status.code
-        if not await self._relay.keep(entry, attempt, node, look) and code in _OVER:
+        if not await self._relay.keep(entry, attempt, node, poll) and code in _OVER:
             await self._consoles.append(attempt.task, [_CUT])
         attempt = entry.attempt or attempt
         self._tasks.progress(
