@@ -62,7 +62,7 @@ def _timeline_texts() -> set[str]:
     """The longest fixed part of every text that is written into a timeline."""
     found = set()
     for folder in ("cluster", "admin"):
-        for path in (ROOT / "src/clusterodm" / folder).glob("*.py"):
+        for path in (ROOT / "src/clusterodm" / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 texts: list[ast.expr] = []
                 if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TELLING:
