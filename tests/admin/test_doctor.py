@@ -148,8 +148,12 @@ async def test_a_certificate_is_for_the_name_that_clients_use(tmp_path: Path, mo
     ("content", "mode", "expected"),
     [
         ('[alice]\ntoken = "hush-alice"\n[bob]\ntoken = "hush-bob-"\n', 0o600, [("ok", "has 2 owners")]),
-        ('[alice]\ntoken = "hush-same"\n[bob]\ntoken = "hush-same"\n', 0o600, [("error", "has the token of [alice]")]),
-        ("[alice\n", 0o600, [("error", "it is not TOML")]),
+        (
+            '[alice]\ntoken = "hush-same"\n[bob]\ntoken = "hush-same"\n',
+            0o600,
+            [("error", "has the same token as [alice]")],
+        ),
+        ("[alice\n", 0o600, [("error", "not valid TOML")]),
         ("", 0o600, [("warning", "names nobody")]),
         ('[alice]\ntoken = "hush-alice"\n', 0o644, [("warning", "can be read by every user"), ("ok", "has 1 owners")]),
         (None, 0, [("error", "cannot be read: No such file or directory")]),
@@ -223,8 +227,8 @@ async def test_a_list_of_nodes_that_cannot_be_used_is_said(
 
 
 def test_what_a_file_says_is_shown_as_it_is() -> None:
-    row = _row(Finding("--tokens-file", "error", "[bob] has the token of [alice]", "name [bob] another"))
-    assert Text.from_markup(row[2]).plain == "[bob] has the token of [alice]\n→ name [bob] another"
+    row = _row(Finding("--tokens-file", "error", "[bob] has the same token as [alice]", "name [bob] another"))
+    assert Text.from_markup(row[2]).plain == "[bob] has the same token as [alice]\n→ name [bob] another"
 
 
 async def test_split_merge_jobs_whose_nodes_cannot_reach_the_cluster_are_found(cluster: Rig, tmp_path: Path) -> None:

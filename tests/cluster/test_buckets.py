@@ -18,7 +18,7 @@ from clusterodm.cluster.machines import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
-from clusterodm.providers.config import Common, Size
+from clusterodm.providers.config import ProviderConfig, Size
 from clusterodm.providers.node import node_config
 from clusterodm.server import schedule
 from tests.buckets import CEPH, SECRET, Gateway, anonymous, make_gateway, running_ceph, running_moto
@@ -63,7 +63,7 @@ async def test_nobody_reads_results_unless_that_is_configured(
     gateway: Gateway, keys: dict[str, str], seen: int, tmp_path: Path
 ) -> None:
     """What a node does with the file that it gets: it puts the ACL on each object, unless that is none."""
-    config = Common(provider="x", image_size_mapping=[Size(max_images=1, slug="s")], s3=gateway.config(**keys))
+    config = ProviderConfig(provider="x", image_size_mapping=[Size(max_images=1, slug="s")], s3=gateway.config(**keys))
     path = tmp_path / "node.json"
     path.write_text(json.dumps(node_config(config, port=1, token="t", max_images=1, slots=1)))
     read = read_config(path)

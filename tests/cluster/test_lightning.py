@@ -370,7 +370,7 @@ async def test_clearing_the_cache_has_a_token_asked_about_again_that_was_not_val
 async def test_clearing_the_cache_again_and_again_does_not_keep_the_service_busy(
     cluster: Rig, service: Service, valid: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lightning, "_BETWEEN", 60.0)
+    monkeypatch.setattr(lightning, "_FORGET_INTERVAL", 60.0)
     if valid:
         service.tokens[OTHER] = {}
     await start(cluster, service)
@@ -379,7 +379,7 @@ async def test_clearing_the_cache_again_and_again_does_not_keep_the_service_busy
         assert await stranger.get("/cache/clear") == {"ok": True}
         assert (await stranger.raw("GET", "/info"))[0] == (200 if valid else 401)
     assert service.count("/tokens/validate") <= 3
-    monkeypatch.setattr(lightning, "_BETWEEN", 0.0)
+    monkeypatch.setattr(lightning, "_FORGET_INTERVAL", 0.0)
     service.tokens[OTHER] = {"options": {"dsm": {"remove": True}}}
     assert await stranger.get("/cache/clear") == {"ok": True}
     assert "dsm" not in [option["name"] for option in await stranger.get("/options")]

@@ -160,10 +160,10 @@ async def _is(work: Awaitable[int], wanted: int) -> bool:
         ('[a]\ntoken = "hush-long-enough"\ntoken_sha256 = "' + "0" * 64 + '"', "needs either"),
         ('[a]\ntoken = "short"', "length"),
         ('[a]\ntokn = "hush-long-enough"', "tokn"),
-        ('[a]\ntoken = "hush-long-enough"\n[b]\ntoken = "hush-long-enough"', "has the token of"),
-        ('["a#b"]\ntoken = "hush-long-enough"', "no #"),
+        ('[a]\ntoken = "hush-long-enough"\n[b]\ntoken = "hush-long-enough"', "has the same token as"),
+        ('["a#b"]\ntoken = "hush-long-enough"', "may not contain #"),
         ('[a]\ntoken = "hush-long-enough"\nshare = 0', "share"),
-        ("a = [", "not TOML"),
+        ("a = [", "not valid TOML"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_reason_and_no_token(text: str, why: str) -> None:

@@ -26,7 +26,7 @@ from clusterodm.cluster.tasks import prefetch
 from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient, Transfer
 from clusterodm.providers import BoundedProvider
-from clusterodm.providers.rest import Rest
+from clusterodm.providers.rest import RestClient
 from clusterodm.server import schedule
 from clusterodm.store import Store
 
@@ -44,7 +44,7 @@ def owners() -> dict[str, type]:
         "transfer": Transfer,
         "notifier": Notifier,
         "provider": BoundedProvider,
-        "rest": Rest,
+        "rest": RestClient,
     }
 
 

@@ -131,7 +131,7 @@ async def test_sighup_reads_certificate_and_tokens_again(tmp_path: Path) -> None
         certificates.issue()
         tokens.write_text('[alice]\ntoken = "hush-alice-2"\n')
         running.send(signal.SIGHUP)
-        await eventually(lambda: lines(running, "the tokens file was read"))
+        await eventually(lambda: lines(running, "tokens file loaded"))
         assert lines(running, "SIGHUP: files are read again")
         assert lines(running, "certificate renewed")
         second = await asyncio.to_thread(serial, port)
@@ -142,7 +142,7 @@ async def test_sighup_reads_certificate_and_tokens_again(tmp_path: Path) -> None
         certificates.cert.write_text("no certificate")
         tokens.write_text("no tokens")
         running.send(signal.SIGHUP)
-        await eventually(lambda: lines(running, "the tokens stay as they were"))
+        await eventually(lambda: lines(running, "keeping the current tokens"))
         assert lines(running, "renewed certificate cannot be used, keeping the old one")
         assert await asyncio.to_thread(serial, port) == second
         assert await running.api.get("/task/list") == []

@@ -16,7 +16,7 @@ import pytest
 
 from clusterodm.core.errors import ConfigError
 from clusterodm.devnode.config import read_config
-from clusterodm.providers.config import S3, Acl, Common, Size
+from clusterodm.providers.config import S3, Acl, ProviderConfig, Size
 from clusterodm.providers.node import node_config
 from tests.node_contract.conftest import Start
 from tests.node_contract.nodes import DEVNODE, checkout
@@ -72,7 +72,7 @@ FILES: dict[str, Any] = {
     "no limit": {"maxImages": 0},
     "names of other settings": {"max_images": 5, "s3ACL": "private", "parallel_queue_processing": 9},
     "the cluster's, without a bucket": node_config(
-        Common(provider="command", image_size_mapping=[Size(max_images=40, slug="s")]),
+        ProviderConfig(provider="command", image_size_mapping=[Size(max_images=40, slug="s")]),
         port=4711,
         token="t",
         max_images=40,
@@ -127,7 +127,7 @@ def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: Ac
     path.write_text(
         json.dumps(
             node_config(
-                Common(provider="command", image_size_mapping=[Size(max_images=40, slug="s")], s3=bucket),
+                ProviderConfig(provider="command", image_size_mapping=[Size(max_images=40, slug="s")], s3=bucket),
                 port=1,
                 token="t",
                 max_images=9,
@@ -191,7 +191,7 @@ async def _written(way: str, folder: Path) -> dict[str, Any]:
     if way == "kubernetes":
         entry["kubeconfig"] = str(kubeconfig(folder, "http://127.0.0.1:9"))
     async with provider_of(folder, entry) as provider:
-        found: dict[str, Any] = find(provider.document("m", provider.offerings[0], token="hush-node"))
+        found: dict[str, Any] = find(provider.bootstrap("m", provider.offerings[0], token="hush-node"))
     return found
 
 

@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from clusterodm.aio import Clock
 from clusterodm.observe import Metrics
-from clusterodm.providers import BoundedProvider, Spec, make_fleet
+from clusterodm.providers import BoundedProvider, MachineSpec, make_fleet
 from clusterodm.testing import DigitalOceanApi, FakeMachine, HetznerApi, ScalewayApi, World
 from tests.processes import free_port
 
@@ -226,11 +226,11 @@ async def provider_of(
         await made.close()
 
 
-def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> Spec:
+def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> MachineSpec:
     """What a machine of a size (by its number) is ordered with."""
     offering = provider.offerings[size]
-    return Spec(
-        name=name, cluster=cluster, offering=offering, document=provider.document(name, offering, token="hush-node")
+    return MachineSpec(
+        name=name, cluster=cluster, offering=offering, bootstrap=provider.bootstrap(name, offering, token="hush-node")
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from clusterodm.providers.cloudinit import user_data
-from clusterodm.providers.config import Cloud, read_entry
+from clusterodm.providers.config import CloudConfig, read_entry
 from tests.needs import lacking
 
 RUN = Path(__file__).parent / "run-cloud-init"
@@ -22,8 +22,8 @@ NOT_HERE = lacking("cloud-init", root=True)
 needs_cloud_init = pytest.mark.skipif(NOT_HERE != "", reason=NOT_HERE)
 
 
-def config(**keys: Any) -> Cloud:
-    return read_entry(Cloud, {"provider": "x", "imageSizeMapping": [{"maxImages": 1, "slug": "s"}], **keys})
+def config(**keys: Any) -> CloudConfig:
+    return read_entry(CloudConfig, {"provider": "x", "imageSizeMapping": [{"maxImages": 1, "slug": "s"}], **keys})
 
 
 async def boot(document: str, folder: Path) -> list[list[str]]:

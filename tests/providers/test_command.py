@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, Rejected, Unreachable
-from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded
+from clusterodm.providers import BoundedProvider, MachineSpec, MachineStatus, ProviderMachine, bounded
 from clusterodm.providers.schedulers import subprocesses
 from clusterodm.providers.schedulers.command import CommandProvider
 from clusterodm.server import schedule
@@ -69,10 +69,10 @@ async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         yield made
 
 
-def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1") -> Spec:
+def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1") -> MachineSpec:
     offering = provider.offerings[0]
-    return Spec(
-        name=name, cluster="c1", offering=offering, document=provider.document(name, offering, token="hush-node")
+    return MachineSpec(
+        name=name, cluster="c1", offering=offering, bootstrap=provider.bootstrap(name, offering, token="hush-node")
     )
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from clusterodm.core.errors import OutOfCapacity, Rejected, Throttled, Unreachable
 from clusterodm.core.scaling import Offering
-from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, Spec, bounded, throttling
+from clusterodm.providers import BoundedProvider, MachineSpec, MachineStatus, ProviderMachine, bounded, throttling
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
 from tests.support import eventually
@@ -33,10 +33,10 @@ async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[BoundedProvide
 
 def spec(
     provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", offering: Offering | None = None
-) -> Spec:
+) -> MachineSpec:
     offering = offering or provider.offerings[0]
-    return Spec(
-        name=name, cluster=cluster, offering=offering, document=provider.document(name, offering, token="hush-node")
+    return MachineSpec(
+        name=name, cluster=cluster, offering=offering, bootstrap=provider.bootstrap(name, offering, token="hush-node")
     )
 
 
@@ -91,7 +91,7 @@ async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: 
 async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: BoundedProvider) -> None:
     await provider.create(spec(provider))
     if cloud.world is not None:
-        assert cloud.world.created[0].user_data == spec(provider).document
+        assert cloud.world.created[0].user_data == spec(provider).bootstrap
 
 
 async def test_what_is_not_there_is_none_and_can_be_deleted(provider: BoundedProvider) -> None:
@@ -264,5 +264,5 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
 def test_no_secret_shows_in_what_is_printed() -> None:
     offering = Offering(provider="x", size="s", location="l", max_images=1)
     assert "hush" not in repr(
-        Spec(name="n", cluster="c", offering=offering, document=json.dumps({"token": "hush-node"}))
+        MachineSpec(name="n", cluster="c", offering=offering, bootstrap=json.dumps({"token": "hush-node"}))
     )

@@ -170,7 +170,7 @@ async def test_what_waits_says_why(server: KubernetesApi, provider: BoundedProvi
 
     async def never() -> bool:
         found = await provider.get("clusterodm-c1-m1", "clusterodm")
-        return found is not None and found.never and "ImagePullBackOff" in found.reason
+        return found is not None and found.unsatisfiable and "ImagePullBackOff" in found.reason
 
     await eventually(never)
 
@@ -231,7 +231,7 @@ async def test_the_image_is_the_one_that_is_named_or_the_default_for_the_size(
         ({"image": "opendronemap/nodeodm"}, ["opendronemap/nodeodm", "opendronemap/nodeodm"]),
     ]:
         async with provider_of(tmp_path, entry(server, tmp_path, **named)) as provider:
-            said = [json.loads(provider.document("m", offering, token="t"))["job"] for offering in provider.offerings]
+            said = [json.loads(provider.bootstrap("m", offering, token="t"))["job"] for offering in provider.offerings]
             pods = [job["spec"]["template"]["spec"] for job in said]
             assert [pod["containers"][0]["image"] for pod in pods] == images
 

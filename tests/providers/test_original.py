@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clusterodm.core.errors import ConfigError
-from clusterodm.providers.config import Cloud
+from clusterodm.providers.config import CloudConfig
 from tests.providers.support import provider_of
 from tests.support import Rig
 
@@ -87,7 +87,7 @@ SCALEWAY = {
 async def test_a_documented_file_is_taken_as_it_is(tmp_path: Path, entry: dict[str, Any], image: str) -> None:
     async with provider_of(tmp_path, entry | {"dockerImage": image}) as provider:
         config = provider.config
-    assert isinstance(config, Cloud)
+    assert isinstance(config, CloudConfig)
     assert (config.docker_image, config.min_images, config.max_runtime) == (image, 0, -1)
     assert (config.docker_registry, config.ssh_key) == (None, None), "nothing is in them"
     assert config.engine_install_url == "https://releases.rancher.com/install-docker/19.03.9.sh"

@@ -21,7 +21,7 @@ from aiohttp import web
 from clusterodm.aio import Clock
 from clusterodm.core.errors import Throttled, Unreachable
 from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine, bounded, throttling
-from clusterodm.providers.throttling import Pause, asked_until
+from clusterodm.providers.throttling import Pause, retry_at
 from clusterodm.testing import KubernetesApi
 from clusterodm.testing.world import REFUSE, THROTTLE, World
 from tests.processes import free_port
@@ -55,7 +55,7 @@ LATER = format_datetime(datetime.fromtimestamp(NOW + 115, UTC), usegmt=True)
     ],
 )
 def test_what_an_answer_asks_for(headers: dict[str, str], seconds: float | None) -> None:
-    assert asked_until(headers, NOW) == (0.0 if seconds is None else NOW + seconds)
+    assert retry_at(headers, NOW) == (0.0 if seconds is None else NOW + seconds)
 
 
 @dataclass

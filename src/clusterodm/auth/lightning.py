@@ -1,17 +1,16 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The Lightning service: it knows tokens and their limits, approves tasks, and is told when they are over.
+"""The Lightning service: it validates tokens, approves tasks, and is notified when they have ended.
 
-It is asked about a token every quarter of an hour. While it does not answer, what it said last goes on, also after a
-restart: the owners that it knows are kept in the data folder, with their tokens, which it wants to hear again when a
-task is over.
+A validation is cached for a quarter of an hour. While the service does not respond, the last one stays in effect, also
+after a restart: known owners are stored in the data folder together with their tokens, which the service requires
+again when a task has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import OrderedDict
 from typing import Any, Final, TypeVar
 
@@ -19,48 +18,48 @@ import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.aio import KeyedLock, chance
+from clusterodm.aio import Clock, KeyedLock, chance
 from clusterodm.auth.base import Authenticator, AuthInfo, Grant, digest_of
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, ServiceDown
 from clusterodm.core.limits import Limits
 from clusterodm.http.reasons import describe
+from clusterodm.plugins import PluginContext
 from clusterodm.settings import Settings
 
 T = TypeVar("T")
 
 _log = structlog.get_logger("lightning")
 
-#: Seconds for which an answer about a token counts.
+#: Seconds for which a validation is cached.
 _FRESH: Final = 900.0
-#: Seconds until the service is asked again about a token that it does not know, or after it did not answer.
-_AGAIN: Final = 30.0
-#: Seconds in which only the first order to forget a token has the service asked at once.
-_BETWEEN: Final = 3.0
-#: Tries to ask about a token that we know nothing of, and seconds before each but the first.
+#: Seconds until a token that was invalid, or could not be validated, is validated again.
+_RETRY_AFTER: Final = 30.0
+#: Seconds in which only the first `forget` of an owner takes effect at once.
+_FORGET_INTERVAL: Final = 3.0
+#: Tries to validate an unknown token, and the delays between them.
 _TRIES: Final = 10
 _BACKOFF: Final = Backoff(first=0.1, longest=3.0)
-#: Seconds that one call may take.
+#: Seconds for one call.
 _TIMEOUT: Final = 10.0
-#: Tokens that are asked about at the same time; more wait.
-_AT_A_TIME: Final = 50
-_MAX_ANSWER: Final = 1 << 20
-#: Tokens that are kept in mind, good or bad, and seconds after which an owner who did not come back is forgotten.
+#: Concurrent validations.
+_CONCURRENCY: Final = 50
+_MAX_RESPONSE: Final = 1 << 20
+#: Tokens in memory, valid or not, and seconds after which an owner who has not returned is deleted from disk.
 _MAX_TOKENS: Final = 10_000
-_FORGOTTEN: Final = 180 * 86400.0
+_EXPIRES_AFTER: Final = 180 * 86400.0
 
 
 class _Owner(msgspec.Struct, frozen=True):
-    """A token as the service knew it last; seconds since the epoch."""
+    """The last validation of a token; `checked_at` in seconds since the epoch."""
 
     token: str
     limits: Limits
     checked_at: float
 
-    @property
-    def fresh(self) -> bool:
-        """Whether that still counts."""
-        return 0 <= time.time() - self.checked_at < _FRESH
+    def is_fresh(self, now: float) -> bool:
+        """True while the validation may be used without asking again."""
+        return 0 <= now - self.checked_at < _FRESH
 
 
 class _Validity(msgspec.Struct, frozen=True):
@@ -78,132 +77,138 @@ class _Login(msgspec.Struct, frozen=True):
 
 
 class LightningAuthenticator(Authenticator):
-    """Asks the service at `--lightning-url`."""
+    """Delegates to the service at `--lightning-url`."""
 
     accounts = True
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: Settings, context: PluginContext) -> None:
         self._url = settings.lightning_url
-        self._session = session
+        self._session = context.session
+        self._clock: Clock = context.clock
         self._folder = settings.data_dir / "owners"
         self._known: OrderedDict[str, _Owner] = OrderedDict()
-        #: When (by a clock that nobody sets) the service may be asked again about a token.
+        #: When a token may be validated again, by the monotonic clock.
         self._not_before: OrderedDict[str, float] = OrderedDict()
-        #: When it was last to be asked again at once, because a token was to be forgotten.
+        #: When `forget` last took effect at once, by the monotonic clock.
         self._forgotten: OrderedDict[str, float] = OrderedDict()
-        self._asking: KeyedLock[str] = KeyedLock()
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
-        self._forget_old()
+        self._validating: KeyedLock[str] = KeyedLock()
+        self._turns = asyncio.Semaphore(_CONCURRENCY)
+        self._delete_expired()
 
     @property
     def info(self) -> AuthInfo:
-        """Where tokens are had."""
+        """Return where to get a token."""
         return AuthInfo("Log in to get a token.", login_url=f"{self._url}/auth/getToken")
 
     async def grant(self, token: str) -> Grant | None:
-        """What the service said of a token lately, or says now."""
+        """Return the cached grant, or ask the service."""
         if not token:
             return None
         owner = _owner_of(token)
         known = self._known.get(owner)
-        if known is None or not known.fresh:
-            async with self._asking.hold(owner):
-                known = await self._look(owner, token)
+        if known is None or not self._is_fresh(known):
+            async with self._validating.hold(owner):
+                known = await self._refresh(owner, token)
         return Grant(owner=owner, limits=known.limits) if known else None
 
     def known(self, token: str) -> Grant | None:
-        """What the service said lately."""
+        """Return the cached grant."""
         owner = _owner_of(token)
         known = self._known.get(owner)
-        return Grant(owner=owner, limits=known.limits) if token and known is not None and known.fresh else None
+        return (
+            Grant(owner=owner, limits=known.limits) if token and known is not None and self._is_fresh(known) else None
+        )
 
     def owner_of(self, token: str) -> str:
-        """Also of a token that was not valid when the service was last asked."""
+        """Return the owner also of a token that was invalid at the last validation."""
         return _owner_of(token) if token else ""
 
     async def forget(self, owner: str) -> None:
-        """Have what the service said of a token count no more, but for the case that it does not answer. It is asked
-        at once, or soon after the last time: whoever calls this again and again must not keep it busy."""
+        """Expire the cached validation, which stays only as the fallback for an outage. The next validation happens at
+        once, or soon after the last one: frequent calls must not keep the service busy."""
         known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
         if known is not None and known.checked_at:
             stale = msgspec.structs.replace(known, checked_at=0.0)
             await asyncio.to_thread(self._write, owner, stale)
             self._remember(owner, stale)
-        now = time.monotonic()
-        if now >= (soon := self._forgotten.get(owner, -_BETWEEN) + _BETWEEN):
+        now = self._clock.steady()
+        if now >= (soon := self._forgotten.get(owner, -_FORGET_INTERVAL) + _FORGET_INTERVAL):
             self._not_before.pop(owner, None)
             _keep(self._forgotten, owner, now)
         else:
             _keep(self._not_before, owner, soon)
 
     async def login(self, fields: dict[str, str]) -> str | None:
-        """Have the service look at a user name and password."""
+        """Exchange a user name and password for a token."""
         form = {name: fields.get(name, "") for name in ("username", "password")}
-        return (await self._ask("/auth/getToken", _Login, data=form)).token or None
+        return (await self._call("/auth/getToken", _Login, data=form)).token or None
 
     async def approve(self, owner: str, images: int) -> str:
-        """Ask whether a task of so many images may be."""
+        """Ask the service to approve a task of so many images."""
         body = {"token": await self._token(owner), "imagesCount": images}
-        answer = await self._ask("/tasks/approve", _Approval, json=body)
-        return "" if answer.approved else answer.error or "This task was not approved"
+        approval = await self._call("/tasks/approve", _Approval, json=body)
+        return "" if approval.approved else approval.error or "This task was not approved"
 
     async def finished(self, owner: str, info: dict[str, Any]) -> None:
-        """Tell the service of a task that is over."""
+        """Report a task that has ended."""
         body = {"token": await self._token(owner), "taskInfo": msgspec.json.encode(info).decode()}
-        await self._ask("/tasks/finished", dict[str, Any], json=body)
+        await self._call("/tasks/finished", dict[str, Any], json=body)
 
-    async def _look(self, owner: str, token: str) -> _Owner | None:
+    async def _refresh(self, owner: str, token: str) -> _Owner | None:
         known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
-        if known is not None and known.fresh:
+        if known is not None and self._is_fresh(known):
             return self._remember(owner, known)
-        if time.monotonic() < self._not_before.get(owner, 0.0):
+        if self._clock.steady() < self._not_before.get(owner, 0.0):
             return known
         try:
             async with self._turns:
-                answer = await self._validate(token, tries=_TRIES if known is None else 1)
+                validity = await self._validate(token, tries=_TRIES if known is None else 1)
         except ServiceDown as error:
             if known is None:
                 raise
-            _log.warning("a token that was valid goes on while the service does not answer", error=str(error))
-            self._wait(owner)
+            _log.warning("service does not respond, keeping the last validation of a token", error=str(error))
+            self._pause(owner)
             return known
-        if not answer.valid:
+        if not validity.valid:
             self._known.pop(owner, None)
             await asyncio.to_thread((self._folder / owner).unlink, missing_ok=True)
-            self._wait(owner)
+            self._pause(owner)
             return None
-        now = _Owner(token, answer.limits or Limits(), time.time())
-        await asyncio.to_thread(self._write, owner, now)
-        return self._remember(owner, now)
+        known = _Owner(token, validity.limits or Limits(), self._clock())
+        await asyncio.to_thread(self._write, owner, known)
+        return self._remember(owner, known)
 
     async def _validate(self, token: str, *, tries: int) -> _Validity:
         for count in range(1, tries):
             try:
-                return await self._ask("/tokens/validate", _Validity, json={"token": token})
+                return await self._call("/tokens/validate", _Validity, json={"token": token})
             except ServiceDown:
                 await asyncio.sleep(_BACKOFF.wait(count, chance()))
-        return await self._ask("/tokens/validate", _Validity, json={"token": token})
+        return await self._call("/tokens/validate", _Validity, json={"token": token})
 
-    async def _ask(self, path: str, kind: type[T], **body: Any) -> T:
-        """A POST and its JSON answer. Raises ServiceDown for anything else."""
+    async def _call(self, path: str, kind: type[T], **body: Any) -> T:
+        """POST and return the decoded JSON. Raise ServiceDown for anything but status 200 with JSON of that kind."""
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
         try:
             async with self._session.post(self._url + path, timeout=timeout, allow_redirects=False, **body) as response:
                 if response.status != 200:
-                    raise ServiceDown(f"the service that knows the tokens answers with HTTP status {response.status}")
-                content = await response.content.read(_MAX_ANSWER)
+                    raise ServiceDown(f"the token service responds with HTTP status {response.status}")
+                content = await response.content.read(_MAX_RESPONSE)
             return msgspec.json.decode(content, type=kind)
         except msgspec.DecodeError:
-            raise ServiceDown("the service that knows the tokens gives an answer that is none") from None
+            raise ServiceDown("the token service gives no valid response") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ServiceDown(f"the service that knows the tokens does not answer ({describe(error)})") from None
+            raise ServiceDown(f"the token service does not respond ({describe(error)})") from None
+
+    def _is_fresh(self, known: _Owner) -> bool:
+        return known.is_fresh(self._clock())
 
     def _remember(self, owner: str, known: _Owner) -> _Owner:
         _keep(self._known, owner, known)
         return known
 
-    def _wait(self, owner: str) -> None:
-        _keep(self._not_before, owner, time.monotonic() + _AGAIN)
+    def _pause(self, owner: str) -> None:
+        _keep(self._not_before, owner, self._clock.steady() + _RETRY_AFTER)
 
     async def _token(self, owner: str) -> str:
         known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
@@ -221,27 +226,27 @@ class LightningAuthenticator(Authenticator):
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = self._folder / f".{owner}"
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(file, "wb") as writing:
-            writing.write(msgspec.json.encode(known))
+        with open(file, "wb") as stream:
+            stream.write(msgspec.json.encode(known))
         part.replace(self._folder / owner)
 
-    def _forget_old(self) -> None:
+    def _delete_expired(self) -> None:
         for path in self._folder.glob("*") if self._folder.is_dir() else ():
-            if time.time() - path.stat().st_mtime > _FORGOTTEN:
+            if self._clock() - path.stat().st_mtime > _EXPIRES_AFTER:
                 path.unlink(missing_ok=True)
 
 
 class LightningDevAuthenticator(LightningAuthenticator):
-    """The same protocol, spoken by a service that one runs oneself."""
+    """The same protocol with a service of the operator's own."""
 
-    def __init__(self, settings: Settings, session: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: Settings, context: PluginContext) -> None:
         if "lightning_url" not in settings.model_fields_set:
             raise ConfigError("--cloud-provider lightningdev needs --lightning-url")
-        super().__init__(settings, session)
+        super().__init__(settings, context)
 
 
 def _keep(where: OrderedDict[str, T], owner: str, value: T) -> None:
-    """Keep in mind what is known of a token, in the place of the one that was kept longest."""
+    """Cache a value, evicting the oldest one."""
     where[owner] = value
     where.move_to_end(owner)
     while len(where) > _MAX_TOKENS:
@@ -249,5 +254,5 @@ def _keep(where: OrderedDict[str, T], owner: str, value: T) -> None:
 
 
 def _owner_of(token: str) -> str:
-    """What a token's owner is called here: the same at every start, and nothing that leads back to the token."""
+    """Return the name of a token's owner: stable, and without a way back to the token."""
     return digest_of(token)[:20]

@@ -1,78 +1,95 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The contract of a provider of machines. Times, retries and limits are wrapped around it (guarded.py), not inside."""
+"""The contract of a machine provider. Timeouts, retries and concurrency limits are added by `BoundedProvider`, not by
+the provider itself."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import ClassVar, Final
 
 import msgspec
 
 from clusterodm.core.scaling import Offering
+from clusterodm.plugins import FIRST_VERSION
 from clusterodm.providers.cloudinit import user_data
-from clusterodm.providers.config import Cloud, Common, Size
+from clusterodm.providers.config import CloudConfig, ProviderConfig, Size
 
-#: Key of the tag or label that all our machines have; its value is the cluster's id.
-TAG = "clusterodm"
+#: Version of this contract: a new minor version adds, a new major version breaks.
+API_VERSION: Final = "1.0"
+#: Key of the tag or label that every machine carries; its value is the cluster's id.
+TAG: Final = "clusterodm"
 
 
 class MachineStatus(StrEnum):
-    """What a provider says of a machine."""
+    """State of a machine at its provider."""
 
-    #: It waits for room there.
+    #: Queued at the provider until there is capacity.
     WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     STOPPED = "stopped"
-    #: Its provider is taking it away.
+    #: Being terminated, by either side.
     ENDING = "ending"
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be created."""
+class MachineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine to be created."""
 
-    #: Unique for ever; `create` is idempotent on it.
+    #: Never reused; `create` is idempotent on it.
     name: str
     #: Value of the tag.
     cluster: str
     offering: Offering
-    #: What the machine is started with, as its provider's `document` made it.
-    document: str
+    #: Bootstrap data as rendered by the provider's `bootstrap`. Contains secrets.
+    bootstrap: str
 
     def __repr__(self) -> str:
-        return f"Spec({self.name}, {self.offering})"
+        return f"MachineSpec({self.name}, {self.offering})"
 
 
 class ProviderMachine(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine as its provider knows it."""
+    """A machine as its provider reports it."""
 
     id: str
     name: str
     status: MachineStatus
     location: str
-    #: Where we reach it; empty while it has none.
+    #: Host name or IP address at which the cluster reaches the machine; empty until it has one.
     address: str = ""
-    #: Of its node, where each machine has another one; 0: the configured one.
+    #: Port of its node; 0: the provider's `node_port`.
     port: int = 0
-    #: When its provider will end it, in seconds since the epoch; 0: it will not.
+    #: When the provider will terminate it, in seconds since the epoch; 0: not scheduled.
     ends_at: float = 0.0
-    #: Why it waits, in the provider's words; `never`: it would wait for ever.
+    #: Why it is waiting, in the provider's words.
     reason: str = ""
-    never: bool = False
-    #: Disks that outlive it unless they are deleted.
+    #: True if it would wait forever: the request as such cannot be satisfied.
+    unsatisfiable: bool = False
+    #: Ids of disks that outlive the machine unless `delete` removes them.
     volumes: list[str] = []
 
 
-class Provider:
-    """Creates, finds and deletes machines. Every method raises OutOfCapacity, Rejected, Throttled or Unreachable, and
-    nothing else."""
+class Provider(ABC):
+    """Creates, finds and deletes machines.
 
-    def __init__(self, config: Common) -> None:
+    Methods that call the provider raise OutOfCapacity, Rejected, Throttled or Unreachable, and nothing else. The
+    constructor takes an entry of the autoscaler's file and a PluginContext, and raises ConfigError.
+    """
+
+    #: Version of the contract that the class was written for.
+    api_version: ClassVar[str] = FIRST_VERSION
+    #: True if the provider queues machines until there is capacity (batch systems).
+    has_queue: bool = False
+    #: Port of the node on every machine that does not report one.
+    node_port: int = 3000
+
+    def __init__(self, config: ProviderConfig) -> None:
         self.config = config
 
     def offerings(self) -> list[Offering]:
-        """What can be ordered: smallest size first, of each size in all locations."""
+        """Return everything that can be ordered, smallest size first, each size in all markets and locations."""
         return [
             Offering(
                 provider=self.config.label,
@@ -87,70 +104,66 @@ class Provider:
             for location in self.locations()
         ]
 
+    @abstractmethod
     def locations(self) -> Iterable[str]:
-        """Regions or zones, in the order in which they are tried."""
-        raise NotImplementedError
+        """Return regions, zones or partitions in order of preference."""
 
     def markets(self, size: Size) -> Iterable[bool]:
-        """Whether spot, on demand, or both in this order."""
+        """Return the markets for a size in order of preference: True is spot, False on demand."""
         return (False,)
 
     def price(self, size: Size, *, spot: bool) -> float:
-        """What an hour costs, as configured."""
+        """Return the configured price per hour."""
         return size.price
 
-    #: Whether a machine may wait there for room before it begins to boot.
-    waits: bool = False
-    #: Port of the node on each machine, where that is the same for all.
-    node_port: int = 3000
-
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
-        """What a machine is to be started with, with the token that its node wants to see of us."""
-        raise NotImplementedError
+    @abstractmethod
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
+        """Render the data that a machine boots with (user data, a job script, ...); `token` is what its node requires.
+        Also called to show it to operators, so it must have no effect."""
 
     def secrets(self) -> list[str]:
-        """Values that may occur in documents and must not be shown."""
+        """Return values that bootstrap data may contain and that must not be shown."""
         return [self.config.s3.secret_key] if self.config.s3 is not None and self.config.s3.secret_key else []
 
+    @abstractmethod
     async def check(self) -> None:
-        """Ask for something small, so that a wrong key or name is known at the start."""
-        raise NotImplementedError
+        """Make a cheap call, so that wrong credentials or names are reported at startup."""
 
-    async def create(self, spec: Spec) -> ProviderMachine:
-        """Create a machine with our tag; when there is one of that name already, that one, brought to the same end."""
-        raise NotImplementedError
+    @abstractmethod
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
+        """Create a machine that carries the tag. If one of that name exists, finish its creation and return it."""
 
+    @abstractmethod
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One machine; None when there is none."""
-        raise NotImplementedError
+        """Return a machine; None if there is none."""
 
+    @abstractmethod
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """All machines with the tag of this cluster, in whatever state."""
-        raise NotImplementedError
+        """Return all machines that carry the tag of this cluster, whatever their status."""
 
+    @abstractmethod
     async def delete(self, machine: ProviderMachine) -> None:
-        """Delete a machine and its disks; one that is gone already is fine."""
-        raise NotImplementedError
+        """Delete a machine and its disks. Repeated until `get` returns None; a machine that is gone is no error."""
 
-    async def close(self) -> None:
-        """Let go of connections."""
+    async def close(self) -> None:  # noqa: B027 - optional
+        """Release connections and other resources."""
 
 
 class CloudProvider(Provider):
-    """A provider whose machines are told by cloud-init what to do."""
+    """A provider whose machines boot with cloud-init."""
 
-    config: Cloud
+    config: CloudConfig
 
-    def __init__(self, config: Cloud) -> None:
+    def __init__(self, config: CloudConfig) -> None:
         super().__init__(config)
         self.node_port = config.node_port
 
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
-        """User-data."""
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
+        """Render cloud-init user data."""
         slots = self.config.tasks_per_machine
         return user_data(self.config, token=token, max_images=offering.max_images, slots=slots)
 
     def secrets(self) -> list[str]:
-        """The password of the registry, beside what all have."""
+        """Add the password of the image registry."""
         registry = self.config.docker_registry
         return [*super().secrets(), *([registry.password] if registry is not None else [])]

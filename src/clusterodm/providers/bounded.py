@@ -17,9 +17,9 @@ from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
 from clusterodm.core.scaling import Offering
 from clusterodm.observe import Metrics
-from clusterodm.providers.base import Provider, ProviderMachine, Spec
+from clusterodm.providers.base import MachineSpec, Provider, ProviderMachine
 from clusterodm.providers.bucket import Bucket
-from clusterodm.providers.config import Common
+from clusterodm.providers.config import ProviderConfig
 from clusterodm.providers.throttling import Pause
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class BoundedProvider:
         self._turns = asyncio.Semaphore(_AT_A_TIME)
         #: Held by one call at a time after a pause, until one was answered.
         self._trial = asyncio.Lock()
-        self.config: Common = provider.config
+        self.config: ProviderConfig = provider.config
         #: What it asks for.
         self.pause = Pause(provider.config.label, clock)
         #: The offerings are the same for as long as the program runs.
@@ -66,22 +66,22 @@ class BoundedProvider:
         return self.config.label
 
     @property
-    def waits(self) -> bool:
+    def has_queue(self) -> bool:
         """Whether a machine may wait there for room."""
-        return self._provider.waits
+        return self._provider.has_queue
 
     @property
     def node_port(self) -> int:
         """Port of nodes on its machines, where they do not say."""
         return self._provider.node_port
 
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
         """What a machine is to be started with."""
-        return self._provider.document(name, offering, token=token)
+        return self._provider.bootstrap(name, offering, token=token)
 
     def shown(self, name: str, offering: Offering) -> str:
         """The same for people, without secrets."""
-        text = self.document(name, offering, token="***")  # noqa: S106 - masked
+        text = self.bootstrap(name, offering, token="***")  # noqa: S106 - masked
         for secret in self._provider.secrets():
             escaped = json.dumps(secret)[1:-1]
             for form in (json.dumps(escaped)[1:-1], escaped, secret):  # JSON in JSON, JSON, plain
@@ -94,7 +94,7 @@ class BoundedProvider:
         if self.bucket is not None:
             await self.bucket.check()
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """Create once: whether to try again is for those who know what was stored."""
         return await self._call("create", lambda: self._provider.create(spec))
 

@@ -12,7 +12,7 @@ import json
 import shlex
 from typing import Any, Final
 
-from clusterodm.providers.config import Cloud
+from clusterodm.providers.config import CloudConfig
 from clusterodm.providers.node import node_config, node_image
 
 _FOLDER: Final = "/etc/clusterodm"
@@ -21,7 +21,7 @@ _INSIDE: Final = "/etc/nodeodm.json"
 _METADATA: Final = "169.254.169.254"
 
 
-def user_data(config: Cloud, *, token: str, max_images: int, slots: int) -> str:
+def user_data(config: CloudConfig, *, token: str, max_images: int, slots: int) -> str:
     """The document for one machine, with the token that its node wants to see."""
     node = node_config(config, port=3000, token=token, max_images=max_images, slots=slots)
     files = [
@@ -40,7 +40,7 @@ def _file(name: str, content: str, *, mode: str = "0600") -> dict[str, Any]:
     return {"path": f"{_FOLDER}/{name}", "permissions": mode, "owner": "root:root", "content": content}
 
 
-def _script(config: Cloud) -> str:
+def _script(config: CloudConfig) -> str:
     lines = [
         "#!/bin/sh",
         "set -eu",
@@ -70,7 +70,7 @@ def _script(config: Cloud) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _run(config: Cloud) -> list[str]:
+def _run(config: CloudConfig) -> list[str]:
     gpus = ["--gpus", "all"] if config.docker_gpu else []
     data = ["--volume", f"{config.data_dir_mount_path}:/var/www/data"] if config.data_dir_mount_path else []
     return [

@@ -20,7 +20,7 @@ from clusterodm.core.errors import ConfigError
 from clusterodm.core.jsontext import decode_file
 from clusterodm.core.windows import Window, parse_windows
 
-C = TypeVar("C", bound="Common")
+C = TypeVar("C", bound="ProviderConfig")
 
 _Positive = Annotated[float, msgspec.Meta(ge=0)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -87,7 +87,7 @@ class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ignore_ssl: bool = msgspec.field(default=False, name="ignoreSSL")
 
 
-class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of all providers. Times in seconds; -1: no limit."""
 
     provider: str
@@ -130,7 +130,7 @@ class Common(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
         return next((size for size in self.image_size_mapping if size.slug == slug), self.image_size_mapping[0])
 
 
-class Cloud(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class CloudConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of providers whose machines boot an image and install what a node needs."""
 
     #: Times the memory.
@@ -224,6 +224,6 @@ def _flat(value: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def words(value: str | Sequence[str]) -> list[str]:
+def as_list(value: str | Sequence[str]) -> list[str]:
     """A string or a list of strings, as the original takes regions."""
     return [value] if isinstance(value, str) else list(value)

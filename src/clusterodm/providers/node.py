@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from clusterodm.providers.config import S3, Common
+from clusterodm.providers.config import S3, ProviderConfig
 
 #: What runs on a machine for which no image is named; with a GPU, its tag is GPU_TAG.
 IMAGE: Final = "docker.io/webodm/nodeodx"
@@ -19,7 +19,7 @@ def node_image(named: str, *, gpu: bool) -> str:
     return named or (f"{IMAGE}:{GPU_TAG}" if gpu else IMAGE)
 
 
-def node_config(config: Common, *, port: int | str, token: str, max_images: int, slots: int) -> dict[str, Any]:
+def node_config(config: ProviderConfig, *, port: int | str, token: str, max_images: int, slots: int) -> dict[str, Any]:
     """The keys of the file. The token is what the node wants to see of us."""
     node = {"port": port, "token": token, "maxImages": max_images, "parallelQueueProcessing": slots}
     return node | (_bucket(config.s3) if config.s3 is not None else {})

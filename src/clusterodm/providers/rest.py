@@ -11,43 +11,45 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from clusterodm.aio import Clock
 from clusterodm.core.errors import ProviderError, Rejected, Throttled, Unreachable
 from clusterodm.http.reasons import describe
-from clusterodm.providers.throttling import asked_until
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.throttling import retry_at
 
 _MAX_ANSWER: Final = 16 << 20
 #: Pages of a list; more means that something is wrong.
 _MAX_PAGES: Final = 200
 
 
-class Answer(msgspec.Struct, frozen=True):
+class RestResponse(msgspec.Struct, frozen=True):
     """MachineStatus and decoded body of an answer; None where there is none."""
 
     status: int
     body: Any
 
 
-class Rest:
+class RestClient:
     """A provider's API. `refusal` makes an error of an answer with status 400 to 499 that is none of the usual ones."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        context: PluginContext,
         url: str,
         headers: Mapping[str, str] | Callable[[], Mapping[str, str]],
-        refusal: Callable[[Answer], ProviderError],
+        refusal: Callable[[RestResponse], ProviderError],
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._session = session
+        self._session = context.session
         self._url = url.rstrip("/")
         self._headers = headers if callable(headers) else lambda: headers
         self._refusal = refusal
-        self._clock = Clock()
+        self._clock = context.clock
         self._tls: ssl.SSLContext | bool = tls if tls is not None else True
 
-    async def call(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any) -> Answer:
+    async def call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any
+    ) -> RestResponse:
         """One request. 404 is an answer; everything else above 299 is an error."""
         headers = {**self._headers(), **body.pop("headers", {})}
         try:
@@ -82,13 +84,13 @@ class Rest:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"no answer ({describe(error)})") from None
 
-    def _judged(self, answer: Answer, headers: Mapping[str, str]) -> Answer:
+    def _judged(self, answer: RestResponse, headers: Mapping[str, str]) -> RestResponse:
         if answer.status < 300 or answer.status == 404:
             return answer
         if answer.status == 429:
-            raise Throttled("too many requests", until=asked_until(headers, self._clock()))
+            raise Throttled("too many requests", until=retry_at(headers, self._clock()))
         if answer.status >= 500:
-            until = asked_until(headers, self._clock()) if "Retry-After" in headers else 0.0
+            until = retry_at(headers, self._clock()) if "Retry-After" in headers else 0.0
             raise Unreachable(f"HTTP status {answer.status}", until=until)
         if answer.status == 401:
             raise Rejected("the key is not valid")
@@ -99,18 +101,18 @@ class Rest:
         size = int(query["per_page"])
         for page in range(1, _MAX_PAGES + 1):
             answer = await self.call("GET", path, query={**query, "page": str(page)})
-            items = field(answer, key, list)
+            items = require_field(answer, key, list)
             for item in items:
                 yield item
             if len(items) < size:
                 return
 
 
-async def _answer(response: aiohttp.ClientResponse) -> Answer:
+async def _answer(response: aiohttp.ClientResponse) -> RestResponse:
     content = await response.content.read(_MAX_ANSWER)
     while not response.content.at_eof() and len(content) < _MAX_ANSWER:
         content += await response.content.read(_MAX_ANSWER - len(content))
-    return Answer(response.status, _decoded(content))
+    return RestResponse(response.status, _decoded(content))
 
 
 def _decoded(content: bytes) -> Any:
@@ -120,7 +122,7 @@ def _decoded(content: bytes) -> Any:
         return None
 
 
-def field(answer: Answer, key: str, kind: type) -> Any:
+def require_field(answer: RestResponse, key: str, kind: type) -> Any:
     """A field of an answer. Raises Unreachable for an answer that has none of that kind."""
     found = answer.body.get(key) if isinstance(answer.body, dict) else None
     if not isinstance(found, kind):

@@ -38,7 +38,7 @@ _EPOCH: Final = 1e9
 _MILLISECONDS: Final = 1e12
 
 
-def asked_until(headers: Mapping[str, str], now: float) -> float:
+def retry_at(headers: Mapping[str, str], now: float) -> float:
     """Return until when (seconds since the epoch) an answer asks for a pause; 0 if it does not say.
 
     Times are by the provider's clock, which its `Date` tells. `Retry-After` speaks of this refusal and so comes before

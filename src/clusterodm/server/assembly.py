@@ -93,7 +93,7 @@ def build(
     settings: Settings, folder: Path, store: Store, session: aiohttp.ClientSession, own: ClusterIdentity, clock: Clock
 ) -> Parts:
     client, metrics = NodeClient(session, Trust(settings.nodes_ca)), Metrics()
-    authenticator = make_authenticator(settings, session)
+    authenticator = make_authenticator(settings, session, clock)
     fleet = make_fleet(settings.asr, session, metrics, clock)
     if settings.results_from_s3 == "redirect" and not any(map(fleet.bucket, fleet.providers)):
         raise ConfigError(f"--results-from-s3 needs a provider with s3 in {settings.asr}")

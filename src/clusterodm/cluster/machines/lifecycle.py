@@ -35,7 +35,7 @@ from clusterodm.core.nodes import LARGEST, Origin, make_address
 from clusterodm.core.retry import Failure
 from clusterodm.core.scaling import Offering
 from clusterodm.core.tasks import Phase
-from clusterodm.providers import BoundedProvider, Fleet, MachineStatus, ProviderMachine, Spec
+from clusterodm.providers import BoundedProvider, Fleet, MachineSpec, MachineStatus, ProviderMachine
 
 _log = structlog.get_logger("machines")
 
@@ -86,7 +86,7 @@ class Lifecycle:
         we know, where its provider lets machines wait, so its time to boot begins anew."""
         for machine in self._machines.alive():
             provider = self._fleet.providers.get(machine.provider)
-            if provider is not None and provider.waits:
+            if provider is not None and provider.has_queue:
                 self._met_at[machine.id] = self._clock.steady()
             self._queue.put(machine.id)
 
@@ -147,8 +147,8 @@ class Lifecycle:
 
     async def _create(self, machine: Machine, provider: BoundedProvider) -> float | None:
         offering = _offering(machine)
-        document = provider.document(machine.id, offering, token=machine.token)
-        spec = Spec(name=machine.id, cluster=self._cluster, offering=offering, document=document)
+        bootstrap = provider.bootstrap(machine.id, offering, token=machine.token)
+        spec = MachineSpec(name=machine.id, cluster=self._cluster, offering=offering, bootstrap=bootstrap)
         try:
             made = await provider.create(spec)
         except OutOfCapacity as error:
@@ -222,9 +222,9 @@ class Lifecycle:
             self.waiting[machine.id] = found.reason
             _log.info("waits at its provider", machine=machine.id, why=found.reason)
         limit = provider.config.pending_timeout
-        if found.never or self._clock.age(machine.booting_at) > limit:
-            self.blocked.block(_offering(machine), REFUSED if found.never else STOCK_OUT)
-            much = "would wait for ever" if found.never else f"waited for {span(limit)}"
+        if found.unsatisfiable or self._clock.age(machine.booting_at) > limit:
+            self.blocked.block(_offering(machine), REFUSED if found.unsatisfiable else STOCK_OUT)
+            much = "would wait for ever" if found.unsatisfiable else f"waited for {span(limit)}"
             await self.delete(machine, f"it {much} at its provider: {found.reason or 'no reason is known'}")
             return None
         return self._interval

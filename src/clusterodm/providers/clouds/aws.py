@@ -11,13 +11,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar
 
-import aiohttp
-
-from clusterodm.aio import Clock
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
-from clusterodm.providers.config import Cloud, Size, read_entry, words
-from clusterodm.providers.throttling import asked_until
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, CloudProvider, MachineSpec, MachineStatus, ProviderMachine
+from clusterodm.providers.config import CloudConfig, Size, as_list, read_entry
+from clusterodm.providers.throttling import retry_at
 
 T = TypeVar("T")
 
@@ -71,7 +69,7 @@ _BUSY: Final = frozenset(
 _STORAGE: Final = 60
 
 
-class AwsConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class AwsConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     access_key: str
@@ -98,7 +96,7 @@ class Aws(CloudProvider):
 
     config: AwsConfig
 
-    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], context: PluginContext) -> None:
         config = read_entry(AwsConfig, entry)
         super().__init__(config)
         for tag in config.tags:
@@ -112,12 +110,12 @@ class Aws(CloudProvider):
         self._session = botocore.session.Session()
         self._settings = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})
         self._clients: dict[str, Any] = {}
-        self._clock = Clock()
+        self._clock = context.clock
 
     def locations(self) -> Iterable[str]:
         """Availability zones, or regions where any zone will do."""
-        letters = words(self.config.zone) or [""]
-        return [f"{region}{letter}" for region in words(self.config.region) for letter in letters]
+        letters = as_list(self.config.zone) or [""]
+        return [f"{region}{letter}" for region in as_list(self.config.region) for letter in letters]
 
     def markets(self, size: Size) -> Iterable[bool]:
         """Spot first, then on demand."""
@@ -129,11 +127,11 @@ class Aws(CloudProvider):
 
     async def check(self) -> None:
         """Whether the keys are good, and image and security group are there."""
-        for region in words(self.config.region):
+        for region in as_list(self.config.region):
             await self._root_device(region)
             await self._groups(region)
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """One instance; its name is the client token, so a second call gets the first one's instance."""
         region = self._region(spec.offering.location)
         asked = self._asked(spec, await self._root_device(region))
@@ -160,7 +158,7 @@ class Aws(CloudProvider):
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
         """Instances with our tag in all regions."""
-        return [machine for region in words(self.config.region) for machine in await self._list(region, cluster)]
+        return [machine for region in as_list(self.config.region) for machine in await self._list(region, cluster)]
 
     async def delete(self, machine: ProviderMachine) -> None:
         """Its disk goes with it (DeleteOnTermination)."""
@@ -179,7 +177,7 @@ class Aws(CloudProvider):
     def _private(self) -> bool:
         return self.config.use_private_address or self.config.assign_private_address_only
 
-    def _asked(self, spec: Spec, root_device: str) -> dict[str, Any]:
+    def _asked(self, spec: MachineSpec, root_device: str) -> dict[str, Any]:
         config, size = self.config, self.config.size(spec.offering.size)
         own = dict(tag.split(",", 1) for tag in config.tags)
         tags = [{"Key": key, "Value": value} for key, value in ({"Name": spec.name, TAG: spec.cluster} | own).items()]
@@ -194,7 +192,7 @@ class Aws(CloudProvider):
             "InstanceType": spec.offering.size,
             "MinCount": 1,
             "MaxCount": 1,
-            "UserData": spec.document,
+            "UserData": spec.bootstrap,
             "ClientToken": spec.name,
             "NetworkInterfaces": [network],
             "BlockDeviceMappings": [
@@ -212,7 +210,7 @@ class Aws(CloudProvider):
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "Monitoring": {"Enabled": config.monitoring},
         }
-        if spec.offering.location not in words(config.region) and not config.subnet:
+        if spec.offering.location not in as_list(config.region) and not config.subnet:
             asked["Placement"] = {"AvailabilityZone": spec.offering.location}
         if config.iamrole:
             asked["IamInstanceProfile"] = {"Name": config.iamrole}
@@ -285,7 +283,7 @@ class Aws(CloudProvider):
 
     def _region(self, location: str) -> str:
         """The region of a zone."""
-        regions = words(self.config.region)
+        regions = as_list(self.config.region)
         fitting = [region for region in regions if location.startswith(region)]
         return max(fitting, key=len, default=regions[0])
 
@@ -324,7 +322,7 @@ def _translated(response: Mapping[str, Any], now: float) -> ProviderError:
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
     code, said = str(error.get("Code", "")), str(error.get("Message", ""))[:200]
     if code in _THROTTLED or metadata.get("HTTPStatusCode") == 429:
-        return Throttled(f"{code}: {said}", until=asked_until(metadata.get("HTTPHeaders", {}), now))
+        return Throttled(f"{code}: {said}", until=retry_at(metadata.get("HTTPHeaders", {}), now))
     if code.endswith((".NotFound", ".Malformed")):
         return _NotFound(f"{code}: {said}")
     if code in _NO_ROOM:

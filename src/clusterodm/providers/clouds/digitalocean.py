@@ -7,12 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import aiohttp
-
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected
-from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
-from clusterodm.providers.config import Cloud, read_entry, words
-from clusterodm.providers.rest import Answer, Rest, field
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, CloudProvider, MachineSpec, MachineStatus, ProviderMachine
+from clusterodm.providers.config import CloudConfig, as_list, read_entry
+from clusterodm.providers.rest import RestClient, RestResponse, require_field
 
 _URL: Final = "https://api.digitalocean.com"
 _STATUS: Final = {
@@ -25,7 +24,7 @@ _STATUS: Final = {
 _NO_ROOM: Final = ("limit", "not available", "unavailable", "capacity", "no available")
 
 
-class DigitalOceanConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class DigitalOceanConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     access_token: str
@@ -42,22 +41,22 @@ class DigitalOcean(CloudProvider):
 
     config: DigitalOceanConfig
 
-    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], context: PluginContext) -> None:
         config = read_entry(DigitalOceanConfig, entry)
         super().__init__(config)
         headers = {"Authorization": f"Bearer {config.access_token}"}
-        self._rest = Rest(session, config.api_url or _URL, headers, _refusal)
+        self._rest = RestClient(context, config.api_url or _URL, headers, _refusal)
 
     def locations(self) -> Iterable[str]:
         """Regions."""
-        return words(self.config.region)
+        return as_list(self.config.region)
 
     async def check(self) -> None:
         """Whether the token is good and the image is there."""
         await self._rest.call("GET", "/v2/droplets", query={"per_page": "1"})
         await self._image(next(iter(self.locations())))
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """One droplet. There is no key that makes it idempotent, so it is looked for first."""
         for machine in await self.list_machines(spec.cluster):
             if machine.name == spec.name:
@@ -68,17 +67,17 @@ class DigitalOcean(CloudProvider):
             "region": spec.offering.location,
             "size": spec.offering.size,
             "image": await self._image(spec.offering.location),
-            "user_data": spec.document,
+            "user_data": spec.bootstrap,
             "tags": [_tag(spec.cluster), *config.tags],
             "monitoring": config.monitoring,
             "ssh_keys": [config.ssh_key.fingerprint] if config.ssh_key else [],
         }
-        return _machine(field(await self._rest.call("POST", "/v2/droplets", json=body), "droplet", dict))
+        return _machine(require_field(await self._rest.call("POST", "/v2/droplets", json=body), "droplet", dict))
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
         """One droplet."""
         answer = await self._rest.call("GET", f"/v2/droplets/{machine_id}")
-        return None if answer.status == 404 else _machine(field(answer, "droplet", dict))
+        return None if answer.status == 404 else _machine(require_field(answer, "droplet", dict))
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
         """Droplets with our tag."""
@@ -118,7 +117,7 @@ def _machine(droplet: dict[str, Any]) -> ProviderMachine:
     )
 
 
-def _refusal(answer: Answer) -> ProviderError:
+def _refusal(answer: RestResponse) -> ProviderError:
     said = str(answer.body.get("message", "")) if isinstance(answer.body, dict) else ""
     if answer.status in (403, 422) and any(words in said.lower() for words in _NO_ROOM):
         return OutOfCapacity(said[:200])

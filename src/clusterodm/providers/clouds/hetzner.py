@@ -7,12 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import aiohttp
-
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
-from clusterodm.providers.config import Cloud, read_entry, words
-from clusterodm.providers.rest import Answer, Rest, field
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, CloudProvider, MachineSpec, MachineStatus, ProviderMachine
+from clusterodm.providers.config import CloudConfig, as_list, read_entry
+from clusterodm.providers.rest import RestClient, RestResponse, require_field
 
 _URL: Final = "https://api.hetzner.cloud/v1"
 _STATUS: Final = {
@@ -27,7 +26,7 @@ _NO_ROOM: Final = ("resource_unavailable", "resource_limit_exceeded", "placement
 _BUSY: Final = ("conflict", "locked", "timeout", "unavailable", "maintenance")
 
 
-class HetznerConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class HetznerConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     api_token: str
@@ -42,36 +41,36 @@ class Hetzner(CloudProvider):
 
     config: HetznerConfig
 
-    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], context: PluginContext) -> None:
         config = read_entry(HetznerConfig, entry)
         super().__init__(config)
         headers = {"Authorization": f"Bearer {config.api_token}"}
-        self._rest = Rest(session, config.api_url or _URL, headers, _refusal)
+        self._rest = RestClient(context, config.api_url or _URL, headers, _refusal)
 
     def locations(self) -> Iterable[str]:
         """Locations."""
-        return words(self.config.location)
+        return as_list(self.config.location)
 
     async def check(self) -> None:
         """Whether the token is good, and image and key are there."""
         await self._image()
         await self._keys()
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """One server. Names are unique, so a second one is refused and the first one is looked up."""
         body = {
             "name": spec.name,
             "server_type": spec.offering.size,
             "image": await self._image(),
             "location": spec.offering.location,
-            "user_data": spec.document,
+            "user_data": spec.bootstrap,
             "labels": {TAG: spec.cluster},
             "start_after_create": True,
         }
         if keys := await self._keys():
             body["ssh_keys"] = keys
         try:
-            return _machine(field(await self._rest.call("POST", "/servers", json=body), "server", dict))
+            return _machine(require_field(await self._rest.call("POST", "/servers", json=body), "server", dict))
         except _NameTaken:
             for machine in await self.list_machines(spec.cluster):
                 if machine.name == spec.name:
@@ -81,7 +80,7 @@ class Hetzner(CloudProvider):
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
         """One server."""
         answer = await self._rest.call("GET", f"/servers/{machine_id}")
-        return None if answer.status == 404 else _machine(field(answer, "server", dict))
+        return None if answer.status == 404 else _machine(require_field(answer, "server", dict))
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
         """Servers with our label."""
@@ -106,7 +105,7 @@ class Hetzner(CloudProvider):
         if key is None or not key.fingerprint:
             return []
         answer = await self._rest.call("GET", "/ssh_keys", query={"fingerprint": key.fingerprint})
-        found = field(answer, "ssh_keys", list)
+        found = require_field(answer, "ssh_keys", list)
         if not found:
             raise Rejected(f"there is no SSH key {key.fingerprint}")
         return [str(found[0]["id"])]
@@ -128,7 +127,7 @@ def _machine(server: dict[str, Any]) -> ProviderMachine:
     )
 
 
-def _refusal(answer: Answer) -> ProviderError:
+def _refusal(answer: RestResponse) -> ProviderError:
     error = answer.body.get("error") if isinstance(answer.body, dict) else None
     code, said = (error.get("code", ""), str(error.get("message", ""))) if isinstance(error, dict) else ("", "")
     if code == "uniqueness_error":

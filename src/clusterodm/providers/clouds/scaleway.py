@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import aiohttp
-
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
-from clusterodm.providers.base import TAG, CloudProvider, MachineStatus, ProviderMachine, Spec
-from clusterodm.providers.config import Cloud, read_entry, words
-from clusterodm.providers.rest import Answer, Rest, field
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, CloudProvider, MachineSpec, MachineStatus, ProviderMachine
+from clusterodm.providers.config import CloudConfig, as_list, read_entry
+from clusterodm.providers.rest import RestClient, RestResponse, require_field
 
 _URL: Final = "https://api.scaleway.com"
 _STATUS: Final = {
@@ -35,7 +34,7 @@ _NO_ROOM: Final = ("out_of_stock", "quotas_exceeded", "resource_exhausted")
 _BUSY: Final = ("transient_state", "precondition_failed", "resource_not_ready", "conflict")
 
 
-class ScalewayConfig(Cloud, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class ScalewayConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     secret_token: str
@@ -50,22 +49,22 @@ class Scaleway(CloudProvider):
 
     config: ScalewayConfig
 
-    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], context: PluginContext) -> None:
         config = read_entry(ScalewayConfig, {("region" if key == "zone" else key): entry[key] for key in entry})
         super().__init__(config)
         if config.image.lower() in _RETIRED:
             raise ConfigError(f"provider scaleway: image {config.image} is retired; use ubuntu_jammy or a later one")
-        self._rest = Rest(session, config.api_url or _URL, {"X-Auth-Token": config.secret_token}, _refusal)
+        self._rest = RestClient(context, config.api_url or _URL, {"X-Auth-Token": config.secret_token}, _refusal)
 
     def locations(self) -> Iterable[str]:
         """Zones."""
-        return list(dict.fromkeys(_ZONES.get(zone, zone) for zone in words(self.config.region)))
+        return list(dict.fromkeys(_ZONES.get(zone, zone) for zone in as_list(self.config.region)))
 
     async def check(self) -> None:
         """Whether the key is good and the image is there."""
         await self._image(next(iter(self.locations())), self.config.image_size_mapping[0].slug)
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """Server, user-data, power: each step unless it is done already."""
         zone = spec.offering.location
         server = await self._named(spec.name, spec.cluster, zone)
@@ -81,18 +80,18 @@ class Scaleway(CloudProvider):
             storage = self.config.size(spec.offering.size).storage
             if storage is not None:
                 body["volumes"] = {"0": {"size": storage * 10**9, "volume_type": "sbs_volume", "boot": True}}
-            server = field(await self._rest.call("POST", _servers(zone), json=body), "server", dict)
+            server = require_field(await self._rest.call("POST", _servers(zone), json=body), "server", dict)
         if server["state"] == "stopped":
             where = f"{_servers(zone)}/{server['id']}"
             plain = {"Content-Type": "text/plain"}
-            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.document.encode(), headers=plain)
+            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.bootstrap.encode(), headers=plain)
             await self._rest.call("POST", f"{where}/action", json={"action": "poweron"})
         return _machine(server, zone)
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
         """One server."""
         answer = await self._rest.call("GET", f"{_servers(location)}/{machine_id}")
-        return None if answer.status == 404 else _machine(field(answer, "server", dict), location)
+        return None if answer.status == 404 else _machine(require_field(answer, "server", dict), location)
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
         """Servers with our tag in all zones, those that were never switched on too."""
@@ -131,7 +130,9 @@ class Scaleway(CloudProvider):
         if len(self.config.image) == 36 and self.config.image.count("-") == 4:
             return self.config.image
         query = {"image_label": self.config.image.replace("-", "_"), "zone": zone, "type": "instance_sbs"}
-        found = field(await self._rest.call("GET", "/marketplace/v2/local-images", query=query), "local_images", list)
+        found = require_field(
+            await self._rest.call("GET", "/marketplace/v2/local-images", query=query), "local_images", list
+        )
         fitting = [image for image in found if size in image.get("compatible_commercial_types", [size])]
         if not fitting:
             raise Rejected(f"there is no image {self.config.image} for {size} in {zone}")
@@ -159,7 +160,7 @@ def _machine(server: dict[str, Any], zone: str) -> ProviderMachine:
     )
 
 
-def _refusal(answer: Answer) -> ProviderError:
+def _refusal(answer: RestResponse) -> ProviderError:
     body = answer.body if isinstance(answer.body, dict) else {}
     kind, said = str(body.get("type", "")), str(body.get("message", ""))[:200]
     if kind in _NO_ROOM:

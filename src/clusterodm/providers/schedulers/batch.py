@@ -12,7 +12,7 @@ import json
 import shlex
 from typing import Final, Literal, Protocol
 
-from clusterodm.providers.config import Common
+from clusterodm.providers.config import ProviderConfig
 from clusterodm.providers.node import node_config, node_image
 
 Runtime = Literal["apptainer", "podman", "docker", "command"]
@@ -48,7 +48,7 @@ class _Config(Protocol):
 
 def batch_script(config: _Config, name: str, *, token: str, max_images: int, gpu: bool) -> str:
     """The script for the job `name`."""
-    assert isinstance(config, Common), "a provider's"  # noqa: S101 - a protocol cannot say it
+    assert isinstance(config, ProviderConfig), "a provider's"  # noqa: S101 - a protocol cannot say it
     contained = config.runtime in ("podman", "docker")
     said = node_config(
         config,

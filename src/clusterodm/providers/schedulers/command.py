@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
-import aiohttp
 import msgspec
 
 from clusterodm.core.errors import OutOfCapacity, Rejected, Unreachable
 from clusterodm.core.scaling import Offering
-from clusterodm.providers.base import MachineStatus, Provider, ProviderMachine, Spec
-from clusterodm.providers.config import Common, Size, read_entry, words
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import MachineSpec, MachineStatus, Provider, ProviderMachine
+from clusterodm.providers.config import ProviderConfig, Size, as_list, read_entry
 from clusterodm.providers.node import node_config
 from clusterodm.providers.schedulers.subprocesses import run
 
@@ -33,7 +33,7 @@ _UNAVAILABLE: Final = 69
 _TEMPORARY: Final = 75
 
 
-class CommandConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class CommandConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider. Commands are lists of words; no shell is between."""
 
     create: _Command
@@ -70,16 +70,16 @@ class CommandProvider(Provider):
     """Machines of three commands."""
 
     config: CommandConfig
-    waits = True
+    has_queue = True
 
-    def __init__(self, entry: dict[str, Any], _: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], _: PluginContext) -> None:
         config = read_entry(CommandConfig, entry)
         super().__init__(config)
         self.node_port = config.node_port
 
     def locations(self) -> Iterable[str]:
         """Places, as the commands know them."""
-        return words(self.config.location)
+        return as_list(self.config.location)
 
     def markets(self, size: Size) -> Iterable[bool]:
         """Spot first, where that is wanted."""
@@ -89,7 +89,7 @@ class CommandProvider(Provider):
         """As configured."""
         return size.spot_price if spot and size.spot_price is not None else size.price
 
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
         """What `create` reads, but for the cluster's id."""
         config = self.config
         slots = config.tasks_per_machine
@@ -105,12 +105,12 @@ class CommandProvider(Provider):
         """Whether `list` answers."""
         await self.list_machines("-")
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """Create a machine, unless `list` has one of that name."""
         for found in await self.list_machines(spec.cluster):
             if found.name == spec.name:
                 return found
-        said = {**msgspec.json.decode(spec.document), "cluster": spec.cluster}
+        said = {**msgspec.json.decode(spec.bootstrap), "cluster": spec.cluster}
         made: ProviderMachine = (await self._ask(self.config.create, said, Answered)).machine()
         if made.name != spec.name:
             raise Rejected(f"{self.config.create[0]} made {made.name[:100]}, not what it was asked for")

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlencode
 
-import aiohttp
 import msgspec
 
 from clusterodm.core.errors import OutOfCapacity, ProviderError, Rejected, Unreachable
 from clusterodm.core.scaling import Offering
-from clusterodm.providers.base import TAG, MachineStatus, Provider, ProviderMachine, Spec
-from clusterodm.providers.config import Common, Size, read_entry
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, MachineSpec, MachineStatus, Provider, ProviderMachine
+from clusterodm.providers.config import ProviderConfig, Size, read_entry
 from clusterodm.providers.node import node_config, node_image
-from clusterodm.providers.rest import Answer, Rest, field
+from clusterodm.providers.rest import RestClient, RestResponse, require_field
 from clusterodm.providers.schedulers.kubeconfig import Access, from_kubeconfig, in_cluster
 
 _CONFIG: Final = "/etc/clusterodm"
@@ -51,7 +51,7 @@ class KubernetesSize(Size, frozen=True, kw_only=True, rename="camel", forbid_unk
     ephemeral_storage: str = ""
 
 
-class KubernetesConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class KubernetesConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     image_size_mapping: Annotated[Sequence[KubernetesSize], msgspec.Meta(min_length=1)]
@@ -88,15 +88,15 @@ class Kubernetes(Provider):
     """Jobs."""
 
     config: KubernetesConfig
-    waits = True
+    has_queue = True
 
-    def __init__(self, entry: dict[str, Any], session: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], context: PluginContext) -> None:
         config = read_entry(KubernetesConfig, entry)
         super().__init__(config)
         self.node_port = config.node_port
         self._access = _access(config)
         self._namespace = config.namespace or self._access.namespace
-        self._rest = Rest(session, self._access.url, self._headers, _refusal, tls=self._access.tls)
+        self._rest = RestClient(context, self._access.url, self._headers, _refusal, tls=self._access.tls)
         self._seen = {kind: _Watched(self._rest, self._namespace, *path) for kind, path in _KINDS.items()}
 
     def _headers(self) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Kubernetes(Provider):
         """The scheduler chooses; there is one place for us."""
         return (self._namespace,)
 
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
         """The Job and the Secret with its node's configuration."""
         slots = self.config.tasks_per_machine
         said = node_config(self.config, port=self.node_port, token=token, max_images=offering.max_images, slots=slots)
@@ -182,9 +182,9 @@ class Kubernetes(Provider):
         if answer.status == 404:
             raise Rejected(f"there is no namespace {self._namespace}")
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """Create a Job, and the Secret that its pod waits for and that goes with it."""
-        said = json.loads(spec.document)
+        said = json.loads(spec.bootstrap)
         for metadata in (
             said["job"]["metadata"],
             said["job"]["spec"]["template"]["metadata"],
@@ -196,7 +196,7 @@ class Kubernetes(Provider):
             job = (await self._rest.call("POST", jobs, json=said["job"])).body
         except _Exists:
             job = (await self._rest.call("GET", f"{jobs}/{spec.name}")).body
-        metadata = field(Answer(200, job), "metadata", dict)
+        metadata = require_field(RestResponse(200, job), "metadata", dict)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": spec.name, "uid": metadata["uid"]}
         said["secret"]["metadata"]["ownerReferences"] = [owner]
         with suppress(_Exists):
@@ -213,7 +213,7 @@ class Kubernetes(Provider):
     async def _pod_of(self, name: str) -> Json | None:
         query = {"labelSelector": f"{_MACHINE}={name}"}
         answer = await self._rest.call("GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)
-        found: list[Json] = field(answer, "items", list)
+        found: list[Json] = require_field(answer, "items", list)
         return found[0] if found else None
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
@@ -231,7 +231,7 @@ class Kubernetes(Provider):
 
     def _machine(self, job: Json, pod: Json | None) -> ProviderMachine:
         metadata = job["metadata"]
-        status, reason, never = _state(job, pod)
+        status, reason, unsatisfiable = _state(job, pod)
         told = (pod or {}).get("status", {})
         address = told.get("hostIP" if self.config.address == "host" else "podIP", "")
         return ProviderMachine(
@@ -241,7 +241,7 @@ class Kubernetes(Provider):
             location=self._namespace,
             address=address if status is MachineStatus.RUNNING else "",
             reason=reason,
-            never=never,
+            unsatisfiable=unsatisfiable,
         )
 
 
@@ -283,7 +283,7 @@ def _pending(status: Json) -> tuple[MachineStatus, str, bool]:
 class _Watched:
     """Objects of one kind with our label: listed once, then followed."""
 
-    def __init__(self, rest: Rest, namespace: str, api: str, plural: str) -> None:
+    def __init__(self, rest: RestClient, namespace: str, api: str, plural: str) -> None:
         self._rest = rest
         self._path = f"{api}/namespaces/{namespace}/{plural}"
         #: By cluster: the version up to which we know everything, and all objects by their uid.
@@ -306,8 +306,8 @@ class _Watched:
             answer = await self._rest.call("GET", self._path, query=query)
             if answer.status == 404:
                 raise Rejected("there is no such namespace")
-            objects |= {each["metadata"]["uid"]: each for each in field(answer, "items", list)}
-            metadata = field(answer, "metadata", dict)
+            objects |= {each["metadata"]["uid"]: each for each in require_field(answer, "items", list)}
+            metadata = require_field(answer, "metadata", dict)
             if not metadata.get("continue"):
                 return str(metadata["resourceVersion"]), objects
             query["continue"] = metadata["continue"]
@@ -344,7 +344,7 @@ class _TooOld(ProviderError):
     """What happened since then is no longer known."""
 
 
-def _refusal(answer: Answer) -> ProviderError:
+def _refusal(answer: RestResponse) -> ProviderError:
     body = answer.body if isinstance(answer.body, dict) else {}
     said, reason = str(body.get("message", ""))[:300], body.get("reason", "")
     if answer.status == 409 and reason == "AlreadyExists":

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import aiohttp
 import msgspec
 
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Unreachable
 from clusterodm.core.scaling import Offering
-from clusterodm.providers.base import TAG, MachineStatus, Provider, ProviderMachine, Spec
-from clusterodm.providers.config import Common, Size, read_entry, words
+from clusterodm.plugins import PluginContext
+from clusterodm.providers.base import TAG, MachineSpec, MachineStatus, Provider, ProviderMachine
+from clusterodm.providers.config import ProviderConfig, Size, as_list, read_entry
 from clusterodm.providers.schedulers.batch import Runtime, batch_script
 from clusterodm.providers.schedulers.subprocesses import Ended, run
 
@@ -32,7 +32,7 @@ _STATUS: Final = {
     "SIGNALING": MachineStatus.RUNNING,
 }
 #: Reasons of a pending job that time does not change.
-_NEVER: Final = (
+_UNSATISFIABLE: Final = (
     "AccountNotAllowed",
     "BadConstraints",
     "InvalidAccount",
@@ -67,7 +67,7 @@ class SlurmSize(Size, frozen=True, kw_only=True, rename="camel", forbid_unknown_
     time: Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?[\d:]*$")] = ""
 
 
-class SlurmConfig(Common, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class SlurmConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """Keys of this provider."""
 
     image_size_mapping: Annotated[Sequence[SlurmSize], msgspec.Meta(min_length=1)]
@@ -104,9 +104,9 @@ class Slurm(Provider):
     """Batch jobs."""
 
     config: SlurmConfig
-    waits = True
+    has_queue = True
 
-    def __init__(self, entry: dict[str, Any], _: aiohttp.ClientSession) -> None:
+    def __init__(self, entry: dict[str, Any], _: PluginContext) -> None:
         config = read_entry(SlurmConfig, entry)
         if bool(config.address_folder) == bool(config.callback_url):
             raise ConfigError("provider slurm: one of addressFolder and callbackUrl says how a node tells where it is")
@@ -118,9 +118,9 @@ class Slurm(Provider):
 
     def locations(self) -> Iterable[str]:
         """Partitions."""
-        return words(self.config.partition)
+        return as_list(self.config.partition)
 
-    def document(self, name: str, offering: Offering, *, token: str) -> str:
+    def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
         """The batch script."""
         gpu = self._size(offering).gpus > 0
         return batch_script(self.config, name, token=token, max_images=offering.max_images, gpu=gpu)
@@ -140,18 +140,18 @@ class Slurm(Provider):
         if self.config.address_folder and not Path(self.config.address_folder).is_dir():
             raise Rejected(f"addressFolder {self.config.address_folder} is not there")
 
-    async def create(self, spec: Spec) -> ProviderMachine:
+    async def create(self, spec: MachineSpec) -> ProviderMachine:
         """Submit a job, unless there is one of that name."""
         for found in await self._jobs(f"--name={spec.name}"):
             if found.name == spec.name:
                 return found
-        ended = await self._ask("sbatch", *self._options(spec), stdin=spec.document)
+        ended = await self._ask("sbatch", *self._options(spec), stdin=spec.bootstrap)
         job = ended.out.strip().partition(";")[0]
         if not job.isdigit():
             raise Unreachable(f"sbatch answered {ended.out[:80]!r}")
         return ProviderMachine(id=job, name=spec.name, status=MachineStatus.WAITING, location=spec.offering.location)
 
-    def _options(self, spec: Spec) -> list[str]:
+    def _options(self, spec: MachineSpec) -> list[str]:
         config = self.config
         size = self._size(spec.offering)
         optional = {
@@ -222,7 +222,7 @@ class Slurm(Provider):
             port=port,
             ends_at=float(end) if end.isdigit() and status is MachineStatus.RUNNING else 0.0,
             reason=reason if waits else "",
-            never=waits and reason in _NEVER,
+            unsatisfiable=waits and reason in _UNSATISFIABLE,
         )
 
     def _address(self, name: str) -> tuple[str, int]:
