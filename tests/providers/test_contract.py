@@ -1,268 +1,174 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What every provider of machines must do, against pretended clouds and a pretended EC2."""
+"""The shipped contract tests over all providers and authenticators of this package."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from clusterodm.core.errors import OutOfCapacity, Rejected, Throttled, Unreachable
-from clusterodm.core.scaling import Offering
-from clusterodm.providers import BoundedProvider, MachineSpec, MachineStatus, ProviderMachine, bounded, throttling
-from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
-from tests.providers.support import CLOUDS, Cloud, provider_of, running_cloud
-from tests.support import eventually
+from clusterodm.auth import lightning
+from clusterodm.core.backoff import Backoff
+from clusterodm.settings import load_settings
+from clusterodm.testing import KubernetesApi
+from clusterodm.testing.contract import AuthenticatorBackend, AuthenticatorContract, ProviderBackend, ProviderContract
+from clusterodm.testing.world import LOSE, REFUSE, THROTTLE, World
+from tests.cluster.test_lightning import OTHER, TOKEN, Service
+from tests.processes import free_port
+from tests.providers import test_command, test_slurm
+from tests.providers.support import CLOUDS, KUBERNETES_TOKEN, kubeconfig, running_cloud
+from tests.slurm import ask, missing, running_slurm
 
 
-@pytest.fixture(params=CLOUDS)
-async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[Cloud]:
-    async with running_cloud(request.param) as made:
-        yield made
+@asynccontextmanager
+async def cloud_backend(name: str) -> AsyncIterator[ProviderBackend]:
+    async with running_cloud(name) as cloud:
+        backend = ProviderBackend(entry=cloud.entry, names=cloud.names, remove=cloud.take)
+        if cloud.world is not None:
+            control(backend, cloud.world)
+        yield backend
 
 
-@pytest.fixture
-async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
-    async with provider_of(tmp_path, cloud.entry) as made:
-        yield made
+def control(backend: ProviderBackend, world: World) -> None:
+    """Have the knobs of a world as controls of a backend."""
+
+    def misbehave(fate: str, method: str = "") -> Callable[[], None]:
+        return lambda: setattr(world, "misbehave", lambda request: fate if method in ("", request.method) else "")
+
+    def recover() -> None:
+        world.misbehave, world.quota = (lambda request: ""), -1
+
+    backend.exhaust = lambda: setattr(world, "quota", len(world.machines))
+    backend.throttle, backend.fail, backend.lose = misbehave(THROTTLE), misbehave(REFUSE), misbehave(LOSE, "POST")
+    backend.recover = recover
+    backend.more_than_a_page = 60
 
 
-def spec(
-    provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", offering: Offering | None = None
-) -> MachineSpec:
-    offering = offering or provider.offerings[0]
-    return MachineSpec(
-        name=name, cluster=cluster, offering=offering, bootstrap=provider.bootstrap(name, offering, token="hush-node")
+@asynccontextmanager
+async def kubernetes_backend(folder: Path) -> AsyncIterator[ProviderBackend]:
+    api = KubernetesApi(token=KUBERNETES_TOKEN, port=free_port())
+
+    def recover() -> None:
+        api.quota, api.throttle = -1, 0
+
+    async with api.running() as url:
+        entry = {"provider": "kubernetes", "kubeconfig": str(kubeconfig(folder, url)), "nodePort": api._port}
+        entry["imageSizeMapping"] = [{"maxImages": 10, "slug": "small", "cpu": "2", "memory": "8Gi"}]
+        yield ProviderBackend(
+            entry=entry,
+            names=lambda: list(api.objects["jobs"]),
+            exhaust=lambda: setattr(api, "quota", 0),
+            throttle=lambda: setattr(api, "throttle", 7),
+            recover=recover,
+        )
+
+
+@asynccontextmanager
+async def command_backend(folder: Path) -> AsyncIterator[ProviderBackend]:
+    entry = test_command.entry(folder)
+    machines, fate = folder / "machines", folder / "machines" / "fate"
+    yield ProviderBackend(
+        entry=entry,
+        names=lambda: [path.stem.removeprefix("i-") for path in machines.glob("i-*.json")],
+        remove=lambda name: (machines / f"i-{name}.json").unlink(),
+        fail=lambda: void(fate.write_text("69")),
+        recover=lambda: fate.unlink(missing_ok=True),
+    )
+    (machines / "calls.log").unlink()  # it holds what no log may
+
+
+@asynccontextmanager
+async def slurm_backend(folder: Path) -> AsyncIterator[ProviderBackend]:
+    if why := missing():
+        pytest.skip(why)
+    with running_slurm() as conf:
+        yield ProviderBackend(
+            entry=test_slurm.entry(conf, folder),
+            names=lambda: ask(conf, "squeue", "-h", "-o", "%j").split(),
+            remove=lambda name: void(ask(conf, "scancel", f"--name={name}")),
+        )
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[ProviderBackend]]] = {
+    **{name: lambda _, name=name: cloud_backend(name) for name in CLOUDS},  # type: ignore[misc]
+    "kubernetes": kubernetes_backend,
+    "command": command_backend,
+    "slurm": slurm_backend,
+}
+
+
+class TestProviders(ProviderContract):
+    @pytest.fixture(params=BACKENDS)
+    async def backend(self, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ProviderBackend]:
+        async with BACKENDS[request.param](tmp_path) as backend:
+            yield backend
+
+
+def local_backend(folder: Path, token: str) -> AuthenticatorBackend:
+    return AuthenticatorBackend(
+        settings=load_settings({"data_dir": folder / "data", "token": token}, environ={}), token=token
     )
 
 
-async def gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
-    await provider.delete(machine)
-    return await provider.get(machine.id, machine.location) is None
+def tokens_backend(folder: Path) -> AuthenticatorBackend:
+    (folder / "tokens.toml").write_text(f'[ann]\ntoken = "{TOKEN}"\n[bob]\ntoken = "{OTHER}"\nshare = 2.0\n')
+    flags = {"data_dir": folder / "data", "cloud_provider": "tokens", "tokens_file": folder / "tokens.toml"}
+    return AuthenticatorBackend(settings=load_settings(flags, environ={}), token=TOKEN, other_token=OTHER)
 
 
-async def test_a_machine_is_created_found_and_deleted_until_it_is_gone(cloud: Cloud, provider: BoundedProvider) -> None:
-    await provider.check()
-    made = await provider.create(spec(provider))
-    assert made.name == "clusterodm-c1-m1"
-
-    async def running() -> ProviderMachine | None:
-        found = await provider.get(made.id, made.location)
-        return found if found is not None and found.status is MachineStatus.RUNNING and found.address else None
-
-    found = await eventually(running)
-    assert found.address.startswith("127.")
-    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
-    await eventually(lambda: gone(provider, found))
-    assert await provider.list_machines("c1") == []
-    await provider.delete(found)
-    assert cloud.names() == []
-    if cloud.world is not None:
-        assert cloud.world.volumes == set()
-
-
-async def test_creating_one_again_gives_the_same_one(cloud: Cloud, provider: BoundedProvider) -> None:
-    first, second = await provider.create(spec(provider)), await provider.create(spec(provider))
-    assert first.id == second.id
-    assert cloud.names() == ["clusterodm-c1-m1"]
-    other = await provider.create(spec(provider, "clusterodm-c1-m2"))
-    assert other.id != first.id
-
-
-async def test_only_machines_of_the_own_cluster_are_listed(provider: BoundedProvider) -> None:
-    await provider.create(spec(provider))
-    await provider.create(spec(provider, "clusterodm-c2-m1", "c2"))
-    assert [each.name for each in await provider.list_machines("c2")] == ["clusterodm-c2-m1"]
-
-
-async def test_more_machines_than_a_page_are_all_listed(cloud: Cloud, provider: BoundedProvider) -> None:
-    if cloud.world is None:
-        pytest.skip("moto has its own pages")
-    cloud.world.dead_on_arrival = True
-    for number in range(60):
-        await provider.create(spec(provider, f"m{number}"))
-    assert len(await provider.list_machines("c1")) == 60
-
-
-async def test_the_user_data_arrives_as_it_was_sent(cloud: Cloud, provider: BoundedProvider) -> None:
-    await provider.create(spec(provider))
-    if cloud.world is not None:
-        assert cloud.world.created[0].user_data == spec(provider).bootstrap
-
-
-async def test_what_is_not_there_is_none_and_can_be_deleted(provider: BoundedProvider) -> None:
-    location = provider.offerings[0].location
-    nothing = ProviderMachine(id="i-00000000000000000", name="x", status=MachineStatus.RUNNING, location=location)
-    assert await provider.get(nothing.id, location) is None
-    await provider.delete(nothing)
-
-
-async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, provider: BoundedProvider) -> None:
-    sizes = [offering.max_images for offering in provider.offerings]
-    assert sizes == sorted(sizes)
-    places = {
-        "digitalocean": ["nyc1", "ams3"],
-        "hetzner": ["fsn1"],
-        "scaleway": ["fr-par-1"],
-        "aws": ["us-east-1a", "us-east-1b"],
-    }[cloud.name]
-    assert [offering.location for offering in provider.offerings][: len(places)] == places
-    if cloud.name == "aws":
-        assert [(offering.spot, offering.price) for offering in provider.offerings][1:3] == [(True, 0.05), (False, 0.1)]
-
-
-async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
-    if cloud.world is None:
-        pytest.skip("moto has room for everybody")
-    cloud.world.out_of_stock = {"small"}
-    with pytest.raises(OutOfCapacity):
-        await provider.create(spec(provider))
-    await provider.create(spec(provider, offering=provider.offerings[-1]))
-    cloud.world.quota = 1
-    with pytest.raises(OutOfCapacity):
-        await provider.create(spec(provider, "other", offering=provider.offerings[-1]))
-
-
-async def test_a_wrong_key_is_said_without_saying_it(cloud: Cloud, tmp_path: Path) -> None:
-    if cloud.world is None:
-        pytest.skip("moto takes every key")
-    wrong = {key: "hush-wrong" if value == "hush-cloud-key" else value for key, value in cloud.entry.items()}
-    async with provider_of(tmp_path, wrong) as provider:
-        with pytest.raises(Rejected) as said:
-            await provider.check()
-    assert "hush" not in str(said.value)
-
-
-async def test_an_image_that_is_not_there_is_known_at_the_start(cloud: Cloud, tmp_path: Path) -> None:
-    wrong = cloud.entry | ({"ami": "ami-0000"} if cloud.name == "aws" else {"image": "nothing"})
-    wrong |= {"snapshot": True} if cloud.name in ("digitalocean", "hetzner") else {}
-    async with provider_of(tmp_path, wrong) as provider:
-        with pytest.raises(Rejected):
-            await provider.check()
-
-
-async def test_a_snapshot_is_found_by_its_name(cloud: Cloud, tmp_path: Path) -> None:
-    if cloud.name not in ("digitalocean", "hetzner"):
-        pytest.skip("it has no snapshots by name")
-    async with provider_of(tmp_path, cloud.entry | {"image": "odm", "snapshot": True}) as provider:
-        await provider.check()
-        await provider.create(spec(provider))
-        if cloud.name == "digitalocean":
-            with pytest.raises(Rejected, match="not in ams3"):
-                await provider.create(spec(provider, "m2", offering=provider.offerings[1]))
-
-
-@pytest.mark.parametrize(("fate", "error"), [(REFUSE, Unreachable), (THROTTLE, Throttled)])
-async def test_a_provider_that_fails_for_a_moment_is_asked_again(
-    cloud: Cloud, provider: BoundedProvider, fate: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if cloud.world is None:
-        pytest.skip("moto does not fail")
-    monkeypatch.setattr(bounded, "_DELAY", 0.01)
-    monkeypatch.setattr(throttling, "FIRST", 0.01)
-    left = [fate, fate]
-    cloud.world.misbehave = lambda request: left.pop() if left else ""
-    assert await provider.list_machines("c1") == []
-    cloud.world.misbehave = lambda request: fate
-    with pytest.raises(error):
-        await provider.list_machines("c1")
-    with pytest.raises(error):
-        await provider.create(spec(provider))
-    assert cloud.names() == []
-
-
-async def test_when_the_answer_is_lost_the_machine_is_found_by_its_name(
-    cloud: Cloud, provider: BoundedProvider
-) -> None:
-    if cloud.world is None:
-        pytest.skip("moto does not fail")
-    cloud.world.misbehave = lambda request: LOSE if request.method == "POST" else ""
-    with pytest.raises(Unreachable):
-        await provider.create(spec(provider))
-    assert len(cloud.names()) == 1
-    cloud.world.misbehave = lambda request: ""
-    made = await provider.create(spec(provider))
-    assert len(cloud.names()) == 1
-    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
-
-
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"droplets": 5}', b'{"servers": [{}]}', b"{"])
-async def test_an_answer_that_says_nothing_is_no_answer(
-    cloud: Cloud, tmp_path: Path, body: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bounded, "_DELAY", 0.01)
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json")
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+@asynccontextmanager
+async def lightning_backend(folder: Path) -> AsyncIterator[AuthenticatorBackend]:
+    service, app = Service(), web.Application()
+    service.tokens[OTHER] = {}
+    app.router.add_post("/r/{path:.*}", service.answer)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        async with provider_of(
-            tmp_path, cloud.entry | {"apiUrl": f"http://127.0.0.1:{runner.addresses[0][1]}"}
-        ) as made:
-            with pytest.raises((Unreachable, Rejected)):
-                await made.list_machines("c1")
-    finally:
-        await runner.cleanup()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/r"
+    flags = {"data_dir": folder / "data", "cloud_provider": "lightningdev", "lightning_url": url}
+    yield AuthenticatorBackend(
+        settings=load_settings(flags, environ={}),
+        token=TOKEN,
+        other_token=OTHER,
+        interrupt=lambda: service.down.update({"/tokens/validate": 1000}),
+        recover=service.down.clear,
+    )
+    await runner.cleanup()
 
 
-async def test_a_cloud_that_nobody_reaches_is_unreachable(
-    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bounded, "_DELAY", 0.01)
-    async with provider_of(tmp_path, cloud.entry | {"apiUrl": "http://127.0.0.1:1"}) as provider:
-        with pytest.raises(Unreachable):
-            await provider.list_machines("c1")
+class TestAuthenticators(AuthenticatorContract):
+    @pytest.fixture(params=["open", "local", "tokens", "lightning"])
+    async def backend(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> AsyncIterator[AuthenticatorBackend]:
+        monkeypatch.setattr(lightning, "_BACKOFF", Backoff(first=0.01, longest=0.01))
+        match request.param:
+            case "open":
+                yield local_backend(tmp_path, "")
+            case "local":
+                yield local_backend(tmp_path, TOKEN)
+            case "tokens":
+                yield tokens_backend(tmp_path)
+            case _:
+                async with lightning_backend(tmp_path) as backend:
+                    yield backend
 
 
-async def test_a_vpc_without_a_subnet_gets_one_of_its_own_in_the_zone(tmp_path: Path) -> None:
-    async with running_cloud("aws") as cloud:
-        entry = cloud.entry | {"subnet": "", "zone": ""}
-        async with provider_of(tmp_path, entry) as provider:
-            made = await provider.create(spec(provider))
-
-            async def addressed() -> ProviderMachine | None:
-                found = await provider.get(made.id, made.location)
-                return found if found is not None and found.address else None
-
-            assert (await eventually(addressed)).address.startswith("127.77.1.")
-        async with provider_of(tmp_path, entry | {"vpc": "vpc-0"}) as provider:
-            with pytest.raises(Rejected):
-                await provider.create(spec(provider, "m2"))
-
-
-async def test_a_server_that_was_never_switched_on_is_listed_finished_and_deleted(tmp_path: Path) -> None:
-    async with running_cloud("scaleway") as cloud, provider_of(tmp_path, cloud.entry) as provider:
-        assert cloud.world is not None
-        failing = ""
-        cloud.world.misbehave = lambda request: REFUSE if failing in f"{request.method}{request.path}" else ""
-        for step in ("PATCH", "action"):
-            failing = step
-            with pytest.raises(Unreachable):
-                await provider.create(spec(provider))
-        listed = await provider.list_machines("c1")
-        assert [machine.status for machine in listed] == [MachineStatus.STOPPED]
-        cloud.world.misbehave = lambda request: ""
-        made = await provider.create(spec(provider))
-        assert cloud.world.machines[made.id].state == "running"
-        never = cloud.world.create("never", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
-        found = await provider.get(never.id, "fr-par-1")
-        assert found is not None
-        await eventually(lambda: gone(provider, found))
-        await provider.delete(found)
-        assert cloud.world.volumes == set(cloud.world.machines[made.id].volumes)
-
-
-def test_no_secret_shows_in_what_is_printed() -> None:
-    offering = Offering(provider="x", size="s", location="l", max_images=1)
-    assert "hush" not in repr(
-        MachineSpec(name="n", cluster="c", offering=offering, bootstrap=json.dumps({"token": "hush-node"}))
+async def test_without_pytest_the_contract_tests_say_what_to_install() -> None:
+    code = "import sys; sys.modules['pytest'] = None; import clusterodm.testing.contract"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stderr=subprocess.PIPE)
+    _, errors = await process.communicate()
+    assert errors.decode().endswith(
+        "ImportError: clusterodm.testing.contract needs pytest: pip install clusterodm[testing]\n"
     )

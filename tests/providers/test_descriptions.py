@@ -23,8 +23,7 @@ from referencing.jsonschema import DRAFT202012
 from clusterodm.core.errors import Throttled
 from clusterodm.providers import MachineStatus
 from clusterodm.testing.world import THROTTLE
-from tests.providers.support import provider_of, running_cloud
-from tests.providers.test_contract import spec
+from tests.providers.support import provider_of, running_cloud, spec
 from tests.support import eventually
 
 FOLDER = os.environ.get("OPENAPI_FOLDER")

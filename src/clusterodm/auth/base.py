@@ -81,10 +81,10 @@ class Authenticator(ABC):
         """Return the owner to pass to `forget` for a token that is not valid now; empty if it is not cached."""
         return ""
 
-    async def forget(self, owner: str) -> None:
+    async def forget(self, owner: str) -> None:  # noqa: B027 - optional
         """Drop what is cached about the tokens of `owner`, so that the next request looks them up again."""
 
-    async def reload(self) -> None:
+    async def reload(self) -> None:  # noqa: B027 - optional
         """Reread configuration files, and log the outcome."""
 
     async def login(self, fields: dict[str, str]) -> str | None:
@@ -97,7 +97,7 @@ class Authenticator(ABC):
         approved. Called once per task, before it goes to a node."""
         return ""
 
-    async def finished(self, owner: str, info: dict[str, Any]) -> None:
+    async def finished(self, owner: str, info: dict[str, Any]) -> None:  # noqa: B027 - optional
         """Record that a task of `owner` has ended; `info` is the body of `/task/<uuid>/info`. Repeated until it
         returns."""
 

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Credentials that the cluster issues to nodes: tokens for split-merge jobs, each valid for the submodels of one attempt
-of one task, and keys with which a node authenticates callbacks about a task.
+"""Credentials that the cluster issues to nodes: tokens for split-merge jobs, each valid for the submodels of one
+attempt of one task, and keys with which a node authenticates callbacks about a task.
 
 A token consists of the task's id, the number of the attempt and a keyed hash of both, so nothing has to be stored, and
 the owner's own token never reaches a node.
