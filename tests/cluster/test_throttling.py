@@ -35,7 +35,7 @@ async def test_no_creation_fails_by_a_pause_and_everybody_is_told_of_it(
         await eventually(lambda: all(ASKS in cluster.entry(uuid).wait for uuid in uuids))
         pause = context.autoscaler.fleet.providers["hetzner"].pause
         await eventually(lambda: pause.strikes >= 2)
-        assert cloud.world.calls["POST"] <= bounded._AT_A_TIME + pause.strikes
+        assert cloud.world.calls["POST"] <= bounded._CONCURRENCY + pause.strikes
         assert ASKS in (await tasks.why(context, cluster.entry(uuids[-1]))).why
         assert [problem[-12:] for problem in (await figures.status(context)).problems] == ["(rate limit)"]
         assert all(machine.state is State.ORDERED for machine in machines(cluster))

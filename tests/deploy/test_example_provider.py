@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The provider that CONTRIBUTING.md writes in an afternoon: installed from outside of the tree, found, and used."""
+"""The example provider of docs/plugins.md: installed from outside of the tree, tested, found and used."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,40 @@ from clusterodm.devnode.photos import make_photos
 from tests.processes import free_port, program
 from tests.support import eventually, images
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "provider"
+TOP = Path(__file__).parents[2]
+EXAMPLE = TOP / "docs" / "examples" / "provider"
 
 
 def install(folder: Path) -> Path:
-    """The example as pip installs it, in a folder of its own."""
+    """Install the example with pip into a folder of its own; return the folder."""
     source, target = folder / "source", folder / "installed"
     shutil.copytree(EXAMPLE, source)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(target), str(source)], check=True)
     return target
+
+
+def run(*words: object, folder: Path) -> str:
+    """Return what a program prints, without anything of this environment."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHON"))}
+    done = subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, env=environ, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_its_own_tests_pass_in_an_environment_of_their_own(tmp_path: Path) -> None:
+    source, environment = tmp_path / "source", tmp_path / "venv"
+    python, uv = environment / "bin" / "python", Path(sys.executable).parent / "uv"
+    shutil.copytree(EXAMPLE, source)
+    run(uv, "venv", "--quiet", "--python", sys.executable, environment, folder=tmp_path)
+    run(uv, "pip", "install", "--quiet", "--python", python, f"{TOP}[testing]", source, folder=tmp_path)
+    where = run(python, "-c", "import clusterodm.testing.contract as contract; print(contract.__file__)", folder=source)
+    assert where.startswith(str(environment))
+    found = "from importlib.metadata import entry_points; print(*entry_points(group='clusterodm.providers').names)"
+    assert "processes" in run(python, "-c", found, folder=source)
+    printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "tests", folder=source)
+    assert re.search(r"\b[5-9] passed", printed), printed
+    assert "failed" not in printed
 
 
 def write_asr(folder: Path) -> Path:

@@ -128,12 +128,12 @@ async def test_a_command_that_never_ends_or_floods_is_ended(tmp_path: Path, monk
     monkeypatch.setattr(bounded, "_TRIES", 1)
     mark = f"3600.{os.getpid()}"
     async with provider_of(tmp_path, entry(tmp_path, list=["sh", "-c", f"sleep {mark} & wait"])) as provider:
-        with pytest.raises(Unreachable, match="no answer in time"):
+        with pytest.raises(Unreachable, match="no response within"):
             await provider.list_machines("c1")
     await eventually(lambda: not any(mark in (each.info["cmdline"] or ()) for each in psutil.process_iter(["cmdline"])))
     monkeypatch.setattr(bounded, "_TIMEOUT", 30)
     async with provider_of(tmp_path, entry(tmp_path, list=["cat", "/dev/zero"])) as provider:
-        with pytest.raises(Unreachable, match="says too much"):
+        with pytest.raises(Unreachable, match="is too long"):
             await provider.list_machines("c1")
 
 

@@ -223,7 +223,7 @@ async def test_after_a_pause_one_call_finds_out_whether_it_is_over(tmp_path: Pat
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
         assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
         burst = sum(world.calls.values())
-        assert burst <= bounded._AT_A_TIME
+        assert burst <= bounded._CONCURRENCY
         assert provider.pause.strikes == 1
         hands.ahead += throttling.LONGEST
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]

@@ -3,7 +3,7 @@
 """Authenticators. `__all__` is the contract for authenticators outside of this package (docs/plugins.md); nothing here
 knows tasks, nodes or machines."""
 
-from clusterodm.aio import Clock, chance
+from clusterodm.aio import Clock
 from clusterodm.auth.base import API_VERSION, SHARED_OWNER, Authenticator, AuthInfo, Grant, digest_of
 from clusterodm.auth.choose import make_authenticator as make_authenticator
 from clusterodm.auth.jobs import Job as Job
@@ -30,6 +30,5 @@ __all__ = [
     "PluginContext",
     "ServiceDown",
     "Settings",
-    "chance",
     "digest_of",
 ]

@@ -52,7 +52,7 @@ class Authenticator(ABC):
     #: Version of the contract that the class was written for.
     api_version: ClassVar[str] = FIRST_VERSION
     #: True if `approve` and `finished` do something.
-    accounts: bool = False
+    billing: bool = False
 
     @property
     def open(self) -> bool:
@@ -68,7 +68,7 @@ class Authenticator(ABC):
     async def grant(self, token: str) -> Grant | None:
         """Return the grant of `token` (empty if the client sent none); None if it is not valid."""
 
-    def known(self, token: str) -> Grant | None:
+    def cached(self, token: str) -> Grant | None:
         """Return the grant of a token from memory; None if only `grant` can tell. Called for every request."""
         return None
 

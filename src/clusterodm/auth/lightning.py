@@ -79,7 +79,7 @@ class _Login(msgspec.Struct, frozen=True):
 class LightningAuthenticator(Authenticator):
     """Delegates to the service at `--lightning-url`."""
 
-    accounts = True
+    billing = True
 
     def __init__(self, settings: Settings, context: PluginContext) -> None:
         self._url = settings.lightning_url
@@ -111,7 +111,7 @@ class LightningAuthenticator(Authenticator):
                 known = await self._refresh(owner, token)
         return Grant(owner=owner, limits=known.limits) if known else None
 
-    def known(self, token: str) -> Grant | None:
+    def cached(self, token: str) -> Grant | None:
         """Return the cached grant."""
         owner = _owner_of(token)
         known = self._known.get(owner)

@@ -34,9 +34,9 @@ class LocalAuthenticator(Authenticator):
 
     async def grant(self, token: str) -> Grant | None:
         """Return the only grant if the token matches."""
-        return self.known(token)
+        return self.cached(token)
 
-    def known(self, token: str) -> Grant | None:
+    def cached(self, token: str) -> Grant | None:
         """Compare in constant time."""
         if self.open or hmac.compare_digest(self._token, token.encode()):
             return self._grant

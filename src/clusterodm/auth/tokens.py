@@ -88,7 +88,7 @@ class TokensAuthenticator(Authenticator):
         await self._refresh()
         return self._grants.get(digest_of(token)) if token else None
 
-    def known(self, token: str) -> Grant | None:
+    def cached(self, token: str) -> Grant | None:
         """Return the grant if the file was checked within the last second."""
         return self._grants.get(digest_of(token)) if token and self._fresh else None
 

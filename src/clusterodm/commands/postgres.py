@@ -69,4 +69,4 @@ async def _run(url: str, *words: str) -> None:
         raise ConfigError(f"{error}; it comes with PostgreSQL's client") from None
     if ended.status:
         wrong = [line.partition("ERROR:")[2].strip() for line in ended.err.splitlines() if "ERROR:" in line]
-        raise DataFolderError(f"{words[0]} failed: {wrong[0][:300] if wrong else ended.said}")
+        raise DataFolderError(f"{words[0]} failed: {wrong[0][:300] if wrong else ended.error}")

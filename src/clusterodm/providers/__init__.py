@@ -3,7 +3,7 @@
 """Machine providers. `__all__` is the contract for providers outside of this package (docs/plugins.md); nothing here
 knows tasks, nodes or the store."""
 
-from clusterodm.aio import Clock, chance
+from clusterodm.aio import Clock
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError, OutOfCapacity, ProviderError, Rejected, Throttled, Unreachable
 from clusterodm.core.scaling import Offering
@@ -53,7 +53,6 @@ __all__ = [
     "Throttled",
     "Unreachable",
     "as_list",
-    "chance",
     "node_config",
     "node_image",
     "read_entry",

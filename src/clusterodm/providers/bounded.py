@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is wrapped around any provider: a bound for time, few calls at a time, patience where repeating is harmless."""
+"""A wrapper around any provider: timeouts, a concurrency limit, retries of idempotent calls, pauses for rate limits."""
 
 from __future__ import annotations
 
@@ -26,61 +26,60 @@ T = TypeVar("T")
 _log = structlog.get_logger("providers")
 
 _TIMEOUT: Final = 90.0
-_AT_A_TIME: Final = 8
-#: Tries of calls that change nothing, seconds before the second, which double, and at most. A pause that is no longer
-#: than the last number is waited for.
+_CONCURRENCY: Final = 8
+#: Tries of calls that change nothing, and the delays between them. A pause of up to _PATIENCE seconds is waited for.
 _TRIES: Final = 3
 _DELAY: Final = 1.0
 _LONGEST: Final = 60.0
 _PATIENCE: Final = 10.0
-#: Seconds beyond the end of a pause: timers may fire a moment early, and a call within a pause is refused.
+#: Seconds added to the end of a pause: timers may fire early, and a call within a pause is refused.
 _TICK: Final = 0.005
-#: What the count of calls is told apart by.
+#: Labels of the metric.
 _CALLS: Final = ("check", "create", "get", "list", "delete")
 _ERRORS: Final = (ProviderError, OutOfCapacity, Rejected, Throttled, Unreachable)
 _OUTCOMES: Final = ("ok", "failed", *(each.__name__.lower() for each in _ERRORS))
 
 
 class BoundedProvider:
-    """A provider that answers in time or raises. While it asks for a pause no call reaches it."""
+    """A provider that returns in time or raises. During a pause no call reaches it."""
 
     def __init__(self, provider: Provider, metrics: Metrics, clock: Clock) -> None:
         self._provider = provider
         self._metrics = metrics
         for call, outcome in product(_CALLS, _OUTCOMES):
             metrics.provider_calls.labels(provider.config.label, call, outcome)
-        self._turns = asyncio.Semaphore(_AT_A_TIME)
-        #: Held by one call at a time after a pause, until one was answered.
+        self._turns = asyncio.Semaphore(_CONCURRENCY)
+        #: Held by one call at a time after a pause, until one has succeeded.
         self._trial = asyncio.Lock()
         self.config: ProviderConfig = provider.config
-        #: What it asks for.
+        #: The pause that it has asked for.
         self.pause = Pause(provider.config.label, clock)
-        #: The offerings are the same for as long as the program runs.
+        #: Constant while the program runs.
         self.offerings: list[Offering] = provider.offerings()
-        #: Where its nodes put their results; None: results are brought here.
+        #: Where its nodes put their results; None: the cluster downloads them.
         self.bucket = Bucket(self.config.s3) if self.config.s3 is not None else None
 
     @property
     def name(self) -> str:
-        """How the entry is called."""
+        """The label of its entry."""
         return self.config.label
 
     @property
     def has_queue(self) -> bool:
-        """Whether a machine may wait there for room."""
+        """True if the provider queues machines until there is capacity."""
         return self._provider.has_queue
 
     @property
     def node_port(self) -> int:
-        """Port of nodes on its machines, where they do not say."""
+        """Port of nodes whose machine does not report one."""
         return self._provider.node_port
 
     def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
-        """What a machine is to be started with."""
+        """Render bootstrap data."""
         return self._provider.bootstrap(name, offering, token=token)
 
     def shown(self, name: str, offering: Offering) -> str:
-        """The same for people, without secrets."""
+        """Render bootstrap data for operators, without secrets."""
         text = self.bootstrap(name, offering, token="***")  # noqa: S106 - masked
         for secret in self._provider.secrets():
             escaped = json.dumps(secret)[1:-1]
@@ -89,29 +88,29 @@ class BoundedProvider:
         return text
 
     async def check(self) -> None:
-        """Whether it can be used. Raises a ProviderError."""
+        """Raise a ProviderError if the provider or its bucket is not usable."""
         await self._call("check", self._provider.check, tries=_TRIES)
         if self.bucket is not None:
             await self.bucket.check()
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """Create once: whether to try again is for those who know what was stored."""
+        """Create a machine. Not retried here: only the caller knows what was stored."""
         return await self._call("create", lambda: self._provider.create(spec))
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One machine; None when there is none."""
+        """Return a machine; None if there is none."""
         return await self._call("get", lambda: self._provider.get(machine_id, location), tries=_TRIES)
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """All machines of this cluster."""
+        """Return all machines of this cluster."""
         return await self._call("list", lambda: self._provider.list_machines(cluster), tries=_TRIES)
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Delete; gone already is fine."""
+        """Delete a machine; one that is gone is no error."""
         await self._call("delete", lambda: self._provider.delete(machine))
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Release connections and other resources."""
         await self._provider.close()
 
     async def _call(self, name: str, work: Callable[[], Awaitable[T]], *, tries: int = 1) -> T:
@@ -138,11 +137,11 @@ class BoundedProvider:
         outcome = "failed"
         try:
             async with asyncio.timeout(_TIMEOUT):
-                made = await work()
+                result = await work()
             outcome = "ok"
             self.pause.worked()
         except TimeoutError:
-            raise Unreachable("no answer in time") from None
+            raise Unreachable(f"no response within {_TIMEOUT:g} s") from None
         except Throttled as error:
             outcome = "throttled"
             self._begin_pause(name, error.until, "rate limit")
@@ -154,16 +153,16 @@ class BoundedProvider:
             elif error.until:
                 self._begin_pause(name, error.until, str(error))
             raise
-        except Exception as error:  # noqa: BLE001 - an edge: whoever wrote the provider, it takes nothing down
-            _log.warning("a provider failed", provider=self.name, call=name, exc_info=True)
-            raise Unreachable(f"an answer that says nothing ({type(error).__name__})") from None
+        except Exception as error:  # noqa: BLE001 - an edge: a bug in a provider must not end the work item
+            _log.warning("provider raised an unexpected error", provider=self.name, call=name, exc_info=True)
+            raise Unreachable(f"an unexpected response ({type(error).__name__})") from None
         finally:
             self._metrics.provider_calls.labels(self.name, name, outcome).inc()
-        return made
+        return result
 
     def _begin_pause(self, call: str, until: float, why: str) -> None:
         if not self.pause.left:
-            _log.warning("the provider asks for a pause", provider=self.name, call=call, why=why)
+            _log.warning("provider asks for a pause", provider=self.name, call=call, why=why)
         self.pause.begin(until, why)
 
     def _throttled(self) -> Throttled:
@@ -171,5 +170,5 @@ class BoundedProvider:
 
 
 def _outcome(error: ProviderError) -> str:
-    """Return the label of an error; one of a provider's own counts as the one that it is made of."""
+    """Return the metric label of an error; a subclass counts as its base."""
     return next(kind.__name__.lower() for kind in type(error).__mro__ if kind in _ERRORS)

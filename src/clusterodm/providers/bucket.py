@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A bucket into which nodes put results: looked into, read by ranges, signed for, cleared."""
+"""The bucket into which nodes put results: look up, read ranges, sign URLs, delete."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from obstore.store import S3Store
 from clusterodm.core.errors import ProviderError, Rejected, Unreachable
 from clusterodm.providers.config import S3
 
-#: Bytes asked for in one go, and seconds for which a signed address is good.
+#: Bytes per request, read-ahead of file access, and seconds for which a signed URL is valid.
 _BLOCK: Final = 8 << 20
-_AHEAD: Final = 256 << 10
-_GOOD: Final = 6 * 3600
+_READ_READ_AHEAD: Final = 256 << 10
+_VALID: Final = 6 * 3600
 _CHECK: Final = "clusterodm-check"
-#: What obstore raises: some errors as those of the system.
+#: Errors of obstore; some are built-in ones.
 _ERRORS: Final = (BaseError, OSError, ValueError)
 
 
 class StoredObject(msgspec.Struct, frozen=True):
-    """An object; size in bytes."""
+    """An object in the bucket."""
 
     size: int
     etag: str
 
 
 class Bucket:
-    """One bucket. Every method raises Rejected or Unreachable and nothing else."""
+    """One bucket. Every method raises Rejected or Unreachable, and nothing else."""
 
     def __init__(self, config: S3) -> None:
         url = config.endpoint if "//" in config.endpoint else f"https://{config.endpoint}"
@@ -58,26 +58,26 @@ class Bucket:
         )
 
     async def check(self) -> None:
-        """Write, read and delete a small object, so that what is wrong is known at the start."""
+        """Write, read and delete a small object, so that wrong keys or permissions are reported at startup."""
         try:
-            await obstore.put_async(self._store, _CHECK, b"ClusterODM looks whether it may write here")
+            await obstore.put_async(self._store, _CHECK, b"ClusterODM write test")
             await obstore.head_async(self._store, _CHECK)
             await obstore.delete_async(self._store, _CHECK)
         except _ERRORS as error:
             raise _translated(error, self.name) from None
 
     async def find(self, key: str) -> StoredObject | None:
-        """An object; None when there is none."""
+        """Return an object; None if there is none."""
         try:
-            found = await obstore.head_async(self._store, key)
+            head = await obstore.head_async(self._store, key)
         except FileNotFoundError:
             return None
         except _ERRORS as error:
             raise _translated(error, self.name) from None
-        return StoredObject(found["size"], found["e_tag"] or "")
+        return StoredObject(head["size"], head["e_tag"] or "")
 
     async def read(self, key: str, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """A part of an object in blocks, each asked for by itself, so that none is longer under way than it takes."""
+        """Yield a range of an object in blocks, one request each, so that a slow reader holds no request open."""
         end = start + length
         while start < end:
             stop = min(end, start + _BLOCK)
@@ -89,18 +89,18 @@ class Bucket:
             start = stop
 
     def open(self, key: str, size: int) -> io.BufferedReader:
-        """An object of this size as a file that can be read at random, in threads only."""
-        return io.BufferedReader(_RangeReader(self._store, key, size, self.name), _AHEAD)
+        """Open an object of this size for random access. For threads only."""
+        return io.BufferedReader(_RangeReader(self._store, key, size, self.name), _READ_READ_AHEAD)
 
     async def sign(self, key: str) -> str:
-        """An address at which anybody may fetch an object for a while."""
+        """Return a URL at which anybody may fetch an object for some hours."""
         try:
-            return await obstore.sign_async(self._store, "GET", key, timedelta(seconds=_GOOD))
+            return await obstore.sign_async(self._store, "GET", key, timedelta(seconds=_VALID))
         except _ERRORS as error:
             raise _translated(error, self.name) from None
 
     async def clear(self, prefix: str) -> None:
-        """Delete all objects below a prefix."""
+        """Delete all objects with a prefix."""
         try:
             async for page in obstore.list(self._store, prefix=prefix):
                 await obstore.delete_async(self._store, [item["path"] for item in page])
@@ -109,45 +109,45 @@ class Bucket:
 
 
 class _RangeReader(io.RawIOBase):
-    """Asks for each piece that is read."""
+    """Requests each range that is read."""
 
     def __init__(self, store: S3Store, key: str, size: int, bucket: str) -> None:
         self._store = store
         self._key = key
         self._size = size
         self._bucket = bucket
-        self._at = 0
+        self._position = 0
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        """Move the position; return it."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """As any file. Raises Rejected or Unreachable."""
-        count = min(len(buffer), self._size - self._at)
+        """Fill a buffer from the position. Raise Rejected or Unreachable."""
+        count = min(len(buffer), self._size - self._position)
         if count <= 0:
             return 0
         try:
-            piece = obstore.get_range(self._store, self._key, start=self._at, length=count)
+            piece = obstore.get_range(self._store, self._key, start=self._position, length=count)
         except _ERRORS as error:
             raise _translated(error, self._bucket) from None
         buffer[:count] = piece
-        self._at += count
+        self._position += count
         return count
 
 
 def _translated(error: Exception, bucket: str) -> ProviderError:
-    """Without the text of the error: it may hold a signature."""
+    """Return an error without the original text, which may contain a signature."""
     if isinstance(error, FileNotFoundError):
         return Rejected(f"there is no bucket {bucket}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a new machine does when it starts: cloud-init user-data that installs an engine and runs a node.
+"""cloud-init user data that installs a container engine and runs a node.
 
-Values of the configuration reach the shell only as quoted words, secrets only as files that root alone can read. JSON
-is YAML, so the document is written as JSON: nothing in it can be read as anything else.
+Values of the configuration reach the shell only as quoted words, secrets only as files readable by root alone. The
+document is written as JSON, which is valid YAML without its ambiguities.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from clusterodm.providers.config import CloudConfig
 from clusterodm.providers.node import node_config, node_image
 
 _FOLDER: Final = "/etc/clusterodm"
-#: Where the node's configuration is inside its container.
+#: Path of the node's configuration inside its container.
 _INSIDE: Final = "/etc/nodeodm.json"
 _METADATA: Final = "169.254.169.254"
 
 
 def user_data(config: CloudConfig, *, token: str, max_images: int, slots: int) -> str:
-    """The document for one machine, with the token that its node wants to see."""
+    """Return the user data of one machine. `token` is what its node requires of its clients."""
     node = node_config(config, port=3000, token=token, max_images=max_images, slots=slots)
     files = [
         _file("node.json", json.dumps(node)),
@@ -47,7 +47,7 @@ def _script(config: CloudConfig) -> str:
         "exec >/var/log/clusterodm-boot.log 2>&1",
     ]
     if config.max_runtime > 0:
-        # frees what is paid by the hour even if we are not there to delete it
+        # ends the costs even if the cluster is down and cannot delete it
         lines.append(f"shutdown -P +{config.max_runtime // 60 + 30} || true")
     if config.add_swap > 0:
         lines += [
@@ -64,7 +64,7 @@ def _script(config: CloudConfig) -> str:
         words = ["docker", "login", "--username", registry.username, "--password-stdin", *filter(None, [registry.url])]
         lines.append(f"{shlex.join(words)} <{_FOLDER}/registry")
         lines.append(f"rm -f {_FOLDER}/registry")
-    # what runs in the container has no business with the machine's own credentials
+    # keep the container from the credentials of the machine
     lines.append(f"iptables -I FORWARD -d {_METADATA} -j DROP || true")
     lines.append(shlex.join(_run(config)))
     return "\n".join(lines) + "\n"
@@ -75,7 +75,7 @@ def _run(config: CloudConfig) -> list[str]:
     data = ["--volume", f"{config.data_dir_mount_path}:/var/www/data"] if config.data_dir_mount_path else []
     return [
         *("docker", "run", "--detach", "--name", "nodeodm", "--restart", "unless-stopped"),
-        # some images have a user of their own, which could neither read the file nor write to a mounted data folder
+        # the user of some images could neither read the file nor write to a mounted data folder
         *("--user", "0"),
         *("--publish", f"{config.node_port}:3000", *gpus, *data),
         *("--volume", f"{_FOLDER}/node.json:{_INSIDE}:ro"),

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Configuration of providers: the files of the original, unchanged, and what we add to them.
+"""Configuration of providers: the files of the original ClusterODM, with additional keys.
 
-A file holds one provider, or a list of them under `providers`, which are tried in that order. Unknown keys are errors
-that name the nearest known one; so is a value that was left at "CHANGEME!".
+A file holds one provider, or a list under `providers` in order of preference. Unknown keys are errors that name the
+nearest known one; so is a value that was left at "CHANGEME!".
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ C = TypeVar("C", bound="ProviderConfig")
 _Positive = Annotated[float, msgspec.Meta(ge=0)]
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 
-#: Other names of keys, from the original and from its documentation.
+#: Aliases of keys, from the original and from its documentation.
 _ALIASES: Final = {
     "dropletsLimit": "machinesLimit",
     "instanceLimit": "machinesLimit",
@@ -39,30 +39,30 @@ class Size(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unk
 
     max_images: Annotated[int, msgspec.Meta(ge=1)]
     slug: _Text
-    #: Ours: what an hour costs, on demand.
+    #: Per hour, on demand.
     price: _Positive = 0.0
-    #: The most that an hour may cost on the spot market.
+    #: Maximum price per hour on the spot market.
     spot_price: _Positive | None = None
-    #: GB of the disk.
+    #: Size of the disk in GB.
     storage: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 class SshKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A key that is known at the provider. We never log in; `path` is read from old files and not used."""
+    """A key that is registered at the provider. `path` is accepted for old files and ignored: nothing logs in."""
 
     fingerprint: str
     path: str = ""
 
 
 class ImageRegistry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the image comes from when it is private."""
+    """Credentials of the registry of a private image."""
 
     username: str
     password: str
     url: str = ""
 
 
-#: Canned ACLs of objects; of any other word a node would hear from its bucket when the work is done.
+#: Canned ACLs of objects. A bucket would reject any other only when the task is done.
 Acl = Literal[
     "",
     "none",
@@ -77,7 +77,7 @@ Acl = Literal[
 
 
 class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A bucket into which nodes put their results. `acl`: of the objects; "none" and "": the bucket's own."""
+    """A bucket for results. `acl` is that of the objects; "none" and "" leave it to the bucket."""
 
     endpoint: _Text
     bucket: _Text
@@ -88,10 +88,10 @@ class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Keys of all providers. Times in seconds; -1: no limit."""
+    """Keys of all providers. Times in seconds; -1 is no limit."""
 
     provider: str
-    #: Ours: how this entry is called in lists; needed when a provider occurs twice.
+    #: Label of the entry; required if a provider occurs twice.
     name: str = ""
     image_size_mapping: Annotated[Sequence[Size], msgspec.Meta(min_length=1)]
     min_images: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -100,42 +100,41 @@ class ProviderConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel", 
     max_runtime: Annotated[int, msgspec.Meta(ge=-1)] = -1
     max_upload_time: Annotated[int, msgspec.Meta(ge=-1)] = -1
     s3: S3 | None = None
-    #: Ours, all that follows.
     idle_timeout: _Positive = 300.0
     paid_hours: bool = False
     tasks_per_machine: Annotated[int, msgspec.Meta(ge=1, le=100)] = 1
     boot_timeout: Annotated[float, msgspec.Meta(gt=0)] = 900.0
-    #: Seconds that a machine may wait at its provider for room.
+    #: Seconds that a machine may be queued at its provider.
     pending_timeout: Annotated[float, msgspec.Meta(gt=0)] = 86400.0
-    #: Seconds before the known end of a machine from which it gets nothing new.
+    #: Seconds before the known end of a machine at which it begins to drain.
     drain_before: _Positive = 600.0
     min_ready: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 0
-    #: Order a machine while files still come in, once they are more than free nodes take.
+    #: Launch a machine during an upload once it exceeds the free nodes.
     prewarm: bool = False
-    #: When that many are to be ready, as in "Mon-Fri 07:00-18:00" (local time); none: always.
+    #: When `min_ready` applies, as in "Mon-Fri 07:00-18:00" (local time); empty: always.
     ready_windows: list[str] = []
 
     @property
     def label(self) -> str:
-        """How it is called."""
+        """Name of the entry, by default that of the provider."""
         return self.name or self.provider
 
     @property
     def windows(self) -> list[Window]:
-        """When machines are to be ready."""
+        """`ready_windows`, parsed."""
         return parse_windows(self.ready_windows)
 
     def size(self, slug: str) -> Size:
-        """A configured size; the smallest when it is no longer configured."""
+        """Return the size with this slug; the first one if it is no longer configured."""
         return next((size for size in self.image_size_mapping if size.slug == slug), self.image_size_mapping[0])
 
 
 class CloudConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Keys of providers whose machines boot an image and install what a node needs."""
+    """Keys of providers whose machines boot with cloud-init."""
 
-    #: Times the memory.
+    #: Size of the swap file as a multiple of the memory.
     add_swap: _Positive = 0.0
-    #: Empty: the default of all providers.
+    #: Empty: the default of `node_image`.
     docker_image: str = ""
     docker_gpu: bool = False
     docker_registry: ImageRegistry | None = None
@@ -143,14 +142,14 @@ class CloudConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", for
     engine_install_url: str = "https://get.docker.com"
     data_dir_mount_path: str = ""
     ssh_key: SshKey | None = None
-    #: Ours: where the provider's API is.
+    #: Base URL of the provider's API; empty: the public one.
     api_url: str = ""
     #: Port of the node on the machine.
     node_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
 
 
 class File(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole configuration file: entries as they stand there, and limits over all of them."""
+    """A configuration file: its entries, undecoded, and the cost limits over all of them."""
 
     entries: list[dict[str, Any]]
     max_hourly_cost: float | None = None
@@ -158,7 +157,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_file(path: Path) -> File:
-    """Read a file. Raises ConfigError."""
+    """Read a file. Raise ConfigError."""
     try:
         content = decode_file(path.read_bytes(), f"the autoscaler's file {path}")
     except OSError as error:
@@ -181,32 +180,32 @@ _COSTS: Final = {"max_hourly_cost": "maxHourlyCost", "max_monthly_cost": "maxMon
 
 
 def read_entry(kind: type[C], entry: dict[str, Any]) -> C:
-    """One provider's entry as its own type. Raises ConfigError, with no value of the entry in its text."""
-    given = {_ALIASES.get(key, key): value for key, value in entry.items()}
-    where = f"provider {given.get('provider')}"
+    """Decode an entry into the configuration type of its provider. Raise ConfigError, whose text contains no value."""
+    keys = {_ALIASES.get(key, key): value for key, value in entry.items()}
+    where = f"provider {keys.get('provider')}"
     known = {field.encode_name for field in msgspec.structs.fields(kind)}
-    for key in given:
+    for key in keys:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise ConfigError(f"{where}: unknown key {key}{f'; did you mean {near[0]}?' if near else ''}")
-    for key, value in _flat(given):
+    for key, value in _flat(keys):
         if isinstance(value, str) and _UNCHANGED.fullmatch(value):
             raise ConfigError(f"{where}: {key} still says CHANGEME!")
     try:
-        made = msgspec.convert(_without_blanks(given), kind)
+        config = msgspec.convert(_without_blanks(keys), kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {str(error).replace('$.', '')}") from None
-    parse_windows(made.ready_windows)
-    return made
+    parse_windows(config.ready_windows)
+    return config
 
 
-#: Objects that the original's documented files have with nothing in them, and the key that is empty then.
+#: Objects that are empty in the documented files of the original, and the key that shows it.
 _BLANK: Final = {"dockerRegistry": "username", "sshKey": "fingerprint"}
 
 
-def _without_blanks(given: dict[str, Any]) -> dict[str, Any]:
-    """An entry without what the original's documented files write for "none"."""
-    meant = dict(given)
+def _without_blanks(keys: dict[str, Any]) -> dict[str, Any]:
+    """Drop placeholders for "none" in the documented files of the original."""
+    meant = dict(keys)
     for key, needed in _BLANK.items():
         if isinstance(meant.get(key), dict) and meant[key].get(needed) == "":
             del meant[key]
@@ -218,12 +217,12 @@ def _without_blanks(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(value: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    leaves: list[tuple[str, Any]] = []
     for key, item in value.items():
-        found += _flat(item, f"{before}{key}.") if isinstance(item, dict) else [(before + key, item)]
-    return found
+        leaves += _flat(item, f"{before}{key}.") if isinstance(item, dict) else [(before + key, item)]
+    return leaves
 
 
 def as_list(value: str | Sequence[str]) -> list[str]:
-    """A string or a list of strings, as the original takes regions."""
+    """Return a list for a key that takes one string or several."""
     return [value] if isinstance(value, str) else list(value)

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a node on a new machine is, and what it is told: NodeODM's `--config` file, so that no secret is in its
-arguments."""
+"""The image of nodes, and their configuration: NodeODM's `--config` file, so that no secret is in its arguments."""
 
 from __future__ import annotations
 
@@ -9,24 +8,24 @@ from typing import Any, Final
 
 from clusterodm.providers.config import S3, ProviderConfig
 
-#: What runs on a machine for which no image is named; with a GPU, its tag is GPU_TAG.
+#: The default image; with a GPU its tag is GPU_TAG.
 IMAGE: Final = "docker.io/webodm/nodeodx"
 GPU_TAG: Final = "gpu"
 
 
-def node_image(named: str, *, gpu: bool) -> str:
-    """Return the image of a node: the one that the configuration names, or the default."""
-    return named or (f"{IMAGE}:{GPU_TAG}" if gpu else IMAGE)
+def node_image(image: str, *, gpu: bool) -> str:
+    """Return the configured image, or the default if it is empty."""
+    return image or (f"{IMAGE}:{GPU_TAG}" if gpu else IMAGE)
 
 
 def node_config(config: ProviderConfig, *, port: int | str, token: str, max_images: int, slots: int) -> dict[str, Any]:
-    """The keys of the file. The token is what the node wants to see of us."""
+    """Return the content of the file. `token` is what the node requires of its clients."""
     node = {"port": port, "token": token, "maxImages": max_images, "parallelQueueProcessing": slots}
     return node | (_bucket(config.s3) if config.s3 is not None else {})
 
 
 def _bucket(s3: S3) -> dict[str, Any]:
-    """Where the node puts its results by itself."""
+    """Return the keys with which the node uploads its results."""
     return {
         "s3Endpoint": s3.endpoint,
         "s3Bucket": s3.bucket,
@@ -34,5 +33,5 @@ def _bucket(s3: S3) -> dict[str, Any]:
         "s3SecretKey": s3.secret_key,
         "s3ForcePathStyle": True,
         "s3IgnoreSSL": s3.ignore_ssl,
-        "s3_acl": s3.acl or "none",  # the one key that is not written like the others; without it all may read
+        "s3_acl": s3.acl or "none",  # the one key in snake case; without it results are public
     }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Calls to a provider's REST API: one small client, every failure one of the contract's errors, no key in any text."""
+"""A client for a provider's REST API. Every failure is an error of the contract, and no message contains a key."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from clusterodm.http.reasons import describe
 from clusterodm.plugins import PluginContext
 from clusterodm.providers.throttling import retry_at
 
-_MAX_ANSWER: Final = 16 << 20
-#: Pages of a list; more means that something is wrong.
+_MAX_RESPONSE: Final = 16 << 20
+#: Pages of a list; more means that the paging is broken.
 _MAX_PAGES: Final = 200
 
 
 class RestResponse(msgspec.Struct, frozen=True):
-    """MachineStatus and decoded body of an answer; None where there is none."""
+    """Status and decoded body of a response; the body is None if it is not JSON."""
 
     status: int
     body: Any
 
 
 class RestClient:
-    """A provider's API. `refusal` makes an error of an answer with status 400 to 499 that is none of the usual ones."""
+    """A provider's API. `refusal` translates responses with a status of 4xx other than 401, 404 and 429."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class RestClient:
     async def call(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, **body: Any
     ) -> RestResponse:
-        """One request. 404 is an answer; everything else above 299 is an error."""
+        """Make one request. 404 is returned; any other status above 299 raises."""
         headers = {**self._headers(), **body.pop("headers", {})}
         try:
             async with self._session.request(
@@ -62,56 +62,56 @@ class RestClient:
                 ssl=self._tls,
                 **body,
             ) as response:
-                return self._judged(await _answer(response), response.headers)
+                return self._checked(await _read(response), response.headers)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"no answer ({describe(error)})") from None
+            raise Unreachable(f"no response ({describe(error)})") from None
 
     async def lines(self, path: str) -> AsyncIterator[Any]:
-        """The JSON values of an answer that comes line by line."""
+        """Yield the JSON values of a response with one per line."""
         try:
             async with self._session.get(
                 self._url + path, headers=self._headers(), allow_redirects=False, ssl=self._tls
             ) as response:
                 if response.status >= 300:
-                    self._judged(await _answer(response), response.headers)
+                    self._checked(await _read(response), response.headers)
                 buffer = b""
                 async for piece in response.content.iter_any():
                     *whole, buffer = (buffer + piece).split(b"\n")
                     for line in whole:
                         yield _decoded(line)
-                    if len(buffer) > _MAX_ANSWER:
-                        raise Unreachable("a line that does not end")
+                    if len(buffer) > _MAX_RESPONSE:
+                        raise Unreachable("a line of the response is too long")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unreachable(f"no answer ({describe(error)})") from None
+            raise Unreachable(f"no response ({describe(error)})") from None
 
-    def _judged(self, answer: RestResponse, headers: Mapping[str, str]) -> RestResponse:
-        if answer.status < 300 or answer.status == 404:
-            return answer
-        if answer.status == 429:
+    def _checked(self, response: RestResponse, headers: Mapping[str, str]) -> RestResponse:
+        if response.status < 300 or response.status == 404:
+            return response
+        if response.status == 429:
             raise Throttled("too many requests", until=retry_at(headers, self._clock()))
-        if answer.status >= 500:
+        if response.status >= 500:
             until = retry_at(headers, self._clock()) if "Retry-After" in headers else 0.0
-            raise Unreachable(f"HTTP status {answer.status}", until=until)
-        if answer.status == 401:
+            raise Unreachable(f"HTTP status {response.status}", until=until)
+        if response.status == 401:
             raise Rejected("the key is not valid")
-        raise self._refusal(answer)
+        raise self._refusal(response)
 
     async def pages(self, path: str, query: Mapping[str, str], key: str) -> AsyncIterator[Any]:
-        """Items of a list over all its pages, numbered from 1, each as long as the query's `per_page` but the last."""
+        """Yield the items of all pages of a list. Pages are numbered from 1; `per_page` in `query` is their length."""
         size = int(query["per_page"])
         for page in range(1, _MAX_PAGES + 1):
-            answer = await self.call("GET", path, query={**query, "page": str(page)})
-            items = require_field(answer, key, list)
+            response = await self.call("GET", path, query={**query, "page": str(page)})
+            items = require_field(response, key, list)
             for item in items:
                 yield item
             if len(items) < size:
                 return
 
 
-async def _answer(response: aiohttp.ClientResponse) -> RestResponse:
-    content = await response.content.read(_MAX_ANSWER)
-    while not response.content.at_eof() and len(content) < _MAX_ANSWER:
-        content += await response.content.read(_MAX_ANSWER - len(content))
+async def _read(response: aiohttp.ClientResponse) -> RestResponse:
+    content = await response.content.read(_MAX_RESPONSE)
+    while not response.content.at_eof() and len(content) < _MAX_RESPONSE:
+        content += await response.content.read(_MAX_RESPONSE - len(content))
     return RestResponse(response.status, _decoded(content))
 
 
@@ -122,9 +122,9 @@ def _decoded(content: bytes) -> Any:
         return None
 
 
-def require_field(answer: RestResponse, key: str, kind: type) -> Any:
-    """A field of an answer. Raises Unreachable for an answer that has none of that kind."""
-    found = answer.body.get(key) if isinstance(answer.body, dict) else None
-    if not isinstance(found, kind):
-        raise Unreachable(f"an answer without {key} (HTTP status {answer.status})")
-    return found
+def require_field(response: RestResponse, key: str, kind: type) -> Any:
+    """Return a field of a response. Raise Unreachable if there is none of that type."""
+    value = response.body.get(key) if isinstance(response.body, dict) else None
+    if not isinstance(value, kind):
+        raise Unreachable(f"a response without {key} (HTTP status {response.status})")
+    return value

@@ -74,7 +74,7 @@ class FastPath:
         return self._head(len(body), close) + body, close
 
     def _grant(self, token: str) -> Grant | None:
-        return None if token.startswith("job.") else self._cluster.authenticator.known(token)
+        return None if token.startswith("job.") else self._cluster.authenticator.cached(token)
 
     def _body(self, path: bytes, uuid: bytes | None, parameters: dict[str, str], grant: Grant) -> bytes | None:
         cluster = self._cluster

@@ -105,7 +105,7 @@ def build(
     trash = Trash(folder / "trash", spool.room)
     holdings, photos = Holdings(store, spool), Photos(results, fleet)
     registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
-    tasks = Tasks(store, clock, billed=authenticator.accounts)
+    tasks = Tasks(store, clock, billed=authenticator.billing)
     registry.machines = fleet.takes
     registry.at_rest = lambda: tasks.none_active
     tasks.watch(lambda entry: registry.wake())

@@ -26,7 +26,7 @@ _STATUS: Final = {
     "stopping": MachineStatus.STOPPED,
     "stopped": MachineStatus.STOPPED,
 }
-_NO_ROOM: Final = frozenset(
+_NO_CAPACITY: Final = frozenset(
     {
         "InsufficientInstanceCapacity",
         "InsufficientHostCapacity",
@@ -40,7 +40,7 @@ _NO_ROOM: Final = frozenset(
         "Unsupported",
     }
 )
-#: Codes with which requests are throttled: EC2's own, and those that other services behind it use.
+#: Codes of throttled requests: EC2's own, and those of services behind it.
 _THROTTLED: Final = frozenset(
     {
         "RequestLimitExceeded",
@@ -65,7 +65,7 @@ _BUSY: Final = frozenset(
         "IdempotentInstanceTerminated",
     }
 )
-#: GB of a disk when nothing is configured.
+#: Default size of the disk in GB.
 _STORAGE: Final = 60
 
 
@@ -78,7 +78,7 @@ class AwsConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_u
     #: Letters of availability zones.
     zone: str | list[str] = ""
     ami: str
-    #: Names.
+    #: By name.
     security_group: str
     vpc: str = ""
     subnet: str = ""
@@ -92,7 +92,7 @@ class AwsConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_u
 
 
 class Aws(CloudProvider):
-    """Instances."""
+    """Machines are instances."""
 
     config: AwsConfig
 
@@ -106,62 +106,62 @@ class Aws(CloudProvider):
             import botocore.session
             from botocore.config import Config
         except ImportError:
-            raise ConfigError("provider aws needs more to be installed: pip install clusterodm[aws]") from None
+            raise ConfigError("provider aws needs botocore: pip install clusterodm[aws]") from None
         self._session = botocore.session.Session()
         self._settings = Config(connect_timeout=10, read_timeout=30, retries={"total_max_attempts": 1})
         self._clients: dict[str, Any] = {}
         self._clock = context.clock
 
     def locations(self) -> Iterable[str]:
-        """Availability zones, or regions where any zone will do."""
+        """Return availability zones, or regions if no zone is configured."""
         letters = as_list(self.config.zone) or [""]
         return [f"{region}{letter}" for region in as_list(self.config.region) for letter in letters]
 
     def markets(self, size: Size) -> Iterable[bool]:
-        """Spot first, then on demand."""
+        """Return spot first, then on demand, if spot is configured."""
         return (True, False) if self.config.spot else (False,)
 
     def price(self, size: Size, *, spot: bool) -> float:
-        """On the spot market what we would pay at most."""
+        """Return the maximum price on the spot market."""
         return size.spot_price if spot and size.spot_price else size.price
 
     async def check(self) -> None:
-        """Whether the keys are good, and image and security group are there."""
+        """Look up image and security group."""
         for region in as_list(self.config.region):
             await self._root_device(region)
             await self._groups(region)
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """One instance; its name is the client token, so a second call gets the first one's instance."""
+        """Run an instance. Its name is the client token, so that a repeated call returns the same instance."""
         region = self._region(spec.offering.location)
-        asked = self._asked(spec, await self._root_device(region))
-        network = asked["NetworkInterfaces"][0]
+        request = self._request(spec, await self._root_device(region))
+        network = request["NetworkInterfaces"][0]
         network["Groups"] = await self._groups(region)
         if subnet := await self._subnet(region, spec.offering.location):
             network["SubnetId"] = subnet
         for machine in await self._list(region, spec.cluster):
             if machine.name == spec.name:
                 return machine
-        answer = await self._call(region, lambda client: client.run_instances(**asked))
-        return _machine(answer["Instances"][0], spec.offering.location, self._private)
+        response = await self._call(region, lambda client: client.run_instances(**request))
+        return _machine(response["Instances"][0], spec.offering.location, self._private)
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One instance; a terminated one is shown for an hour, and is none."""
+        """Return an instance; None if it is terminated, although EC2 lists it for another hour."""
         try:
             region = self._region(location)
-            answer = await self._call(region, lambda client: client.describe_instances(InstanceIds=[machine_id]))
+            response = await self._call(region, lambda client: client.describe_instances(InstanceIds=[machine_id]))
         except _NotFound:
             return None
-        found = [instance for group in answer["Reservations"] for instance in group["Instances"]]
-        alive = [instance for instance in found if instance["State"]["Name"] in _STATUS]
+        instances = [instance for group in response["Reservations"] for instance in group["Instances"]]
+        alive = [instance for instance in instances if instance["State"]["Name"] in _STATUS]
         return _machine(alive[0], location, self._private) if alive else None
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Instances with our tag in all regions."""
+        """Return instances with the tag in all regions."""
         return [machine for region in as_list(self.config.region) for machine in await self._list(region, cluster)]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Its disk goes with it (DeleteOnTermination)."""
+        """Terminate an instance; its disk is deleted with it (DeleteOnTermination)."""
         region = self._region(machine.location)
         try:
             await self._call(region, lambda client: client.terminate_instances(InstanceIds=[machine.id]))
@@ -169,7 +169,7 @@ class Aws(CloudProvider):
             return
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections."""
         for client in self._clients.values():
             client.close()
 
@@ -177,7 +177,7 @@ class Aws(CloudProvider):
     def _private(self) -> bool:
         return self.config.use_private_address or self.config.assign_private_address_only
 
-    def _asked(self, spec: MachineSpec, root_device: str) -> dict[str, Any]:
+    def _request(self, spec: MachineSpec, root_device: str) -> dict[str, Any]:
         config, size = self.config, self.config.size(spec.offering.size)
         own = dict(tag.split(",", 1) for tag in config.tags)
         tags = [{"Key": key, "Value": value} for key, value in ({"Name": spec.name, TAG: spec.cluster} | own).items()]
@@ -187,7 +187,7 @@ class Aws(CloudProvider):
             "AssociatePublicIpAddress": not config.assign_private_address_only,
             "DeleteOnTermination": True,
         }
-        asked: dict[str, Any] = {
+        request: dict[str, Any] = {
             "ImageId": config.ami,
             "InstanceType": spec.offering.size,
             "MinCount": 1,
@@ -211,15 +211,15 @@ class Aws(CloudProvider):
             "Monitoring": {"Enabled": config.monitoring},
         }
         if spec.offering.location not in as_list(config.region) and not config.subnet:
-            asked["Placement"] = {"AvailabilityZone": spec.offering.location}
+            request["Placement"] = {"AvailabilityZone": spec.offering.location}
         if config.iamrole:
-            asked["IamInstanceProfile"] = {"Name": config.iamrole}
+            request["IamInstanceProfile"] = {"Name": config.iamrole}
         if spec.offering.spot:
             options = {"SpotInstanceType": "one-time", "InstanceInterruptionBehavior": "terminate"}
             if size.spot_price:
                 options["MaxPrice"] = f"{size.spot_price:g}"
-            asked["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
-        return asked
+            request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": options}
+        return request
 
     async def _list(self, region: str, cluster: str) -> list[ProviderMachine]:
         filters = [
@@ -230,62 +230,64 @@ class Aws(CloudProvider):
         def pages(client: Any) -> list[Any]:
             return list(client.get_paginator("describe_instances").paginate(Filters=filters))
 
-        found = [
+        instances = [
             instance
             for page in await self._call(region, pages)
             for group in page["Reservations"]
             for instance in group["Instances"]
         ]
-        ending = await self._marked(region, cluster) if any("SpotInstanceRequestId" in each for each in found) else ()
+        ending = (
+            await self._marked(region, cluster) if any("SpotInstanceRequestId" in each for each in instances) else ()
+        )
         return [
             _machine(each, each["Placement"]["AvailabilityZone"], self._private, ending=each["InstanceId"] in ending)
-            for each in found
+            for each in instances
         ]
 
     async def _marked(self, region: str, cluster: str) -> set[str]:
-        """Spot instances that are about to be taken away: two minutes before, their request says so."""
+        """Return the ids of spot instances with an interruption notice, which comes two minutes before the end."""
         filters = [
             {"Name": f"tag:{TAG}", "Values": [cluster]},
             {"Name": "status-code", "Values": ["marked-for-termination", "marked-for-stop"]},
         ]
         try:
-            answer = await self._call(region, lambda client: client.describe_spot_instance_requests(Filters=filters))
+            response = await self._call(region, lambda client: client.describe_spot_instance_requests(Filters=filters))
         except Rejected:
-            return set()  # who may not ask learns of it when it has happened
-        return {request["InstanceId"] for request in answer["SpotInstanceRequests"] if "InstanceId" in request}
+            return set()  # without that permission the end comes unannounced
+        return {request["InstanceId"] for request in response["SpotInstanceRequests"] if "InstanceId" in request}
 
     async def _root_device(self, region: str) -> str:
-        answer = await self._call(region, lambda client: client.describe_images(ImageIds=[self.config.ami]))
-        if not answer["Images"]:
+        response = await self._call(region, lambda client: client.describe_images(ImageIds=[self.config.ami]))
+        if not response["Images"]:
             raise Rejected(f"there is no image {self.config.ami} in {region}")
-        return str(answer["Images"][0]["RootDeviceName"])
+        return str(response["Images"][0]["RootDeviceName"])
 
     async def _groups(self, region: str) -> list[str]:
-        """Ids of the security group, which is configured by name."""
+        """Return the id of the security group, which is configured by name."""
         filters = [{"Name": "group-name", "Values": [self.config.security_group]}]
         filters += [{"Name": "vpc-id", "Values": [self.config.vpc]}] if self.config.vpc else []
-        answer = await self._call(region, lambda client: client.describe_security_groups(Filters=filters))
-        if not answer["SecurityGroups"]:
+        response = await self._call(region, lambda client: client.describe_security_groups(Filters=filters))
+        if not response["SecurityGroups"]:
             raise Rejected(f"there is no security group {self.config.security_group} in {region}")
-        return [str(answer["SecurityGroups"][0]["GroupId"])]
+        return [str(response["SecurityGroups"][0]["GroupId"])]
 
     async def _subnet(self, region: str, location: str) -> str:
-        """The configured subnet; one of the configured VPC in that zone; empty: the default one."""
+        """Return the configured subnet, or the emptiest one of the configured VPC in that zone; empty: the default."""
         if self.config.subnet or not self.config.vpc:
             return self.config.subnet
         filters = [{"Name": "vpc-id", "Values": [self.config.vpc]}]
         if location != region:
             filters.append({"Name": "availability-zone", "Values": [location]})
-        answer = await self._call(region, lambda client: client.describe_subnets(Filters=filters))
-        if not answer["Subnets"]:
+        response = await self._call(region, lambda client: client.describe_subnets(Filters=filters))
+        if not response["Subnets"]:
             raise Rejected(f"there is no subnet of {self.config.vpc} in {location}")
-        return str(max(answer["Subnets"], key=lambda each: int(each["AvailableIpAddressCount"]))["SubnetId"])
+        return str(max(response["Subnets"], key=lambda each: int(each["AvailableIpAddressCount"]))["SubnetId"])
 
     def _region(self, location: str) -> str:
-        """The region of a zone."""
+        """Return the region of a zone."""
         regions = as_list(self.config.region)
-        fitting = [region for region in regions if location.startswith(region)]
-        return max(fitting, key=len, default=regions[0])
+        matching = [region for region in regions if location.startswith(region)]
+        return max(matching, key=len, default=regions[0])
 
     async def _call(self, region: str, work: Callable[[Any], T]) -> T:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -299,7 +301,7 @@ class Aws(CloudProvider):
         except ClientError as error:
             raise _translated(error.response, self._clock()) from None
         except (BotoCoreError, ResponseParserError) as error:
-            raise Unreachable(f"no answer ({type(error).__name__})") from None
+            raise Unreachable(f"no response ({type(error).__name__})") from None
 
     def _client(self, region: str) -> Any:
         if region not in self._clients:
@@ -315,21 +317,21 @@ class Aws(CloudProvider):
 
 
 class _NotFound(Rejected):
-    """There is no such thing."""
+    """The id or name does not exist."""
 
 
 def _translated(response: Mapping[str, Any], now: float) -> ProviderError:
     error, metadata = response.get("Error", {}), response.get("ResponseMetadata", {})
-    code, said = str(error.get("Code", "")), str(error.get("Message", ""))[:200]
+    code, text = str(error.get("Code", "")), str(error.get("Message", ""))[:200]
     if code in _THROTTLED or metadata.get("HTTPStatusCode") == 429:
-        return Throttled(f"{code}: {said}", until=retry_at(metadata.get("HTTPHeaders", {}), now))
+        return Throttled(f"{code}: {text}", until=retry_at(metadata.get("HTTPHeaders", {}), now))
     if code.endswith((".NotFound", ".Malformed")):
-        return _NotFound(f"{code}: {said}")
-    if code in _NO_ROOM:
-        return OutOfCapacity(f"{code}: {said}")
+        return _NotFound(f"{code}: {text}")
+    if code in _NO_CAPACITY:
+        return OutOfCapacity(f"{code}: {text}")
     if code in _BUSY:
-        return Unreachable(f"{code}: {said}")
-    return Rejected(f"{code}: {said}")
+        return Unreachable(f"{code}: {text}")
+    return Rejected(f"{code}: {text}")
 
 
 def _machine(instance: dict[str, Any], location: str, private: bool, *, ending: bool = False) -> ProviderMachine:

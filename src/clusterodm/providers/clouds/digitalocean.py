@@ -20,8 +20,8 @@ _STATUS: Final = {
     "off": MachineStatus.STOPPED,
     "archive": MachineStatus.STOPPED,
 }
-#: What is said when there is no room: of the account's limit, or of the region.
-_NO_ROOM: Final = ("limit", "not available", "unavailable", "capacity", "no available")
+#: Messages if the limit of the account or the capacity of the region is reached.
+_NO_CAPACITY: Final = ("limit", "not available", "unavailable", "capacity", "no available")
 
 
 class DigitalOceanConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -30,14 +30,14 @@ class DigitalOceanConfig(CloudConfig, frozen=True, kw_only=True, rename="camel",
     access_token: str
     region: str | list[str]
     image: str
-    #: The image is a snapshot of that name.
+    #: True if the image is the name of a snapshot.
     snapshot: bool = False
     tags: tuple[str, ...] = ()
     monitoring: bool = False
 
 
 class DigitalOcean(CloudProvider):
-    """Droplets."""
+    """Machines are droplets."""
 
     config: DigitalOceanConfig
 
@@ -48,16 +48,16 @@ class DigitalOcean(CloudProvider):
         self._rest = RestClient(context, config.api_url or _URL, headers, _refusal)
 
     def locations(self) -> Iterable[str]:
-        """Regions."""
+        """Return regions."""
         return as_list(self.config.region)
 
     async def check(self) -> None:
-        """Whether the token is good and the image is there."""
+        """Call with the token, and look up the image."""
         await self._rest.call("GET", "/v2/droplets", query={"per_page": "1"})
         await self._image(next(iter(self.locations())))
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """One droplet. There is no key that makes it idempotent, so it is looked for first."""
+        """Create a droplet unless there is one of that name: the API has no idempotency key."""
         for machine in await self.list_machines(spec.cluster):
             if machine.name == spec.name:
                 return machine
@@ -75,21 +75,21 @@ class DigitalOcean(CloudProvider):
         return _machine(require_field(await self._rest.call("POST", "/v2/droplets", json=body), "droplet", dict))
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One droplet."""
-        answer = await self._rest.call("GET", f"/v2/droplets/{machine_id}")
-        return None if answer.status == 404 else _machine(require_field(answer, "droplet", dict))
+        """Return a droplet."""
+        response = await self._rest.call("GET", f"/v2/droplets/{machine_id}")
+        return None if response.status == 404 else _machine(require_field(response, "droplet", dict))
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Droplets with our tag."""
+        """Return droplets with the tag."""
         query = {"tag_name": _tag(cluster), "per_page": "200"}
         return [_machine(item) async for item in self._rest.pages("/v2/droplets", query, "droplets")]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Its disk goes with it."""
+        """Delete a droplet; its disk is deleted with it."""
         await self._rest.call("DELETE", f"/v2/droplets/{machine.id}")
 
     async def _image(self, region: str) -> str | int:
-        """The slug of a public image, or the number of our snapshot of that name."""
+        """Return the slug of a public image, or the id of a snapshot."""
         if not self.config.snapshot:
             return self.config.image
         query = {"private": "true", "per_page": "200"}
@@ -117,8 +117,8 @@ def _machine(droplet: dict[str, Any]) -> ProviderMachine:
     )
 
 
-def _refusal(answer: RestResponse) -> ProviderError:
-    said = str(answer.body.get("message", "")) if isinstance(answer.body, dict) else ""
-    if answer.status in (403, 422) and any(words in said.lower() for words in _NO_ROOM):
-        return OutOfCapacity(said[:200])
-    return Rejected(said[:200] or f"HTTP status {answer.status}")
+def _refusal(response: RestResponse) -> ProviderError:
+    text = str(response.body.get("message", "")) if isinstance(response.body, dict) else ""
+    if response.status in (403, 422) and any(part in text.lower() for part in _NO_CAPACITY):
+        return OutOfCapacity(text[:200])
+    return Rejected(text[:200] or f"HTTP status {response.status}")

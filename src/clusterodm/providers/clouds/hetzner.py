@@ -22,7 +22,7 @@ _STATUS: Final = {
     "off": MachineStatus.STOPPED,
     "deleting": MachineStatus.ENDING,
 }
-_NO_ROOM: Final = ("resource_unavailable", "resource_limit_exceeded", "placement_error")
+_NO_CAPACITY: Final = ("resource_unavailable", "resource_limit_exceeded", "placement_error")
 _BUSY: Final = ("conflict", "locked", "timeout", "unavailable", "maintenance")
 
 
@@ -32,12 +32,12 @@ class HetznerConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", forb
     api_token: str
     location: str | list[str]
     image: str
-    #: The image is a snapshot with that description.
+    #: True if the image is the description of a snapshot.
     snapshot: bool = False
 
 
 class Hetzner(CloudProvider):
-    """Servers."""
+    """Machines are servers."""
 
     config: HetznerConfig
 
@@ -48,16 +48,16 @@ class Hetzner(CloudProvider):
         self._rest = RestClient(context, config.api_url or _URL, headers, _refusal)
 
     def locations(self) -> Iterable[str]:
-        """Locations."""
+        """Return locations."""
         return as_list(self.config.location)
 
     async def check(self) -> None:
-        """Whether the token is good, and image and key are there."""
+        """Look up the image and the SSH key."""
         await self._image()
         await self._keys()
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """One server. Names are unique, so a second one is refused and the first one is looked up."""
+        """Create a server. Names are unique: if it is taken, return the server that has it."""
         body = {
             "name": spec.name,
             "server_type": spec.offering.size,
@@ -75,20 +75,20 @@ class Hetzner(CloudProvider):
             for machine in await self.list_machines(spec.cluster):
                 if machine.name == spec.name:
                     return machine
-            raise Unreachable("the name is taken, but nothing has it yet") from None
+            raise Unreachable("the name is taken, but no server has it yet") from None
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One server."""
-        answer = await self._rest.call("GET", f"/servers/{machine_id}")
-        return None if answer.status == 404 else _machine(require_field(answer, "server", dict))
+        """Return a server."""
+        response = await self._rest.call("GET", f"/servers/{machine_id}")
+        return None if response.status == 404 else _machine(require_field(response, "server", dict))
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Servers with our label."""
+        """Return servers with the label."""
         query = {"label_selector": f"{TAG}=={cluster}", "per_page": "50"}
         return [_machine(item) async for item in self._rest.pages("/servers", query, "servers")]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Its disk and its addresses go with it."""
+        """Delete a server; its disk and addresses are deleted with it."""
         await self._rest.call("DELETE", f"/servers/{machine.id}")
 
     async def _image(self) -> str:
@@ -104,36 +104,36 @@ class Hetzner(CloudProvider):
         key = self.config.ssh_key
         if key is None or not key.fingerprint:
             return []
-        answer = await self._rest.call("GET", "/ssh_keys", query={"fingerprint": key.fingerprint})
-        found = require_field(answer, "ssh_keys", list)
-        if not found:
+        response = await self._rest.call("GET", "/ssh_keys", query={"fingerprint": key.fingerprint})
+        keys = require_field(response, "ssh_keys", list)
+        if not keys:
             raise Rejected(f"there is no SSH key {key.fingerprint}")
-        return [str(found[0]["id"])]
+        return [str(keys[0]["id"])]
 
 
 class _NameTaken(ProviderError):
-    """There is a server of that name."""
+    """A server of that name exists."""
 
 
 def _machine(server: dict[str, Any]) -> ProviderMachine:
     address = (server.get("public_net") or {}).get("ipv4") or {}
-    place = server.get("location") or (server.get("datacenter") or {}).get("location") or {}
+    location = server.get("location") or (server.get("datacenter") or {}).get("location") or {}
     return ProviderMachine(
         id=str(server["id"]),
         name=server["name"],
         status=_STATUS.get(server.get("status", ""), MachineStatus.STARTING),
-        location=place.get("name", ""),
+        location=location.get("name", ""),
         address=address.get("ip") or "",
     )
 
 
-def _refusal(answer: RestResponse) -> ProviderError:
-    error = answer.body.get("error") if isinstance(answer.body, dict) else None
-    code, said = (error.get("code", ""), str(error.get("message", ""))) if isinstance(error, dict) else ("", "")
+def _refusal(response: RestResponse) -> ProviderError:
+    error = response.body.get("error") if isinstance(response.body, dict) else None
+    code, text = (error.get("code", ""), str(error.get("message", ""))) if isinstance(error, dict) else ("", "")
     if code == "uniqueness_error":
-        return _NameTaken(said[:200])
-    if code in _NO_ROOM:
-        return OutOfCapacity(said[:200] or code)
+        return _NameTaken(text[:200])
+    if code in _NO_CAPACITY:
+        return OutOfCapacity(text[:200] or code)
     if code in _BUSY:
-        return Unreachable(f"{code}: {said[:200]}")
-    return Rejected(said[:200] or f"HTTP status {answer.status}")
+        return Unreachable(f"{code}: {text[:200]}")
+    return Rejected(text[:200] or f"HTTP status {response.status}")

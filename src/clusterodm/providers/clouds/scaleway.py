@@ -2,9 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Scaleway: instances over its REST API.
 
-A server is created stopped, then gets its user-data, then is switched on: each step may be the last one before a crash,
-so `create` begins by looking how far an earlier try has come. Terminating a server leaves its block volumes behind, so
-they are deleted by name of their own.
+A server is created stopped, then gets its user data, then is powered on. A crash may follow each step, so `create`
+resumes where an earlier attempt has ended. Terminating a server leaves its block volumes, which are deleted separately.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _STATUS: Final = {
     "stopped in place": MachineStatus.STOPPED,
     "locked": MachineStatus.STOPPED,
 }
-#: Names of zones that are no longer.
+#: Former names of zones.
 _ZONES: Final = {"par1": "fr-par-1", "ams1": "nl-ams-1"}
 _RETIRED: Final = ("ubuntu-16-04", "ubuntu_xenial", "ubuntu-xenial", "ubuntu_bionic", "ubuntu-18-04")
-_NO_ROOM: Final = ("out_of_stock", "quotas_exceeded", "resource_exhausted")
+_NO_CAPACITY: Final = ("out_of_stock", "quotas_exceeded", "resource_exhausted")
 _BUSY: Final = ("transient_state", "precondition_failed", "resource_not_ready", "conflict")
 
 
@@ -45,7 +44,7 @@ class ScalewayConfig(CloudConfig, frozen=True, kw_only=True, rename="camel", for
 
 
 class Scaleway(CloudProvider):
-    """Instances."""
+    """Machines are instances."""
 
     config: ScalewayConfig
 
@@ -57,15 +56,15 @@ class Scaleway(CloudProvider):
         self._rest = RestClient(context, config.api_url or _URL, {"X-Auth-Token": config.secret_token}, _refusal)
 
     def locations(self) -> Iterable[str]:
-        """Zones."""
+        """Return zones."""
         return list(dict.fromkeys(_ZONES.get(zone, zone) for zone in as_list(self.config.region)))
 
     async def check(self) -> None:
-        """Whether the key is good and the image is there."""
+        """Look up the image."""
         await self._image(next(iter(self.locations())), self.config.image_size_mapping[0].slug)
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """Server, user-data, power: each step unless it is done already."""
+        """Create the server, set its user data, power it on: each step unless it is done already."""
         zone = spec.offering.location
         server = await self._named(spec.name, spec.cluster, zone)
         if server is None:
@@ -82,19 +81,19 @@ class Scaleway(CloudProvider):
                 body["volumes"] = {"0": {"size": storage * 10**9, "volume_type": "sbs_volume", "boot": True}}
             server = require_field(await self._rest.call("POST", _servers(zone), json=body), "server", dict)
         if server["state"] == "stopped":
-            where = f"{_servers(zone)}/{server['id']}"
+            path = f"{_servers(zone)}/{server['id']}"
             plain = {"Content-Type": "text/plain"}
-            await self._rest.call("PATCH", f"{where}/user_data/cloud-init", data=spec.bootstrap.encode(), headers=plain)
-            await self._rest.call("POST", f"{where}/action", json={"action": "poweron"})
+            await self._rest.call("PATCH", f"{path}/user_data/cloud-init", data=spec.bootstrap.encode(), headers=plain)
+            await self._rest.call("POST", f"{path}/action", json={"action": "poweron"})
         return _machine(server, zone)
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One server."""
-        answer = await self._rest.call("GET", f"{_servers(location)}/{machine_id}")
-        return None if answer.status == 404 else _machine(require_field(answer, "server", dict), location)
+        """Return a server."""
+        response = await self._rest.call("GET", f"{_servers(location)}/{machine_id}")
+        return None if response.status == 404 else _machine(require_field(response, "server", dict), location)
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Servers with our tag in all zones, those that were never switched on too."""
+        """Return servers with the tag in all zones, also those that were never powered on."""
         return [
             _machine(server, zone)
             for zone in dict.fromkeys(self.locations())
@@ -102,20 +101,20 @@ class Scaleway(CloudProvider):
         ]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """The server first; its volumes when it is gone."""
-        where = f"{_servers(machine.location)}/{machine.id}"
-        found = await self.get(machine.id, machine.location)
-        if found is None:
+        """Delete the server first, and its volumes once it is gone."""
+        path = f"{_servers(machine.location)}/{machine.id}"
+        current = await self.get(machine.id, machine.location)
+        if current is None:
             for volume in machine.volumes:
                 await self._delete_volume(machine.location, volume)
-        elif found.status is MachineStatus.STOPPED:
-            await self._rest.call("DELETE", where)
-        elif found.status is not MachineStatus.ENDING:
-            await self._rest.call("POST", f"{where}/action", json={"action": "terminate"})
+        elif current.status is MachineStatus.STOPPED:
+            await self._rest.call("DELETE", path)
+        elif current.status is not MachineStatus.ENDING:
+            await self._rest.call("POST", f"{path}/action", json={"action": "terminate"})
 
     async def _delete_volume(self, zone: str, volume: str) -> None:
-        answer = await self._rest.call("DELETE", f"/block/v1alpha1/zones/{zone}/volumes/{volume}")
-        if answer.status == 404:
+        response = await self._rest.call("DELETE", f"/block/v1alpha1/zones/{zone}/volumes/{volume}")
+        if response.status == 404:
             await self._rest.call("DELETE", f"/instance/v1/zones/{zone}/volumes/{volume}")
 
     async def _all(self, cluster: str, zone: str) -> list[dict[str, Any]]:
@@ -126,17 +125,17 @@ class Scaleway(CloudProvider):
         return next((server for server in await self._all(cluster, zone) if server["name"] == name), None)
 
     async def _image(self, zone: str, size: str) -> str:
-        """The number of an image that is given by its label."""
+        """Return the id of an image that is given by its label."""
         if len(self.config.image) == 36 and self.config.image.count("-") == 4:
             return self.config.image
         query = {"image_label": self.config.image.replace("-", "_"), "zone": zone, "type": "instance_sbs"}
-        found = require_field(
+        images = require_field(
             await self._rest.call("GET", "/marketplace/v2/local-images", query=query), "local_images", list
         )
-        fitting = [image for image in found if size in image.get("compatible_commercial_types", [size])]
-        if not fitting:
+        matching = [image for image in images if size in image.get("compatible_commercial_types", [size])]
+        if not matching:
             raise Rejected(f"there is no image {self.config.image} for {size} in {zone}")
-        return str(fitting[0]["id"])
+        return str(matching[0]["id"])
 
 
 def _tag(cluster: str) -> str:
@@ -160,11 +159,11 @@ def _machine(server: dict[str, Any], zone: str) -> ProviderMachine:
     )
 
 
-def _refusal(answer: RestResponse) -> ProviderError:
-    body = answer.body if isinstance(answer.body, dict) else {}
-    kind, said = str(body.get("type", "")), str(body.get("message", ""))[:200]
-    if kind in _NO_ROOM:
-        return OutOfCapacity(said or kind)
-    if kind in _BUSY or answer.status == 409:
-        return Unreachable(f"{kind}: {said}")
-    return Rejected(said or f"HTTP status {answer.status}")
+def _refusal(response: RestResponse) -> ProviderError:
+    body = response.body if isinstance(response.body, dict) else {}
+    kind, text = str(body.get("type", "")), str(body.get("message", ""))[:200]
+    if kind in _NO_CAPACITY:
+        return OutOfCapacity(text or kind)
+    if kind in _BUSY or response.status == 409:
+        return Unreachable(f"{kind}: {text}")
+    return Rejected(text or f"HTTP status {response.status}")

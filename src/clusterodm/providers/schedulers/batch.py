@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The batch script of a job that runs a node: a free port, a folder of its own, the node, word of where it is.
+"""The batch script of a job that runs a node: find a free port, make a work folder, start the node, report its address.
 
-Values of the configuration reach the shell only as quoted words, but for those that are shell by design (`setup`,
-`hostCommand`, `workFolder`); secrets only through files that the job's user alone can read.
+Values of the configuration reach the shell only as quoted words, except those that are shell by design (`setup`,
+`hostCommand`, `workFolder`); secrets only through files readable by the job's user alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from clusterodm.providers.node import node_config, node_image
 Runtime = Literal["apptainer", "podman", "docker", "command"]
 
 _PORT: Final = "@PORT@"
-#: Seconds for which a node that registered itself may wait until its machine is known to be there.
+#: Lease in seconds of a node that registers itself: time for its machine to be seen.
 _LEASE: Final = 3600
-#: Where NodeODM's image has its configuration, program and data.
+#: Paths inside NodeODM's image: configuration; program and data.
 _INSIDE: Final = "/etc/nodeodm.json"
 _HOME: Final = "/var/www"
 
@@ -47,10 +47,10 @@ class _Config(Protocol):
 
 
 def batch_script(config: _Config, name: str, *, token: str, max_images: int, gpu: bool) -> str:
-    """The script for the job `name`."""
-    assert isinstance(config, ProviderConfig), "a provider's"  # noqa: S101 - a protocol cannot say it
+    """Return the script of the job `name`."""
+    assert isinstance(config, ProviderConfig), "a provider's"  # noqa: S101 - a protocol cannot express it
     contained = config.runtime in ("podman", "docker")
-    said = node_config(
+    node = node_config(
         config,
         port=3000 if contained else _PORT,
         token=token,
@@ -74,19 +74,19 @@ def batch_script(config: _Config, name: str, *, token: str, max_images: int, gpu
         "  port=$((20000 + RANDOM % 12000))",
         "  (: </dev/tcp/127.0.0.1/$port) 2>/dev/null || break",
         "done",
-        *_written("node.json", json.dumps(said).replace(f'"{_PORT}"', _PORT)),
+        *_file("node.json", json.dumps(node).replace(f'"{_PORT}"', _PORT)),
         *([config.setup] if config.setup else []),
         f"{_run(config, name, gpu=gpu)} &",
         "node=$!",
         f"host=$({config.host_command})",
-        *(_tell_by_file(config, name) if config.address_folder else _tell_by_call(config, name, token)),
+        *(_report_by_file(config, name) if config.address_folder else _report_by_lease(config, name, token)),
         "wait $node",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _written(name: str, content: str) -> list[str]:
-    """A file of the job's folder in which the port stands where it is to be."""
+def _file(name: str, content: str) -> list[str]:
+    """Write a file into the work folder, with the port filled in."""
     return [
         f"cat >\"$work/{name}\" <<'END-OF-{name}'",
         content,
@@ -96,34 +96,34 @@ def _written(name: str, content: str) -> list[str]:
 
 
 def _run(config: _Config, name: str, *, gpu: bool) -> str:
-    """The command that runs the node, as a line of shell."""
+    """Return the shell command that runs the node."""
     if config.runtime == "command":
-        known = {"{port}": "$port", "{config}": "$work/node.json", "{work}": "$work"}
-        return " ".join(_with_places(word, known) for word in config.command)
+        values = {"{port}": "$port", "{config}": "$work/node.json", "{work}": "$work"}
+        return " ".join(_filled(word, values) for word in config.command)
     binds = {**{f"$work/{folder}": f"{_HOME}/{folder}" for folder in ("data", "tmp")}, "$work/node.json": _INSIDE}
     if config.runtime == "apptainer":
-        mounts = " ".join(f'--bind "{here}:{there}"' for here, there in binds.items())
+        mounts = " ".join(f'--bind "{source}:{target}"' for source, target in binds.items())
         image = shlex.quote(config.image or f"docker://{node_image('', gpu=gpu)}")
-        card = "--nv " if gpu else ""
-        return f"apptainer run --writable-tmpfs {card}--pwd {_HOME} {mounts} {image} --config {_INSIDE}"
-    mounts = " ".join(f'--volume "{here}:{there}"' for here, there in binds.items())
+        gpus = "--nv " if gpu else ""
+        return f"apptainer run --writable-tmpfs {gpus}--pwd {_HOME} {mounts} {image} --config {_INSIDE}"
+    mounts = " ".join(f'--volume "{source}:{target}"' for source, target in binds.items())
     image = shlex.quote(node_image(config.image.removeprefix("docker://"), gpu=gpu))
     named = shlex.quote(name)
-    card = {"podman": "--device nvidia.com/gpu=all ", "docker": "--gpus all "}[config.runtime] if gpu else ""
-    # a user of the image's own could not read what the job's user alone may
-    how = f'run --rm --user 0 {card}--name {named} --publish "$port:3000"'
-    return f"{config.runtime} {how} {mounts} {image} --config {_INSIDE}"
+    gpus = {"podman": "--device nvidia.com/gpu=all ", "docker": "--gpus all "}[config.runtime] if gpu else ""
+    # the image's own user could not read files of the job's user
+    options = f'run --rm --user 0 {gpus}--name {named} --publish "$port:3000"'
+    return f"{config.runtime} {options} {mounts} {image} --config {_INSIDE}"
 
 
-def _with_places(word: str, known: dict[str, str]) -> str:
-    """One word of a command, quoted, with what only the job knows in its place."""
+def _filled(word: str, values: dict[str, str]) -> str:
+    """Quote a word of a command, with placeholders replaced by shell variables."""
     quoted = shlex.quote(word)
-    for place, value in known.items():
-        quoted = quoted.replace(place, f"'\"{value}\"'" if quoted.startswith("'") else f'"{value}"')
+    for placeholder, value in values.items():
+        quoted = quoted.replace(placeholder, f"'\"{value}\"'" if quoted.startswith("'") else f'"{value}"')
     return quoted
 
 
-def _tell_by_file(config: _Config, name: str) -> list[str]:
+def _report_by_file(config: _Config, name: str) -> list[str]:
     folder, named = shlex.quote(config.address_folder), shlex.quote(name)
     return [
         f'printf "%s %s\\n" "$host" "$port" >{folder}/.{named}.part',
@@ -131,9 +131,9 @@ def _tell_by_file(config: _Config, name: str) -> list[str]:
     ]
 
 
-def _tell_by_call(config: _Config, name: str, token: str) -> list[str]:
-    """The node registers itself; curl reads the tokens from files."""
-    said = {"host": "@HOST@", "port": _PORT, "token": token, "ttl": _LEASE, "labels": {"machine": name}}
+def _report_by_lease(config: _Config, name: str, token: str) -> list[str]:
+    """Register the node by a lease. curl reads the tokens from files."""
+    lease = {"host": "@HOST@", "port": _PORT, "token": token, "ttl": _LEASE, "labels": {"machine": name}}
     url = config.callback_url.rstrip("/") + "/api/v1/leases"
     options = (
         f'url = "{url}"\nheader = "Authorization: Bearer {config.lease_token}"\n'
@@ -141,8 +141,8 @@ def _tell_by_call(config: _Config, name: str, token: str) -> list[str]:
         "retry = 60\nretry-delay = 5\nretry-all-errors"
     )
     return [
-        *_written("lease.json", json.dumps(said).replace(f'"{_PORT}"', _PORT)),
+        *_file("lease.json", json.dumps(lease).replace(f'"{_PORT}"', _PORT)),
         'sed -i "s/@HOST@/$host/" "$work/lease.json"',
-        *_written("lease.curl", options),
+        *_file("lease.curl", options),
         'curl --config "$work/lease.curl" --data @"$work/lease.json" >/dev/null',
     ]

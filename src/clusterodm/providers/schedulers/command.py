@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Anything else: three commands that create, list and delete machines, with JSON between us and them.
+"""Any other source of machines: three commands that create, list and delete them, and speak JSON.
 
 `create` reads {"name", "cluster", "size", "location", "spot", "node"} on standard input, where `node` is the content of
-NodeODM's configuration file, and answers with the machine: {"id", "name", "status", "address", "port", "location"}.
-`list` reads {"cluster"} (empty: of all clusters) and answers with a list of machines; `delete` reads a machine and
-answers nothing. `status` is waiting, starting, running, stopped or ending. A command that fails says why on standard
-error; exit status 75 means that there is no room now (another size or place is tried), 69 that its service does not
-answer, anything else a refusal.
+NodeODM's configuration file, and prints the machine: {"id", "name", "status", "address", "port", "location"}.
+`list` reads {"cluster"} (empty: all clusters) and prints a list of machines; `delete` reads a machine and prints
+nothing. `status` is waiting, starting, running, stopped or ending. A command that fails prints the reason to
+standard error; exit status 75 means no capacity (the next offering is tried), 69 that its service does not respond,
+anything else a rejection.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from clusterodm.providers.schedulers.subprocesses import run
 T = TypeVar("T")
 
 _Command = Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-#: Exit statuses of sysexits.h that mean something to us.
+#: Exit statuses of sysexits.h with a meaning of their own.
 _UNAVAILABLE: Final = 69
 _TEMPORARY: Final = 75
 
 
 class CommandConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """Keys of this provider. Commands are lists of words; no shell is between."""
+    """Keys of this provider. Commands are lists of words, run without a shell."""
 
     create: _Command
     list: _Command
     delete: _Command
     location: str | tuple[str, ...] = ""
-    #: Whether sizes with a spotPrice are asked for as spot first.
+    #: Try sizes that have a spotPrice on the spot market first.
     spot: bool = False
-    #: Variables of the commands' environment, beside our own.
+    #: Added to the environment of the commands.
     environment: dict[str, str] = msgspec.field(default_factory=dict)
-    #: Port of nodes whose machine does not say one.
+    #: Port of nodes whose machine does not report one.
     node_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine as a command tells it."""
+class ReportedMachine(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine as a command prints it."""
 
     id: str
     name: str
@@ -62,12 +62,12 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
     volumes: list[str] = []
 
     def machine(self) -> ProviderMachine:
-        """As everybody else has it."""
+        """Return it as a record of the contract."""
         return ProviderMachine(**msgspec.structs.asdict(self))
 
 
 class CommandProvider(Provider):
-    """Machines of three commands."""
+    """Machines managed by three commands."""
 
     config: CommandConfig
     has_queue = True
@@ -78,70 +78,76 @@ class CommandProvider(Provider):
         self.node_port = config.node_port
 
     def locations(self) -> Iterable[str]:
-        """Places, as the commands know them."""
+        """Return the configured locations."""
         return as_list(self.config.location)
 
     def markets(self, size: Size) -> Iterable[bool]:
-        """Spot first, where that is wanted."""
+        """Return spot first where configured."""
         return (True, False) if self.config.spot and size.spot_price is not None else (False,)
 
     def price(self, size: Size, *, spot: bool) -> float:
-        """As configured."""
+        """Return the spot price on the spot market."""
         return size.spot_price if spot and size.spot_price is not None else size.price
 
     def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
-        """What `create` reads, but for the cluster's id."""
+        """Render the input of `create`, without the cluster's id."""
         config = self.config
         slots = config.tasks_per_machine
         node = node_config(config, port=config.node_port, token=token, max_images=offering.max_images, slots=slots)
-        said = {"name": name, "size": offering.size, "location": offering.location, "spot": offering.spot, "node": node}
-        return msgspec.json.format(msgspec.json.encode(said), indent=1).decode()
+        request = {
+            "name": name,
+            "size": offering.size,
+            "location": offering.location,
+            "spot": offering.spot,
+            "node": node,
+        }
+        return msgspec.json.format(msgspec.json.encode(request), indent=1).decode()
 
     def secrets(self) -> list[str]:
-        """All of the environment, beside what all have."""
+        """Add all values of the environment."""
         return [*super().secrets(), *filter(None, self.config.environment.values())]
 
     async def check(self) -> None:
-        """Whether `list` answers."""
+        """Call `list`."""
         await self.list_machines("-")
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """Create a machine, unless `list` has one of that name."""
-        for found in await self.list_machines(spec.cluster):
-            if found.name == spec.name:
-                return found
-        said = {**msgspec.json.decode(spec.bootstrap), "cluster": spec.cluster}
-        made: ProviderMachine = (await self._ask(self.config.create, said, Answered)).machine()
-        if made.name != spec.name:
-            raise Rejected(f"{self.config.create[0]} made {made.name[:100]}, not what it was asked for")
-        return made
+        """Create a machine unless `list` has one of that name."""
+        for machine in await self.list_machines(spec.cluster):
+            if machine.name == spec.name:
+                return machine
+        request = {**msgspec.json.decode(spec.bootstrap), "cluster": spec.cluster}
+        created: ProviderMachine = (await self._run(self.config.create, request, ReportedMachine)).machine()
+        if created.name != spec.name:
+            raise Rejected(f"{self.config.create[0]} created {created.name[:100]} instead of {spec.name}")
+        return created
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One machine, out of all that there are: which cluster it is of does not matter to who knows its id."""
-        found = await self._ask(self.config.list, {"cluster": ""}, list[Answered])
-        return next((each.machine() for each in found if each.id == machine_id), None)
+        """Search the machines of all clusters: an id is enough."""
+        machines = await self._run(self.config.list, {"cluster": ""}, list[ReportedMachine])
+        return next((each.machine() for each in machines if each.id == machine_id), None)
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """All machines of this cluster."""
-        found = await self._ask(self.config.list, {"cluster": cluster}, list[Answered])
-        return [each.machine() for each in found]
+        """Call `list` for this cluster."""
+        machines = await self._run(self.config.list, {"cluster": cluster}, list[ReportedMachine])
+        return [each.machine() for each in machines]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Delete; a command that does not know it any more should be content."""
-        await self._ask(self.config.delete, msgspec.to_builtins(machine), None)
+        """Call `delete`, which should accept a machine that is gone."""
+        await self._run(self.config.delete, msgspec.to_builtins(machine), None)
 
-    async def _ask(self, command: tuple[str, ...], said: dict[str, Any], kind: Any) -> Any:
-        text = msgspec.json.encode(said).decode()
-        ended = await run(command, stdin=text, environ=self.config.environment)
-        if ended.status == _TEMPORARY:
-            raise OutOfCapacity(ended.said)
-        if ended.status in (_UNAVAILABLE, -9, -15):
-            raise Unreachable(ended.said)
-        if ended.status:
-            raise Rejected(ended.said)
+    async def _run(self, command: tuple[str, ...], request: dict[str, Any], kind: Any) -> Any:
+        text = msgspec.json.encode(request).decode()
+        done = await run(command, stdin=text, environ=self.config.environment)
+        if done.status == _TEMPORARY:
+            raise OutOfCapacity(done.error)
+        if done.status in (_UNAVAILABLE, -9, -15):
+            raise Unreachable(done.error)
+        if done.status:
+            raise Rejected(done.error)
         if kind is None:
             return None
         try:
-            return msgspec.json.decode(ended.out, type=kind)
+            return msgspec.json.decode(done.out, type=kind)
         except msgspec.DecodeError as error:
-            raise Unreachable(f"{command[0]} answered something else than JSON of that kind: {error}") from None
+            raise Unreachable(f"{command[0]} did not print the expected JSON: {error}") from None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How to reach a Kubernetes API server: as a pod inside, by its service account; from outside, by a kubeconfig file."""
+"""Access to a Kubernetes API server: by the service account of a pod, or by a kubeconfig file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the server is, and how we show who we are."""
+    """The address of a server, and credentials."""
 
     url: str
-    #: For connections with TLS; None: as the system trusts.
+    #: None: the certificate authorities of the system.
     tls: ssl.SSLContext | None
-    #: Read at each call: tokens of service accounts are renewed.
+    #: Called for each request: tokens of service accounts are rotated.
     token: Callable[[], str]
     namespace: str
 
@@ -33,9 +33,9 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_cluster(host: str, port: str, folder: Path = _ACCOUNT) -> Access:
-    """The access of a pod. Raises ConfigError outside of one."""
+    """Return the access of a pod. Raise ConfigError outside of one."""
     if not host or not (folder / "token").is_file():
-        raise ConfigError("provider kubernetes: this is no pod with a service account; say kubeconfig")
+        raise ConfigError("provider kubernetes: not running in a pod with a service account; set kubeconfig")
     name = f"[{host}]" if ":" in host else host
     context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
     namespace = (folder / "namespace").read_text().strip() if (folder / "namespace").is_file() else "default"
@@ -47,8 +47,8 @@ def in_cluster(host: str, port: str, folder: Path = _ACCOUNT) -> Access:
     )
 
 
-def from_kubeconfig(path: Path, wanted: str = "") -> Access:
-    """The access of a context (the current one when none is wanted). Raises ConfigError that names what is missing."""
+def from_kubeconfig(path: Path, context_name: str = "") -> Access:
+    """Return the access of a context, by default the current one. Raise ConfigError that names what is missing."""
     try:
         content = msgspec.yaml.decode(path.read_bytes())
     except OSError as error:
@@ -56,7 +56,7 @@ def from_kubeconfig(path: Path, wanted: str = "") -> Access:
     except (msgspec.DecodeError, ImportError) as error:
         raise ConfigError(f"provider kubernetes: {path} cannot be read: {error}") from None
     try:
-        context = _named(content, "contexts", "context", wanted or content["current-context"])
+        context = _named(content, "contexts", "context", context_name or content["current-context"])
         cluster = _named(content, "clusters", "cluster", context["cluster"])
         user = _named(content, "users", "user", context["user"])
         return Access(
@@ -72,15 +72,15 @@ def from_kubeconfig(path: Path, wanted: str = "") -> Access:
 def _named(content: dict[str, Any], many: str, one: str, name: str) -> dict[str, Any]:
     for each in content[many]:
         if each["name"] == name:
-            found: dict[str, Any] = each[one]
-            return found
+            item: dict[str, Any] = each[one]
+            return item
     raise KeyError(f"{one} {name}")
 
 
 def _token(folder: Path, user: dict[str, Any]) -> Callable[[], str]:
     if "exec" in user or "auth-provider" in user:
         raise ConfigError(
-            "provider kubernetes: kubeconfigs that call a program for a token are not supported; make a service "
+            "provider kubernetes: kubeconfigs that run a program for a token are not supported; create a service "
             "account and a token for it"
         )
     if "tokenFile" in user:
@@ -94,12 +94,12 @@ def _tls(folder: Path, cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSL
     if not str(cluster["server"]).startswith("https:"):
         return None
     context = ssl.create_default_context(cadata=_content(folder, cluster, "certificate-authority") or None)
-    if cluster.get("insecure-skip-tls-verify"):  # somebody wrote that into the file
+    if cluster.get("insecure-skip-tls-verify"):  # explicitly configured
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     certificate, key = _content(folder, user, "client-certificate"), _content(folder, user, "client-key")
     if certificate and key:
-        # the ssl module reads them from files only; this one is ours alone, and gone at once
+        # the ssl module reads them from files only; this one is private and deleted at once
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
             file.write(certificate + "\n" + key)
             file.flush()
@@ -108,7 +108,7 @@ def _tls(folder: Path, cluster: dict[str, Any], user: dict[str, Any]) -> ssl.SSL
 
 
 def _content(folder: Path, holder: dict[str, Any], key: str) -> str:
-    """What a file, or data in base64, holds; empty when neither is there."""
+    """Return the content of a file or of base64 data; empty if there is neither."""
     if data := holder.get(f"{key}-data"):
         return base64.b64decode(data).decode()
     return (folder / holder[key]).read_text() if holder.get(key) else ""

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Kubernetes: each node is a Job with one pod, over plain REST. What changed is heard by watches that go on where the
-last one ended, so that even a large cluster is not listed again and again."""
+"""Kubernetes: each node is a Job with one pod, over plain REST. Watches are resumed where the last one ended, so that a
+large namespace is not listed again and again."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from clusterodm.providers.rest import RestClient, RestResponse, require_field
 from clusterodm.providers.schedulers.kubeconfig import Access, from_kubeconfig, in_cluster
 
 _CONFIG: Final = "/etc/clusterodm"
-#: Labels may not hold what the tag's separator would be, so the machine has a label of its own.
+#: Label with the name of the machine.
 _MACHINE: Final = f"{TAG}/machine"
-#: Seconds for which a watch waits for something to happen, and objects of one page of a list.
+#: Seconds for which a watch stays open, and objects per page of a list.
 _WATCH: Final = 1
 _PAGE: Final = 500
-#: Reasons for which a container never starts, however long one waits.
+#: Reasons for which a container will never start.
 _BROKEN: Final = (
     "ErrImagePull",
     "ImagePullBackOff",
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 
 class KubernetesSize(Size, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A row of imageSizeMapping: what a pod of that size asks for, in Kubernetes' own units, and at most gets."""
+    """A row of imageSizeMapping: requests of a pod in Kubernetes' units; memory and GPUs are limits, too."""
 
     cpu: str
     memory: str
@@ -55,20 +55,20 @@ class KubernetesConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel"
     """Keys of this provider."""
 
     image_size_mapping: Annotated[Sequence[KubernetesSize], msgspec.Meta(min_length=1)]
-    #: Empty: that of the kubeconfig or of the pod that we run in.
+    #: Empty: that of the kubeconfig or of the pod that ClusterODM runs in.
     namespace: str = ""
-    #: Empty: we run in a pod, by its service account.
+    #: Empty: the service account of the pod that ClusterODM runs in.
     kubeconfig: str = ""
     context: str = ""
-    #: Empty: the default of all providers.
+    #: Empty: the default of `node_image`.
     image: str = ""
     image_pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
     image_pull_secrets: tuple[str, ...] = ()
-    #: Resource that stands for a GPU.
+    #: Name of the GPU resource.
     gpu_resource: str = "nvidia.com/gpu"
     node_selector: dict[str, str] = msgspec.field(default_factory=dict)
     tolerations: tuple[Json, ...] = ()
-    #: As Kubernetes has them in pods and containers.
+    #: In the notation of pods and containers.
     volumes: tuple[Json, ...] = ()
     volume_mounts: tuple[Json, ...] = ()
     service_account: str = ""
@@ -76,9 +76,9 @@ class KubernetesConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel"
     priority_class: str = ""
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     annotations: dict[str, str] = msgspec.field(default_factory=dict)
-    #: Where we reach nodes: at the pod, or at its host (which the pod then shares the network with).
+    #: Address of nodes: the pod's, or the host's, whose network the pod then shares.
     address: Literal["pod", "host"] = "pod"
-    #: Seconds after which Kubernetes ends a job by itself; 0: never.
+    #: Seconds after which Kubernetes ends a job; 0: never.
     deadline: Annotated[int, msgspec.Meta(ge=0)] = 0
     node_port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 3000
     pending_timeout: Annotated[float, msgspec.Meta(gt=0)] = 300.0
@@ -97,22 +97,22 @@ class Kubernetes(Provider):
         self._access = _access(config)
         self._namespace = config.namespace or self._access.namespace
         self._rest = RestClient(context, self._access.url, self._headers, _refusal, tls=self._access.tls)
-        self._seen = {kind: _Watched(self._rest, self._namespace, *path) for kind, path in _KINDS.items()}
+        self._watched = {kind: _Watched(self._rest, self._namespace, *path) for kind, path in _KINDS.items()}
 
     def _headers(self) -> dict[str, str]:
         token = self._access.token()
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def locations(self) -> Iterable[str]:
-        """The scheduler chooses; there is one place for us."""
+        """Return the namespace: Kubernetes chooses the host."""
         return (self._namespace,)
 
     def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
-        """The Job and the Secret with its node's configuration."""
+        """Render the Job, and the Secret with the configuration of its node."""
         slots = self.config.tasks_per_machine
-        said = node_config(self.config, port=self.node_port, token=token, max_images=offering.max_images, slots=slots)
-        made = {"job": self._job(name, offering), "secret": self._secret(name, json.dumps(said))}
-        return json.dumps(made, indent=1)
+        node = node_config(self.config, port=self.node_port, token=token, max_images=offering.max_images, slots=slots)
+        objects = {"job": self._job(name, offering), "secret": self._secret(name, json.dumps(node))}
+        return json.dumps(objects, indent=1)
 
     def _secret(self, name: str, content: str) -> Json:
         metadata = {"name": name, "labels": {_MACHINE: name}}
@@ -135,23 +135,23 @@ class Kubernetes(Provider):
             "apiVersion": "batch/v1",
             "kind": "Job",
             "metadata": {"name": name, "labels": labels},
-            # a node that ended is not started again: it would have forgotten its tasks
+            # never restart a node: it would not know its tasks
             "spec": {"backoffLimit": 0, "completions": 1, "parallelism": 1, **deadline, "template": template},
         }
 
     def _pod(self, name: str, offering: Offering) -> Json:
         config = self.config
         size = next(size for size in config.image_size_mapping if size.slug == offering.size)
-        wanted = {"cpu": size.cpu, "memory": size.memory}
-        wanted |= {"ephemeral-storage": size.ephemeral_storage} if size.ephemeral_storage else {}
-        cards = {config.gpu_resource: str(size.gpus)} if size.gpus else {}
+        requests = {"cpu": size.cpu, "memory": size.memory}
+        requests |= {"ephemeral-storage": size.ephemeral_storage} if size.ephemeral_storage else {}
+        gpus = {config.gpu_resource: str(size.gpus)} if size.gpus else {}
         container: Json = {
             "name": "nodeodm",
             "image": node_image(config.image, gpu=size.gpus > 0),
             "args": ["--config", f"{_CONFIG}/node.json"],
             "ports": [{"containerPort": self.node_port, "name": "http"}],
-            # with more memory than asked for a node would be the first to be killed when its host runs short
-            "resources": {"requests": wanted | cards, "limits": {"memory": size.memory} | cards},
+            # without a limit a node would be the first to be killed when its host runs out of memory
+            "resources": {"requests": requests | gpus, "limits": {"memory": size.memory} | gpus},
             "readinessProbe": {"tcpSocket": {"port": self.node_port}, "periodSeconds": 5},
             "volumeMounts": [{"name": "node", "mountPath": _CONFIG, "readOnly": True}, *config.volume_mounts],
         }
@@ -168,63 +168,65 @@ class Kubernetes(Provider):
         }
         return {
             "restartPolicy": "Never",
-            # what runs in it has no business with the cluster's API
+            # keep the node from the Kubernetes API
             "automountServiceAccountToken": bool(config.service_account),
             "containers": [container],
-            # nobody else can enter the pod's folder; inside, an image may have a user of its own
+            # readable inside the pod only; the image may have a user of its own
             "volumes": [{"name": "node", "secret": {"secretName": name, "defaultMode": 0o444}}, *config.volumes],
             **{key: value for key, value in optional.items() if value},
         }
 
     async def check(self) -> None:
-        """Whether we may look at jobs."""
-        answer = await self._rest.call("GET", f"/apis/batch/v1/namespaces/{self._namespace}/jobs", query={"limit": "1"})
-        if answer.status == 404:
+        """List jobs."""
+        response = await self._rest.call(
+            "GET", f"/apis/batch/v1/namespaces/{self._namespace}/jobs", query={"limit": "1"}
+        )
+        if response.status == 404:
             raise Rejected(f"there is no namespace {self._namespace}")
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """Create a Job, and the Secret that its pod waits for and that goes with it."""
-        said = json.loads(spec.bootstrap)
+        """Create a Job, and the Secret that its pod waits for and that is deleted with it."""
+        objects = json.loads(spec.bootstrap)
         for metadata in (
-            said["job"]["metadata"],
-            said["job"]["spec"]["template"]["metadata"],
-            said["secret"]["metadata"],
+            objects["job"]["metadata"],
+            objects["job"]["spec"]["template"]["metadata"],
+            objects["secret"]["metadata"],
         ):
             metadata["labels"][TAG] = spec.cluster
         jobs = f"/apis/batch/v1/namespaces/{self._namespace}/jobs"
         try:
-            job = (await self._rest.call("POST", jobs, json=said["job"])).body
+            job = (await self._rest.call("POST", jobs, json=objects["job"])).body
         except _Exists:
             job = (await self._rest.call("GET", f"{jobs}/{spec.name}")).body
         metadata = require_field(RestResponse(200, job), "metadata", dict)
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": spec.name, "uid": metadata["uid"]}
-        said["secret"]["metadata"]["ownerReferences"] = [owner]
+        objects["secret"]["metadata"]["ownerReferences"] = [owner]
         with suppress(_Exists):
-            await self._rest.call("POST", f"/api/v1/namespaces/{self._namespace}/secrets", json=said["secret"])
+            await self._rest.call("POST", f"/api/v1/namespaces/{self._namespace}/secrets", json=objects["secret"])
         return self._machine(job, None)
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One Job with its pod."""
-        answer = await self._rest.call("GET", f"/apis/batch/v1/namespaces/{self._namespace}/jobs/{machine_id}")
-        if answer.status == 404:
+        """Return a Job with its pod."""
+        response = await self._rest.call("GET", f"/apis/batch/v1/namespaces/{self._namespace}/jobs/{machine_id}")
+        if response.status == 404:
             return None
-        return self._machine(answer.body, await self._pod_of(machine_id))
+        return self._machine(response.body, await self._pod_of(machine_id))
 
     async def _pod_of(self, name: str) -> Json | None:
         query = {"labelSelector": f"{_MACHINE}={name}"}
-        answer = await self._rest.call("GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)
-        found: list[Json] = require_field(answer, "items", list)
-        return found[0] if found else None
+        response = await self._rest.call("GET", f"/api/v1/namespaces/{self._namespace}/pods", query=query)
+        pods: list[Json] = require_field(response, "items", list)
+        return pods[0] if pods else None
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Jobs with our label, each with its pod."""
-        jobs = await self._seen["jobs"].look(cluster)
-        pods = await self._seen["pods"].look(cluster)
+        """Return the Jobs that have the label, each with its pod."""
+        jobs = await self._watched["jobs"].current(cluster)
+        pods = await self._watched["pods"].current(cluster)
         by_machine = {pod["metadata"]["labels"].get(_MACHINE): pod for pod in pods}
         return [self._machine(job, by_machine.get(job["metadata"]["name"])) for job in jobs]
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Delete a Job; it is there until its pod is gone, and its Secret goes with it."""
+        """Delete a Job. It exists until its pod is gone; its Secret is deleted with it."""
         path = f"/apis/batch/v1/namespaces/{self._namespace}/jobs/{machine.id}"
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
         await self._rest.call("DELETE", path, json=options)
@@ -232,8 +234,8 @@ class Kubernetes(Provider):
     def _machine(self, job: Json, pod: Json | None) -> ProviderMachine:
         metadata = job["metadata"]
         status, reason, unsatisfiable = _state(job, pod)
-        told = (pod or {}).get("status", {})
-        address = told.get("hostIP" if self.config.address == "host" else "podIP", "")
+        pod_status = (pod or {}).get("status", {})
+        address = pod_status.get("hostIP" if self.config.address == "host" else "podIP", "")
         return ProviderMachine(
             id=metadata["name"],
             name=metadata["name"],
@@ -252,7 +254,7 @@ def _access(config: KubernetesConfig) -> Access:
 
 
 def _state(job: Json, pod: Json | None) -> tuple[MachineStatus, str, bool]:
-    """What a Job and its pod come to, why it waits, and whether that is for ever."""
+    """Return the status of a Job and its pod, the reason for waiting, and True if it would wait forever."""
     ended = any(
         each["type"] in ("Complete", "Failed", "FailureTarget") and each["status"] == "True"
         for each in job.get("status", {}).get("conditions", [])
@@ -260,7 +262,7 @@ def _state(job: Json, pod: Json | None) -> tuple[MachineStatus, str, bool]:
     if ended or "deletionTimestamp" in job["metadata"]:
         return MachineStatus.ENDING, "", False
     if pod is None:
-        return MachineStatus.WAITING, "it has no pod yet", False
+        return MachineStatus.WAITING, "no pod yet", False
     phase = pod.get("status", {}).get("phase", "Pending")
     if phase in ("Succeeded", "Failed") or "deletionTimestamp" in pod["metadata"]:
         return MachineStatus.ENDING, "", False
@@ -281,16 +283,16 @@ def _pending(status: Json) -> tuple[MachineStatus, str, bool]:
 
 
 class _Watched:
-    """Objects of one kind with our label: listed once, then followed."""
+    """Objects of one kind that have the label: listed once, then watched."""
 
     def __init__(self, rest: RestClient, namespace: str, api: str, plural: str) -> None:
         self._rest = rest
         self._path = f"{api}/namespaces/{namespace}/{plural}"
-        #: By cluster: the version up to which we know everything, and all objects by their uid.
+        #: By cluster: the resource version, and all objects by their uid.
         self._known: dict[str, tuple[str, dict[str, Json]]] = {}
 
-    async def look(self, cluster: str) -> list[Json]:
-        """All objects as they are now."""
+    async def current(self, cluster: str) -> list[Json]:
+        """Return all objects."""
         version, objects = self._known.pop(cluster, ("", {}))
         try:
             version, objects = await self._follow(cluster, version, objects) if version else await self._list(cluster)
@@ -303,17 +305,17 @@ class _Watched:
         objects: dict[str, Json] = {}
         query = {"labelSelector": f"{TAG}={cluster}", "limit": str(_PAGE)}
         while True:
-            answer = await self._rest.call("GET", self._path, query=query)
-            if answer.status == 404:
+            response = await self._rest.call("GET", self._path, query=query)
+            if response.status == 404:
                 raise Rejected("there is no such namespace")
-            objects |= {each["metadata"]["uid"]: each for each in require_field(answer, "items", list)}
-            metadata = require_field(answer, "metadata", dict)
+            objects |= {each["metadata"]["uid"]: each for each in require_field(response, "items", list)}
+            metadata = require_field(response, "metadata", dict)
             if not metadata.get("continue"):
                 return str(metadata["resourceVersion"]), objects
             query["continue"] = metadata["continue"]
 
     async def _follow(self, cluster: str, version: str, objects: dict[str, Json]) -> tuple[str, dict[str, Json]]:
-        """What happened since `version`, until nothing does for a moment."""
+        """Apply the events since `version` until the watch ends."""
         query = {
             "labelSelector": f"{TAG}={cluster}",
             "watch": "true",
@@ -337,22 +339,22 @@ _KINDS: Final = {"jobs": ("/apis/batch/v1", "jobs"), "pods": ("/api/v1", "pods")
 
 
 class _Exists(ProviderError):
-    """There is an object of that name."""
+    """An object of that name exists."""
 
 
 class _TooOld(ProviderError):
-    """What happened since then is no longer known."""
+    """The events since that version are no longer available."""
 
 
-def _refusal(answer: RestResponse) -> ProviderError:
-    body = answer.body if isinstance(answer.body, dict) else {}
-    said, reason = str(body.get("message", ""))[:300], body.get("reason", "")
-    if answer.status == 409 and reason == "AlreadyExists":
-        return _Exists(said)
-    if answer.status == 410:
-        return _TooOld(said)
-    if answer.status == 403 and "exceeded quota" in said:
-        return OutOfCapacity(said)
-    if answer.status == 409:
-        return Unreachable(said or "a conflict")
-    return Rejected(said or f"HTTP status {answer.status}")
+def _refusal(response: RestResponse) -> ProviderError:
+    body = response.body if isinstance(response.body, dict) else {}
+    text, reason = str(body.get("message", ""))[:300], body.get("reason", "")
+    if response.status == 409 and reason == "AlreadyExists":
+        return _Exists(text)
+    if response.status == 410:
+        return _TooOld(text)
+    if response.status == 403 and "exceeded quota" in text:
+        return OutOfCapacity(text)
+    if response.status == 409:
+        return Unreachable(text or "a conflict")
+    return Rejected(text or f"HTTP status {response.status}")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Slurm: each node is a batch job. Its programs are called as any user of the cluster calls them."""
+"""Slurm: each node is a batch job, managed with Slurm's own programs by an ordinary user."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from clusterodm.plugins import PluginContext
 from clusterodm.providers.base import TAG, MachineSpec, MachineStatus, Provider, ProviderMachine
 from clusterodm.providers.config import ProviderConfig, Size, as_list, read_entry
 from clusterodm.providers.schedulers.batch import Runtime, batch_script
-from clusterodm.providers.schedulers.subprocesses import Ended, run
+from clusterodm.providers.schedulers.subprocesses import Completed, run
 
-#: One line a job; the comment is last because anybody's may hold anything.
+#: One line per job. The comment comes last, because those of other jobs may contain anything.
 _FORMAT: Final = "%i|%T|%j|%e|%r|%P|%k"
 _STATUS: Final = {
     "PENDING": MachineStatus.WAITING,
@@ -31,7 +31,7 @@ _STATUS: Final = {
     "RESIZING": MachineStatus.RUNNING,
     "SIGNALING": MachineStatus.RUNNING,
 }
-#: Reasons of a pending job that time does not change.
+#: Reasons for which a pending job would wait forever.
 _UNSATISFIABLE: Final = (
     "AccountNotAllowed",
     "BadConstraints",
@@ -45,9 +45,9 @@ _UNSATISFIABLE: Final = (
     "QOSNotAllowed",
     "QOSTimeLimit",
 )
-#: What sbatch says when more cannot be had now, and when it cannot be asked.
-_NO_ROOM: Final = ("violates accounting/qos policy", "submitlimit", "submit limit", "maxjob", "max jobs")
-_AWAY: Final = (
+#: Messages of sbatch if a limit is reached, and if the controller does not respond.
+_NO_CAPACITY: Final = ("violates accounting/qos policy", "submitlimit", "submit limit", "maxjob", "max jobs")
+_OUTAGE: Final = (
     "unable to contact",
     "timed out",
     "communication connection failure",
@@ -57,13 +57,13 @@ _AWAY: Final = (
 
 
 class SlurmSize(Size, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """A row of imageSizeMapping: what a job of that size asks for."""
+    """A row of imageSizeMapping: the resources of a job."""
 
     cpus: Annotated[int, msgspec.Meta(ge=1)]
-    #: As Slurm writes it, such as 64G.
+    #: In Slurm's notation, such as 64G.
     memory: Annotated[str, msgspec.Meta(pattern=r"^\d+[KMGT]?$")]
     gpus: Annotated[int, msgspec.Meta(ge=0)] = 0
-    #: Wall time, as Slurm writes it: 12:00:00 or 2-00:00:00; empty: the partition's.
+    #: Time limit in Slurm's notation, such as 12:00:00 or 2-00:00:00; empty: the partition's.
     time: Annotated[str, msgspec.Meta(pattern=r"^(\d+-)?[\d:]*$")] = ""
 
 
@@ -71,31 +71,31 @@ class SlurmConfig(ProviderConfig, frozen=True, kw_only=True, rename="camel", for
     """Keys of this provider."""
 
     image_size_mapping: Annotated[Sequence[SlurmSize], msgspec.Meta(min_length=1)]
-    #: One or more, tried in that order; empty: the cluster's default.
+    #: One or more, in order of preference; empty: the cluster's default.
     partition: str | list[str] = ""
     account: str = ""
     qos: str = ""
     constraint: str = ""
-    #: More options of sbatch.
+    #: Additional options of sbatch.
     sbatch_options: tuple[str, ...] = ()
     runtime: Runtime = "apptainer"
-    #: Empty: the default of all providers.
+    #: Empty: the default of `node_image`.
     image: str = ""
-    #: With the runtime command: what runs a node; {port}, {config} and {work} stand for its port, its configuration
-    #: file and a folder of its own.
+    #: With the runtime `command`: the command that runs a node; {port}, {config} and {work} are replaced by its port,
+    #: its configuration file and its work folder.
     command: tuple[str, ...] = ()
-    #: Lines of shell that come first, such as module load apptainer.
+    #: Shell commands that run first, such as `module load apptainer`.
     setup: str = ""
-    #: A folder on the compute node in which each job makes its own.
+    #: Parent of the jobs' work folders on the compute node.
     work_folder: str = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
-    #: Prints the name or address under which we reach the compute node.
+    #: Prints the name or address at which the cluster reaches the compute node.
     host_command: str = "hostname -f"
-    #: A folder that compute nodes and we share, through which jobs tell where their node is.
+    #: A folder shared with the compute nodes, through which jobs report the address of their node.
     address_folder: str = ""
-    #: Or: the URL of our admin port as compute nodes reach it, and the lease token.
+    #: Or: the URL of the admin port as seen from compute nodes, and the lease token.
     callback_url: str = ""
     lease_token: str = ""
-    #: Where Slurm's programs and configuration are, if not where they are looked for by themselves.
+    #: Folder of Slurm's programs, and its configuration file, if not the default ones.
     slurm_bin: str = ""
     slurm_conf: str = ""
 
@@ -109,7 +109,9 @@ class Slurm(Provider):
     def __init__(self, entry: dict[str, Any], _: PluginContext) -> None:
         config = read_entry(SlurmConfig, entry)
         if bool(config.address_folder) == bool(config.callback_url):
-            raise ConfigError("provider slurm: one of addressFolder and callbackUrl says how a node tells where it is")
+            raise ConfigError(
+                "provider slurm needs either addressFolder or callbackUrl, through which nodes report their address"
+            )
         if config.callback_url and not config.lease_token:
             raise ConfigError("provider slurm: callbackUrl needs leaseToken (as --lease-token)")
         if config.runtime == "command" and not config.command:
@@ -117,11 +119,11 @@ class Slurm(Provider):
         super().__init__(config)
 
     def locations(self) -> Iterable[str]:
-        """Partitions."""
+        """Return partitions."""
         return as_list(self.config.partition)
 
     def bootstrap(self, name: str, offering: Offering, *, token: str) -> str:
-        """The batch script."""
+        """Render the batch script."""
         gpu = self._size(offering).gpus > 0
         return batch_script(self.config, name, token=token, max_images=offering.max_images, gpu=gpu)
 
@@ -129,26 +131,26 @@ class Slurm(Provider):
         return next(size for size in self.config.image_size_mapping if size.slug == offering.size)
 
     def secrets(self) -> list[str]:
-        """The lease token, beside what all have."""
+        """Add the lease token."""
         return [*super().secrets(), *filter(None, [self.config.lease_token])]
 
     async def check(self) -> None:
-        """Whether the controller answers and the partitions are there."""
-        known = {line.rstrip("*") for line in (await self._ask("sinfo", "--noheader", "-o", "%P")).out.split()}
-        if missing := [name for name in self.locations() if name and name not in known]:
+        """Call the controller and look for the partitions."""
+        partitions = {line.rstrip("*") for line in (await self._run("sinfo", "--noheader", "-o", "%P")).out.split()}
+        if missing := [name for name in self.locations() if name and name not in partitions]:
             raise Rejected(f"there is no partition {missing[0]}")
         if self.config.address_folder and not Path(self.config.address_folder).is_dir():
-            raise Rejected(f"addressFolder {self.config.address_folder} is not there")
+            raise Rejected(f"addressFolder {self.config.address_folder} does not exist")
 
     async def create(self, spec: MachineSpec) -> ProviderMachine:
-        """Submit a job, unless there is one of that name."""
-        for found in await self._jobs(f"--name={spec.name}"):
-            if found.name == spec.name:
-                return found
-        ended = await self._ask("sbatch", *self._options(spec), stdin=spec.bootstrap)
-        job = ended.out.strip().partition(";")[0]
+        """Submit a job unless there is one of that name."""
+        for machine in await self._jobs(f"--name={spec.name}"):
+            if machine.name == spec.name:
+                return machine
+        done = await self._run("sbatch", *self._options(spec), stdin=spec.bootstrap)
+        job = done.out.strip().partition(";")[0]
         if not job.isdigit():
-            raise Unreachable(f"sbatch answered {ended.out[:80]!r}")
+            raise Unreachable(f"sbatch printed {done.out[:80]!r}")
         return ProviderMachine(id=job, name=spec.name, status=MachineStatus.WAITING, location=spec.offering.location)
 
     def _options(self, spec: MachineSpec) -> list[str]:
@@ -177,23 +179,23 @@ class Slurm(Provider):
         ]
 
     async def get(self, machine_id: str, location: str) -> ProviderMachine | None:
-        """One job; None once it has ended."""
+        """Return a job; None once it has ended."""
         try:
-            found = await self._jobs(f"--jobs={machine_id}")
+            jobs = await self._jobs(f"--jobs={machine_id}")
         except Rejected as error:
             if "invalid job id" in str(error).lower():
                 return None
             raise
-        return found[0] if found else None
+        return jobs[0] if jobs else None
 
     async def list_machines(self, cluster: str) -> list[ProviderMachine]:
-        """Our user's jobs with our comment."""
+        """Return the jobs of this user that have the comment."""
         return await self._jobs("--me", comment=f"{TAG}:{cluster}")
 
     async def delete(self, machine: ProviderMachine) -> None:
-        """Cancel a job; one that has ended is fine."""
+        """Cancel a job; one that has ended is no error."""
         try:
-            await self._ask("scancel", machine.id)
+            await self._run("scancel", machine.id)
         except Rejected as error:
             if "invalid job id" not in str(error).lower() and "already completing" not in str(error).lower():
                 raise
@@ -201,18 +203,18 @@ class Slurm(Provider):
             Path(self.config.address_folder, machine.name).unlink(missing_ok=True)
 
     async def _jobs(self, which: str, *, comment: str = "") -> list[ProviderMachine]:
-        ended = await self._ask("squeue", "--noheader", f"--format={_FORMAT}", which)
-        found = []
-        for line in ended.out.splitlines():
+        done = await self._run("squeue", "--noheader", f"--format={_FORMAT}", which)
+        machines = []
+        for line in done.out.splitlines():
             parts = line.split("|", 6)
             if len(parts) == 7 and (not comment or parts[6] == comment):
-                found.append(self._machine(*parts[:6]))
-        return found
+                machines.append(self._machine(*parts[:6]))
+        return machines
 
     def _machine(self, job: str, state: str, name: str, end: str, reason: str, partition: str) -> ProviderMachine:
         status = _STATUS.get(state, MachineStatus.ENDING)
         address, port = self._address(name) if status is MachineStatus.RUNNING else ("", 0)
-        waits = status is MachineStatus.WAITING
+        waiting = status is MachineStatus.WAITING
         return ProviderMachine(
             id=job,
             name=name,
@@ -221,12 +223,12 @@ class Slurm(Provider):
             address=address,
             port=port,
             ends_at=float(end) if end.isdigit() and status is MachineStatus.RUNNING else 0.0,
-            reason=reason if waits else "",
-            unsatisfiable=waits and reason in _UNSATISFIABLE,
+            reason=reason if waiting else "",
+            unsatisfiable=waiting and reason in _UNSATISFIABLE,
         )
 
     def _address(self, name: str) -> tuple[str, int]:
-        """Where a job's node is, as the job wrote it down; nothing while it has not, or tells it another way."""
+        """Read host and port that a job has reported by file; ("", 0) if there are none."""
         if not self.config.address_folder:
             return "", 0
         try:
@@ -235,21 +237,21 @@ class Slurm(Provider):
         except (OSError, ValueError):
             return "", 0
 
-    async def _ask(self, program: str, *arguments: str, stdin: str = "") -> Ended:
+    async def _run(self, program: str, *arguments: str, stdin: str = "") -> Completed:
         environ = {"SLURM_TIME_FORMAT": "%s"}
         if self.config.slurm_conf:
             environ["SLURM_CONF"] = self.config.slurm_conf
         path = str(Path(self.config.slurm_bin) / program) if self.config.slurm_bin else program
-        ended = await run([path, *arguments], stdin=stdin, environ=environ)
-        if ended.status:
-            raise _refusal(ended)
-        return ended
+        done = await run([path, *arguments], stdin=stdin, environ=environ)
+        if done.status:
+            raise _refusal(done)
+        return done
 
 
-def _refusal(ended: Ended) -> ProviderError:
-    text = ended.err.lower()
-    if any(sign in text for sign in _AWAY):
-        return Unreachable(ended.said)
-    if any(sign in text for sign in _NO_ROOM):
-        return OutOfCapacity(ended.said)
-    return Rejected(ended.said)
+def _refusal(done: Completed) -> ProviderError:
+    text = done.err.lower()
+    if any(part in text for part in _OUTAGE):
+        return Unreachable(done.error)
+    if any(part in text for part in _NO_CAPACITY):
+        return OutOfCapacity(done.error)
+    return Rejected(done.error)

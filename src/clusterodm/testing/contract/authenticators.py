@@ -65,12 +65,12 @@ class AuthenticatorContract:
         assert (grant.job, grant.job_attempt) == ("", 0), "jobs are the cluster's own"
         assert (await _granted(authenticator, backend.token)).owner == grant.owner
 
-    async def test_what_is_known_agrees_with_what_is_granted(
+    async def test_what_is_cached_agrees_with_what_is_granted(
         self, backend: AuthenticatorBackend, authenticator: Authenticator
     ) -> None:
-        """`known` may say None at any time, but nothing else."""
+        """`cached` may say None at any time, but nothing else."""
         grant = await _granted(authenticator, backend.token)
-        assert authenticator.known(backend.token) in (None, grant)
+        assert authenticator.cached(backend.token) in (None, grant)
         assert authenticator.owner_of(backend.token) in ("", grant.owner)
         assert authenticator.imported_owner(backend.token) in (None, grant.owner)
 
@@ -82,7 +82,7 @@ class AuthenticatorContract:
             pytest.skip("no token is required")
         for token in (backend.invalid_token, ""):
             assert await authenticator.grant(token) is None
-            assert authenticator.known(token) is None
+            assert authenticator.cached(token) is None
 
     async def test_two_owners_are_told_apart(self, backend: AuthenticatorBackend, authenticator: Authenticator) -> None:
         """Nobody sees the tasks of another owner."""
