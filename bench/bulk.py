@@ -14,6 +14,7 @@ from pathlib import Path
 from bench import peers
 from bench.rig import call, code, init, system, until
 from bench.scope import GB, ROUNDS, Scope
+from clusterodm.aio import Clock
 from clusterodm.core.nodes import make_address
 from clusterodm.nodeodm import RateLimit, Transfers, Trust
 
@@ -22,7 +23,7 @@ def upload_all(port: int, uuid: str, files: list[Path], *, speed: int = 0) -> No
     """Send files over ten connections, by sendfile, so that the sender costs next to nothing."""
 
     async def send() -> None:
-        transfers = Transfers(Trust(), RateLimit(speed), connections=10, most=1, urgent=True)
+        transfers = Transfers(Trust(), RateLimit(speed, Clock()), connections=10, most=1, urgent=True)
         transfer = transfers.to(make_address("127.0.0.1", port), uuid)
         for file in files:
             transfer.add(file, file.stat().st_size)

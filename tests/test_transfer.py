@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterodm.aio import Clock
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import FilesLost, NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import make_address
@@ -80,7 +81,7 @@ async def server(behave: Behave) -> AsyncIterator[int]:
 @asynccontextmanager
 async def transfers(*, connections: int = 1) -> AsyncIterator[Transfers]:
     """Makes transfers."""
-    made = Transfers(Trust(), RateLimit(0), connections=connections, most=1, urgent=True)
+    made = Transfers(Trust(), RateLimit(0, Clock()), connections=connections, most=1, urgent=True)
     yield made
     made.close()
 
@@ -164,7 +165,7 @@ async def test_a_node_that_takes_others_meanwhile_is_asked_more_often_but_not_fo
     ("answer", "error", "text"),
     [
         (b"HTTP/1.1 413 Too Large\r\nContent-Length: 6\r\n\r\n<html>", NodeRefused, "HTTP status 413"),
-        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", NodeRefused, "the node wants another token"),
+        (b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n", NodeRefused, "token missing or rejected"),
         (b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"error":"ENOSP"}', NodeRefused, "ENOSP"),
         (b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n{"error":"not found"}', NodeForgot, "not found"),
     ],

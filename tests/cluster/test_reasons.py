@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import trustme
 
+from clusterodm.aio import Clock
 from clusterodm.commands.doctor import findings
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress, parse_address
@@ -127,7 +128,7 @@ async def an_answer_that_is_cut(world: World) -> str:
     return f"http://127.0.0.1:{await world.says(answer)}"
 
 
-HTTPS = "; it seems to want HTTPS there (https:// in front of its address)"
+HTTPS = "; it seems to require HTTPS (https:// in front of its address)"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ async def test_uploads_say_the_same(
         world = World(stack, tmp_path)
         (tmp_path / "a.jpg").write_bytes(b"photo")
         address: NodeAddress = parse_address(f"{await trouble(world)}/?token=hush-node")
-        transfers = Transfers(Trust(world.authorities), RateLimit(0), connections=1, most=1, urgent=True)
+        transfers = Transfers(Trust(world.authorities), RateLimit(0, Clock()), connections=1, most=1, urgent=True)
         stack.callback(transfers.close)
         transfer = transfers.to(address, "11111111-1111-4111-8111-111111111111")
         transfer.add(tmp_path / "a.jpg", 5)

@@ -94,7 +94,7 @@ def test_what_fails_at_once_with_words_that_are_not_known_deserves_a_second_opin
 @pytest.mark.parametrize(
     ("error", "failure"),
     [
-        (TokenRejected("the node wants another token"), Failure.TOKEN),
+        (TokenRejected("token missing or rejected"), Failure.TOKEN),
         (NodeRefused("Invalid authentication IP: not allowed"), Failure.TOKEN),
         (NodeRefused('[{"name":"boundary","error":"Invalid value {broken (out of range)"}]'), Failure.REFUSED),
         (NodeRefused("Not enough memory"), Failure.REFUSED),

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A node's console lines as they come in: however long the list is, a piece of it at a time is in memory."""
+"""Incremental parser for a node's console: only a piece of the list is in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import msgspec
 
 from clusterodm.core.errors import NodeUnreachable
 
-#: Bytes of one encoded line that are waited for; of a longer one the rest is skipped.
+#: Maximum length of an encoded line in bytes; longer ones are skipped.
 _LONGEST: Final = 4 << 20
-#: Characters of a line that are kept.
+#: Maximum length of a stored line in characters.
 LINE: Final = 1 << 20
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _REST: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
@@ -22,7 +22,7 @@ _TOO_LONG: Final = "(a line that is too long is left out)"
 
 
 class OutputReader:
-    """Reads a JSON list of strings of which bytes come in pieces."""
+    """Parses a JSON list of strings from pieces of bytes."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -32,19 +32,19 @@ class OutputReader:
         self.complete = False
 
     def feed(self, piece: bytes) -> list[str]:
-        """Take the next bytes; return the lines that are complete with them. Raises NodeUnreachable for what is no
-        list of strings."""
+        """Take the next bytes; return the lines completed by them. Raise NodeUnreachable if it is not a list of
+        strings."""
         content, at = self._rest + piece, 0
         if self._skipping:
-            found = _REST.match(content)
-            if found is None:
+            match = _REST.match(content)
+            if match is None:
                 self._rest = content[-1:] if content.endswith(b"\\") else b""
                 return []
-            at, self._skipping = found.end(), False
+            at, self._skipping = match.end(), False
         elif not self._begun:
             content = content.lstrip()
             if content[:1] not in (b"", b"["):
-                raise NodeUnreachable("the answer is not one of a node")
+                raise NodeUnreachable("the response is not one of a node")
             self._begun, at = bool(content), 1
         return self._lines(content, at)
 
@@ -54,10 +54,10 @@ class OutputReader:
             if content[at : at + 1] == b"]":
                 self.complete = True
             elif content[at : at + 1] != b'"':
-                raise NodeUnreachable("the answer is not one of a node")
-            elif (found := _STRING.match(content, at)) is not None:
-                tokens.append(found.group())
-                at = found.end()
+                raise NodeUnreachable("the response is not one of a node")
+            elif (match := _STRING.match(content, at)) is not None:
+                tokens.append(match.group())
+                at = match.end()
             else:
                 break
         self._rest = content[at:]
@@ -69,17 +69,17 @@ class OutputReader:
 
 
 def shortened(line: str) -> str:
-    """A line as it is kept."""
+    """Return a line, cut to the stored length."""
     return line if len(line) <= LINE else line[:LINE] + "..."
 
 
 def _end(pattern: re.Pattern[bytes], content: bytes, at: int) -> int:
-    found = pattern.match(content, at)
-    return found.end() if found else at
+    match = pattern.match(content, at)
+    return match.end() if match else at
 
 
 def _open_escape(content: bytes) -> bool:
-    """Whether bytes end in a backslash that escapes what comes next."""
+    """True if the bytes end in an unpaired backslash, which escapes the next byte."""
     return (len(content) - len(content.rstrip(b"\\"))) % 2 == 1
 
 
@@ -87,4 +87,4 @@ def _decoded(tokens: list[bytes]) -> list[str]:
     try:
         return msgspec.json.decode(b"[" + b",".join(tokens) + b"]", type=list[str])
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise NodeUnreachable("the answer is not JSON") from None
+        raise NodeUnreachable("the response is not JSON") from None

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Bulk files to a node: many at a time in one request when they are small, over some connections, one thread each.
+"""Bulk uploads to a node: small files share a request, and each of several connections has a thread.
 
-What fails without a clear refusal is sent again. A node may then have a file twice: that is seen after the commit, in
-its count of images. Files may be added while others are on their way.
+What fails without a clear refusal is sent again. A node may then have a file twice, which its count of images reveals
+after the commit. Files may be added while others are being sent.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from clusterodm.aio import Clock
 from clusterodm.core.errors import NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.nodeodm.backlog import Backlog
 from clusterodm.nodeodm.trust import Trust
 from clusterodm.nodeodm.upload import Refused, Unsure, Uploader
 
-#: Seconds between two looks whether what is more urgent still uses up the speed that is allowed.
+#: Seconds between two checks for urgent transfers.
 _YIELD: Final = 0.05
-#: Seconds between two looks whether the node is still there, and for which one that refuses connections may be starting
-#: again.
-_LOOK: Final = 0.25
-_STARTS_AGAIN: Final = 1.0
+#: Seconds between two checks for refused connections, and for which a node that refuses them may be restarting.
+_CHECK_INTERVAL: Final = 0.25
+_RESTART_TIME: Final = 1.0
 
 
 class RateLimit:
-    """Bytes per second over all transfers together; 0: none."""
+    """A limit in bytes per second over all transfers together; 0: no limit."""
 
-    def __init__(self, per_second: int) -> None:
+    def __init__(self, per_second: int, clock: Clock) -> None:
         self.per_second = per_second
+        self.clock = clock
         self._lock = threading.Lock()
         self._next = 0.0
-        #: Transfers that others have to make way for.
+        #: Running transfers that have precedence.
         self.urgent = 0
 
     def wait(self, count: int) -> None:
-        """Block the calling thread until `count` more bytes may go."""
+        """Block the calling thread until `count` more bytes may be sent."""
         if not self.per_second:
             return
         with self._lock:
-            now = time.monotonic()
+            now = self.clock.steady()
             start = max(self._next, now)
             self._next = start + count / self.per_second
         if start > now:
@@ -54,7 +55,7 @@ class RateLimit:
 
 
 class Transfer:
-    """The files of one attempt on their way to one node: `add` them, say `end`; `run` returns once all are there."""
+    """Uploads the files of one attempt to one node: `add` them, then `end`; `run` returns once all are confirmed."""
 
     def __init__(
         self,
@@ -73,18 +74,19 @@ class Transfer:
         self._most = connections
         self._executor = executor
         self._tls = tls
-        self._backlog = Backlog(connections)
+        self._clock = limit.clock
+        self._backlog = Backlog(connections, limit.clock)
         self._uploaders: list[Uploader] = []
         self._urgent = urgent
         self._running = False
-        #: Since when the node refuses connections; 0: it does not.
+        #: When the node began to refuse connections, by the monotonic clock; 0: it does not.
         self._refused_since = 0.0
-        #: True if another node would take the task at once; asked while this one refuses connections.
+        #: Returns True if another node would take the task at once; called while this one refuses connections.
         self.elsewhere: Callable[[], bool] = lambda: False
 
     @property
     def arrived_files(self) -> int:
-        """Files that the node has confirmed."""
+        """Number of files that the node has confirmed."""
         return self._backlog.arrived_files
 
     @property
@@ -94,12 +96,12 @@ class Transfer:
 
     @property
     def under_way(self) -> int:
-        """Bytes that the node's side has acknowledged of files that it has not confirmed."""
+        """Bytes that the peer has acknowledged of files that the node has not confirmed."""
         return sum(uploader.under_way for uploader in list(self._uploaders))
 
     @property
     def sent_bytes(self) -> int:
-        """Bytes of files that were put on their way, what was sent again included."""
+        """Bytes of files that were sent, retries included."""
         return sum(uploader.sent_bytes for uploader in list(self._uploaders))
 
     def add(self, file: Path, size: int) -> None:
@@ -107,18 +109,18 @@ class Transfer:
         self._backlog.add(file, size)
 
     def end(self) -> None:
-        """No more files will come."""
+        """Declare that no more files will be added."""
         self._backlog.end()
 
     def prioritise(self) -> None:
-        """From now on transfers that are not urgent make way for this one, where the speed is limited."""
+        """Give this transfer precedence over those that are not urgent, where the speed is limited."""
         if not self._urgent:
             self._urgent = True
             self._limit.urgent += self._running
 
     async def run(self) -> None:
-        """Send all files until the last one was added. Raises a NodeError, or FilesLost for a file that is no longer
-        here as it was; nothing is in flight after it."""
+        """Send all files, including those added meanwhile. Raise a NodeError, or FilesLost if a file is missing or
+        damaged; afterwards nothing is in flight."""
         loop = asyncio.get_running_loop()
         count = min(self._most, self._backlog.waiting) if self._backlog.ended else self._most
         lanes = [loop.run_in_executor(self._executor, self._lane) for _ in range(count)]
@@ -130,7 +132,9 @@ class Transfer:
             under_way = set(lanes)
             while under_way and not any(lane.done() and lane.exception() for lane in lanes):
                 self._check_refusals()
-                _, under_way = await asyncio.wait(under_way, timeout=_LOOK, return_when=asyncio.FIRST_EXCEPTION)
+                _, under_way = await asyncio.wait(
+                    under_way, timeout=_CHECK_INTERVAL, return_when=asyncio.FIRST_EXCEPTION
+                )
         finally:
             self._stop()
             await asyncio.wait(lanes)
@@ -141,10 +145,10 @@ class Transfer:
             raise errors[0]
 
     def _check_refusals(self) -> None:
-        """Raise NodeUnreachable where waiting for a node that is not there helps nobody; one that only starts again is
-        back before that."""
+        """Raise NodeUnreachable if another node is free while this one refuses connections for longer than a restart
+        takes."""
         since = self._refused_since
-        if since and time.monotonic() - since > _STARTS_AGAIN and self.elsewhere():
+        if since and self._clock.steady() - since > _RESTART_TIME and self.elsewhere():
             raise NodeUnreachable("the node refuses connections, and another one is free")
 
     def _stop(self) -> None:
@@ -154,7 +158,12 @@ class Transfer:
 
     def _lane(self) -> None:
         uploader = Uploader(
-            self._node, self._uuid, self._tls, limited=bool(self._limit.per_second), gate=self._wait_for_turn
+            self._node,
+            self._uuid,
+            self._tls,
+            limited=bool(self._limit.per_second),
+            gate=self._wait_for_turn,
+            clock=self._clock,
         )
         self._uploaders.append(uploader)
         try:
@@ -163,7 +172,7 @@ class Transfer:
                     uploader.send(batch)
                 except Unsure as error:
                     refused = isinstance(error, Refused)
-                    self._refused_since = (self._refused_since or time.monotonic()) if refused else 0.0
+                    self._refused_since = (self._refused_since or self._clock.steady()) if refused else 0.0
                     self._backlog.again(batch, str(error))
                 else:
                     self._refused_since = 0.0
@@ -172,15 +181,15 @@ class Transfer:
             uploader.close()
 
     def _wait_for_turn(self, count: int) -> None:
-        """Block until so many bytes may go: transfers that are not urgent make way, and the speed may be limited."""
+        """Block until so many bytes may be sent: urgent transfers first, and within the speed limit."""
         while self._limit.per_second and self._limit.urgent and not self._urgent and not self._backlog.stopped:
             time.sleep(_YIELD)
         self._limit.wait(count)
 
 
 class Transfers:
-    """Makes transfers, `most` at a time, over so many `connections` each. They share their threads, and a limit with
-    others; those that are not urgent make way for those that are."""
+    """Creates transfers, at most `most` at a time, over `connections` connections each. They share threads and a speed
+    limit, within which urgent ones have precedence."""
 
     def __init__(self, trust: Trust, limit: RateLimit, *, connections: int, most: int, urgent: bool) -> None:
         self._trust = trust
@@ -190,7 +199,7 @@ class Transfers:
         self._threads = ThreadPoolExecutor(max(1, most * connections), thread_name_prefix="transfer")
 
     def to(self, node: NodeAddress, uuid: str) -> Transfer:
-        """A transfer to a node, of the task that has this uuid there."""
+        """Return a transfer to a node, for the task with this uuid there."""
         return Transfer(
             node,
             uuid,
@@ -202,5 +211,5 @@ class Transfers:
         )
 
     def close(self) -> None:
-        """Let go of the threads; those that still send are not waited for."""
+        """Release the threads without waiting for those that are still sending."""
         self._threads.shutdown(wait=False, cancel_futures=True)

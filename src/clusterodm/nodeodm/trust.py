@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which certificates of nodes are believed: those that the system's or the operator's authorities signed; all, for a
-node of which an operator said so."""
+"""Verification of nodes' certificates: by the authorities of the system and the operator, or not at all for nodes that
+are configured as insecure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clusterodm.core.nodes import NodeAddress
 
 
 class Trust:
-    """TLS towards nodes. Raises ConfigError for a file of authorities that cannot be used."""
+    """TLS contexts for nodes. Raise ConfigError if the file of authorities is not usable."""
 
     def __init__(self, authorities: Path | None = None) -> None:
         self._verified = ssl.create_default_context()
@@ -27,5 +27,5 @@ class Trust:
         self._unverified.verify_mode = ssl.CERT_NONE
 
     def context(self, node: NodeAddress) -> ssl.SSLContext:
-        """The context for connections to `node`."""
+        """Return the context for connections to `node`."""
         return self._unverified if node.insecure else self._verified

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One connection over which files go to a node: multipart by sendfile, kept alive, and aware of early answers.
+"""One keep-alive connection that uploads files to a node: multipart by sendfile, with early responses handled.
 
-A node may answer before it has read the body, and then close: the answer counts, not the broken pipe.
+A node may respond before it has read the body, and then close: the response counts, not the broken pipe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import socket
 import ssl
 import struct
 import termios
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -26,43 +25,51 @@ from urllib.parse import urlencode
 
 import msgspec
 
+from clusterodm.aio import Clock
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import FilesLost, NodeForgot, NodeRefused, TokenRejected
 from clusterodm.core.files import HeldFile, describe_losses
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.http.reasons import describe
 from clusterodm.nodeodm.backlog import Batch
-from clusterodm.nodeodm.client import OTHER_TOKEN
+from clusterodm.nodeodm.client import INVALID_TOKEN
 
 CONNECT_TIMEOUT: Final = 10.0
-#: Seconds without progress after which a node counts as hung; longer once it has all, when nothing shows progress.
+#: Seconds without progress after which a node counts as hung; longer after the body, when no progress can be seen.
 IDLE_TIMEOUT: Final = 120.0
-ANSWER_TIMEOUT: Final = 300.0
-#: Seconds between two looks at what the node's side has acknowledged.
-_LOOK: Final = 1.0
-#: Bytes handed to the kernel in one go when the speed is limited, and over TLS; else as many as it takes.
+RESPONSE_TIMEOUT: Final = 300.0
+#: Seconds between two checks of what the peer has acknowledged.
+_CHECK_INTERVAL: Final = 1.0
+#: Bytes per system call if the speed is limited, and over TLS; otherwise as many as the kernel takes.
 SLICE: Final = 256 << 10
 _MOST: Final = 1 << 30
-_MAX_ANSWER: Final = 1 << 20
+_MAX_RESPONSE: Final = 1 << 20
 
 
 class Unsure(Exception):
-    """An upload that may be sent again: it is not known whether the node stored the files, or it had a fault."""
+    """The node may or may not have stored the files, or it had a fault: the upload may be repeated."""
 
 
 class Refused(Unsure):
-    """Nobody listens at the node's address."""
+    """The node refused the connection."""
 
 
-class _Answered(Exception):
-    """The node answered before it had the whole body."""
+class _Responded(Exception):
+    """The node responded before it had the whole body."""
 
 
 class Uploader:
-    """Uploads of one attempt over one connection, by one thread. `gate(count)` blocks until so many bytes may go."""
+    """Uploads of one attempt over one connection, by one thread. `gate(n)` blocks until n bytes may be sent."""
 
     def __init__(
-        self, node: NodeAddress, uuid: str, tls: ssl.SSLContext, *, limited: bool, gate: Callable[[int], None]
+        self,
+        node: NodeAddress,
+        uuid: str,
+        tls: ssl.SSLContext,
+        *,
+        limited: bool,
+        gate: Callable[[int], None],
+        clock: Clock,
     ) -> None:
         self._target = f"/task/new/upload/{uuid}" + (f"?{urlencode({'token': node.token})}" if node.token else "")
         self._http = (
@@ -74,31 +81,32 @@ class Uploader:
         self._stopped = False
         self._step = SLICE if limited or node.tls else _MOST
         self._gate = gate
-        #: Bytes of files that were handed to the kernel, in all and of the request that is under way.
+        self._clock = clock
+        #: Bytes of files that were handed to the kernel: in total, and of the current request.
         self.sent_bytes = 0
         self._put = 0
-        #: Bytes of the request under way that the node's side has not acknowledged.
+        #: Bytes of the current request that the peer has not acknowledged.
         self._unacknowledged = 0
 
     @property
     def under_way(self) -> int:
-        """Bytes of files that the node's side has acknowledged of a request that it has not answered."""
+        """Bytes of files of the current request that the peer has acknowledged."""
         return max(0, self._put - self._unacknowledged)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """Close the connection; the next request opens a new one."""
         self._http.close()
 
     def stop(self) -> None:
-        """Have the request that is under way fail at once; called from another thread."""
+        """Make the current request fail at once; called from another thread."""
         self._stopped = True
         if (connection := self._http.sock) is not None:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def send(self, batch: Batch) -> None:
-        """Upload a batch; returns once the node has confirmed it. Raises FilesLost, Unsure, or a NodeError for what
-        the node refused."""
+        """Upload a batch and wait for the node's confirmation. Raise FilesLost, Unsure, or a NodeError if the node
+        refused it."""
         with ExitStack() as stack:
             files = [stack.enter_context(_open(path, size)) for path, size in batch.files]
             try:
@@ -120,12 +128,12 @@ class Uploader:
         early = False
         try:
             self._send_body(batch, files)
-            self._wait(select.POLLIN, ANSWER_TIMEOUT)
-        except (_Answered, BrokenPipeError, ConnectionResetError):
+            self._wait(select.POLLIN, RESPONSE_TIMEOUT)
+        except (_Responded, BrokenPipeError, ConnectionResetError):
             early = True
         response = self._http.getresponse()
-        content = response.read(_MAX_ANSWER)
-        if early or response.will_close or len(content) == _MAX_ANSWER:
+        content = response.read(_MAX_RESPONSE)
+        if early or response.will_close or len(content) == _MAX_RESPONSE:
             self.close()
         return response.status, content
 
@@ -148,7 +156,7 @@ class Uploader:
             self._http.sock.sendall(content)
             return
         if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
-            raise _Answered
+            raise _Responded
         self._http.sock.sendall(content, flags)
 
     def _send_file(self, file: BinaryIO, size: int) -> None:
@@ -164,7 +172,7 @@ class Uploader:
                 self.sent_bytes += moved
 
     def _move(self, file: BinaryIO, start: int, count: int) -> int:
-        """Hand some bytes of a file to the kernel; how many it took."""
+        """Hand bytes of a file to the kernel; return how many it took."""
         connection = self._http.sock
         if self._stopped:
             raise ConnectionError("stopped")
@@ -177,51 +185,51 @@ class Uploader:
                 moved = os.sendfile(connection.fileno(), file.fileno(), start, count)
         except BlockingIOError:
             if self._wait(select.POLLIN | select.POLLOUT) & select.POLLIN:
-                raise _Answered from None
+                raise _Responded from None
             return 0
         if not moved:
             raise FilesLost(f"{Path(file.name).name} became shorter while it was sent")
         return moved
 
     def _wait(self, events: int, seconds: float = IDLE_TIMEOUT) -> int:
-        """Wait until the connection is ready; which events there are. Raises TimeoutError when nothing went on for
-        too long; what the node's side acknowledges is progress."""
+        """Wait until the connection is ready; return the events. Raise TimeoutError after too long without progress,
+        which is what the peer acknowledges."""
         poll = select.poll()
         poll.register(self._http.sock, events)
-        until = time.monotonic() + seconds
+        deadline = self._clock.steady() + seconds
         while True:
-            found = poll.poll(_LOOK * 1000)
-            if self._look():
-                until = time.monotonic() + seconds
-            if found:
-                return found[0][1]
-            if time.monotonic() > until:
+            events_by_file = poll.poll(_CHECK_INTERVAL * 1000)
+            if self._has_progressed():
+                deadline = self._clock.steady() + seconds
+            if events_by_file:
+                return events_by_file[0][1]
+            if self._clock.steady() > deadline:
                 raise TimeoutError("no progress")
 
-    def _look(self) -> bool:
-        """Ask the kernel what is not acknowledged yet; whether that changed."""
+    def _has_progressed(self) -> bool:
+        """Update the number of unacknowledged bytes from the kernel; return True if it has changed."""
         before = self._unacknowledged
-        answer = fcntl.ioctl(self._http.sock, termios.TIOCOUTQ, b"\0\0\0\0")
-        self._unacknowledged = struct.unpack("i", answer)[0]
+        outstanding = fcntl.ioctl(self._http.sock, termios.TIOCOUTQ, b"\0\0\0\0")
+        self._unacknowledged = struct.unpack("i", outstanding)[0]
         return self._unacknowledged != before
 
 
 def _open(path: Path, size: int) -> BinaryIO:
-    """A file that is as long as it was when it was accepted. Raises FilesLost."""
+    """Open a file. Raise FilesLost if it is missing or its size has changed since it was accepted."""
     try:
         file = path.open("rb")
     except OSError as error:
         reason = "missing" if error.errno == errno.ENOENT else os.strerror(error.errno or 0)
         raise FilesLost(f"{path.name} ({reason})") from None
-    found = HeldFile(path.name, os.fstat(file.fileno()).st_size)
-    if lost := describe_losses([HeldFile(path.name, size)], [found]):
+    current = HeldFile(path.name, os.fstat(file.fileno()).st_size)
+    if lost := describe_losses([HeldFile(path.name, size)], [current]):
         file.close()
         raise FilesLost(lost)
     return file
 
 
 def _heads(boundary: str, names: Iterator[str]) -> Iterator[bytes]:
-    """What stands before each file of a body."""
+    """Yield the part headers of a multipart body."""
     start = f"--{boundary}"
     for name in names:
         quoted = name.replace("\\", "\\\\").replace('"', '\\"')
@@ -233,20 +241,20 @@ def _heads(boundary: str, names: Iterator[str]) -> Iterator[bytes]:
 
 
 def _check(status: int, content: bytes) -> None:
-    """Raise what an answer means that is not a node's `{"success": true}`: an error of the node's own or a 4xx is a
-    refusal, anything else a fault after which the files may be sent again."""
+    """Raise unless the response is a node's `{"success": true}`: an error of the node or a 4xx is a refusal, anything
+    else a fault after which the files may be sent again."""
     try:
         answer = msgspec.json.decode(content)
     except msgspec.DecodeError:
         answer = None
     text = str(answer.get("error") or "")[:500] if isinstance(answer, dict) else ""
-    if status == 401 or text.startswith(OTHER_TOKEN):
-        raise TokenRejected("the node wants another token")
+    if status == 401 or text.startswith(INVALID_TOKEN):
+        raise TokenRejected("token missing or rejected")
     if 400 <= status < 500:
-        raise NodeRefused(text or f"an upload was answered with HTTP status {status}")
+        raise NodeRefused(text or f"HTTP status {status} for an upload")
     if status != 200:
         raise Unsure(f"HTTP status {status}")
     if text:
         raise (NodeForgot if "not found" in text else NodeRefused)(text)
     if not isinstance(answer, dict) or answer.get("success") is not True:
-        raise Unsure("an answer that is no node's")
+        raise Unsure("unexpected response")

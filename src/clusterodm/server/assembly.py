@@ -143,7 +143,7 @@ def build(
         lost_after=settings.node_lost_after,
         clock=clock,
     )
-    limit = RateLimit(settings.upload_max_speed)
+    limit = RateLimit(settings.upload_max_speed, clock)
     transfers = partial(Transfers, client.trust, limit, connections=settings.parallel_uploads)
     callbacks = Callbacks(
         own.jobs,

@@ -1,9 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""For tests, and for those who write a provider: pretended clouds whose machines really run development nodes.
-
-Production imports nothing from here.
-"""
+"""Contract tests, and fake clouds whose machines run real development nodes. Production code imports nothing from
+here."""
 
 from clusterodm.testing.digitalocean import DigitalOceanApi
 from clusterodm.testing.hetzner import HetznerApi

@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""DigitalOcean's API, as far as we call it."""
+"""A fake of DigitalOcean's API, as far as the provider calls it."""
 
 from __future__ import annotations
 
 import math
-import time
 from typing import Any, Final
 
 from aiohttp import web
@@ -16,13 +15,13 @@ _STATES: Final = {"running": "active", "stopped": "off", "starting": "new"}
 
 
 class DigitalOceanApi:
-    """The API over a world; `snapshots`: names and regions."""
+    """The API over a world; `snapshots` maps names to regions."""
 
     def __init__(self, world: World, *, token: str, snapshots: dict[str, list[str]] | None = None) -> None:
         self._world = world
         self._token = token
         self._snapshots = snapshots or {}
-        world.throttled = _throttle
+        world.throttled = self._throttle
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Any) -> Any:
@@ -31,20 +30,20 @@ class DigitalOceanApi:
         return await handler(request)
 
     async def _create(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        if not self._world.find_room(said["size"]):
+        body = await request.json()
+        if not self._world.find_room(body["size"]):
             return _refuse(422, "unprocessable_entity", "Size is not available in this region.")
         machine = self._world.create(
-            said["name"], said["size"], said["region"], tags=said["tags"], user_data=said["user_data"]
+            body["name"], body["size"], body["region"], tags=body["tags"], user_data=body["user_data"]
         )
         self._world.start(machine)
         return web.json_response({"droplet": _droplet(machine), "links": {"actions": []}}, status=202)
 
     async def _listed(self, request: web.Request) -> web.Response:
         tag = request.query.get("tag_name")
-        found = [machine for machine in self._world.machines.values() if tag is None or tag in machine.tags]
-        droplets = [_droplet(machine) for machine in page(request, found)]
-        return web.json_response({"droplets": droplets, "links": {}, "meta": {"total": len(found)}})
+        machines = [machine for machine in self._world.machines.values() if tag is None or tag in machine.tags]
+        droplets = [_droplet(machine) for machine in page(request, machines)]
+        return web.json_response({"droplets": droplets, "links": {}, "meta": {"total": len(machines)}})
 
     async def _one(self, request: web.Request) -> web.Response:
         machine = self._world.machines.get(request.match_info["id"])
@@ -56,11 +55,19 @@ class DigitalOceanApi:
         return web.json_response({"droplet": _droplet(machine)})
 
     async def _images(self, request: web.Request) -> web.Response:
-        known = [_image(number, name, regions) for number, (name, regions) in enumerate(self._snapshots.items(), 1)]
-        return web.json_response({"images": page(request, known), "links": {}, "meta": {"total": len(known)}})
+        images = [_image(number, name, regions) for number, (name, regions) in enumerate(self._snapshots.items(), 1)]
+        return web.json_response({"images": page(request, images), "links": {}, "meta": {"total": len(images)}})
+
+    def _throttle(self, seconds: float) -> web.Response:
+        """Refuse as if the quota per minute were exhausted, but not that per hour."""
+        response = _refuse(429, "too_many_requests", "API rate limit exceeded.")
+        reset = str(math.ceil(self._world.clock() + 3600))
+        response.headers.update({"ratelimit-limit": "5000", "ratelimit-remaining": "4750", "ratelimit-reset": reset})
+        response.headers["Retry-After"] = str(math.ceil(seconds))
+        return response
 
     def app(self) -> web.Application:
-        """The application, to be served."""
+        """Return the application."""
         app = web.Application(middlewares=[self._authorized])
         app.add_routes(
             [
@@ -76,15 +83,6 @@ class DigitalOceanApi:
 
 def _refuse(status: int, kind: str, message: str) -> web.Response:
     return web.json_response({"id": kind, "message": message, "request_id": "r"}, status=status)
-
-
-def _throttle(seconds: float) -> web.Response:
-    """The quota of a minute is used up, that of the hour is not."""
-    response = _refuse(429, "too_many_requests", "API rate limit exceeded.")
-    reset = str(math.ceil(time.time() + 3600))
-    response.headers.update({"ratelimit-limit": "5000", "ratelimit-remaining": "4750", "ratelimit-reset": reset})
-    response.headers["Retry-After"] = str(math.ceil(seconds))
-    return response
 
 
 def _image(number: int, name: str, regions: list[str]) -> dict[str, Any]:

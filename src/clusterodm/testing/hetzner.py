@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Hetzner Cloud's API, as far as we call it."""
+"""A fake of Hetzner Cloud's API, as far as the provider calls it."""
 
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 from aiohttp import web
@@ -16,7 +15,7 @@ _CREATED = "2026-01-01T00:00:00+00:00"
 
 
 class HetznerApi:
-    """The API over a world; `snapshots`: descriptions; `keys`: fingerprints of SSH keys."""
+    """The API over a world; `snapshots` are descriptions, `keys` fingerprints of SSH keys."""
 
     def __init__(
         self, world: World, *, token: str, snapshots: list[str] | None = None, keys: list[str] | None = None
@@ -25,7 +24,7 @@ class HetznerApi:
         self._token = token
         self._snapshots = snapshots or []
         self._keys = keys or []
-        world.throttled = _throttle
+        world.throttled = self._throttle
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: Any) -> Any:
@@ -34,32 +33,32 @@ class HetznerApi:
         return await handler(request)
 
     async def _create(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        if any(machine.name == said["name"] for machine in self._world.machines.values()):
+        body = await request.json()
+        if any(machine.name == body["name"] for machine in self._world.machines.values()):
             return _refuse(409, "uniqueness_error", "server name is already used")
-        if not self._world.find_room(said["server_type"]):
+        if not self._world.find_room(body["server_type"]):
             return _refuse(412, "resource_unavailable", "we are unable to provision servers for this location")
         machine = self._world.create(
-            said["name"], said["server_type"], said["location"], labels=said["labels"], user_data=said["user_data"]
+            body["name"], body["server_type"], body["location"], labels=body["labels"], user_data=body["user_data"]
         )
         self._world.start(machine)
-        answer: dict[str, Any] = {
+        created: dict[str, Any] = {
             "server": _server(machine),
             "action": _action(machine, "create_server"),
             "next_actions": [],
             "root_password": None,
         }
-        return web.json_response(answer, status=201)
+        return web.json_response(created, status=201)
 
     async def _listed(self, request: web.Request) -> web.Response:
         key, _, value = request.query.get("label_selector", "").partition("==")
         name = request.query.get("name")
-        found = [
+        machines = [
             machine
             for machine in self._world.machines.values()
             if (not key or machine.labels.get(key) == value) and name in (None, machine.name)
         ]
-        return _paged(request, "servers", [_server(machine) for machine in found])
+        return _paged(request, "servers", [_server(machine) for machine in machines])
 
     async def _one(self, request: web.Request) -> web.Response:
         machine = self._world.machines.get(request.match_info["id"])
@@ -74,12 +73,19 @@ class HetznerApi:
         return _paged(request, "images", [_image(n, text) for n, text in enumerate(self._snapshots, 1)])
 
     async def _ssh_keys(self, request: web.Request) -> web.Response:
-        wanted = request.query.get("fingerprint")
-        found = [_key(n, mark) for n, mark in enumerate(self._keys, 1) if wanted in (None, mark)]
-        return _paged(request, "ssh_keys", found)
+        fingerprint = request.query.get("fingerprint")
+        keys = [_key(n, each) for n, each in enumerate(self._keys, 1) if fingerprint in (None, each)]
+        return _paged(request, "ssh_keys", keys)
+
+    def _throttle(self, seconds: float) -> web.Response:
+        """Refuse as if the quota were exhausted; the reset is when all of it has recovered."""
+        response = _refuse(429, "rate_limit_exceeded", "limit of 3600 requests per hour reached")
+        reset = str(math.ceil(self._world.clock() + seconds))
+        response.headers.update({"RateLimit-Limit": "3600", "RateLimit-Remaining": "0", "RateLimit-Reset": reset})
+        return response
 
     def app(self) -> web.Application:
-        """The application, to be served."""
+        """Return the application."""
         app = web.Application(middlewares=[self._authorized])
         app.add_routes(
             [
@@ -96,14 +102,6 @@ class HetznerApi:
 
 def _refuse(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"error": {"code": code, "message": message, "details": None}}, status=status)
-
-
-def _throttle(seconds: float) -> web.Response:
-    """The quota is used up: it says when all of it is there again."""
-    response = _refuse(429, "rate_limit_exceeded", "limit of 3600 requests per hour reached")
-    reset = str(math.ceil(time.time() + seconds))
-    response.headers.update({"RateLimit-Limit": "3600", "RateLimit-Remaining": "0", "RateLimit-Reset": reset})
-    return response
 
 
 def _paged(request: web.Request, key: str, items: list[Any]) -> web.Response:

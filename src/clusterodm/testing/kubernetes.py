@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A pretended Kubernetes API: jobs, pods and secrets of one namespace, watches that can be resumed, garbage collection,
-quotas, pods that find no host, and the rights of a Role. Pods run development nodes."""
+"""A fake Kubernetes API: jobs, pods and secrets of one namespace, resumable watches, garbage collection, quotas,
+unschedulable pods, and the rights of a Role. Pods run development nodes."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ class KubernetesApi:
     def __init__(self, *, token: str, namespace: str = "clusterodm", port: int, net: int = 9) -> None:
         self.token = token
         self.namespace = namespace
-        #: Verbs by (group, plural) that the token may; None: all.
+        #: Allowed verbs by (group, plural); None: all.
         self.rights: dict[tuple[str, str], set[str]] | None = None
         self.objects: dict[str, dict[str, Json]] = {plural: {} for plural in _KINDS}
-        #: Jobs that the namespace may have; -1: any number.
+        #: Jobs that the namespace may have; -1: no limit.
         self.quota = -1
-        #: Whether a host is found for a pod with this spec.
+        #: Returns True if a host fits a pod with this spec.
         self.fits: Callable[[Json], bool] = lambda spec: True
-        #: Why containers do not start; empty: they do.
+        #: Reason for which containers do not start; empty: they do.
         self.broken = ""
-        #: Seconds for which requests are told to wait, as when the server is overloaded; 0: they are answered.
+        #: Seconds of the Retry-After of an overloaded server; 0: not overloaded.
         self.throttle = 0
         self.knobs: dict[str, Any] = {"seconds": 0.0}
         self.nodes: dict[str, DevNode] = {}
         #: Called with the plural and the object of each creation.
         self.created: Callable[[str, Json], None] = lambda plural, item: None
         self.requests: list[str] = []
-        #: Versions up to this one are forgotten by watches.
+        #: Watches cannot resume before this version.
         self.compacted = 0
         self._port = port
         self._net = net
@@ -60,7 +60,7 @@ class KubernetesApi:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        """The URL of the server."""
+        """Serve the API while the block runs; yield its URL."""
         app = web.Application(middlewares=[self._guard])
         for base in ("/apis/batch/v1", "/api/v1"):
             path = f"{base}/namespaces/{{namespace}}/{{plural}}"
@@ -81,7 +81,7 @@ class KubernetesApi:
         finally:
             await runner.cleanup()
 
-    # What clients see
+    # The API
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -102,15 +102,15 @@ class KubernetesApi:
         if not allowed or namespace != self.namespace:
             text = f'{plural} is forbidden: User "system:serviceaccount:clusterodm" cannot {verb} resource "{plural}"'
             return _status(403, "Forbidden", text)
-        answer: web.StreamResponse = await handler(request)
-        return answer
+        response: web.StreamResponse = await handler(request)
+        return response
 
     async def _many(self, request: web.Request) -> web.StreamResponse:
         plural = request.match_info["plural"]
-        wanted = _selector(request.query.get("labelSelector", ""))
+        matches = _selector(request.query.get("labelSelector", ""))
         if request.query.get("watch") in ("true", "1", "True"):
-            return await self._watch(request, plural, wanted)
-        found = [item for item in self.objects[plural].values() if wanted(item)]
+            return await self._watch(request, plural, matches)
+        found = [item for item in self.objects[plural].values() if matches(item)]
         limit, start = int(request.query.get("limit", 0)), int(request.query.get("continue", 0) or 0)
         page = found[start : start + limit] if limit else found[start:]
         metadata: Json = {"resourceVersion": str(self._version)}
@@ -119,7 +119,7 @@ class KubernetesApi:
         _, version, kind = _KINDS[plural]
         return _json({"kind": f"{kind}List", "apiVersion": version, "metadata": metadata, "items": page})
 
-    async def _watch(self, request: web.Request, plural: str, wanted: Callable[[Json], bool]) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, plural: str, matches: Callable[[Json], bool]) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion", 0) or 0)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
@@ -131,7 +131,7 @@ class KubernetesApi:
             async with asyncio.timeout(float(request.query.get("timeoutSeconds", 60))):
                 while True:
                     for version, kind, of, item in self._events:
-                        if version > since and of == plural and wanted(item):
+                        if version > since and of == plural and matches(item):
                             await response.write(json.dumps({"type": kind, "object": item}).encode() + b"\n")
                     since = max(since, self._version)
                     async with self._changed:
@@ -161,8 +161,8 @@ class KubernetesApi:
         self.created(plural, item)
         item["metadata"] |= {"uid": str(uuid.uuid4()), "namespace": self.namespace, "creationTimestamp": _NOW}
         if "stringData" in item:
-            told = item.pop("stringData").items()
-            item["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in told}
+            data = item.pop("stringData").items()
+            item["data"] = {key: base64.b64encode(value.encode()).decode() for key, value in data}
         await self._put(plural, item, "ADDED")
         if plural == "jobs":
             assert self._group is not None, "running"  # noqa: S101 - a context manager
@@ -184,7 +184,7 @@ class KubernetesApi:
         self._gone.setdefault(name, asyncio.Event()).set()
         return _json(item)
 
-    # What its controllers do
+    # The controllers
 
     async def _put(self, plural: str, item: Json, event: str) -> None:
         self._version += 1
@@ -192,31 +192,31 @@ class KubernetesApi:
         item |= {"apiVersion": version, "kind": kind}
         item["metadata"]["resourceVersion"] = str(self._version)
         self.objects[plural][item["metadata"]["name"]] = item
-        await self._tell(event, plural, item)
+        await self._notify(event, plural, item)
 
     async def _drop(self, plural: str, name: str) -> None:
         item = self.objects[plural].pop(name, None)
         if item is not None:
             self._version += 1
             item["metadata"]["resourceVersion"] = str(self._version)
-            await self._tell("DELETED", plural, item)
+            await self._notify("DELETED", plural, item)
 
-    async def _tell(self, event: str, plural: str, item: Json) -> None:
+    async def _notify(self, event: str, plural: str, item: Json) -> None:
         self._events.append((self._version, event, plural, json.loads(json.dumps(item))))
         async with self._changed:
             self._changed.notify_all()
 
     def compact(self) -> None:
-        """Forget all events so far: a watch that wants to go on from before must list again."""
+        """Drop all events: older watches must list again."""
         self.compacted = self._version
         self._events.clear()
 
     async def end_pod(self, job: str) -> None:
-        """A pod ends by itself, as when its host is lost."""
+        """End a pod as if its host were lost."""
         self._gone.setdefault(job, asyncio.Event()).set()
 
     async def _work(self, job: Json) -> None:
-        """From the Job to its pod, the node in it, and the end of both."""
+        """Run a Job: create its pod, run the node, end both."""
         name, gone = job["metadata"]["name"], self._gone.setdefault(job["metadata"]["name"], asyncio.Event())
         template = job["spec"]["template"]
         labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": name, "job-name": name}
@@ -230,7 +230,7 @@ class KubernetesApi:
         await self._ended(job, pod)
 
     async def _scheduled(self, pod: Json, gone: asyncio.Event) -> bool:
-        """Wait for a host, for the Secret, for a container that starts."""
+        """Wait for a host, the Secret and the container; return False if the Job was deleted before."""
         while not gone.is_set():
             condition: Json = _READY
             if not self.fits(pod["spec"]):
@@ -260,11 +260,11 @@ class KubernetesApi:
     async def _live(self, pod: Json, gone: asyncio.Event) -> None:
         secret = self._secret(pod)
         assert secret is not None, "scheduled"  # noqa: S101 - see _scheduled
-        said = json.loads(base64.b64decode(secret["data"]["node.json"]))
+        config = json.loads(base64.b64decode(secret["data"]["node.json"]))
         self._hosts += 1
         address = f"127.{self._net}.{self._hosts // 250}.{self._hosts % 250 + 1}"
         knobs = Knobs(
-            token=said["token"], max_images=said["maxImages"], slots=said["parallelQueueProcessing"], **self.knobs
+            token=config["token"], max_images=config["maxImages"], slots=config["parallelQueueProcessing"], **self.knobs
         )
         async with running_devnode(knobs, host=address, port=self._port) as (node, _):
             self.nodes[pod["metadata"]["name"]] = node
@@ -316,7 +316,7 @@ def _json(value: Json, *, status: int = 200) -> web.Response:
 
 def _body(code: int, reason: str, message: str) -> Json:
     return {
-        "kind": "MachineStatus",
+        "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",

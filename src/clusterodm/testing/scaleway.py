@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Scaleway's API, as far as we call it: servers are born stopped, and their block volumes outlive them."""
+"""A fake of Scaleway's API, as far as the provider calls it: servers are created stopped, and their block volumes
+outlive them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _PATH = "/instance/v1/zones/{zone}"
 
 
 class ScalewayApi:
-    """The API over a world; `images`: labels of the marketplace."""
+    """The API over a world; `images` are labels of the marketplace."""
 
     def __init__(self, world: World, *, token: str, images: list[str]) -> None:
         self._world = world
@@ -33,23 +34,23 @@ class ScalewayApi:
         return await handler(request)
 
     async def _create(self, request: web.Request) -> web.Response:
-        said = await request.json()
-        if not self._world.find_room(said["commercial_type"]):
+        body = await request.json()
+        if not self._world.find_room(body["commercial_type"]):
             return _refuse(403, "quotas_exceeded", "quota exceeded")
         machine = self._world.create(
-            said["name"], said["commercial_type"], request.match_info["zone"], tags=said["tags"], uuid=True
+            body["name"], body["commercial_type"], request.match_info["zone"], tags=body["tags"], uuid=True
         )
         return web.json_response({"server": _server(machine)}, status=201)
 
     async def _listed(self, request: web.Request) -> web.Response:
         tag, zone = request.query.get("tags"), request.match_info["zone"]
-        found = [
+        machines = [
             machine
             for machine in self._world.machines.values()
             if machine.location == zone and (tag is None or tag in machine.tags)
         ]
         return web.json_response(
-            {"servers": [_server(machine) for machine in page(request, found)], "total_count": len(found)}
+            {"servers": [_server(machine) for machine in page(request, machines)], "total_count": len(machines)}
         )
 
     async def _one(self, request: web.Request) -> web.Response:
@@ -85,23 +86,23 @@ class ScalewayApi:
         return web.json_response({"task": {"id": machine.id, "description": action, "status": "pending"}}, status=202)
 
     async def _volume(self, request: web.Request) -> web.Response:
-        wanted = request.match_info["id"]
-        if any(wanted in machine.volumes for machine in self._world.machines.values()):
+        volume = request.match_info["id"]
+        if any(volume in machine.volumes for machine in self._world.machines.values()):
             return _refuse(400, "precondition_failed", "volume is attached")
-        if wanted not in self._world.volumes:
+        if volume not in self._world.volumes:
             return _refuse(404, "not_found", "resource is not found")
-        self._world.volumes.discard(wanted)
+        self._world.volumes.discard(volume)
         return web.Response(status=204)
 
     async def _local_images(self, request: web.Request) -> web.Response:
         label = request.query["image_label"]
-        found = (
+        images = (
             [{"id": f"image-{label}", "label": label, "zone": request.query["zone"]}] if label in self._images else []
         )
-        return web.json_response({"local_images": found, "total_count": len(found)})
+        return web.json_response({"local_images": images, "total_count": len(images)})
 
     def app(self) -> web.Application:
-        """The application, to be served."""
+        """Return the application."""
         app = web.Application(middlewares=[self._authorized])
         app.add_routes(
             [
@@ -123,7 +124,7 @@ def _refuse(status: int, kind: str, message: str) -> web.Response:
 
 
 def _throttle(seconds: float) -> web.Response:
-    """Its gateway says nothing of how long."""
+    """Refuse as the gateway does, without a time."""
     return web.Response(status=429, headers={"x-envoy-ratelimited": "true"})
 
 

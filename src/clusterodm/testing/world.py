@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A pretended cloud: machines with a state, an address on loopback, disks, and a development node that starts when they
-do, as their user-data says. What speaks a provider's API over it is beside this file."""
+"""The state behind a fake cloud: machines with a state, an address on loopback, disks, and a development node that is
+started with them as their user data says. The APIs over it are in the modules beside this one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import obstore
 from aiohttp import web
 from obstore.store import S3Store
 
+from clusterodm.aio import Clock
 from clusterodm.devnode import DevNode, Knobs, running_devnode
 from clusterodm.devnode.tasks import DevTask
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-#: What may happen to a request instead of being answered: refused before it is done, throttled, or done without the
-#: answer reaching anybody.
+#: Fates of a request: failed without being carried out, throttled, or carried out with the response lost.
 REFUSE: Final = "refuse"
 THROTTLE: Final = "throttle"
 LOSE: Final = "lose"
@@ -49,40 +49,41 @@ class FakeMachine:
 
 
 class World:
-    """All machines of one cloud, and knobs for what may go wrong."""
+    """All machines of one cloud, and knobs for failures."""
 
-    def __init__(self, *, port: int, net: int = 1) -> None:
-        #: Where nodes listen, each on its machine's own address of 127.`net`.0.0/16.
+    def __init__(self, *, port: int, net: int = 1, clock: Clock | None = None) -> None:
+        #: Port of all nodes. Each machine has an address of its own in 127.`net`.0.0/16.
         self.port = port
+        self.clock = clock or Clock()
         self._net = net
         self.machines: dict[str, FakeMachine] = {}
-        #: Every machine that there ever was.
+        #: Every machine ever created.
         self.created: list[FakeMachine] = []
-        #: Disks that there are, also those that belong to no machine any more.
+        #: Existing disks, also those of deleted machines.
         self.volumes: set[str] = set()
-        #: Forecasts that are out of stock.
+        #: Sizes that are out of stock.
         self.out_of_stock: set[str] = set()
-        #: Machines that the account may have; -1: any number.
+        #: Machines that the account may have; -1: no limit.
         self.quota = -1
-        #: Nodes that were told of a bucket put their results into it.
+        #: Nodes with a bucket upload their results to it.
         self.uploads = True
-        #: Machines start, but their nodes never answer.
+        #: Machines start, but their nodes do not.
         self.dead_on_arrival = False
-        #: How nodes behave, beside what the user-data says.
+        #: Knobs of nodes, in addition to their user data.
         self.knobs: dict[str, Any] = {"seconds": 0.0}
-        #: What happens to a request: one of the words above, or nothing.
+        #: Returns the fate of a request: one of the above, or "".
         self.misbehave: Callable[[web.Request], str] = lambda request: ""
-        #: Seconds for which a throttled answer asks for a pause, and that answer as this cloud gives it.
+        #: Seconds of a pause, and the response with which this cloud asks for it.
         self.pause = 0.0
         self.throttled: Callable[[float], web.Response] = lambda seconds: web.Response(status=429)
-        #: Called with each request that was understood and its answer, to compare them with a description.
+        #: Called with each request and its response, to validate them against an API description.
         self.watch: Callable[[web.Request, bytes, web.Response], None] = lambda request, body, response: None
         self.calls: Counter[str] = Counter()
         self._group: asyncio.TaskGroup | None = None
 
     @asynccontextmanager
     async def running(self, app: web.Application) -> AsyncIterator[str]:
-        """The cloud's API on loopback while the block runs; its URL."""
+        """Serve an API on loopback while the block runs; yield its URL."""
         app.middlewares.append(self._middleware)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
@@ -95,19 +96,19 @@ class World:
 
     @asynccontextmanager
     async def living(self) -> AsyncIterator[asyncio.TaskGroup]:
-        """Machines can be started while the block runs, and end with it."""
+        """Allow machines to be started while the block runs; stop them at its end."""
         async with asyncio.TaskGroup() as self._group:
             yield self._group
             for machine in list(self.machines.values()):
                 self.delete(machine)
 
     def find_room(self, size: str) -> bool:
-        """Whether a machine of that size can be had."""
+        """True if a machine of that size can be created."""
         full = 0 <= self.quota <= len(self.machines)
         return size not in self.out_of_stock and not full
 
     def create(self, name: str, size: str, location: str, **given: Any) -> FakeMachine:
-        """A machine that is not started yet."""
+        """Create a machine that is stopped."""
         number = len(self.created) + 1
         machine = FakeMachine(
             id=str(uuid.uuid4()) if given.pop("uuid", False) else str(1000 + number),
@@ -124,39 +125,39 @@ class World:
         return machine
 
     def start(self, machine: FakeMachine) -> None:
-        """Switch a machine on."""
+        """Power a machine on."""
         assert self._group is not None, "running"  # noqa: S101 - a context manager
         machine.state = "running"
         if not self.dead_on_arrival:
             self._group.create_task(self._live(machine))
 
     def delete(self, machine: FakeMachine, *, keep_volumes: bool = False) -> None:
-        """A machine ends at once."""
+        """Delete a machine at once."""
         self.machines.pop(machine.id, None)
         machine.gone.set()
         if not keep_volumes:
             self.volumes.difference_update(machine.volumes)
 
     async def _live(self, machine: FakeMachine) -> None:
-        """What its user-data makes of it."""
+        """Run the node of a machine as its user data says."""
         document = json.loads(machine.user_data.removeprefix("#cloud-config\n"))
         written = {file["path"]: file["content"] for file in document["write_files"]}
-        said = json.loads(written["/etc/clusterodm/node.json"])
+        config = json.loads(written["/etc/clusterodm/node.json"])
         knobs = Knobs(
-            token=said["token"], max_images=said["maxImages"], slots=said["parallelQueueProcessing"], **self.knobs
+            token=config["token"], max_images=config["maxImages"], slots=config["parallelQueueProcessing"], **self.knobs
         )
         async with running_devnode(knobs, host=machine.address, port=self.port) as (machine.node, _):
-            if "s3Bucket" in said:
-                machine.node.done = self._putting(machine.node, said)
+            if "s3Bucket" in config:
+                machine.node.done = self._uploader(machine.node, config)
             await machine.gone.wait()
 
-    def _putting(self, node: DevNode, said: dict[str, Any]) -> Callable[[DevTask], Awaitable[None]]:
-        """Put results into a bucket, as a node does that was told of one."""
+    def _uploader(self, node: DevNode, config: dict[str, Any]) -> Callable[[DevTask], Awaitable[None]]:
+        """Return a function that uploads results to a bucket, as nodes do."""
         store = S3Store(
-            said["s3Bucket"],
-            endpoint=said["s3Endpoint"],
-            access_key_id=said["s3AccessKey"],
-            secret_access_key=said["s3SecretKey"],
+            config["s3Bucket"],
+            endpoint=config["s3Endpoint"],
+            access_key_id=config["s3AccessKey"],
+            secret_access_key=config["s3SecretKey"],
             region="us-east-1",
             virtual_hosted_style_request=False,
             client_options={"allow_http": True},
@@ -189,6 +190,6 @@ class World:
 
 
 def page(request: web.Request, items: list[Any]) -> list[Any]:
-    """The page of a list that a request asks for."""
+    """Return the page of a list that a request asks for."""
     size, number = int(request.query.get("per_page", 20)), int(request.query.get("page", 1))
     return items[(number - 1) * size : number * size]
