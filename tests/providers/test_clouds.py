@@ -49,7 +49,7 @@ async def test_what_is_not_there_is_none_and_can_be_deleted(provider: BoundedPro
     await provider.delete(nothing)
 
 
-async def test_the_ladder_has_smaller_sizes_first_and_all_places(cloud: Cloud, provider: BoundedProvider) -> None:
+async def test_offerings_are_smaller_sizes_first_in_all_locations(cloud: Cloud, provider: BoundedProvider) -> None:
     sizes = [offering.max_images for offering in provider.offerings]
     assert sizes == sorted(sizes)
     places = {

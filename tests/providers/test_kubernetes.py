@@ -263,7 +263,7 @@ def test_a_kubeconfig_with_certificates_and_one_that_calls_a_program(tmp_path: P
     access = from_kubeconfig(path)
     assert (access.url, access.namespace, access.token()) == ("https://127.0.0.1:6443", "clusterodm", "")
     assert access.tls is not None
-    with pytest.raises(ConfigError, match="call a program"):
+    with pytest.raises(ConfigError, match="run a program"):
         from_kubeconfig(kubeconfig(tmp_path, "https://x", exec={"command": "aws"}))
     with pytest.raises(ConfigError, match="context other"):
         from_kubeconfig(path, "other")
@@ -277,7 +277,7 @@ def test_a_kubeconfig_with_certificates_and_one_that_calls_a_program(tmp_path: P
 
 
 def test_the_access_of_a_pod(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no pod"):
+    with pytest.raises(ConfigError, match="not running in a pod"):
         in_cluster("", "443", tmp_path)
     (tmp_path / "ca.crt").write_bytes(trustme.CA().cert_pem.bytes())
     (tmp_path / "token").write_text("hush-token\n")

@@ -145,8 +145,8 @@ async def test_what_is_refused_and_who_does_not_answer(conf: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"addressFolder": None}, "addressFolder and callbackUrl"),
-        ({"callbackUrl": "http://x"}, "addressFolder and callbackUrl"),
+        ({"addressFolder": None}, "addressFolder or callbackUrl"),
+        ({"callbackUrl": "http://x"}, "addressFolder or callbackUrl"),
         ({"addressFolder": None, "callbackUrl": "http://x"}, "needs leaseToken"),
         ({"command": []}, "needs command"),
         ({"partitions": "x"}, "did you mean partition"),

@@ -230,6 +230,6 @@ async def test_silent_connections_are_closed_and_at_the_end_all_are(cluster: Rig
 async def test_a_grant_is_given_at_once_only_where_nobody_has_to_be_asked(cluster: Rig) -> None:
     await cluster.start(token="hush-token")
     authenticator = cluster.cluster.context.authenticator
-    assert isinstance(authenticator.known("hush-token"), Grant)
-    assert authenticator.known("hush-wrong") is None
-    assert authenticator.known("") is None
+    assert isinstance(authenticator.cached("hush-token"), Grant)
+    assert authenticator.cached("hush-wrong") is None
+    assert authenticator.cached("") is None

@@ -94,9 +94,9 @@ class KubernetesApi:
         self.requests.append(f"{verb} {plural}")
         if self.throttle:
             text = "The server has received too many requests and has asked us to try again later"
-            response = _status(429, "TooManyRequests", text)
-            response.headers["Retry-After"] = str(self.throttle)
-            return response
+            refusal = _status(429, "TooManyRequests", text)
+            refusal.headers["Retry-After"] = str(self.throttle)
+            return refusal
         group = _KINDS[plural][0]
         allowed = self.rights is None or verb in self.rights.get((group, plural), set())
         if not allowed or namespace != self.namespace:
