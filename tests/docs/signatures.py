@@ -53,7 +53,11 @@ def _members(cls: type) -> Iterator[str]:
     for name, value in vars(cls).items():
         if isinstance(value, property) and not name.startswith("_"):
             yield f"{name}: {_shown(get_type_hints(value.fget)['return'])}  # property"
-        elif inspect.isfunction(value) and (not name.startswith("_") or (name in _SPECIAL and not record)):
+        elif (
+            inspect.isfunction(value)
+            and value.__name__ == name
+            and (not name.startswith("_") or (name in _SPECIAL and not record))
+        ):
             yield _function(name, value)
 
 
@@ -77,7 +81,8 @@ def _defaults(cls: type) -> Iterator[tuple[str, Any]]:
             elif field.default_factory is not msgspec.NODEFAULT:
                 yield field.name, field.default_factory()
     elif is_dataclass(cls):
-        yield from ((field.name, field.default) for field in fields(cls) if field.default is not MISSING)
+        given = ((field.name, field.default) for field in fields(cls) if field.default is not MISSING)
+        yield from ((name, _Text("...") if callable(default) else default) for name, default in given)
     else:
         yield from vars(cls).items()
 

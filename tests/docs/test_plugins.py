@@ -9,15 +9,22 @@ import re
 import pytest
 
 from clusterodm import auth, providers
+from clusterodm.testing import contract
 from tests.docs.signatures import signature
 from tests.docs.test_docs import DOCS
 
 EXPORTED = {
     **{("auth", name): getattr(auth, name) for name in auth.__all__},
     **{("providers", name): getattr(providers, name) for name in providers.__all__},
+    **{("contract", name): getattr(contract, name) for name in contract.__all__ if name.endswith("Backend")},
 }
 #: A heading of the page to each package, and to what both export.
-HEADINGS = {"providers": "### `clusterodm.providers`", "auth": "### `clusterodm.auth`", "both": "### Both"}
+HEADINGS = {
+    "providers": "### `clusterodm.providers`",
+    "auth": "### `clusterodm.auth`",
+    "both": "### Both",
+    "contract": "### `clusterodm.testing.contract`",
+}
 
 
 def section(package: str) -> str:

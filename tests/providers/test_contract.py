@@ -48,6 +48,7 @@ def control(backend: ProviderBackend, world: World) -> None:
     backend.exhaust = lambda: setattr(world, "quota", len(world.machines))
     backend.throttle, backend.fail, backend.lose = misbehave(THROTTLE), misbehave(REFUSE), misbehave(LOSE, "POST")
     backend.recover = recover
+    backend.disks = lambda: list(world.volumes)
     backend.more_than_a_page = 60
 
 

@@ -32,6 +32,8 @@ class ProviderBackend:
     entry: dict[str, Any]
     #: Return the names of all machines, without the help of the provider.
     names: Callable[[], Collection[str]] | None = None
+    #: Return the ids of all disks, those of deleted machines included.
+    disks: Callable[[], Collection[str]] | None = None
     #: Remove the machine of this name behind the provider's back.
     remove: Callable[[str], None] | None = None
     #: Have no capacity from now on.
@@ -104,7 +106,7 @@ class ProviderContract:
         self, backend: ProviderBackend, provider: Provider, cluster: str
     ) -> None:
         """Its id, name and location stay the same; deleting it again is no error."""
-        spec = _spec(provider, cluster)
+        spec, before = _spec(provider, cluster), set(backend.disks()) if backend.disks is not None else set()
         created = await provider.create(spec)
         assert created.name == spec.name
         running = await _running(backend, provider, created)
@@ -113,6 +115,7 @@ class ProviderContract:
         await _delete(backend, provider, running)
         assert await provider.list_machines(cluster) == []
         assert backend.names is None or spec.name not in backend.names()
+        assert backend.disks is None or set(backend.disks()) <= before, "a disk was left behind"
         await provider.delete(running)
         assert await provider.get(running.id, running.location) is None
 
