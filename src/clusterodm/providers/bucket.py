@@ -20,7 +20,7 @@ from clusterodm.providers.config import S3
 
 #: Bytes per request, read-ahead of file access, and seconds for which a signed URL is valid.
 _BLOCK: Final = 8 << 20
-_READ_READ_AHEAD: Final = 256 << 10
+_READ_AHEAD: Final = 256 << 10
 _VALID: Final = 6 * 3600
 _CHECK: Final = "clusterodm-check"
 #: Errors of obstore; some are built-in ones.
@@ -90,7 +90,7 @@ class Bucket:
 
     def open(self, key: str, size: int) -> io.BufferedReader:
         """Open an object of this size for random access. For threads only."""
-        return io.BufferedReader(_RangeReader(self._store, key, size, self.name), _READ_READ_AHEAD)
+        return io.BufferedReader(_RangeReader(self._store, key, size, self.name), _READ_AHEAD)
 
     async def sign(self, key: str) -> str:
         """Return a URL at which anybody may fetch an object for some hours."""
