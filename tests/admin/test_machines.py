@@ -109,7 +109,7 @@ async def test_the_shell_knows_machines(cluster: Rig, cloud: Cloud) -> None:
     session = await greeted(cluster)
     line = (await session.say("MACHINE LIST"))[0]
     name = line.split()[0]
-    assert line.startswith(f"{name} [ready] small in fsn1 (hetzner) 1 tasks cost 0.00: its node answers after")
+    assert line.startswith(f"{name} [ready] small in fsn1 (hetzner) 1 tasks cost 0.00: its node came online after")
     assert (await session.say("NODE LIST"))[0].endswith("[A]")
     plan = await session.say("ASR VIEWCMD 50")
     assert plan[0].startswith("no slot is free; the smallest size for its 50 images: large in fsn1")

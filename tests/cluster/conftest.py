@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clusterodm.cluster.machines import lifecycle
+from clusterodm.cluster.machines import absence
 from clusterodm.server import schedule
 from tests.providers.support import Cloud, running_cloud
 
@@ -25,4 +25,4 @@ def prioritise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines are looked at more often than in earnest."""
     monkeypatch.setattr(schedule, "_SCALE", 0.02)
     monkeypatch.setattr(schedule, "_REAP", 0.05)
-    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
+    monkeypatch.setattr(absence, "SETTLE", 0.1)

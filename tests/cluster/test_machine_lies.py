@@ -40,7 +40,7 @@ async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(
 
     def miss_before(machine: Machine) -> None:
         for _ in range(missed if machine.state is State.DRAINING else 0):
-            cluster.cluster.context.lifecycle._absence.missed(machine, 0.0)
+            cluster.cluster.context.lifecycle._absence.absent(machine, 0.0)
 
     cloud.world.misbehave = lie
     api = await start(cluster, cloud)

@@ -117,7 +117,7 @@ async def test_a_task_that_waits_for_its_machine_says_so(cluster: Rig, cloud: Cl
     cloud.world.dead_on_arrival = True
     api = await start(cluster, cloud)
     uuid = await api.create(2)
-    await eventually(lambda: "is booting for it (small in fsn1)" in cluster.entry(uuid).wait)
+    await eventually(lambda: "is booting for this task (small in fsn1)" in cluster.entry(uuid).wait)
 
 
 async def test_a_machine_whose_node_never_answers_is_deleted_and_another_size_is_tried(
@@ -233,10 +233,10 @@ async def test_a_rung_that_failed_is_tried_again_soon_at_first_and_then_less_oft
     cloud.world.quota = 0
     api = await start(cluster, cloud)
     uuid = await api.create(2)
-    await eventually(lambda: len(cluster.cluster.context.lifecycle.blocked.until) == 2)
+    await eventually(lambda: len(cluster.cluster.context.lifecycle.backoff.until) == 2)
     posts = cloud.world.calls["POST"]
     await eventually(lambda: cloud.world and cloud.world.calls["POST"] > posts + 2)
-    assert max(cluster.cluster.context.lifecycle.blocked._failures.values()) >= 2
+    assert max(cluster.cluster.context.lifecycle.backoff._failures.values()) >= 2
     cloud.world.quota = -1
     await api.ends(uuid)
 

@@ -39,7 +39,7 @@ async def test_no_creation_fails_by_a_pause_and_everybody_is_told_of_it(
         assert ASKS in (await tasks.why(context, cluster.entry(uuids[-1]))).why
         assert [problem[-12:] for problem in (await figures.status(context)).problems] == ["(rate limit)"]
         assert all(machine.state is State.ORDERED for machine in machines(cluster))
-        assert not context.lifecycle.blocked.until
+        assert not context.lifecycle.backoff.until
         cloud.world.misbehave = lambda request: ""
         for uuid in uuids:
             await api.ends(uuid)

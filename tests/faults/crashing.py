@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from clusterodm.cluster.machines import backoff, lifecycle
+from clusterodm.cluster.machines import absence, backoff
 from clusterodm.cluster.tasks import prefetch
 from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient, Transfer
@@ -140,9 +140,9 @@ def set_clock(file: Path) -> None:
 
 if __name__ == "__main__":
     schedule._SCALE = 0.05
-    lifecycle._SETTLE = 0.5  # type: ignore[misc]
+    absence.SETTLE = 0.5  # type: ignore[misc]
     backoff.FIRST_BLOCK = 1.0  # type: ignore[misc]
-    lifecycle.STOCK_OUT = 1.0  # type: ignore[attr-defined]
+    backoff.STOCK_OUT = 1.0  # type: ignore[misc]
     NodeClient._call.__kwdefaults__["seconds"] = 5.0  # type: ignore[index]  # what a node that hangs costs, in a storm often twice in a row
     point = sys.argv.pop(1)
     if point == "--orders":

@@ -380,7 +380,7 @@ async def test_a_pod_that_finds_no_host_gives_way_to_a_larger_size(
     server.fits = lambda spec: spec["containers"][0]["resources"]["requests"]["memory"] != "8Gi"
     await started(cluster, entry(server, tmp_path, pendingTimeout=0.5))
     uuid = await cluster.api.create()
-    await eventually(lambda: "waits at kubernetes: Unschedulable" in cluster.entry(uuid).wait)
+    await eventually(lambda: "pending at kubernetes: Unschedulable" in cluster.entry(uuid).wait)
     await cluster.api.ends(uuid, seconds=40)
     gone = await cluster.cluster.context.store.machines_gone(limit=10)
     assert any("Insufficient memory" in machine.reason for machine in gone)

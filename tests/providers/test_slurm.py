@@ -251,7 +251,7 @@ async def test_a_job_that_could_never_run_is_given_up_with_its_reason(conf: Path
 
     async def given_up() -> bool:
         gone = [machine for machine in await store.machines_gone(limit=10) if machine.location == "short"]
-        why = [machine.reason.rpartition("would wait for ever at its provider: ")[2] for machine in gone]
+        why = [machine.reason.rpartition("can never start at its provider: ")[2] for machine in gone]
         return not BEYOND.isdisjoint(why)
 
     await eventually(given_up)
@@ -262,7 +262,7 @@ async def test_a_job_that_waits_for_too_long_is_given_up(conf: Path, cluster: Ri
     try:
         await started(cluster, entry(conf, tmp_path, pendingTimeout=1.5))
         uuid = await cluster.api.create()
-        await eventually(lambda: "waits at slurm: Resources" in cluster.entry(uuid).wait)
+        await eventually(lambda: "pending at slurm: Resources" in cluster.entry(uuid).wait)
 
         async def given_up() -> bool:
             gone = await cluster.cluster.context.store.machines_gone(limit=10)
@@ -281,7 +281,7 @@ async def test_a_job_that_began_while_nobody_looked_gets_its_time_to_boot(
     given = entry(conf, tmp_path, bootTimeout=5.0)
     await started(cluster, given)
     uuid = await cluster.api.create()
-    await eventually(lambda: "waits at slurm" in cluster.entry(uuid).wait)
+    await eventually(lambda: "pending at slurm" in cluster.entry(uuid).wait)
     [machine] = cluster.cluster.context.machines.alive()
     hours_ago = cluster.cluster.context.clock() - 7200.0
     await cluster.cluster.context.machines.change(machine, booting_at=hours_ago)
@@ -322,5 +322,5 @@ async def test_before_the_wall_time_ends_a_node_gets_nothing_new_and_what_runs_g
     await eventually(lambda: node.closed == "about to end", seconds=30)
     await cluster.cluster.context.registry.change(node, ends_at=cluster.cluster.context.clock() - 1)
     await eventually(lambda: cluster.entry(first).task.attempts == 2, seconds=40)
-    assert any("the time that its provider gave it is over" in text for text in await cluster.timeline(first))
+    assert any("its provider's time limit is reached" in text for text in await cluster.timeline(first))
     await cluster.api.post("/task/cancel", {"uuid": first})

@@ -93,10 +93,7 @@ async def keep(cluster: Context, machine: Machine) -> Done:
     if machine.state is State.DELETING:
         raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
     if machine.state is State.DRAINING:
-        await cluster.machines.advance(machine, State.READY, "kept by an operator", idle_since=cluster.clock())
-        node = cluster.machines.node(machine)
-        if node is not None:
-            await cluster.registry.change(node, draining=False)
+        await cluster.lifecycle.resume(machine)
     return Done(text=f"{machine.id} is kept")
 
 

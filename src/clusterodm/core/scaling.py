@@ -34,6 +34,18 @@ class Offering(msgspec.Struct, frozen=True, kw_only=True):
     #: An hour's; 0: not known.
     price: float = 0.0
 
+    @classmethod
+    def of(cls, machine: Machine) -> Offering:
+        """Return the offering that a machine was launched from."""
+        return cls(
+            provider=machine.provider,
+            size=machine.size,
+            location=machine.location,
+            spot=machine.spot,
+            max_images=machine.max_images,
+            price=machine.price,
+        )
+
     def __str__(self) -> str:
         market = ", spot" if self.spot else ""
         place = f" in {self.location}" if self.location else ""

@@ -180,7 +180,7 @@ def _server(machine: FakeMachine) -> dict[str, Any]:
     return {
         "id": int(machine.id),
         "name": machine.name,
-        "status": "running" if machine.state == "running" else "off",
+        "status": "off" if machine.state == "stopped" else machine.state,
         "created": _CREATED,
         "public_net": {"ipv4": ipv4, "ipv6": None, "floating_ips": [], "firewalls": []},
         "private_net": [],

@@ -131,7 +131,7 @@ class Autoscaler:
         steady, wall = self._clock.steady(), self._clock()
         blocked = {
             offering: wall + until - steady
-            for offering, until in self._lifecycle.blocked.until.items()
+            for offering, until in self._lifecycle.backoff.until.items()
             if until > steady
         }
         budget = Budget(
@@ -186,7 +186,7 @@ class Autoscaler:
         for uuid, machine_id in scale_plan.matched.items():
             machine = self._machines.get(machine_id)
             if machine is not None and machine.state in PENDING_STATES:
-                remarks[uuid] = f"machine {machine.id} is {machine.state} for it ({self._where(machine)})"
+                remarks[uuid] = f"machine {machine.id} is {machine.state} for this task ({self._where(machine)})"
         self._remarks = remarks
         self._served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
 
@@ -196,7 +196,7 @@ class Autoscaler:
         if provider is not None and provider.pause.left:
             return f"{place}; {provider.pause.text}"
         if (why := self._lifecycle.waiting.get(machine.id)) is not None:
-            return f"{place}, which waits at {machine.provider}{f': {why}' if why else ''}"
+            return f"{place}, pending at {machine.provider}{f': {why}' if why else ''}"
         return place
 
     async def _launch(self, launch: Launch) -> None:
@@ -224,7 +224,7 @@ class Autoscaler:
 
     async def _leave(self, machine_id: str, why: str) -> None:
         machine = self._machines.get(machine_id)
-        if machine is None or machine.state is not State.READY or self._machines.busy(machine):
+        if machine is None or machine.state is not State.READY or machine.kept or self._machines.busy(machine):
             return
         try:
             await self._machines.advance(machine, State.DRAINING, why)
