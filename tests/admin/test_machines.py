@@ -73,6 +73,29 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
     assert uuid in [cost["key"] for cost in costs]
 
 
+async def test_a_machine_keeps_its_history_when_it_is_gone(cluster: Rig, cloud: Cloud) -> None:
+    _, operator = await begin(cluster, cloud)
+    run, session = Run(cluster), await greeted(cluster)
+    machine = cluster.cluster.context.machines.alive()[0]
+    detail = await operator.get(f"machines/{machine.id[-8:]}")
+    assert detail["machine"]["id"] == machine.id
+    assert [line["state"] for line in detail["history"]] == ["ordered", "booting", "ready"]
+    await operator.order("POST", f"machines/{machine.id}/delete")
+    await eventually(lambda: cluster.cluster.context.machines.get(machine.id) is None)
+    history = (await run.json("machine", "show", machine.id))["history"]
+    assert [(line["state"], line["text"]) for line in history[2:]] == [
+        ("ready", machine.reason),
+        ("deleting", "deleted by an operator"),
+        ("gone", "deleted by an operator"),
+    ]
+    assert [line["at"] for line in history] == sorted(line["at"] for line in history)
+    assert f"created as {machine.provider_id}" in await run("machine", "show", machine.id[-8:])
+    shown = await session.say(f"MACHINE SHOW {machine.id}")
+    assert shown[0].startswith(f"{machine.id} [gone]")
+    assert f"booting: created as {machine.provider_id}" in shown[2]
+    assert (await operator.ask("GET", "/api/v1/machines/unknown"))[0] == 404
+
+
 async def test_a_machine_that_is_about_to_go_can_be_kept(cluster: Rig, cloud: Cloud) -> None:
     api, operator = await begin(cluster, cloud, keys={"idleTimeout": 0})
     machine = cluster.cluster.context.machines.alive()[0]
@@ -173,6 +196,10 @@ async def test_the_page_shows_machines_and_deletes_one(cluster: Rig, cloud: Clou
         await expect(page.get_by_role("cell", name="local")).to_be_visible()
         await accessible(page)
         await picture(page, "machines-light")
+        await row.get_by_role("button", name="History").click()
+        await expect(row.get_by_role("listitem")).to_have_count(3)
+        await expect(row.get_by_role("listitem").last).to_contain_text("ready: its node came online after")
+        await accessible(page)
         await row.get_by_role("button", name="Keep").click()
         await expect(row.get_by_role("button", name="May go")).to_be_visible()
         await row.get_by_role("button", name="Delete").click()

@@ -18,6 +18,7 @@ from clusterodm.admin.views import (
     EventView,
     History,
     Lease,
+    MachineDetail,
     MachinePlan,
     MachineView,
     NodeView,
@@ -219,6 +220,10 @@ async def _machine_costs(cluster: Context, path: Nothing, query: Month, body: No
     return await machines.costs(cluster, query.month, query.by)
 
 
+async def _machine(cluster: Context, path: MachineId, query: Nothing, body: None) -> MachineDetail:
+    return await machines.show(cluster, path.machine)
+
+
 async def _keep(cluster: Context, path: MachineId, query: Nothing, body: None) -> Done:
     return await machines.keep(cluster, machines.find(cluster, path.machine))
 
@@ -324,6 +329,7 @@ ROUTES: Final = (
     _route("GET", "/machines/gone", "The last machines that are gone.", list[MachineView], _machines_gone),
     _route("GET", "/machines/plan", "What would be created for a task.", MachinePlan, _machine_plan, query_type=Images),
     _route("GET", "/machines/costs", "What machines have cost.", list[CostView], _machine_costs, query_type=Month),
+    _route("GET", "/machines/{machine}", "One machine with its history.", MachineDetail, _machine),
     _route("POST", "/machines/{machine}/keep", "Have a machine stay though it is idle.", Done, _keep),
     _route("POST", "/machines/{machine}/release", "Let a machine go again when it is idle.", Done, _release),
     _route(

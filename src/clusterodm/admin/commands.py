@@ -225,6 +225,14 @@ async def machine_list(cluster: Context, words: list[str]) -> list[str]:
     return _listed([machines.line(machine) for machine in machines.listing(cluster)] or ["there is no machine"])
 
 
+async def machine_show(cluster: Context, words: list[str]) -> list[str]:
+    if len(words) != 1:
+        raise Invalid("a machine is named by its id, or the end of it")
+    detail = await machines.show(cluster, words[0])
+    history = (f"{_clock(event.at)}  {event.state}: {event.text}" for event in detail.history)
+    return _listed([machines.line(detail.machine), *history])
+
+
 async def machine_keep(cluster: Context, words: list[str]) -> str:
     await machines.keep(cluster, _machine(cluster, words))
     return "OK"
@@ -283,6 +291,7 @@ COMMANDS: Final[dict[str, ShellCommand]] = {
     "UPLOAD LIST": ShellCommand("[count]", "Uploads that are not committed, longest idle first", upload_list),
     "UPLOAD DROP": ShellCommand("<upload>", "Drop an upload with its files", upload_drop),
     "MACHINE LIST": ShellCommand("", "Machines that were created on demand", machine_list),
+    "MACHINE SHOW": ShellCommand("<machine>", "A machine and its history, also one that is gone", machine_show),
     "MACHINE KEEP": ShellCommand("<machine>", "Have a machine stay though it has nothing to do", machine_keep),
     "MACHINE RELEASE": ShellCommand("<machine>", "Let a machine go again when it has nothing to do", machine_release),
     "MACHINE DELETE": ShellCommand("<machine>", "Delete a machine now; its tasks go elsewhere", machine_delete),

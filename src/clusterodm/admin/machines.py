@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from clusterodm.admin.views import CostView, Done, MachinePlan, MachineView
+from clusterodm.admin.views import CostView, Done, MachineDetail, MachineEventView, MachinePlan, MachineView
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import BadRequest, MachineNotFound
@@ -29,7 +30,21 @@ async def gone(cluster: Context) -> list[MachineView]:
 
 def find(cluster: Context, name: str) -> Machine:
     """A machine by its id, or the end of it when that is unique. Raises MachineNotFound."""
-    found = [machine for machine in cluster.machines.alive() if name and machine.id.endswith(name)]
+    return _one(cluster.machines.alive(), name)
+
+
+async def show(cluster: Context, name: str) -> MachineDetail:
+    """A machine with its history; also one of the last hundred that are gone. Raises MachineNotFound."""
+    machine = _one([*cluster.machines.alive(), *await cluster.store.machines_gone(limit=_GONE)], name)
+    history = [
+        MachineEventView(at=event.at, state=event.state, text=event.text)
+        for event in await cluster.store.machine_events(machine.id)
+    ]
+    return MachineDetail(machine=_view(cluster, machine), history=history)
+
+
+def _one(machines: Iterable[Machine], name: str) -> Machine:
+    found = [machine for machine in machines if name and machine.id.endswith(name)]
     if len(found) != 1:
         raise MachineNotFound(f"there is no machine {name[:100]}" if not found else f"several machines end in {name}")
     return found[0]

@@ -88,6 +88,21 @@ class MachineView(View):
     reason: str
 
 
+class MachineEventView(View):
+    """One line of a machine's history: the state that it entered, when and why."""
+
+    at: float
+    state: State
+    text: str
+
+
+class MachineDetail(View):
+    """One machine with its history, oldest line first."""
+
+    machine: MachineView
+    history: list[MachineEventView]
+
+
 class MachinePlan(View):
     """What would be created for a task."""
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
-from clusterodm.admin.views import CostView, Done, MachinePlan, MachineView
+from clusterodm.admin.views import CostView, Done, MachineDetail, MachinePlan, MachineView
 from clusterodm.commands.remote import (
     DEFAULT_URL,
     AsJson,
@@ -23,7 +24,7 @@ from clusterodm.commands.remote import (
 )
 from clusterodm.core.durations import span
 
-machine = typer.Typer(help="Machines: list, gone, plan, costs, keep, release, delete.", no_args_is_help=True)
+machine = typer.Typer(help="Machines: list, gone, show, plan, costs, keep, release, delete.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="A machine's id, or the end of it.")]
 
@@ -60,6 +61,26 @@ async def _list(path: str, url: str, password: str, json: bool) -> None:
         for each in found
     ]
     print_table(("machine", "state", "size", "provider", "ordered", "cost>", "tasks>", "why"), rows, empty="None.")
+
+
+@machine.command()
+def show(name: Name, url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
+    """A machine and its history: each state that it entered, when and why."""
+    run(_show(name, url, password, json))
+
+
+async def _show(name: str, url: str, password: str, json: bool) -> None:
+    async with admin(url, password) as api:
+        detail = await api.get(f"machines/{name}", MachineDetail)
+    if json:
+        print_json(detail)
+        return
+    about = detail.machine
+    place = f"{about.size} in {about.location} ({about.provider})"
+    facts = (about.id, about.state, place, f"cost {about.cost:.2f}", f"node {about.node or '-'}")
+    screen.print("  ".join(facts), highlight=False, markup=False)
+    rows = [(ago(event.at), event.state, escape(event.text)) for event in detail.history]
+    print_table(("when", "state", "why"), rows, empty="No history.")
 
 
 @machine.command()
