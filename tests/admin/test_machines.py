@@ -54,10 +54,10 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
     assert (await operator.get("status"))["machines"] == 1
     plan = await operator.get("machines/plan", images=50)
     assert (plan["size"], plan["price"]) == ("large", 0.4)
-    assert "no slot is free" in plan["why"]
+    assert "no free slot" in plan["why"]
     assert "hush" not in json.dumps(plan)
     status, refused = await operator.ask("GET", "/api/v1/machines/plan?images=1000")
-    assert (status, refused) == (409, {"error": "none would be created: hetzner has no size for it"})
+    assert (status, refused) == (409, {"error": "none would be created: hetzner has no size large enough"})
     short = machine["id"][-8:]
     assert "is kept" in (await operator.order("POST", f"machines/{short}/keep"))["text"]
     assert (await operator.get("machines"))[0]["kept"] is True
@@ -135,10 +135,10 @@ async def test_the_shell_knows_machines(cluster: Rig, cloud: Cloud) -> None:
     assert line.startswith(f"{name} [ready] small in fsn1 (hetzner) 1 tasks cost 0.00: its node came online after")
     assert (await session.say("NODE LIST"))[0].endswith("[A]")
     plan = await session.say("ASR VIEWCMD 50")
-    assert plan[0].startswith("no slot is free; the smallest size for its 50 images: large in fsn1")
+    assert plan[0].startswith("no free slot; smallest size for 50 images: large in fsn1")
     assert any("docker run" in text for text in plan)
     assert "hush" not in "".join(plan)
-    assert await session.say("ASR VIEWCMD 1000") == ["FAIL: none would be created: hetzner has no size for it"]
+    assert await session.say("ASR VIEWCMD 1000") == ["FAIL: none would be created: hetzner has no size large enough"]
     assert await session.say(f"MACHINE KEEP {name}") == ["OK"]
     assert await session.say(f"MACHINE RELEASE {name[-6:]}") == ["OK"]
     assert await session.say("MACHINE DELETE nothing") == ["FAIL: there is no machine nothing"]
@@ -151,7 +151,7 @@ async def test_the_command_line_knows_machines(cluster: Rig, cloud: Cloud) -> No
     machine = (await run.json("machine", "list"))[0]
     assert machine["id"] in await run("machine", "list")
     assert "large in fsn1" in await run("machine", "plan", "50")
-    assert "no size for it" in await run("machine", "plan", "1000", code=1)
+    assert "no size large enough" in await run("machine", "plan", "1000", code=1)
     assert "local" in await run("machine", "costs")
     assert "is kept" in await run("machine", "keep", machine["id"][-8:])
     assert "may go" in await run("machine", "release", machine["id"])

@@ -115,7 +115,7 @@ async def test_a_machine_whose_node_answers_at_the_last_moment_stays(
 async def test_what_is_refused_is_not_asked_for_again_and_again(cluster: Rig, cloud: Cloud) -> None:
     api = await start(cluster, cloud, image="nothing", snapshot=True)
     uuid = await api.create(2)
-    await eventually(lambda: "hetzner had no small of late" in cluster.entry(uuid).wait)
+    await eventually(lambda: "hetzner had no small available" in cluster.entry(uuid).wait)
     assert cloud.world is not None
     assert cloud.world.created == []
     await eventually(lambda: not machines(cluster))

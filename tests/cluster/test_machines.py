@@ -32,7 +32,7 @@ async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: s
         assert archive.startswith(b"PK"), "its results were brought here before its machine went"
         lines = await cluster.timeline(uuid)
         assert any(
-            line.startswith("machine clusterodm-") and "smallest size for its 3 images" in line for line in lines
+            line.startswith("machine clusterodm-") and "smallest size for 3 images" in line for line in lines
         )
         gone = await cluster.cluster.context.store.machines_gone(limit=10)
         assert [machine.state for machine in gone] == [State.GONE]
@@ -96,10 +96,10 @@ async def test_when_a_cloud_has_nothing_the_next_one_is_asked(cluster: Rig, clou
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"machinesLimit": 0}, "hetzner has 0 machines, as many as it may"),
-        ({"minImages": 5}, "hetzner is for tasks of at least 5 images"),
-        ({"maxHourlyCost": 0.05}, "all machines may cost 0.05 an hour, those there are cost 0"),
-        ({"maxMonthlyCost": 0}, "machines may cost 0 a month, 0.00 are spent"),
+        ({"machinesLimit": 0}, "hetzner has reached its limit of machines (0)"),
+        ({"minImages": 5}, "hetzner takes tasks of at least 5 images"),
+        ({"maxHourlyCost": 0.05}, "the hourly cost limit is 0.05, current machines cost 0"),
+        ({"maxMonthlyCost": 0}, "the monthly cost limit is 0, 0.00 spent"),
     ],
 )
 async def test_a_limit_holds_a_task_in_the_queue_with_the_reason(
@@ -212,7 +212,7 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     assert [machine.size for machine in cloud.world.created] == ["small", "large", "large"]
     lines = "\n".join(await cluster.timeline(again))
     assert "GB of memory expected: a task of 2 images like it" in lines
-    assert "that tasks like it took: large in fsn1" in lines
+    assert "as similar tasks used: large in fsn1" in lines
 
 
 async def test_files_that_take_too_long_to_send_cost_the_machine_not_the_task(cluster: Rig, cloud: Cloud) -> None:

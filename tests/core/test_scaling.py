@@ -44,13 +44,13 @@ def test_a_waiting_task_gets_the_smallest_machine_that_takes_it() -> None:
     scale_plan = decide([demand(1), demand(2, 51)])
     assert [(launch.offering, launch.task) for launch in scale_plan.launches] == [(SMALL, "t1"), (LARGE, "t2")]
     assert scale_plan.launches[0].why == (
-        "no slot is free; the smallest size for its 10 images: small in nyc (do) at 0.5 an hour"
+        "no free slot; smallest size for 10 images: small in nyc (do) at 0.5 per hour"
     )
 
 
 def test_one_that_ran_out_of_memory_gets_a_larger_one() -> None:
     assert decide([demand(1, 10, larger_than=50)]).launches[0].offering is LARGE
-    assert decide([demand(1, 10, larger_than=500)]).unmet == {"t1": "do has no size for it"}
+    assert decide([demand(1, 10, larger_than=500)]).unmet == {"t1": "do has no size large enough"}
 
 
 @pytest.mark.parametrize("state", [State.ORDERED, State.BOOTING, State.READY])
@@ -80,10 +80,10 @@ def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
 @pytest.mark.parametrize(
     ("rules", "budget", "why"),
     [
-        ({"max_machines": 1}, {}, "do has 1 machines, as many as it may"),
-        ({"min_images": 20}, {}, "do is for tasks of at least 20 images"),
-        ({}, {"hourly": 0.9}, "all machines may cost 0.9 an hour, those there are cost 0.5"),
-        ({}, {"monthly": 10.0, "spent": 10.0}, "machines may cost 10 a month, 10.00 are spent"),
+        ({"max_machines": 1}, {}, "do has reached its limit of machines (1)"),
+        ({"min_images": 20}, {}, "do takes tasks of at least 20 images"),
+        ({}, {"hourly": 0.9}, "the hourly cost limit is 0.9, current machines cost 0.5"),
+        ({}, {"monthly": 10.0, "spent": 10.0}, "the monthly cost limit is 10, 10.00 spent"),
     ],
 )
 def test_a_limit_holds_a_task_with_the_reason(rules: dict[str, Any], budget: dict[str, Any], why: str) -> None:
@@ -98,7 +98,7 @@ def test_a_rung_that_was_out_of_stock_is_passed_over_for_a_while() -> None:
     assert decide([demand(1)], blocked=blocked).launches[0].offering is LARGE
     assert decide([demand(1)], blocked=blocked, now=1600.0).launches[0].offering is SMALL
     held = decide([demand(1)], blocked=blocked | {LARGE: 1060.0}).unmet["t1"]
-    assert held == "do had no small of late, tried again in 10 min; do had no large of late, tried again in 60 s"
+    assert held == "do had no small available, next try in 10 min; do had no large available, next try in 60 s"
 
 
 def test_the_next_provider_takes_what_the_first_may_not() -> None:
@@ -131,7 +131,7 @@ def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -
     needy = Demand(task="t1", images=10, memory=9 << 30)
     launch = decide([needy], [], rules).launches[0]
     assert launch.offering is LARGE, "nobody knows what it has"
-    assert "for its 10 images and the 9.7 GB that tasks like it took" in launch.why
+    assert "for 10 images and 9.7 GB, as similar tasks used" in launch.why
     known = msgspec.structs.replace(DO, memory={"small": 8 << 30, "large": 8 << 30})
     assert decide([needy], [], known).launches[0].offering is LARGE, "as good as it gets"
     assert decide([needy], [MachineLoad(machine=machine(1), memory=8 << 30)], rules).matched == {}
@@ -140,10 +140,10 @@ def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -
 
 def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> None:
     early = Demand(task="t1", images=10, early=True)
-    assert decide([early]).unmet == {"t1": "do launches nothing ahead"}
+    assert decide([early]).unmet == {"t1": "do has no prewarm"}
     ahead = msgspec.structs.replace(DO, prewarm=True)
     assert (
-        decide([early], [], ahead).launches[0].why.startswith("its files come in; the smallest size for its 10 images")
+        decide([early], [], ahead).launches[0].why.startswith("upload in progress; smallest size for 10 images")
     )
     mine = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
     assert decide([early], [mine], ahead).matched == {"t1": "m1"}
@@ -155,7 +155,7 @@ def test_where_hours_are_paid_a_machine_goes_towards_the_end_of_one() -> None:
     rules = msgspec.structs.replace(DO, paid_hours=True)
     idle = MachineLoad(machine=machine(1, ordered_at=0.0, idle_since=100.0))
     assert decide([], [idle], rules, now=3000.0).drain == {}
-    assert decide([], [idle], rules, now=3500.0).drain == {"m1": "idle for 57 min, and its paid hour ends"}
+    assert decide([], [idle], rules, now=3500.0).drain == {"m1": "idle for 57 min, paid hour about to end"}
     assert decide([], [idle], rules, now=3700.0).drain == {}
 
 
@@ -163,7 +163,7 @@ def test_some_machines_are_kept_ready() -> None:
     rules = msgspec.structs.replace(DO, ready=2)
     scale_plan = decide([], [MachineLoad(machine=machine(1, idle_since=1.0))], rules)
     assert scale_plan.launches == [
-        Launch(offering=SMALL, task="", why="2 are to be ready: small in nyc (do) at 0.5 an hour")
+        Launch(offering=SMALL, task="", why="minReady is 2: small in nyc (do) at 0.5 per hour")
     ]
     assert scale_plan.drain == {}
     three = [MachineLoad(machine=machine(number, idle_since=float(number))) for number in (1, 2, 3)]

@@ -1,10 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which machines to launch and which to let go, scale_plan from one look at everything.
+"""Which machines to launch and which to drain, decided from one snapshot of everything.
 
-A task that waits for a slot is first matched with machines that are coming or idle, each machine with one task at most
-for each of its slots; what is left gets a machine of the smallest size that takes it, within all limits, from the first
-offering of the offerings that is not known to be out of stock.
+A task that waits for a slot is first matched with pending and idle machines, one task for each of their slots; the rest
+get a machine of the smallest size that takes them, within all limits, from the first offering that is not known to be
+out of stock.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import msgspec
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.machines import ALIVE, PENDING_STATES, Machine, State
 
-#: Seconds of a paid hour that must be left for a machine to be deleted in time, and not before they begin.
+#: Seconds before the end of a paid hour at which an idle machine is drained, so that it is deleted in time.
 _BEFORE_THE_HOUR: Final = 180.0
 HOUR: Final = 3600.0
 
 
 class Offering(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that can be ordered."""
+    """One size in one place and market that can be launched."""
 
     provider: str
     size: str
     location: str
     spot: bool = False
     max_images: int
-    #: An hour's; 0: not known.
+    #: Per hour; 0: unknown.
     price: float = 0.0
 
     @classmethod
@@ -53,30 +53,30 @@ class Offering(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """What is configured for one provider. -1: no limit."""
+    """The configuration of one provider. -1: no limit."""
 
     name: str
-    #: Smallest size first, each in the launch in which it is to be tried.
+    #: In the order in which they are tried, smallest size first.
     offerings: list[Offering]
     #: Tasks of fewer images wait for other nodes.
     min_images: int = 0
     max_machines: int = -1
     slots: int = 1
-    #: Seconds without work after which a machine goes; with paid hours it goes towards the end of one.
+    #: Seconds of idleness after which a machine is drained; with paid hours, towards the end of one.
     idle_timeout: float = 300.0
     paid_hours: bool = False
-    #: Idle machines that there are to be now.
+    #: Idle machines to keep ready now.
     ready: int = 0
-    #: Bytes of memory by size, as far as they are known.
+    #: Bytes of memory by size, where known.
     memory: dict[str, int] = {}
-    #: Machines are ordered while files still come in.
+    #: Launch machines during uploads.
     prewarm: bool = False
-    #: Why nothing can be asked of it now; empty: it can.
+    #: Why the provider cannot be called now; empty if it can.
     paused: str = ""
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of cost over all providers; None: none."""
+    """Cost limits over all providers; None: no limit."""
 
     hourly: float | None = None
     monthly: float | None = None
@@ -89,34 +89,34 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     images: int
-    #: A node that takes so many images was too small for it.
+    #: A node with this limit of images was too small for it.
     larger_than: int = 0
-    #: It waits a moment and will want a slot then: a machine stays for it, but none is ordered.
+    #: It will need a slot shortly: keep a machine for it, but launch none.
     soon: bool = False
-    #: Bytes that tasks like it took; 0: not known.
+    #: Bytes that similar tasks used; 0: unknown.
     memory: int = 0
-    #: Its files still come in: only where machines are ordered ahead, and one at most, whatever becomes of it.
+    #: It is still being uploaded: launch for it only with `prewarm`, and once at most.
     early: bool = False
 
     def fits(self, max_images: int) -> bool:
-        """Whether something that takes so many images takes the task."""
+        """Return True if a limit of images admits the task."""
         return max_images >= self.images and max_images > self.larger_than
 
 
 class MachineLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine, and what its node does."""
+    """A machine and the load of its node."""
 
     machine: Machine
-    #: Tasks that are on it, as far as we know, or as its node says: whichever is more.
+    #: Its tasks by the records of the cluster or by its node, whichever is more.
     busy: int = 0
-    #: Bytes of memory; 0: not known.
+    #: Bytes of memory; 0: unknown.
     memory: int = 0
-    #: Its node answers and may get something new, as far as it is known.
+    #: True if its node is online and schedulable, or not registered yet.
     usable: bool = True
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """A machine to be ordered, for a task or (empty) to be ready."""
+    """A machine to launch, for a task or (empty) to be kept ready."""
 
     offering: Offering
     task: str
@@ -124,12 +124,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What follows from one look. `unmet`: why a task gets no machine, by task; `drain`: why a machine goes, by id."""
+    """The decisions from one snapshot. `unmet`: why a task gets no machine, by task; `drain`: why to drain a machine, by id."""
 
     launches: list[Launch] = []
     drain: dict[str, str] = {}
     unmet: dict[str, str] = {}
-    #: Machines that a waiting task is to get, by task.
+    #: The machine that each waiting task will get.
     matched: dict[str, str] = {}
 
 
@@ -141,7 +141,7 @@ def plan(
     blocked: Mapping[Offering, float],
     now: float,
 ) -> ScalePlan:
-    """Decide. `demands` in the launch of the queue; `blocked`: offerings that are not to be tried before a time."""
+    """Decide. `demands` are in the order of the queue; `blocked` maps offerings to the time before which to skip them."""
     alive = [seen for seen in machines if seen.machine.state in ALIVE]
     ledger = _Ledger(alive, list(rules), budget, blocked, now)
     scale_plan = ScalePlan()
@@ -167,14 +167,13 @@ def plan(
 
 
 def _room(seen: MachineLoad) -> int:
-    """Tasks that a machine could take now or soon."""
+    """Return the tasks that a machine can take now or once it is ready."""
     ready = seen.machine.state is State.READY and seen.usable
     return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in PENDING_STATES else 0
 
 
 class _Room:
-    """Machines that could take a task, smallest first, of each size those that are ready first. `left` (tasks that each
-    could take) is counted down."""
+    """Machines with room, smallest size first and ready ones before pending ones. Counts down `left`, the room of each."""
 
     def __init__(self, alive: list[MachineLoad], left: dict[str, int]) -> None:
         self._left = left
@@ -185,11 +184,11 @@ class _Room:
             self._ordered.setdefault(seen.machine.task, []).append(seen)
 
     def take(self, demand: Demand) -> Machine | None:
-        """The machine that a waiting task is to get: its own, else the smallest, the one that is ready first."""
+        """Return the machine for a waiting task: the one launched for it, else the smallest that fits, ready ones first."""
         own = self._first(self._ordered.get(demand.task, []), demand, 0)
         if own is not None:
             return own
-        # smaller ones come first, and those that are too small need no look
+        # skip those that are too small
         begin = bisect_left(self._able, demand.images, key=lambda seen: seen.machine.max_images)
         return self._first(self._able, demand, begin)
 
@@ -210,7 +209,7 @@ def _size_first(machine: Machine) -> tuple[int, bool, str]:
 
 
 class _Ledger:
-    """Counts what is there and what is ordered within one plan."""
+    """Counts existing machines and those launched within one plan."""
 
     def __init__(
         self,
@@ -232,23 +231,23 @@ class _Ledger:
                 self._count[seen.machine.provider] += 1
 
     def choose(self, demand: Demand) -> tuple[Offering | None, str]:
-        """The offering for a task and why, or why there is none. It counts as ordered."""
+        """Return the offering for a task, which then counts as launched, and why; or None and why not."""
         reasons: list[str] = []
         for rule in self.rules:
             why = self._refusal(rule, demand)
             offering = None if why else self._first(rule, demand, reasons)
             if offering is not None:
                 self._take(offering)
-                cause = "its files come in" if demand.early else "no slot is free"
-                memory = f" and the {demand.memory / 1e9:.1f} GB that tasks like it took" if demand.memory else ""
-                size = f"the smallest size for its {demand.images} images{memory}"
+                cause = "upload in progress" if demand.early else "no free slot"
+                memory = f" and {demand.memory / 1e9:.1f} GB, as similar tasks used" if demand.memory else ""
+                size = f"smallest size for {demand.images} images{memory}"
                 return offering, f"{cause}; {size}: {offering}{_cost(offering.price)}"
             if why:
                 reasons.append(why)
         return None, "; ".join(dict.fromkeys(reasons))
 
     def warm(self, rule: Rules) -> Offering | None:
-        """The smallest offering that may be ordered to be ready."""
+        """Return the smallest offering that may be launched to be kept ready; it then counts as launched."""
         if self._full(rule):
             return None
         offering = next((offering for offering in rule.offerings if not self._why_not(offering)), None)
@@ -262,24 +261,24 @@ class _Ledger:
 
     def _refusal(self, rule: Rules, demand: Demand) -> str:
         if demand.early and not rule.prewarm:
-            return f"{rule.name} launches nothing ahead"
+            return f"{rule.name} has no prewarm"
         if demand.images < rule.min_images:
-            return f"{rule.name} is for tasks of at least {rule.min_images} images"
+            return f"{rule.name} takes tasks of at least {rule.min_images} images"
         if not any(demand.fits(offering.max_images) for offering in rule.offerings):
-            return f"{rule.name} has no size for it"
+            return f"{rule.name} has no size large enough"
         return self._full(rule)
 
     def _full(self, rule: Rules) -> str:
         if rule.paused:
             return rule.paused
         if 0 <= rule.max_machines <= self._count[rule.name]:
-            return f"{rule.name} has {self._count[rule.name]} machines, as many as it may"
+            return f"{rule.name} has reached its limit of machines ({rule.max_machines})"
         return ""
 
     def _first(self, rule: Rules, demand: Demand, reasons: list[str]) -> Offering | None:
         fitting = [offering for offering in rule.offerings if demand.fits(offering.max_images)]
         enough = [offering for offering in fitting if not 0 < rule.memory.get(offering.size, 0) < demand.memory]
-        for offering in enough or fitting[-1:]:  # where none is known to be enough, the largest is as good as it gets
+        for offering in enough or fitting[-1:]:  # if none is known to suffice, try the largest
             why = self._why_not(offering)
             if not why:
                 return offering
@@ -289,17 +288,17 @@ class _Ledger:
     def _why_not(self, offering: Offering) -> str:
         until = self._blocked.get(offering, 0.0)
         if self.now < until:
-            return f"{offering.provider} had no {offering.size} of late, tried again in {span(until - self.now)}"
+            return f"{offering.provider} had no {offering.size} available, next try in {span(until - self.now)}"
         budget = self._budget
         if budget.hourly is not None and self._hourly + offering.price > budget.hourly + 1e-9:
-            return f"all machines may cost {budget.hourly:g} an hour, those there are cost {self._hourly:g}"
+            return f"the hourly cost limit is {budget.hourly:g}, current machines cost {self._hourly:g}"
         if budget.monthly is not None and budget.spent >= budget.monthly:
-            return f"machines may cost {budget.monthly:g} a month, {budget.spent:.2f} are spent"
+            return f"the monthly cost limit is {budget.monthly:g}, {budget.spent:.2f} spent"
         return ""
 
 
 def _cost(price: float) -> str:
-    return f" at {price:g} an hour" if price else ""
+    return f" at {price:g} per hour" if price else ""
 
 
 def _keep_ready(
@@ -310,7 +309,7 @@ def _keep_ready(
     ledger: _Ledger,
     scale_plan: ScalePlan,
 ) -> None:
-    """Have as many idle machines as configured, and let go of those that have been idle for too long."""
+    """Keep as many idle machines as configured, and drain those that have been idle for too long."""
     mine = [seen for seen in alive if seen.machine.provider == rule.name and seen.machine.id not in wanted]
     spare = [seen for seen in mine if room[seen.machine.id] > 0 and not seen.busy]
     missing = rule.ready - len(spare)
@@ -319,7 +318,7 @@ def _keep_ready(
         if offering is None:
             break
         scale_plan.launches.append(
-            Launch(offering=offering, task="", why=f"{rule.ready} are to be ready: {offering}{_cost(offering.price)}")
+            Launch(offering=offering, task="", why=f"minReady is {rule.ready}: {offering}{_cost(offering.price)}")
         )
     quiet = [seen for seen in mine if seen.machine.state is State.READY and not seen.busy and not seen.machine.kept]
     quiet.sort(key=lambda seen: (seen.usable, -seen.machine.price, seen.machine.idle_since))
@@ -334,5 +333,5 @@ def _why_drain(machine: Machine, rule: Rules, now: float) -> str:
     idle = elapsed(machine.idle_since, now)
     if rule.paid_hours:
         left = HOUR - (now - machine.ordered_at) % HOUR
-        return f"idle for {span(idle)}, and its paid hour ends" if idle > 60 and left < _BEFORE_THE_HOUR else ""
+        return f"idle for {span(idle)}, paid hour about to end" if idle > 60 and left < _BEFORE_THE_HOUR else ""
     return f"idle for {span(idle)}" if idle >= rule.idle_timeout else ""

@@ -146,7 +146,7 @@ class Autoscaler:
             )
             for machine in self._machines.alive()
         ]
-        rules = [_rules(provider, self.sizes) for provider in self.fleet.providers.values()]
+        rules = [_rules(provider, self.sizes, wall) for provider in self.fleet.providers.values()]
         return plan(demands, seen, rules, budget, blocked, wall)
 
     async def _early(self) -> list[Demand]:
@@ -182,7 +182,7 @@ class Autoscaler:
     def _remark(self, scale_plan: ScalePlan) -> None:
         """What operators and owners are told of each wait."""
         remarks = dict(scale_plan.unmet)
-        remarks |= {launch.task: f"a machine is ordered: {launch.offering}" for launch in scale_plan.launches}
+        remarks |= {launch.task: f"machine ordered: {launch.offering}" for launch in scale_plan.launches}
         for uuid, machine_id in scale_plan.matched.items():
             machine = self._machines.get(machine_id)
             if machine is not None and machine.state in PENDING_STATES:
@@ -288,9 +288,9 @@ class Autoscaler:
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
-def _rules(provider: BoundedProvider, sizes: Forecasts) -> Rules:
+def _rules(provider: BoundedProvider, sizes: Forecasts, now: float) -> Rules:
     config = provider.config
-    here = time.localtime()
+    here = time.localtime(now)
     windows = config.windows
     minute = here.tm_hour * 60 + here.tm_min
     ready = config.min_ready if not windows or any(each.has(here.tm_wday, minute) for each in windows) else 0
