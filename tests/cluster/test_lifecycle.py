@@ -480,7 +480,7 @@ async def test_a_machine_that_is_kept_while_it_begins_to_drain_takes_tasks_again
 async def test_a_machine_that_is_kept_while_the_autoscaler_lets_it_go_stays(bench: Bench, operator_first: bool) -> None:
     await bench.reach(State.READY)
     keep = admin.keep(bench.context, bench.machine)
-    drain = bench.context.autoscaler._leave(bench.machine_id, "idle")
+    drain = bench.context.autoscaler._drain(bench.machine_id, "idle")
     await both(*((keep, drain) if operator_first else (drain, keep)))
     await bench.turn(10 * INTERVAL)
     assert bench.machine.state is State.READY

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Short names of results, as older nodes had them and WebODM has them, and where they lie in `all.zip`."""
+"""Short names of results, as used by older nodes and WebODM, and their places in `all.zip`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILES: Final = {
     "report.pdf": "odm_report/report.pdf",
     "ground_control_points.geojson": "odm_georeferencing/ground_control_points.geojson",
 }
-#: Folders that are asked for as an archive of their own.
+#: Folders that are downloaded as an archive.
 FOLDERS: Final = {
     "textured_model.zip": "odm_texturing/",
     "3d_tiles_model.zip": "3d_tiles/model/",

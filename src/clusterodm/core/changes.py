@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The columns that may change, for `**changes`: what a record is known by is not among them.
+"""The columns that may change, for `**changes`: all but the keys.
 
-A test holds each against its record.
+A test checks each against its record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clusterodm.core.tasks import Cleanup, Outcome, Stage
 
 
 class Progress(TypedDict, total=False):
-    """Columns of a task that follow what its node says, kept now and then and at each change of the phase."""
+    """Columns of a task that follow its node, stored from time to time and at each phase change."""
 
     progress: float
     processing_time: int
@@ -98,7 +98,7 @@ class MachineChanges(TypedDict, total=False):
 
 
 class NodeTerms(TypedDict, total=False):
-    """Columns of `core.nodes.NodeRecord` on which a node is taken in."""
+    """Columns of `core.nodes.NodeRecord` that are set when a node is added."""
 
     origin: Origin
     labels: dict[str, str]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the cluster says of itself: one node's `/info` made out of many."""
+"""The cluster's own `/info`, aggregated from its nodes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Final
 
 from clusterodm.core.nodes import NodeInfo
 
-#: The version of the NodeODM API that we speak; clients compare it.
+#: The version of the NodeODM API that the cluster speaks; clients compare it.
 API_VERSION: Final = "2.2.4"
-#: How the cluster calls itself in requests and answers: versions of what it is made of are nobody's business.
+#: The product name in requests and responses; without versions, which would help attackers.
 PROGRAM: Final = "ClusterODM"
 
 
 def cluster_info(online: Iterable[NodeInfo], described: NodeInfo, waiting: int) -> dict[str, Any]:
-    """The body of `/info`: sums over the nodes that are `online`; with none, what is `described` (seen last).
+    """Return the body of `/info`: sums over the `online` nodes; with none, the last one seen (`described`).
 
-    `waiting` is the number of tasks in our queue: clients choose the emptiest node by it.
+    `waiting` is the number of queued tasks: clients choose the least loaded node by it.
     """
     nodes = list(online) or [described]
     limits = [node.max_images for node in nodes]

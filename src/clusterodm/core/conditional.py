@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Conditional and range requests (RFC 9110, sections 13 and 14): what of something is to be sent, if anything."""
+"""Conditional and range requests (RFC 9110, sections 13 and 14): the status and the bytes to send."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _TAG: Final = re.compile(r'(?:W/)?"[^"]*"')
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A status (200, 206, 304, 412 or 416) and the bytes to be sent."""
+    """A status (200, 206, 304, 412 or 416) and the bytes to send."""
 
     status: int
     start: int = 0
     length: int = 0
 
     def content_range(self, size: int) -> str:
-        """The header of 206 and 416; empty: none."""
+        """Return the `Content-Range` of 206 and 416; empty for other statuses."""
         if self.status == 206:
             return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
         return f"bytes */{size}" if self.status == 416 else ""
 
 
 def judge(headers: Mapping[str, str], *, size: int, etag: str, modified: int) -> Verdict:
-    """What a GET or HEAD with these headers (looked up as they are spelled here) is answered with. `etag` is strong and
-    has its quotes; `modified`: seconds since the epoch; both may be empty: not known."""
+    """Evaluate a GET or HEAD with these headers (looked up as spelled here). `etag` is strong and quoted; `modified` is
+    in seconds since the epoch; either may be empty if unknown."""
     matches, unmatched = headers.get("If-Match"), headers.get("If-None-Match")
     if matches is not None:
         if not _among(etag, matches, weak=False):
@@ -49,7 +49,7 @@ def judge(headers: Mapping[str, str], *, size: int, etag: str, modified: int) ->
 
 
 def _among(etag: str, given: str, *, weak: bool) -> bool:
-    """Whether a strong tag is in a list of tags. Weak ones are equal to it only by a weak comparison."""
+    """Return True if a strong tag is in a list of tags; weak ones match it only in a weak comparison."""
     if given.strip() == "*":
         return True
     tags = _TAG.findall(given)
@@ -57,7 +57,7 @@ def _among(etag: str, given: str, *, weak: bool) -> bool:
 
 
 def _date(given: str | None) -> int | None:
-    """Seconds since the epoch; None for what is no date, which is ignored."""
+    """Return seconds since the epoch; None for anything but a date, which is ignored."""
     try:
         return int(parsedate_to_datetime(given).timestamp()) if given else None
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -65,7 +65,7 @@ def _date(given: str | None) -> int | None:
 
 
 def _still(if_range: str | None, etag: str, modified: int) -> bool:
-    """Whether a part fits to what the client has: the same strong tag, or the very date."""
+    """Return True if a range matches the client's copy: the same strong tag, or exactly the same date."""
     if if_range is None:
         return True
     given = if_range.strip()
@@ -73,7 +73,7 @@ def _still(if_range: str | None, etag: str, modified: int) -> bool:
 
 
 def _part(header: str | None, size: int) -> Verdict:
-    """The one range asked for; the whole for none, a malformed, or more than one."""
+    """Return the one range requested; the whole for none, a malformed one, or several."""
     found = _RANGE.fullmatch(header.strip()) if header else None
     if found is None or found.group(1) == found.group(2) == "":
         return Verdict(200, 0, size)

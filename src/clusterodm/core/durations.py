@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Durations as people read them."""
+"""Durations and times for display."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ def time_of_day(at: float) -> str:
 
 
 def elapsed(since: float, until: float) -> float:
-    """Return the seconds between two moments of a wall clock; none when it was set back in between."""
+    """Return the seconds between two wall-clock times; 0 if the clock was set back in between."""
     return max(0.0, until - since)
 
 
 def span(seconds: float | None) -> str:
-    """A duration in one unit; a dash when there is none."""
+    """Return a duration in one unit; a dash if there is none."""
     if seconds is None or seconds < 0:
         return "-"
     if seconds < 90:

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which settings mean nothing without another one: they are refused where they stand alone, because somebody relies on
-each of them."""
+"""Settings that have no effect without another one. Alone, they are refused, because somebody relies on them."""
 
 from __future__ import annotations
 
@@ -12,18 +11,18 @@ Values = Mapping[str, Any]
 
 
 class Need(NamedTuple):
-    """What a setting needs to have an effect."""
+    """The requirement of a setting."""
 
-    #: True if the other settings give it one.
+    #: Returns a true value if the other settings meet it.
     met: Callable[[Values], Any]
-    #: The same in words, after the setting's name.
+    #: The requirement in words, to follow the setting's name.
     text: str
 
 
 def _asks(values: Values, *names: str) -> bool:
-    """True if the authenticator is one of these, or not one of ours: then it may read any setting."""
-    ours = {"local", "tokens", "lightning", "lightningdev"}
-    return values["cloud_provider"] in names or values["cloud_provider"] not in ours
+    """Return True if the authenticator is one of these, or a plugin, which may read any setting."""
+    built_in = {"local", "tokens", "lightning", "lightningdev"}
+    return values["cloud_provider"] in names or values["cloud_provider"] not in built_in
 
 
 def _any_admin_port(values: Values) -> bool:
@@ -38,18 +37,17 @@ NEEDS: Final[Mapping[str, Need]] = {
     "admin_pass": Need(_any_admin_port, "needs --admin-cli-port or --admin-web-port"),
     "lease_token": Need(lambda v: v["admin_web_port"], "needs --admin-web-port, where nodes register themselves"),
     "token": Need(
-        lambda v: _asks(v, "local"), "needs --cloud-provider local; the tokens of the other ones are their own"
+        lambda v: _asks(v, "local"), "needs --cloud-provider local; the other authenticators have tokens of their own"
     ),
-    "tokens_file": Need(
-        lambda v: _asks(v, "tokens"), "needs --cloud-provider tokens; without it the file is not looked at"
-    ),
+    "tokens_file": Need(lambda v: _asks(v, "tokens"), "needs --cloud-provider tokens; otherwise the file is not read"),
     "lightning_url": Need(
         lambda v: _asks(v, "lightning", "lightningdev"), "needs --cloud-provider lightning or lightningdev"
     ),
-    "proxy_headers": Need(lambda v: v["trusted_proxies"], "needs --trusted-proxies: nobody else is believed"),
+    "proxy_headers": Need(lambda v: v["trusted_proxies"], "needs --trusted-proxies: headers of others are not trusted"),
     "machine_poll_interval": Need(lambda v: v["asr"], "needs --asr"),
     "results_from_s3": Need(
-        lambda v: v["asr"] and not v["downloads_from_s3"], "needs --asr, and no --downloads-from-s3, which comes first"
+        lambda v: v["asr"] and not v["downloads_from_s3"],
+        "needs --asr, and no --downloads-from-s3, which takes precedence",
     ),
     "workers": Need(
         lambda v: v["database_url"], "needs --database-url: the database in the data folder is for one process"
@@ -58,7 +56,7 @@ NEEDS: Final[Mapping[str, Need]] = {
 
 
 def without_effect(values: Values, defaults: Values) -> Iterator[tuple[str, str]]:
-    """Each setting that was given another value than its default and has no effect, with what it needs."""
+    """Yield each setting that was changed from its default without effect, with its requirement."""
     for name, need in NEEDS.items():
         if values[name] != defaults[name] and not need.met(values):
             yield name, need.text

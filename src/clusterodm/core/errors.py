@@ -37,11 +37,11 @@ ClusterError
 
 
 class ClusterError(Exception):
-    """Base of all errors that are ours."""
+    """Base of all errors of this project."""
 
 
 class BadRequest(ClusterError):
-    """The caller sent something that we refuse. `no_retry` tells clients that trying again is pointless."""
+    """The request is refused. `no_retry` tells clients that retrying is pointless."""
 
     def __init__(self, message: str, *, no_retry: bool = False) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class BadRequest(ClusterError):
 
 
 class Malformed(BadRequest):
-    """A request that is not what is described: a parameter, a body."""
+    """A parameter or body does not match its description."""
 
 
 class TaskNotFound(BadRequest):
-    """No such task, or not the caller's: nobody can tell which."""
+    """No such task, or another owner's: callers cannot tell which."""
 
 
 class NodeNotFound(BadRequest):
@@ -61,7 +61,7 @@ class NodeNotFound(BadRequest):
 
 
 class ResultsGone(BadRequest):
-    """Results that nobody has any more; the text says who had them."""
+    """Results that no longer exist anywhere; the text says who had them."""
 
 
 class MachineNotFound(BadRequest):
@@ -73,47 +73,47 @@ class Unauthorized(ClusterError):
 
 
 class ServiceDown(ClusterError):
-    """A service that decides about tokens gives no answer now."""
+    """The service that validates tokens does not respond."""
 
 
 class StoreDown(ClusterError):
-    """The database gives no answer now; what was asked of it may or may not have been kept."""
+    """The database does not respond; the last statement may or may not have been committed."""
 
 
 class SpoolFull(ClusterError):
-    """There is no room in the spool for what the caller sends."""
+    """The spool has no room for the upload."""
 
 
 class ClientGone(ClusterError):
-    """The caller's side of a stream ended or stalled."""
+    """The client's side of a stream ended or stalled."""
 
 
 class NodeError(ClusterError):
-    """Something is wrong with a node or with the way to it."""
+    """A node, or the network path to it, failed."""
 
 
 class NodeUnreachable(NodeError):
-    """No connection, no answer in time, or an answer that no node would give."""
+    """No connection, no response in time, or a response that is not a node's."""
 
 
 class AnswerTooLarge(NodeUnreachable):
-    """The node answers with more than is read into memory."""
+    """The node's response is too large to read into memory."""
 
 
 class NodeRefused(NodeError):
-    """The node answered with an error of its own; the text is its reason."""
+    """The node responded with an error; the text is its reason."""
 
 
 class TokenRejected(NodeRefused):
-    """The node does not take the token that is known for it: its fault or an operator's, not that of what was asked."""
+    """The node rejects its configured token: the fault of the node or an operator, not of the request."""
 
 
 class NodeForgot(NodeError):
-    """The node answered that it does not know the task."""
+    """The node does not know the task."""
 
 
 class BadResults(NodeError):
-    """What the node gives as its results is no archive, or not a whole one."""
+    """The node's results are not an archive, or a truncated one."""
 
 
 class FilesLost(ClusterError):
@@ -121,7 +121,7 @@ class FilesLost(ClusterError):
 
 
 class FetchFailed(ClusterError):
-    """An owner's zipurl or webhook cannot be called. `final` when trying again cannot help."""
+    """An owner's zipurl or webhook cannot be called. `final` if a retry cannot help."""
 
     def __init__(self, message: str, *, final: bool) -> None:
         super().__init__(message)
@@ -129,7 +129,7 @@ class FetchFailed(ClusterError):
 
 
 class BadArchive(ClusterError):
-    """A zip archive that cannot be used; the text goes on from its name."""
+    """An unusable zip archive; the text follows its name."""
 
 
 class StaleTask(ClusterError):
@@ -141,15 +141,15 @@ class StaleMachine(ClusterError):
 
 
 class ProviderError(ClusterError):
-    """A provider of machines could not do what we asked."""
+    """A provider of machines failed to do what it was asked for."""
 
 
 class OutOfCapacity(ProviderError):
-    """None of that kind now, or a quota is used up."""
+    """Out of stock, or a quota is exhausted."""
 
 
 class Rejected(ProviderError):
-    """The request is wrong; the text says what the provider did not like."""
+    """The request is invalid; the text is the provider's reason."""
 
 
 class Throttled(ProviderError):
@@ -171,8 +171,8 @@ class Unreachable(ProviderError):
 
 
 class ConfigError(ClusterError):
-    """Settings that cannot be used; the text says which and why."""
+    """Invalid settings; the text says which and why."""
 
 
 class DataFolderError(ClusterError):
-    """The data folder cannot be used; the text says why."""
+    """The data folder is unusable; the text says why."""

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How long the queue takes: a guess from what tasks of late took per image, good to half an order of magnitude."""
+"""Expected waits in the queue, from the time per image of recent tasks; accurate to half an order of magnitude."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Pace(msgspec.Struct, frozen=True):
 
     @property
     def known(self) -> bool:
-        """Whether there is a guess at all."""
+        """True if there is an estimate."""
         return self.per_image > 0
 
     def seconds(self, images: int) -> float:
-        """The whole time of a task on a node."""
+        """Return the total time of a task on a node."""
         return self.per_image * max(1, images)
 
 
@@ -41,7 +41,7 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def pace(past: Iterable[tuple[int, float]]) -> Pace:
-    """The median over past tasks, each (images, seconds)."""
+    """Return the median over past tasks, each (images, seconds)."""
     rates = [seconds / max(1, images) for images, seconds in past if seconds > 0]
     return Pace(median(rates)) if len(rates) >= _ENOUGH else Pace()
 
@@ -57,7 +57,7 @@ def remaining(task: Running, known: Pace) -> float:
 
 
 def waits(queue: Sequence[int], running: Iterable[Running], slots: int, known: Pace) -> list[float | None]:
-    """Seconds until each task of the queue (images each, next first) gets a slot; None: no guess."""
+    """Seconds until each task of the queue (images each, next first) gets a slot; None: no estimate."""
     if not known.known or slots <= 0:
         return [None] * len(queue)
     free = sorted(remaining(task, known) for task in running)[-slots:]

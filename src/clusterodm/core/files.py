@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The files of a task: what was accepted against what is held, and how many images a node counts among them."""
+"""The files of a task: accepted ones against those held, and the number of images a node counts."""
 
 from __future__ import annotations
 

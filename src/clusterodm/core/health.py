@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whether a node is ill: how its last tasks ended there, against how they and others ended elsewhere."""
+"""Detect unhealthy nodes: how recent tasks ended there, compared with other nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DOUBTED: Final = frozenset({Failure.REFUSED, Failure.NO_RESULTS})
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a node by how tasks ended there. Times are seconds since the epoch."""
+    """The health of a node by how tasks ended there. Times are seconds since the epoch."""
 
     #: Tasks that failed there in a row, each blamed on the node.
     failed: tuple[str, ...] = ()
@@ -94,6 +94,6 @@ def _with(tasks: tuple[str, ...], task: str) -> tuple[str, ...]:
 
 
 def _fail_everywhere(others: Iterable[Health]) -> bool:
-    """Whether tasks fail on more nodes than they complete on: then it is the tasks."""
+    """Return True if tasks fail on more nodes than they complete on: then the tasks are at fault."""
     others = list(others)
     return sum(bool(each.failed) for each in others) > sum(each.well for each in others)

@@ -13,12 +13,12 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-7][0-9a-f]{3}-[89ab][0-9a
 
 
 def is_task_id(text: str) -> bool:
-    """Whether `text` is a uuid of version 1 to 7 in lower case."""
+    """Return True if `text` is a lower-case uuid of version 1 to 7."""
     return _UUID.fullmatch(text) is not None
 
 
 def parse_set_uuid(text: str) -> str:
-    """The uuid of a `set-uuid` header in lower case; raises BadRequest as a node does."""
+    """Return the uuid of a `set-uuid` header in lower case. Raises BadRequest, as a node does."""
     lowered = text.strip().lower()
     if not is_task_id(lowered):
         raise BadRequest(f"Invalid set-uuid: {text[:100]}")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How JavaScript reads numbers and writes values: nodes check options with it, so the same text must pass here."""
+"""JavaScript's parsing and formatting of values: nodes check options with it, so the same text must pass here."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MOST_DIGITS: Final = 400
 
 
 class Undefined:
-    """The value of a key that is not there."""
+    """The value of a missing key."""
 
 
 UNDEFINED: Final = Undefined()
 
 
 def parse_float(value: Any) -> float:
-    """`Number.parseFloat`: the number that a text begins with, or NaN."""
+    """`Number.parseFloat`: return the number that a text begins with, or NaN."""
     found = _FLOAT.match(as_text(value))
     if found is None:
         return math.nan
@@ -38,7 +38,7 @@ def parse_float(value: Any) -> float:
 
 
 def parse_int(value: Any) -> float:
-    """`Number.parseInt`: the whole number that a text begins with, or NaN."""
+    """`Number.parseInt`: return the integer that a text begins with, or NaN."""
     found = _INT.match(as_text(value))
     digits, base = (found[3], 16) if found and found[2] else (found[4] if found else "", 10)
     if not found or not digits:
@@ -52,7 +52,7 @@ def parse_int(value: Any) -> float:
 
 
 def as_text(value: Any) -> str:
-    """`String(value)` of a value that came as JSON."""
+    """Return `String(value)` of a value decoded from JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, Undefined):
@@ -83,7 +83,7 @@ def _number_text(value: float) -> str:
 
 
 def parses_as_json(text: str) -> bool:
-    """Whether `JSON.parse` takes a text."""
+    """Return True if `JSON.parse` accepts a text."""
     try:
         json.loads(text, parse_constant=_refuse, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is wrong with a JSON file that a person wrote, and in which line."""
+"""Decode hand-written JSON files, with errors that name the line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What a token may do: limits as an authenticator gives them, and what they make of options and uploads."""
+"""Limits of a token, as its authenticator gives them, and their effect on options and uploads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INFINITE: Final = ("Infinity", "-Infinity")
 
 
 class Between(msgspec.Struct, frozen=True):
-    """A range that a number is brought into; numbers may come as text."""
+    """A range that numbers, also as text, are clamped to."""
 
     min: float | str | None = None
     max: float | str | None = None
@@ -28,7 +28,7 @@ class Between(msgspec.Struct, frozen=True):
 
 
 class OptionLimit(msgspec.Struct, frozen=True):
-    """What is done to one option."""
+    """The limits of one option."""
 
     value: Any = msgspec.UNSET
     domain: Any = msgspec.UNSET
@@ -49,12 +49,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def any(self) -> bool:
-        """Whether anything is limited."""
+        """True if anything is limited."""
         return self != Limits()
 
 
 def shown_options(described: list[Option], limits: Limits) -> list[Option]:
-    """`/options` for a token: hidden options left out, values and domains replaced."""
+    """Return `/options` for a token: without hidden options, with values and domains replaced."""
     if not limits.any:
         return described
     return [_shown(option, limits.options.get(option["name"])) for option in described if _is_shown(option, limits)]
@@ -126,12 +126,12 @@ def _like(number: float, given: Any) -> Any:
 
 
 def check_images(count: int, limits: Limits) -> None:
-    """Raise BadRequest when a task has more images than its token allows."""
+    """Raise BadRequest if a task has more images than its token allows."""
     if limits.max_images is not None and count > limits.max_images:
         raise BadRequest(f"Too many images: this token allows at most {limits.max_images} for one task", no_retry=True)
 
 
 def check_tasks_allowed(limits: Limits) -> None:
-    """Raise BadRequest for a token that may have no task at all."""
+    """Raise BadRequest for a token that allows no tasks."""
     if limits.max_concurrent_tasks == 0:
         raise BadRequest("This token allows no tasks", no_retry=True)

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The life of a machine that we create and delete.
+"""The states of a machine that the cluster creates and deletes.
 
 ORDERED ─▶ BOOTING ─▶ READY ─▶ DRAINING ─▶ DELETING ─▶ GONE
    └──────────┴─────────┴────────────────────▲          ▲
    └──────────┴─────────┴──────────┴──────────┴─────────┘
 
-Each step is stored before what it stands for is done. From everywhere a way leads to GONE, and nothing leads back from
-DELETING: a machine that is being deleted is deleted until its provider says that it is not there.
+Each state is stored before it is acted upon. GONE is reachable from every state, and nothing leads back from DELETING:
+deletion is repeated until the provider denies the machine.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from clusterodm.core.errors import StaleMachine
 
 
 class State(StrEnum):
-    """Where a machine is in our hands."""
+    """The state of a machine."""
 
-    #: We want it: its provider is asked until it says yes or no.
+    #: Its provider is asked to create it, until it accepts or refuses.
     ORDERED = "ordered"
-    #: The provider has made it; its node does not answer yet.
+    #: Created; its node is not online yet.
     BOOTING = "booting"
     #: Its node takes tasks.
     READY = "ready"
-    #: It gets nothing new and ends its tasks; then it is deleted.
+    #: Not accepting tasks; deleted once its tasks are finished.
     DRAINING = "draining"
-    #: The provider is told to delete it until it is gone.
+    #: Its provider is asked to delete it, until it is gone.
     DELETING = "deleting"
-    #: Not there any more, or never was.
+    #: Deleted, or never created.
     GONE = "gone"
 
 
@@ -46,7 +46,7 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.GONE: frozenset(),
 }
 
-#: States in which a machine will take a task, or takes one.
+#: States of a machine that will be ready.
 PENDING_STATES: Final = frozenset({State.ORDERED, State.BOOTING})
 ALIVE: Final = frozenset(State) - {State.GONE}
 
@@ -58,40 +58,40 @@ def require_transition(source: State, to: State) -> None:
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """One machine as the store keeps it. Times are seconds since the epoch, 0: not yet."""
+    """One machine as stored. Times are seconds since the epoch, 0: not yet."""
 
-    #: Its name at the provider, unique for ever.
+    #: Its name at the provider; never reused.
     id: str
-    #: Which entry of the configuration it comes from.
+    #: The entry of the configuration that it was launched from.
     provider: str
     state: State
     size: str
     location: str
     spot: bool = False
-    #: Images of the largest task that it takes, and tasks at a time.
+    #: Limit of images of a task, and concurrent tasks.
     max_images: int
     slots: int = 1
-    #: What an hour costs, as configured; 0: not known.
+    #: Configured price per hour; 0: unknown.
     price: float = 0.0
-    #: The task that it was ordered for; empty: to be ready for any.
+    #: The task that it was launched for; empty: to be kept ready.
     task: str = ""
-    #: What the provider calls it, once that is known.
+    #: The provider's id, once known.
     provider_id: str = ""
     address: str = ""
-    #: A secret that its node and we know.
+    #: The token of its node, a secret.
     token: str = ""
     node_id: int = 0
-    #: Disks that the provider leaves behind when the machine goes.
+    #: Disks that the provider does not delete with the machine.
     volumes: list[str] = []
     ordered_at: float = 0.0
     booting_at: float = 0.0
     ready_at: float = 0.0
-    #: Since when it has had nothing to do.
+    #: When it became idle.
     idle_since: float = 0.0
     gone_at: float = 0.0
-    #: Not deleted for want of work, because an operator said so.
+    #: Kept by an operator although it is idle.
     kept: bool = False
-    #: Why it is in this state, in words.
+    #: Why it is in this state.
     reason: str = ""
 
     def __repr__(self) -> str:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Nodes that come and go by themselves: a list of addresses, from a file or a name, compared with what is known."""
+"""Discovered nodes: a list of addresses, from a file or DNS, compared with the known nodes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clusterodm.core.nodes import NodeAddress, NodeRecord, Origin, make_address,
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """One node of a list, with what the list says of it."""
+    """One entry of a list of nodes."""
 
     address: NodeAddress
     locked: bool = False
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a list asks for."""
+    """The changes that a list implies."""
 
     add: list[Listed]
     remove: list[NodeRecord]
@@ -47,21 +47,21 @@ class NodeEntry(msgspec.Struct):
 
     @property
     def closed(self) -> bool:
-        """True if it may get nothing new: locked, or on a machine that somebody is to delete by hand."""
+        """True if it must not get tasks: locked, or on a machine that somebody has to delete by hand."""
         return bool(self.locked) or self.machine != ""
 
     @property
     def machine(self) -> str:
-        """The name of the machine that docker-machine made for it; empty: none."""
+        """The name of its docker-machine machine; empty if none."""
         return (self.docker_machine and (self.docker_machine.name or self.hostname)) or ""
 
     def address(self) -> NodeAddress:
-        """How to reach it. Raises ConfigError."""
+        """Return its address. Raises ConfigError."""
         return make_address(self.hostname, self.port, self.token or "", insecure=self.insecure)
 
 
 def parse_nodes_file(content: bytes) -> list[Listed]:
-    """Nodes of a file: JSON as in nodes.json, or an address a line with `#` comments. Raises ConfigError."""
+    """Parse a file of nodes: JSON as in nodes.json, or one address per line with `#` comments. Raises ConfigError."""
     if content.lstrip()[:1] == b"[":
         entries = decode_file(content, "the list of nodes", list[NodeEntry], strict=False)
         return [Listed(entry.address(), locked=entry.closed) for entry in entries]
@@ -73,8 +73,8 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
 
 
 def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origin) -> Changes:
-    """Who is to be added and removed so that the nodes of `origin` are those of the list. Nodes that an operator
-    configured are left alone, also when the list has them too."""
+    """Return the nodes to add and remove so that those of `origin` match the list. Nodes configured by an operator are
+    left alone, even if they are listed."""
     here = {record.address.place: record for record in known if not record.removed}
     wanted = {entry.address.place: entry for entry in listed}
     add = [
@@ -86,14 +86,15 @@ def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origi
     return Changes(add, remove)
 
 
-def lease_terms(now: float, said: dict[str, Any]) -> dict[str, Any]:
-    """Columns of a node that registers itself. `said`: ttl, ends_in and drain_before in seconds, labels, slots."""
-    ends_in = said.get("ends_in")
+def lease_terms(now: float, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a node that registers itself. `request`: ttl, ends_in and drain_before in seconds, labels,
+    slots."""
+    ends_in = request.get("ends_in")
     return {
         "origin": Origin.LEASE,
-        "labels": said["labels"],
-        "slots": said["slots"],
-        "lease_until": now + said["ttl"],
+        "labels": request["labels"],
+        "slots": request["slots"],
+        "lease_until": now + request["ttl"],
         "ends_at": now + ends_in if ends_in is not None else 0.0,
-        "drain_before": said["drain_before"],
+        "drain_before": request["drain_before"],
     }

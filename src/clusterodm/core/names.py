@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""File names as clients send them, made safe to store; and which of them are images."""
+"""File names of clients, made safe to store; and which of them are images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALIGN: Final = frozenset({"align.las", "align.laz", "align.tif"})
 
 
 def base_name(name: str) -> str:
-    """The last part of a path, whichever system wrote it; empty when there is none. Nodes keep files under it."""
+    """Return the last part of a path of any system; empty if there is none. Nodes store files under it."""
     return _SEPARATORS.split(name.rstrip("/\\"))[-1]
 
 
@@ -59,17 +59,17 @@ def next_name(name: str) -> str:
 
 
 def is_image(name: str) -> bool:
-    """Whether a node counts a file as an image: it does not count control data, and archives, which it deletes."""
+    """Return True if a node counts a file as an image: not control data, and not archives, which it deletes."""
     lowered = name.lower()
     return not lowered.endswith(_CONTROL_SUFFIXES) and lowered not in _ALIGN
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is an archive that may hold photos; a seed is something else."""
+    """Return True if a file is an archive that may hold photos; a seed is not."""
     lowered = name.lower()
     return lowered.endswith(".zip") and lowered != SEED
 
 
 def counted_files(names: Iterable[str]) -> int:
-    """How many files a node counts against its limit: every one but a seed, which it moves away before it counts."""
+    """Return the number of files that a node counts against its limit: all but a seed, which it moves away first."""
     return sum(name != SEED for name in names)

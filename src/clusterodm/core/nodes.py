@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is known of a node: how to reach it, and the facts that placement looks at."""
+"""Nodes: their addresses, stored records, and the facts that placement uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBER: Final = re.compile(r"(^|\.)([0-9]+|0[xX][0-9a-fA-F]*)$")
 
 
 class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach a node. The token is a secret: `str()` and `repr()` leave it out."""
+    """The address of a node. `str()` and `repr()` omit the token, a secret."""
 
     host: str
     port: int
@@ -37,7 +37,7 @@ class NodeAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> tuple[str, int]:
-        """What makes two addresses those of one node, however its host is written."""
+        """The identity of a node, independent of how its host is written."""
         return _same_host(self.host), self.port
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ def parse_address(text: str) -> NodeAddress:
 
 
 def make_address(host: str, port: int, token: str = "", *, tls: bool = False, insecure: bool = False) -> NodeAddress:
-    """An address from its parts, checked; a host may be a whole URL, as users of the original have it."""
+    """Return a checked address from its parts; the host may be a URL, as in the original."""
     if "//" in host:
         base = parse_address(host)
         insecure = insecure or base.insecure
@@ -91,7 +91,7 @@ def make_address(host: str, port: int, token: str = "", *, tls: bool = False, in
 
 
 def is_loopback(host: str) -> bool:
-    """True if a host is this machine by an address or name that is the same on every machine."""
+    """Return True if a host is an address or name by which every machine means itself."""
     ip = _ip(host)
     return _same_host(host) == _LOCALHOST or (ip is not None and ip.is_loopback)
 
@@ -123,7 +123,7 @@ def _is_ipv6(text: str) -> bool:
 
 
 class Origin(StrEnum):
-    """How a node came to be known."""
+    """How a node was added."""
 
     #: By `--node`, nodes.json or an operator.
     CONFIGURED = "configured"
@@ -133,7 +133,7 @@ class Origin(StrEnum):
     DNS = "dns"
     #: It registered itself and renews its lease.
     LEASE = "lease"
-    #: We created its machine.
+    #: The cluster created its machine.
     AUTOSCALER = "autoscaler"
 
 
@@ -142,7 +142,7 @@ LARGEST: Final = "largest"
 
 
 class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A node as the store keeps it. Times are seconds since the epoch, 0: never."""
+    """A node as stored. Times are seconds since the epoch, 0: never."""
 
     id: int
     address: NodeAddress
@@ -164,16 +164,16 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ends(self) -> bool:
-        """Whether what it gets depends on the time."""
+        """True if the node's availability depends on the time."""
         return bool(self.lease_until or self.ends_at)
 
     def leaving(self, now: float) -> bool:
-        """Whether it is to be switched off, so that its results should come here."""
+        """True if the node will be switched off, so that results should be collected."""
         ends = self.ends_at and now >= self.ends_at - self.drain_before
         return bool(self.draining or self.removed or ends)
 
     def closed(self, now: float) -> str:
-        """Why the node gets nothing new at all, in a word or two; empty: it may."""
+        """Return why the node does not accept tasks, in a word or two; empty if it does."""
         if self.removed:
             return "removed"
         if self.locked:
@@ -188,7 +188,7 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A node's answer on `/info`; what old nodes leave out has a default."""
+    """A node's `/info`, with defaults for fields that old nodes omit."""
 
     version: str = "?"
     task_queue_count: int = 0
@@ -206,7 +206,7 @@ LONGEST_SET_ASIDE: Final = 3600.0
 
 
 class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What placement looks at. Times are seconds since the epoch."""
+    """The facts that placement uses. Times are seconds since the epoch."""
 
     id: int
     name: str
@@ -224,7 +224,7 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     #: Uploads whose files we send there ahead of their commit: they take no slot.
     prefetching: int = 0
     total_memory: int = 0
-    #: It runs on a machine of ours, and a larger one could be had.
+    #: It runs on a machine that the cluster created, and a larger one is available.
     can_be_larger: bool = False
     chosen_at: float = 0.0
     #: Not used before this time, because it failed lately.
@@ -232,10 +232,10 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def free(self) -> int:
-        """Free slots; negative when more waits on the node than it can run."""
+        """Free slots; negative if more tasks wait on the node than it can run."""
         return self.slots - self.queue - self.reserved
 
     @property
     def empty(self) -> bool:
-        """Whether nothing runs there, or is on its way."""
+        """True if no task runs there or is being sent there."""
         return self.queue <= 0 and self.reserved <= 0

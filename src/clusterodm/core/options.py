@@ -28,7 +28,7 @@ SPLIT_CLUSTER: Final = "sm-cluster"
 
 
 def exact(described: list[Option]) -> list[Option]:
-    """Each description with exactly the keys that clients take."""
+    """Return each description with exactly the keys that clients accept."""
     return [{key: option.get(key, "") for key in KEYS} for option in described if option.get("name")]
 
 
@@ -80,7 +80,7 @@ def check_options(given: list[Option], described: list[Option]) -> list[Option]:
 
 
 def unknown_options(given: list[Option], described: list[Option]) -> list[str]:
-    """What to tell an owner of each option that no node knows, so that it has no effect."""
+    """Return a warning for each option that no node knows, which has no effect."""
     names = [option["name"] for option in described]
     unknown = dict.fromkeys(entry["name"] for entry in given if entry["name"] not in names)
     return [_unknown(name, names) for name in list(unknown)[:_MOST_TOLD]]

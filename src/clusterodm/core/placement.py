@@ -17,7 +17,7 @@ from clusterodm.core.tasks import Task
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task asks of a node."""
+    """The requirements of a task."""
 
     #: Files that count against a node's limit.
     images: int
@@ -32,7 +32,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, task: Task) -> Needs:
-        """The needs of `task`, with what its failed attempts taught."""
+        """Return the needs of `task`, including those learned from failed attempts."""
         return cls(
             images=max(task.counted_files, task.image_count),
             larger_than=task.larger_than,
@@ -43,19 +43,19 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def among(self, nodes: Collection[NodeFacts]) -> Needs:
-        """The same without nodes to avoid where there is no other one that could take the task."""
+        """Return the same without nodes to avoid if no other node could take the task."""
         if not self.avoid or any(node.id not in self.avoid and _could(node, self) for node in nodes):
             return self
         return msgspec.structs.replace(self, avoid=())
 
 
 def _could(node: NodeFacts, needs: Needs) -> bool:
-    """Whether a node takes new tasks, and is large enough."""
+    """Return True if a node accepts tasks and is large enough."""
     return node.online and not node.closed and not _too_few(node, needs) and not _too_small(node, needs)
 
 
 def refusal(node: NodeFacts, needs: Needs, now: float) -> str:
-    """Why `node` cannot take the task at all, in words; empty when it can (though perhaps not now)."""
+    """Return why `node` cannot take the task; empty if it can, though perhaps not now."""
     if not node.online:
         return "offline"
     if node.closed:
@@ -91,14 +91,13 @@ def _is_larger(node: NodeFacts, needs: Needs) -> bool:
 
 
 def best(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
-    """The first of all acceptable nodes: those with a free slot, then smallest maxImages (absent counts as largest),
-    those with slots for more than the uploads that go there ahead, most free slots, shortest queue, least recently
-    chosen. None when no node is acceptable."""
+    """Return the best acceptable node: with a free slot, then smallest maxImages (absent counts as largest), more free
+    slots than prefetches, most free slots, shortest queue, least recently chosen. None if no node is acceptable."""
     return min((node for node in nodes if not refusal(node, needs, now)), key=_order, default=None)
 
 
 def free_elsewhere(nodes: Collection[NodeFacts], needs: Needs, now: float, *, but: int) -> bool:
-    """True if another node than this one (its id) has a slot for a task now."""
+    """Return True if another node than `but` (an id) has a slot for a task now."""
     needs = needs.among(nodes)
     return any(node.id != but and _has_slot(node) and _takes_now(node, needs, now) for node in nodes)
 
@@ -125,7 +124,7 @@ def _has_slot(node: NodeFacts) -> bool:
 
 
 def _takes_now(node: NodeFacts, needs: Needs, now: float) -> bool:
-    """Whether a node that has a slot takes the task now."""
+    """Return True if a node that has a slot takes the task now."""
     return not refusal(node, needs, now) and (node.empty or not needs.alone)
 
 
@@ -141,20 +140,20 @@ class FreeSlots:
             self.put(node)
 
     def copy(self) -> FreeSlots:
-        """One whose slots can be taken while these stay free."""
+        """Return a copy whose slots can be taken independently."""
         copied = FreeSlots()
         copied.nodes, copied._able = self.nodes.copy(), self._able.copy()
         return copied
 
     def put(self, node: NodeFacts) -> None:
-        """A node, or what is known of it now."""
+        """Add or update a node."""
         self._unrank(node.id)
         self.nodes[node.id] = node
         if _has_slot(node):
             insort(self._able, (_order(node), node))
 
     def drop(self, node_id: int) -> None:
-        """A node is no more."""
+        """Remove a node."""
         self._unrank(node_id)
         self.nodes.pop(node_id, None)
 
@@ -200,12 +199,12 @@ class FreeSlots:
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Why a task waits, in words."""
+    """Why a task waits."""
 
     text: str
-    #: No slot that comes free will help, but a node that comes back, or a machine.
+    #: A free slot would not help; another node, or a machine, would.
     stuck: bool = False
-    #: Nothing that is known of will help: an operator or the owner has to do something.
+    #: No known node or machine would help: an operator or the owner has to act.
     never: bool = False
 
 
@@ -213,7 +212,7 @@ _BUSY: Final = "all acceptable nodes are busy"
 
 
 def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Collection[int] = ()) -> Wait:
-    """Why no node takes the task now. `machines`: files that each size of machine takes that could be ordered."""
+    """Return why no node takes the task now. `machines`: limits of files of the sizes that could be launched."""
     text = wait_reason(nodes, needs, now)
     if text.startswith(_BUSY):
         return Wait(text)
@@ -222,8 +221,8 @@ def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Colle
 
 
 def never(nodes: Collection[NodeFacts], needs: Needs, machines: Collection[int] = ()) -> str:
-    """Why no node, whatever its state, and no machine could ever take the task; empty when one could, and while nothing
-    is known of either."""
+    """Return why no node, in whatever state, and no machine could ever take the task; empty if one could, or if none is
+    known."""
     if any(_could_ever(node, needs) for node in nodes) or any(machine_takes(size, needs) for size in machines):
         return ""
     largest = max([*machines, *(node.max_images or 0 for node in nodes)], default=needs.images)
@@ -234,7 +233,7 @@ def never(nodes: Collection[NodeFacts], needs: Needs, machines: Collection[int] 
 
 
 def machine_takes(max_images: int, needs: Needs) -> bool:
-    """Whether a machine that takes so many files takes the task."""
+    """Return True if a machine with this limit of files takes the task."""
     return max_images >= needs.images and max_images > needs.larger_than
 
 
@@ -243,7 +242,7 @@ def _could_ever(node: NodeFacts, needs: Needs) -> bool:
 
 
 def wait_reason(nodes: Collection[NodeFacts], needs: Needs, now: float) -> str:
-    """Why no node takes the task now, in one sentence for its owner and the operator."""
+    """Return why no node takes the task now, in one sentence for its owner and the operator."""
     if not nodes:
         return "no node is configured"
     if any(not refusal(node, needs, now) for node in nodes):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How much room held files may take: a share of the disk, or a number of bytes; and which files go when it is short."""
+"""The quota of held files: a share of the disk, or a number of bytes; and which files to release when it is full."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Quota(msgspec.Struct, frozen=True):
     limit: int
 
     def room(self, *, disk_total: int, disk_free: int, held: int) -> int:
-        """Bytes that may still come; negative when something should go."""
+        """Return the bytes left; negative if files should be released."""
         if self.share is None:
             return min(self.limit - held, disk_free)
         return int(disk_total * self.share) - (disk_total - disk_free)
 
     def size(self, disk_total: int) -> int:
-        """All bytes that it allows."""
+        """Return the total bytes allowed."""
         return self.limit if self.share is None else int(disk_total * self.share)
 
 
@@ -46,7 +46,7 @@ def parse_quota(text: str) -> Quota:
 
 
 class Rank(IntEnum):
-    """In which order held files are released: the lowest first."""
+    """The order in which held files are released, lowest first."""
 
     #: Of an upload that rests, or was removed.
     ABANDONED = 0

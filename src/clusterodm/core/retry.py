@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What follows when an attempt ends badly: again elsewhere, again on a larger node, or the end; and when it only failed
-to deliver its results: again where it is."""
+"""The retry policy: retry a failed attempt elsewhere or on a larger node, or fail the task; and restart it in place if
+only the delivery of its results failed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ _LIMIT: Final = re.compile(r"can only process up to (\d{1,9})\b", re.IGNORECASE)
 
 
 def told_limit(text: str) -> int | None:
-    """The limit of files that a node named when it refused a task for it."""
+    """Return the limit of files that a node named when it refused a task."""
     found = _LIMIT.search(text)
     return int(found[1]) if found else None
 
@@ -153,12 +153,12 @@ _LONGEST_TEXT: Final = 500
 
 
 def describe(failure: Failure, detail: str) -> str:
-    """The reason of an attempt's end, with the node's own words."""
+    """Return the reason of an attempt's end, with the node's own words."""
     return f"{failure} ({detail[:_LONGEST_TEXT]})" if detail else str(failure)
 
 
 def failure_of(reason: str) -> Failure | None:
-    """The failure that `describe` made a reason of; None for an attempt that did not fail."""
+    """Return the failure in a reason made by `describe`; None for an attempt that did not fail."""
     return next((each for each in Failure if reason == each or reason.startswith(f"{each} (")), None)
 
 
@@ -173,13 +173,13 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Over(msgspec.Struct, frozen=True, kw_only=True):
-    """The task is over; `error` is what its owner is told."""
+    """The task ends; `error` is shown to its owner."""
 
     error: str
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
-    """What else is known when an attempt fails."""
+    """The circumstances of a failed attempt."""
 
     max_attempts: int
     #: There is a node or a machine that is larger than the one that failed.
@@ -259,7 +259,7 @@ def restart_reason(number: int) -> str:
 
 
 def awaits_restart(task: Task, attempt: Attempt | None) -> bool:
-    """Return whether a restart on its node was decided for an attempt and not ordered yet; `not_before` says when."""
+    """Return True if a restart on its node was decided for an attempt and not ordered yet; `not_before` says when."""
     if attempt is None or task.phase is not Phase.RUNNING:
         return False
     return bool(restarts(attempt.reason) and task.not_before)

@@ -124,7 +124,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScalePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The decisions from one snapshot. `unmet`: why a task gets no machine, by task; `drain`: why to drain a machine, by id."""
+    """The decisions from one snapshot. `unmet`: why a task gets no machine, by task; `drain`: why to drain a
+    machine, by id."""
 
     launches: list[Launch] = []
     drain: dict[str, str] = {}
@@ -141,7 +142,8 @@ def plan(
     blocked: Mapping[Offering, float],
     now: float,
 ) -> ScalePlan:
-    """Decide. `demands` are in the order of the queue; `blocked` maps offerings to the time before which to skip them."""
+    """Decide. `demands` are in the order of the queue; `blocked` maps offerings to the time before which to skip
+    them."""
     alive = [seen for seen in machines if seen.machine.state in ALIVE]
     ledger = _Ledger(alive, list(rules), budget, blocked, now)
     scale_plan = ScalePlan()
@@ -173,7 +175,8 @@ def _room(seen: MachineLoad) -> int:
 
 
 class _Room:
-    """Machines with room, smallest size first and ready ones before pending ones. Counts down `left`, the room of each."""
+    """Machines with room, smallest size first and ready ones before pending ones. Counts down `left`, the room of
+    each."""
 
     def __init__(self, alive: list[MachineLoad], left: dict[str, int]) -> None:
         self._left = left
@@ -184,7 +187,8 @@ class _Room:
             self._ordered.setdefault(seen.machine.task, []).append(seen)
 
     def take(self, demand: Demand) -> Machine | None:
-        """Return the machine for a waiting task: the one launched for it, else the smallest that fits, ready ones first."""
+        """Return the machine for a waiting task: the one launched for it, else the smallest that fits, ready ones
+        first."""
         own = self._first(self._ordered.get(demand.task, []), demand, 0)
         if own is not None:
             return own

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who is next: the order of the queue and the matching of waiting tasks with free slots."""
+"""The order of the queue, and the matching of waiting tasks with free slots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Placement(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """All decisions of one look at the cluster: what goes where, and why the rest waits (by task uuid)."""
+    """All decisions from one snapshot: what goes where, and why the rest waits (by task uuid)."""
 
     placements: list[Placement]
     waiting: dict[str, str]
@@ -44,7 +44,7 @@ AGEING: Final = 3600.0
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """A waiting task, and what its place in the queue comes from."""
+    """A waiting task, and what determines its place in the queue."""
 
     task: Task
     #: Steps of priority that it has by waiting.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What memory a task will take, from what tasks like it took: number and size of images, options that matter."""
+"""Forecast the memory of a task from similar ones: number and size of images, relevant options."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MORE: Final = 1.25
 
 
 class Peak(msgspec.Struct, frozen=True, kw_only=True):
-    """What one task took. Memory in bytes; megapixels of one image, 0: not known."""
+    """What one task used. Memory in bytes; megapixels of one image, 0: unknown."""
 
     at: float
     images: int
@@ -48,14 +48,14 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """Bytes that a task will take, and why we think so."""
+    """The expected bytes of a task, and the reason."""
 
     memory: int
     why: str
 
 
 def options_key(options: Iterable[dict[str, Any]]) -> str:
-    """The options that matter, as a text that is the same for the same ones."""
+    """Return the relevant options as a canonical text."""
     given = {option["name"]: option.get("value") for option in options if option.get("name") in MATTER}
     return " ".join(f"{name}={given[name]}" for name in sorted(given))[:500]
 

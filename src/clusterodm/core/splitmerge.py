@@ -18,7 +18,7 @@ GRACE: Final = 600.0
 
 
 class Fate(Enum):
-    """What happens to a submodel."""
+    """The fate of a submodel."""
 
     STAYS = auto()
     CANCEL = auto()
@@ -26,7 +26,7 @@ class Fate(Enum):
 
 
 def is_under_way(job: Task, attempt: int) -> bool:
-    """Return whether this attempt of a job is on a node, so that its submodels are of use."""
+    """Return True if this attempt of a job is on a node, so that its submodels are of use."""
     return job.phase in ON_NODE and job.attempts == attempt
 
 
@@ -78,7 +78,7 @@ def unusable(address: str, node_hosts: Iterable[str]) -> str:
 
 
 def _is_local(host: str) -> bool:
-    """Return whether a host name or address means whichever host it is used on."""
+    """Return True if a host name or address means whichever host it is used on."""
     if host.rstrip(".").split(".")[-1].lower() == "localhost":
         return True
     try:

@@ -30,7 +30,7 @@ CANCELED_CODE: Final = 50
 
 
 class Phase(StrEnum):
-    """Where a task is in our hands; never to be confused with the API's status codes."""
+    """The phase of a task; not to be confused with the API's status codes."""
 
     #: Files are coming in; invisible to everybody until the commit.
     RECEIVING = "receiving"
@@ -83,7 +83,7 @@ HELD: Final = "held"
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True):
-    """One task as the store keeps it. Times are seconds since the epoch unless the name says otherwise."""
+    """One task as stored. Times are seconds since the epoch unless the name says otherwise."""
 
     uuid: str
     owner: str
@@ -144,7 +144,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     #: The service that knows its owner has still to approve it, or still to be told that it is over.
     approval_due: bool = False
     billing_due: bool = False
-    #: Bytes of memory that tasks like it took; 0: not known.
+    #: Bytes of memory that similar tasks used; 0: unknown.
     expected_memory: int = 0
     #: The provider in whose bucket its results are; empty: they are here, or on its node.
     results_in: str = ""
@@ -159,7 +159,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stage(StrEnum):
-    """How far an attempt has come."""
+    """The stage of an attempt."""
 
     #: Files go to the node while the client still uploads, or the task waits: no slot is taken by it.
     PREFETCHING = "prefetching"
@@ -172,7 +172,7 @@ class Stage(StrEnum):
 
 
 class Cleanup(StrEnum):
-    """What is still to be done on the attempt's node."""
+    """What remains to be done on the attempt's node."""
 
     NONE = "none"
     CANCEL = "cancel"
@@ -214,7 +214,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OnNode(NamedTuple):
-    """A task that is on a node or on its way there, and the attempt that it is there with."""
+    """A task that is on a node or on its way there, and its attempt."""
 
     task: Task
     attempt: Attempt
@@ -256,13 +256,13 @@ def shown_code(task: Task) -> int:
 
 
 def has_results(task: Task, attempt: Attempt | None) -> bool:
-    """Whether a task has results that clients may fetch: those of a completed one stay when it is canceled later."""
+    """Return True if clients may fetch results of a task: a completed one keeps them when it is canceled later."""
     canceled_later = task.outcome is Outcome.CANCELED and attempt is not None and attempt.reason == COMPLETED
     return task.phase is Phase.FINISHED and (task.outcome is Outcome.COMPLETED or canceled_later)
 
 
 def visible(task: Task) -> bool:
-    """Whether a client may know of the task: before the commit and after removal it does not exist."""
+    """Return True if the task is visible to clients: not before the commit, and not after removal."""
     return task.phase not in (Phase.RECEIVING, Phase.REMOVED)
 
 
@@ -289,5 +289,5 @@ OWNER_MARK: Final = "#"
 
 
 def is_submodel(outputs: list[str], skip_post_processing: bool, file_names: list[str]) -> bool:
-    """Whether a task comes from a split-merge job: it says which outputs it wants, or brings a seed."""
+    """Return True if a task comes from a split-merge job: it names outputs, or has a seed."""
     return SEED in file_names or (bool(outputs) and skip_post_processing)

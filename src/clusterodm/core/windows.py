@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Times of the week, such as "Mon-Fri 07:00-18:00"."""
+"""Weekly time windows, such as "Mon-Fri 07:00-18:00"."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _DAY: Final = 24 * 60
 
 
 class Window(msgspec.Struct, frozen=True):
-    """Minutes of a day, on some days (0: Monday); one that ends before it begins goes on to the next day."""
+    """Minutes of a day, on some days (0: Monday); one that ends before it begins continues on the next day."""
 
     days: frozenset[int]
     begin: int
     end: int
 
     def has(self, day: int, minute: int) -> bool:
-        """Whether a minute of a day lies in it."""
+        """Return True if a minute of a day is in the window."""
         if self.begin <= self.end:
             return day in self.days and self.begin <= minute < self.end
         return (day in self.days and minute >= self.begin) or ((day - 1) % 7 in self.days and minute < self.end)
 
 
 def parse_windows(texts: list[str]) -> list[Window]:
-    """Read windows. Raises ConfigError."""
+    """Parse windows. Raises ConfigError."""
     return [_parse(text) for text in texts]
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """All settings: one model makes flags, environment variables, JSON keys, `--help` and the reference page.
 
-The names are those of the original, so that its command lines and configuration files go on working.
+The names are those of the original, so that its command lines and configuration files keep working.
 """
 
 from __future__ import annotations
@@ -38,199 +38,209 @@ def _split_commas(value: Any) -> Any:
 
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-#: An empty text is no file, as `${VARIABLE:-}` of a compose file and the JSON file of the original have it.
+#: Empty means no file, as in `${VARIABLE:-}` of a compose file and in the JSON file of the original.
 File = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
 Words = Annotated[list[str], BeforeValidator(_split_commas)]
 
 
 class Settings(BaseModel):
-    """Settings of `clusterodm serve`, strongest first: flags, environment, JSON file, defaults."""
+    """Settings of `clusterodm serve`, in order of precedence: flags, environment, JSON file, defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
-    port: Port = Field(3000, description="Port that clients talk to.")
-    host: str = Field("0.0.0.0", description="Address that the ports for clients bind to.")  # noqa: S104 - a public service
+    port: Port = Field(3000, description="Port for clients.")
+    host: str = Field("0.0.0.0", description="Address to bind the client ports to.")  # noqa: S104 - a public service
     secure_port: Port = Field(
-        0, description="Port for HTTPS, while --port stays plain; 0: with a certificate --port itself speaks HTTPS."
+        0,
+        description="Separate port for HTTPS while --port stays plain HTTP; 0: with a certificate, --port itself "
+        "serves HTTPS.",
     )
-    ssl_key: str = Field("", description="File of the private key for HTTPS (PEM).")
-    ssl_cert: str = Field("", description="File of the certificate chain for HTTPS (PEM).")
+    ssl_key: str = Field("", description="Private key for HTTPS (PEM file).")
+    ssl_cert: str = Field("", description="Certificate chain for HTTPS (PEM file).")
     admin_host: str = Field(
         "127.0.0.1",
-        description="Address that the admin ports bind to; one that others reach needs --admin-pass or "
-        "--admin-pass-file.",
+        description="Address to bind the admin ports to; any but loopback requires --admin-pass or --admin-pass-file.",
     )
-    admin_cli_port: Port = Field(8080, description="Port of the admin shell (TCP); 0: none.")
-    admin_web_port: Port = Field(10000, description="Port of the admin page and API; 0: none.")
+    admin_cli_port: Port = Field(8080, description="Port of the admin shell (TCP); 0 disables it.")
+    admin_web_port: Port = Field(10000, description="Port of the admin page and API; 0 disables it.")
     admin_pass: SecretStr = Field(
-        SecretStr(""), description="Password of the admin shell, page and API (user admin); empty: none is asked for."
+        SecretStr(""), description="Password of the admin shell, page and API (user admin); empty: no password."
     )
     admin_pass_file: File = Field(
         None,
-        description="File with that password where --admin-pass is empty, below the data folder unless it is absolute; "
-        "where there is no such file, a password is made, kept in it and printed once.",
+        description="File to read the admin password from if --admin-pass is empty, relative to the data folder. If "
+        "it does not exist, a password is generated, saved there and printed once.",
     )
     lease_token: SecretStr = Field(
-        SecretStr(""), description="Token with which nodes may register themselves, and nothing else."
+        SecretStr(""), description="Token that lets nodes register themselves; it grants nothing else."
     )
     log_level: Literal["silly", "debug", "verbose", "info", "warn", "error"] = Field(
-        "info", description="How much to log: silly, debug, verbose, info, warn or error."
+        "info", description="Log level: silly, debug, verbose, info, warn or error."
     )
     log_file: str = Field(
         "logs/clusterodm.log",
-        description="Rotating file of log lines as JSON, below the data folder unless it is absolute; empty: none.",
+        description="Rotating log file in JSON lines, relative to the data folder; empty: none.",
     )
     access_log: str = Field(
         "",
-        description="Rotating file of all requests of clients and operators, a line of JSON each and without tokens, "
-        "below the data folder unless it is absolute; -: with the other log lines; empty: none.",
+        description="Rotating file of all client and operator requests in JSON lines, without tokens, relative to the "
+        "data folder; -: write them to the log; empty: none.",
     )
-    debug: bool = Field(False, description="Log everything, whatever --log-level says, and show tracebacks.")
+    debug: bool = Field(False, description="Log everything regardless of --log-level, with tracebacks.")
     cloud_provider: str = Field(
         "local",
-        description="Who decides about tokens: local (open, or one --token), tokens (--tokens-file), lightning, "
-        "lightningdev, or one that was installed.",
+        description="Authenticator: local (open, or a single --token), tokens (--tokens-file), lightning, "
+        "lightningdev, or an installed plugin.",
     )
-    lightning_url: str = Field(
-        "https://webodm.net/r", description="Where the service of lightning and lightningdev is."
-    )
+    lightning_url: str = Field("https://webodm.net/r", description="URL of the service for lightning and lightningdev.")
     tokens_file: File = Field(
         None,
-        description="TOML file of owners: tokens, limits, priority, share; read again when it changes.",
+        description="TOML file of owners with their tokens, limits, priority and share; reloaded when it changes.",
     )
-    token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: open to all.")
+    token: SecretStr = Field(SecretStr(""), description="Token that every client must send; empty: no authentication.")
     asr: File = Field(
-        None, description="File of the autoscaler (JSON, as of the original): where machines are created on demand."
+        None,
+        description="Autoscaler configuration (JSON, compatible with the original): where to create machines on "
+        "demand.",
     )
     machine_poll_interval: float = Field(
-        5.0, gt=0, description="Seconds between two looks at machines that boot, end, or may be taken away."
+        5.0, gt=0, description="Seconds between polls of machines that are booting, being deleted, or may be reclaimed."
     )
     public_address: str = Field(
-        "", description="URL under which clients and nodes reach us, such as http://maps.example:3000."
+        "", description="URL at which clients and nodes reach the cluster, such as http://maps.example:3000."
     )
     trusted_proxies: Words = Field(
         default_factory=list,
-        description="Addresses or networks (10.0.0.0/8) of proxies in front of us, whose --proxy-headers are "
-        "believed; commas between them.",
+        description="Addresses or networks (10.0.0.0/8) of reverse proxies whose --proxy-headers are trusted, "
+        "separated by commas.",
     )
     proxy_headers: Words = Field(
         default_factory=lambda: [FOR, PROTO],
-        description="Headers that every trusted proxy sets or removes, whatever a client sent: x-forwarded-for, "
-        "x-forwarded-proto, x-forwarded-host; or forwarded alone. Others are never believed.",
+        description="Headers that every trusted proxy overwrites or removes: x-forwarded-for, x-forwarded-proto, "
+        "x-forwarded-host; or forwarded alone. Other headers are never trusted.",
     )
     splitmerge: bool = Field(
-        True, description="Offer the cluster to split-merge jobs; --no-splitmerge: do not, and refuse seed.zip."
+        True,
+        description="Distribute split-merge jobs over the cluster; --no-splitmerge disables this and rejects seed.zip.",
     )
-    upload_max_speed: int = Field(0, ge=0, description="Bytes per second to nodes, over all transfers; 0: no limit.")
-    downloads_from_s3: str = Field("", description="URL prefix that downloads are redirected to (PREFIX/uuid/asset).")
+    upload_max_speed: int = Field(
+        0, ge=0, description="Limit in bytes per second for all transfers to nodes together; 0: no limit."
+    )
+    downloads_from_s3: str = Field("", description="URL prefix to redirect downloads to (PREFIX/uuid/asset).")
     flood_limit: int = Field(
         0,
         ge=0,
-        description="Uploads in progress that one caller may have at a time; one that rests for a quarter of an hour "
-        "does not count; 0: no limit. A caller is the owner of a token; where all share one token, or none is needed, "
-        "an address (of IPv6, a /64 network), and each process counts its own.",
+        description="Concurrent uploads per caller; an upload that is idle for 15 minutes does not count; 0: no "
+        "limit. A caller is the owner of a token; with a shared token or none, it is an address (for "
+        "IPv6, a /64 network), and each process counts separately.",
     )
     stale_uploads_timeout: int = Field(
         0,
         ge=0,
-        description="Hours without a byte after which an upload is given up; 0: 48 hours. When room is short, ten "
+        description="Hours without data after which an upload is discarded; 0: 48 hours. When the spool is full, ten "
         "minutes are enough.",
     )
-    data_dir: Path = Field(Path("data"), description="Folder for everything that is kept.")
+    data_dir: Path = Field(Path("data"), description="Folder for all persistent data.")
     database_url: SecretStr = Field(
         SecretStr(""),
-        description="PostgreSQL that several replicas share (postgresql+asyncpg://user:password@host/name), together "
-        "with the data folder; empty: a database in the data folder, for one process.",
+        description="PostgreSQL database shared by several replicas (postgresql+asyncpg://user:password@host/name), "
+        "which also share the data folder; empty: an SQLite database in the data folder, for a single "
+        "process.",
     )
     workers: int = Field(
         1,
         ge=1,
         le=64,
-        description="Processes on this host that share its ports, for several cores; more than one needs "
+        description="Worker processes on this host that share its ports, to use several cores; more than one requires "
         "--database-url.",
     )
     node: Words = Field(
         default_factory=list,
-        description="A node to use from the start (host:port or URL); may be repeated, or separated by commas.",
+        description="A node to use from the start (host:port or URL); may be repeated or separated by commas.",
     )
     nodes_file: File = Field(
-        None, description="File of nodes that is watched: nodes.json's form, or host:port a line; they come and go."
+        None, description="File of nodes, as nodes.json or one host:port per line; watched for changes."
     )
     nodes_dns: str = Field(
-        "", description="Name whose every address is a node, as host:port or URL; looked up every two seconds."
+        "", description="DNS name, as host:port or URL, each of whose addresses is a node; resolved every two seconds."
     )
     nodes_ca: File = Field(
-        None, description="File of certificate authorities (PEM) for nodes with HTTPS, beside those of the system."
+        None, description="Certificate authorities (PEM file) for nodes with HTTPS, in addition to those of the system."
     )
     node_lost_after: float = Field(
-        600.0, gt=0, description="Seconds without an answer after which a node's task goes elsewhere."
+        600.0, gt=0, description="Seconds without a response from a node after which its tasks are retried elsewhere."
     )
     node_poll_interval: float = Field(
-        5.0, gt=0, description="Seconds between two looks at a node; three times that while there is no task."
+        5.0, gt=0, description="Seconds between polls of a node; three times as long while there are no tasks."
     )
     task_poll_interval: float = Field(
-        2.0, gt=0, description="Seconds between two looks at a running task; longer with many."
+        2.0, gt=0, description="Seconds between polls of a running task; longer with many tasks."
     )
     priority_ageing: float = Field(
-        60.0, gt=0, description="Minutes of waiting that count as much as one step of priority; nobody waits for ever."
+        60.0, gt=0, description="Minutes of waiting that raise a task's priority by one, so that no task starves."
     )
-    max_attempts: int = Field(3, ge=1, description="Tries on nodes after which a task is given up.")
-    max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes at the same time.")
+    max_attempts: int = Field(3, ge=1, description="Attempts on nodes after which a task fails.")
+    max_sending: int = Field(4, ge=1, description="Tasks whose files are sent to nodes concurrently.")
     prefetch: int = Field(
         4,
         ge=0,
         le=1000,
-        description="Uploads whose files are sent to a free node before their commit, at the same time; 0: none.",
+        description="Uploads whose files are prefetched to a free node before their commit, concurrently; 0: none.",
     )
-    parallel_uploads: int = Field(4, ge=1, le=32, description="Connections to the node for the files of one task.")
+    parallel_uploads: int = Field(4, ge=1, le=32, description="Connections to a node for the files of one task.")
     results: Literal["stream", "keep"] = Field(
-        "stream", description="stream: results stay on the node and pass through; keep: pull them into the data folder."
+        "stream",
+        description="stream: results stay on the node and are streamed from there; keep: copy them into the data "
+        "folder.",
     )
     results_from_s3: Literal["stream", "redirect"] = Field(
         "stream",
-        description="How clients get results that nodes of the autoscaler have put into a bucket: stream: through us; "
-        "redirect: from there, by an address that is good for some hours.",
+        description="How clients get results that nodes of the autoscaler have uploaded to a bucket: stream: through "
+        "the cluster; redirect: from the bucket, by a signed URL that is valid for some hours.",
     )
     keep_finished: float = Field(
-        720.0, gt=0, description="Hours that a finished task, its console and its kept results stay."
+        720.0, gt=0, description="Hours to keep a finished task, its console output and its kept results."
     )
     zipurl_max_size: int = Field(
-        107_374_182_400, gt=0, description="Bytes that a zipurl, a zip of photos or a seed.zip may have, unpacked too."
+        107_374_182_400,
+        gt=0,
+        description="Maximum bytes of a zipurl, a zip of photos or a seed.zip, packed and unpacked.",
     )
     zipurl_allow_private: bool = Field(
-        False, description="Allow zipurl to lead to private, loopback and link-local addresses."
+        False, description="Allow zipurl to point to private, loopback and link-local addresses."
     )
     webhook_allow_private: bool = Field(
-        False, description="Allow owners' webhooks to lead to private, loopback and link-local addresses."
+        False, description="Allow owners' webhooks to point to private, loopback and link-local addresses."
     )
     upload_idle_timeout: float = Field(
-        120.0, gt=0, description="Seconds without a byte after which an upload or a download is cut."
+        120.0, gt=0, description="Seconds without data after which an upload or a download is aborted."
     )
     connection_idle_timeout: float = Field(
-        75.0, gt=0, description="Seconds without a whole request after which a client's connection is closed."
+        75.0, gt=0, description="Seconds without a complete request after which a client's connection is closed."
     )
     fast_paths: Literal["on", "off"] = Field(
         "on",
-        description="on: polling requests, large uploads and downloads take ways around the web server that cost less "
-        "CPU; off: all go through the web server, to find out if a fault comes from one of these ways.",
+        description="on: polling requests, large uploads and downloads bypass the web server to save CPU; off: all go "
+        "through the web server, to isolate faults of these paths.",
     )
-    max_files: int = Field(100_000, ge=1, description="Files that one task may have.")
+    max_files: int = Field(100_000, ge=1, description="Maximum number of files of one task.")
     spool_max: str = Field(
         "90%",
-        description="Room for uploads: a share of the disk, whoever fills it, or a size of held files such as 500GB.",
+        description="Limit for uploads: a share of the disk in use, whoever uses it, or a total size of held files "
+        "such as 500GB.",
     )
     shutdown_delay: float = Field(
         0.0,
         ge=0,
-        description="Seconds after SIGTERM in which requests are still taken while /healthz says 503, so that a "
-        "balancer looks elsewhere first.",
+        description="Seconds after SIGTERM during which requests are still accepted while /healthz returns 503, so "
+        "that load balancers can drain.",
     )
-    shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests get to end after SIGTERM.")
+    shutdown_grace: float = Field(20.0, ge=0, description="Seconds that requests have to complete after SIGTERM.")
 
     release_running_files: bool = Field(
         False,
-        description="When room for uploads is short, give up the held files of running tasks, too, after abandoned "
-        "uploads and leftovers of tasks that are over; such a task fails if its node is lost.",
+        description="When the spool is full, also release the held files of running tasks, after those of abandoned "
+        "uploads and finished tasks; such a task fails if its node is lost.",
     )
 
     @field_validator("database_url")
@@ -269,7 +279,7 @@ class Settings(BaseModel):
         if unknown := sorted(set(names) - set(KNOWN)):
             raise ValueError(f"must be of {', '.join(KNOWN)}, not {unknown[0][:50]}")
         if FORWARDED in names and len(names) > 1:
-            raise ValueError("forwarded goes alone: two headers that say the same may disagree")
+            raise ValueError("forwarded must be alone: two headers for the same fact may disagree")
         return names
 
     @field_validator("nodes_dns")
@@ -293,21 +303,21 @@ class Settings(BaseModel):
 
 
 def flag_name(field: str) -> str:
-    """`--flag` and JSON key (without dashes in front) of a field."""
+    """Return the `--flag` and JSON key (without leading dashes) of a field."""
     return field.replace("_", "-")
 
 
 def env_name(field: str) -> str:
-    """Environment variable of a field."""
+    """Return the environment variable of a field."""
     return ENV_PREFIX + field.upper()
 
 
 def described(name: str) -> str:
-    """What a setting does, and what it needs."""
+    """Return the description of a setting with its requirement."""
     text = Settings.model_fields[name].description or ""
     return f"{text} It {NEEDS[name].text}." if name in NEEDS else text
 
 
 def is_switch(name: str) -> bool:
-    """True if a setting is yes or no, so that `no-` before its name turns it round."""
+    """Return True if a setting is boolean, so that a `no-` prefix negates it."""
     return name in Settings.model_fields and Settings.model_fields[name].annotation is bool

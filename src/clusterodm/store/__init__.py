@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What must survive a restart, in SQL."""
+"""Persistent state, in SQL; knows the records of `core`, not the cluster."""
 
 from clusterodm.store.asking import ask_options
 from clusterodm.store.checking import Report, examine, has_tables, require_whole, untouched, value_of

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What is read from a database that somebody else works on."""
+"""Read-only queries of a database that another process uses."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from clusterodm.store.database import down
 
 
 async def ask_options(url: str) -> list[list[dict[str, Any]]]:
-    """The options of all tasks that are not over; neither the database nor its schema is changed. Raises StoreDown."""
+    """Return the options of all active tasks, without changing the database or its schema. Raises StoreDown."""
     engine = create_async_engine(url)
-    asked = select(schema.tasks.c.options).where(schema.tasks.c.phase.in_([phase.value for phase in ACTIVE]))
+    query = select(schema.tasks.c.options).where(schema.tasks.c.phase.in_([phase.value for phase in ACTIVE]))
     try:
         async with engine.connect() as connection:
-            found = (await connection.execute(asked)).scalars().all()
+            rows = (await connection.execute(query)).scalars().all()
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         raise down(error) from None
     finally:
         await engine.dispose()
-    return [list(filter(_is_option, options)) for options in found if isinstance(options, list)]
+    return [list(filter(_is_option, options)) for options in rows if isinstance(options, list)]
 
 
 def _is_option(option: Any) -> bool:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A database looked at without being changed: whether it is whole, of which schema, which rows cannot be read."""
+"""Read-only checks of a database: integrity, schema, unreadable rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _KINDS: Final[dict[str, Any]] = {
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What was found of a database. `schema` is empty where there is none yet."""
+    """The findings about a database. `schema` is empty if there is none yet."""
 
     schema: str
     #: Rows that cannot be read, as "table key: why"; at most a thousand.
@@ -49,7 +49,7 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def newer(self) -> bool:
-        """Whether a newer version of the program wrote it."""
+        """True if a newer version of the program wrote it."""
         return self.schema > HEAD
 
 
@@ -71,7 +71,7 @@ def require_whole(path: Path) -> None:
 
 @asynccontextmanager
 async def untouched(url: str) -> AsyncIterator[Store]:
-    """A store that was not migrated: only to be read. Raises StoreDown."""
+    """Open a store read-only, without migrating it. Raises StoreDown."""
     store = Store.unopened(url)
     try:
         yield store
@@ -80,7 +80,7 @@ async def untouched(url: str) -> AsyncIterator[Store]:
 
 
 async def examine(url: str) -> Report:
-    """Look at everything. Raises DataFolderError and StoreDown."""
+    """Check a whole database. Raises DataFolderError and StoreDown."""
     try:
         async with untouched(url) as store:
             async with store._transaction() as connection:
@@ -92,7 +92,7 @@ async def examine(url: str) -> Report:
 
 
 async def value_of(url: str, key: str) -> Any:
-    """A single value of a database of whatever schema; None when there is none."""
+    """Return a single value of a database of any schema; None if there is none."""
     async with untouched(url) as store:
         try:
             async with store._transaction() as connection:
@@ -103,7 +103,7 @@ async def value_of(url: str, key: str) -> Any:
 
 
 async def has_tables(url: str) -> bool:
-    """Whether there is something in a database."""
+    """Return True if a database has a schema."""
     async with untouched(url) as store, store._transaction() as connection:
         return await connection.run_sync(schema_version) is not None
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Everything of one store into another, empty one: from the database of a single process to one that is shared."""
+"""Copy one store into another, empty one: from SQLite to a shared PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from clusterodm.store import schema
 from clusterodm.store.database import plain
 from clusterodm.store.store import Store
 
-#: Belong to the processes that work on a database.
+#: Tables that belong to running processes.
 _NOT_COPIED: Final = ("replicas", "locks")
 _ROWS: Final = 500
 
 
 async def copy_store(source: Store, target: Store, values: Mapping[str, str]) -> dict[str, int]:
-    """Copy all rows in one transaction of the target, with `values` in the place of those of the same keys; how many,
-    by table. Raises DataFolderError when the target is not empty."""
+    """Copy all rows in one transaction of the target, replacing single values by `values`; return the counts by table.
+    Raises DataFolderError if the target is not empty."""
     counts: dict[str, int] = {}
     async with source._transaction() as reading, target._transaction() as writing:
         await _require_empty(writing)
@@ -41,7 +41,7 @@ async def copy_store(source: Store, target: Store, values: Mapping[str, str]) ->
 
 
 async def require_empty(store: Store) -> None:
-    """Raise DataFolderError unless a store is one that `copy_store` can fill."""
+    """Raise DataFolderError unless a store is empty, as `copy_store` requires."""
     async with store._transaction() as connection:
         await _require_empty(connection)
 
@@ -56,7 +56,7 @@ def _tables() -> list[Table]:
     return [table for table in schema.metadata.sorted_tables if table.name not in _NOT_COPIED]
 
 
-#: PostgreSQL counts on from where it was, whatever was inserted with a number of its own.
+#: PostgreSQL's sequences do not follow explicitly inserted ids.
 _GO_ON: Final = (
     "SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT coalesce(max(id), 0) + 1 FROM {table}), false)"
 )

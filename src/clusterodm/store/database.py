@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The database under the store: engine, transactions, records made of rows, and word of changes to other processes."""
+"""The database under the store: engine, transactions, records from rows, and notifications to other processes."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from clusterodm.store.migrate import migrate
 from clusterodm.store.rows import Aside, decode_text
 
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
-#: Name of the channel on which replicas tell each other what they changed.
+#: The channel on which replicas notify each other of changes.
 CHANNEL: Final = "clusterodm"
-#: Seconds for which a database that does not answer is waited for: as long as it takes to start again.
+#: Seconds to wait for a database that does not respond: as long as a restart takes.
 _PATIENCE: Final = 15.0
 _PAUSE: Final = 0.2
-#: Connections that do the work, and those that hold locks meanwhile: two pools, so that neither waits for the other.
+#: Two pools, for work and for locks held meanwhile, so that neither waits for the other.
 _POOL: Final = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 30, "pool_pre_ping": True, "pool_recycle": 1800}
 
 
 class Database:
-    """What all verbs of the store stand on."""
+    """The base of all store verbs."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        #: Whether other processes may work on the same database.
+        #: True if other processes may use the same database.
         self.shared = engine.dialect.name == "postgresql"
-        #: Who we are among them.
+        #: The id of this process among them.
         self.origin = secrets.token_hex(8)
         #: Rows that cannot be read.
         self.aside = Aside()
@@ -87,8 +87,7 @@ class Database:
 
     @asynccontextmanager
     async def locked(self, name: str) -> AsyncIterator[None]:
-        """Keep all other processes out of the same block with the same name; those of this process have locks of their
-        own for that."""
+        """Exclude all other processes from blocks of the same name; within this process, use another lock."""
         if not self.shared:
             yield
             return
@@ -126,7 +125,7 @@ class Database:
                 await connection.close()
 
     async def _connected(self, engine: AsyncEngine) -> AsyncConnection:
-        """A connection; while a server does not answer it is asked again, because nothing was asked of it yet."""
+        """Return a connection, retrying while the server does not respond: nothing has been sent yet."""
         end = time.monotonic() + (_PATIENCE if self.shared else 0.0)
         while True:
             try:
@@ -155,31 +154,31 @@ class Database:
             raise
 
     async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
-        """Let other processes know, once this transaction is kept, that something has changed."""
+        """Notify other processes of a change once this transaction is committed."""
         if self.shared:
             await connection.execute(select(func.pg_notify(CHANNEL, f"{self.origin} {kind} {key}")))
 
     def _now(self) -> ColumnElement[float]:
-        """Seconds since the epoch by the database's own clock, which is the same for all processes."""
+        """Seconds since the epoch by the database's clock, which all processes share."""
         if self.shared:
             return cast(func.extract("epoch", func.clock_timestamp()), Float)
         return (func.julianday("now") - literal(2440587.5)) * literal(86400.0)
 
     def _insert(self, table: Table) -> Any:
-        """An insert that can turn into an update; each dialect has its own, and only the one in use is loaded."""
+        """Return the dialect's insert that supports upserts; only the dialect in use is loaded."""
         dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
         return dialect.insert(table)
 
 
 async def discard(connection: AsyncConnection) -> None:
-    """Let go of a connection that nobody may use again."""
+    """Discard a connection that must not be reused."""
     with suppress(SQLAlchemyError, OSError):
         await connection.invalidate()
         await connection.close()
 
 
 async def ask_version(url: str) -> str:
-    """What a server says of itself, asked once and without touching anything. Raises StoreDown."""
+    """Return the version of a server, changing nothing. Raises StoreDown."""
     engine = create_async_engine(url)
     try:
         async with engine.connect() as connection:
@@ -191,18 +190,18 @@ async def ask_version(url: str) -> str:
 
 
 def _interrupted(error: DBAPIError) -> bool:
-    """Whether a transaction was given up that would go through if it came again."""
+    """Return True if a transaction was aborted that would succeed if retried."""
     state = getattr(error.orig, "sqlstate", "")
     return "is locked" in str(error.orig) or state in ("40001", "40P01", "57P01", "57P02", "57P03")
 
 
 def _hopeless(error: Exception) -> bool:
-    """Whether a server answers that it will never let us in: wrong password, no such database or user."""
+    """Return True if a server refuses permanently: wrong password, no such database or user."""
     return str(getattr(getattr(error, "orig", error), "sqlstate", ""))[:2] in ("28", "3D")
 
 
 def down(error: Exception) -> StoreDown:
-    """The kind of an error, without its text: that may hold parts of a statement."""
+    """Return the kind of an error, without its text, which may hold parts of a statement."""
     cause = getattr(error, "orig", None) or error
     state = getattr(cause, "sqlstate", "")
     name = type(getattr(cause, "__cause__", None) or cause).__name__
@@ -210,7 +209,7 @@ def down(error: Exception) -> StoreDown:
 
 
 def plain(value: Any) -> Any:
-    """A value as a column takes it."""
+    """Return a value as a column stores it."""
     if isinstance(value, list | dict):
         return msgspec.to_builtins(value)
     if type(value) is str:
@@ -219,7 +218,7 @@ def plain(value: Any) -> Any:
 
 
 def columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:
-    """The columns of `table` that a record has."""
+    """Return the columns of `table` that a record has."""
     return {key: plain(value) for key, value in msgspec.structs.asdict(record).items() if key in table.c}
 
 
@@ -232,7 +231,7 @@ class _SQLite(sqlite3.Connection):
         self.text_factory = decode_text
 
     def close(self) -> None:
-        """Take back what was not committed, and close."""
+        """Roll back, and close."""
         with suppress(sqlite3.ProgrammingError):  # closed already
             self.rollback()
         super().close()

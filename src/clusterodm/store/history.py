@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The store's verbs for those who look back: pages of tasks, attempts by node, figures of the past."""
+"""The store's verbs for history: pages of tasks, attempts by node, figures of the past."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class HistoryVerbs(Database):
         return [task for row in rows if (task := self.aside.shown_task(row)) is not None]
 
     async def count_tasks(self, wanted: TaskFilter) -> int:
-        """How many tasks match."""
+        """Return the number of matching tasks."""
         query = select(func.count()).select_from(schema.tasks).where(*_where(wanted))
         async with self._transaction() as connection:
             return int((await connection.execute(query)).scalar_one())
@@ -84,7 +84,7 @@ class HistoryVerbs(Database):
             return {str(outcome): count for outcome, count in (await connection.execute(query)).all()}
 
     async def attempts_since(self, since: float, *, limit: int) -> list[PastAttempt]:
-        """Attempts that were under way at any time after `since`, latest start first."""
+        """Return attempts that were in progress at any time after `since`, latest start first."""
         tries, tasks = schema.attempts.c, schema.tasks.c
         shown = (tasks.name, tasks.phase, tasks.outcome, tasks.image_count, tasks.finished_at, tasks.attempts)
         said = (tries.task, tries.number, tries.node_name, tries.stage, tries.started_at, tries.ended_at, tries.reason)
@@ -102,7 +102,7 @@ class HistoryVerbs(Database):
         return self.aside.records(rows, PastAttempt, "attempts", "task", "number")
 
     async def ended_tasks(self, since: float, *, limit: int) -> list[EndedTask]:
-        """Figures of tasks that ended after `since`, latest end first."""
+        """Return figures of tasks that ended after `since`, latest end first."""
         tasks, tries = schema.tasks.c, schema.attempts.c
         tried = and_(tries.task == tasks.uuid, tries.reason != DISCARDED)
         first = select(func.min(tries.started_at)).where(tried).correlate(schema.tasks).scalar_subquery()

@@ -21,7 +21,7 @@ from clusterodm.store.rows import Row, as_record, explain, salvaged
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """What a machine cost in a month while a task was on it; task and owner are empty while it had nothing to do."""
+    """The cost of a machine in a month for one task; task and owner are empty for idle time."""
 
     month: str
     machine: str
@@ -35,7 +35,7 @@ class MachineVerbs(Database):
     """Machines and costs."""
 
     async def add_machine(self, machine: Machine) -> None:
-        """Keep the intent to have a machine, and begin its history."""
+        """Store the intent to launch a machine, and begin its history."""
         async with self._transaction() as connection:
             await connection.execute(insert(schema.machines).values(columns(machine, schema.machines)))
             await _add_event(connection, machine.id, machine.ordered_at, machine.state, machine.reason)
@@ -44,8 +44,8 @@ class MachineVerbs(Database):
     async def advance_machine(
         self, machine: Machine, to: State, *, at: float, **changes: Unpack[MachineChanges]
     ) -> None:
-        """Take a machine to another state, with a line for its history. Raises StaleMachine when the stored state is
-        no longer that of `machine`."""
+        """Move a machine to another state, with a line in its history. Raises StaleMachine if its stored state has
+        changed since `machine` was read."""
         require_transition(machine.state, to)
         row = {key: plain(value) for key, value in changes.items()} | {"state": str(to)}
         here = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
@@ -56,7 +56,7 @@ class MachineVerbs(Database):
             await self._tell(connection, "machines")
 
     async def change_machine(self, machine: Machine, **changes: Unpack[MachineChanges]) -> None:
-        """Change columns of a machine in whatever state it is. Raises StaleMachine when it is gone."""
+        """Update columns of a machine in any state but GONE. Raises StaleMachine if it is gone."""
         row = {key: plain(value) for key, value in changes.items()}
         here = (schema.machines.c.id == machine.id) & (schema.machines.c.state != str(State.GONE))
         async with self._transaction() as connection:
@@ -65,7 +65,7 @@ class MachineVerbs(Database):
             await self._tell(connection, "machines")
 
     async def machine_events(self, machine_id: str) -> list[MachineEvent]:
-        """The history of a machine, oldest line first; empty for one that is not known."""
+        """Return the history of a machine, oldest line first; empty for an unknown one."""
         table = schema.machine_events
         query = select(table).where(table.c.machine == machine_id).order_by(table.c.id)
         async with self._transaction() as connection:
@@ -73,7 +73,7 @@ class MachineVerbs(Database):
         return self.aside.records(rows, MachineEvent, "machine_events", "id")
 
     async def machines_alive(self) -> list[Machine]:
-        """All machines that are not gone, oldest order first."""
+        """Return all machines that are not gone, oldest first."""
         table = schema.machines
         query = select(table).where(table.c.state != str(State.GONE)).order_by(table.c.ordered_at, table.c.id)
         async with self._transaction() as connection:
@@ -81,7 +81,7 @@ class MachineVerbs(Database):
         return [machine for row in rows if (machine := self._machine(row)) is not None]
 
     async def machines_gone(self, *, limit: int) -> list[Machine]:
-        """Machines that are gone, last one first."""
+        """Return machines that are gone, latest first."""
         table = schema.machines
         query = select(table).where(table.c.state == str(State.GONE)).order_by(table.c.gone_at.desc()).limit(limit)
         async with self._transaction() as connection:
@@ -89,8 +89,8 @@ class MachineVerbs(Database):
         return self.aside.records(rows, Machine, "machines", "id")
 
     def _machine(self, row: Row) -> Machine | None:
-        """A machine. One whose row cannot be read is kept as far as possible, and by its provider: unknown, it would be
-        taken for an orphan and deleted with what runs on it."""
+        """Return the machine of a row. An unreadable one is salvaged and kept: unknown, it would be deleted as an
+        orphan together with its tasks."""
         try:
             return as_record(row, Machine)
         except msgspec.ValidationError as error:
@@ -102,7 +102,7 @@ class MachineVerbs(Database):
         return msgspec.structs.replace(made, kept=True)
 
     async def forget_machines(self, before: float, *, month: str) -> None:
-        """Delete machines that went before a time, and costs of months before one."""
+        """Delete machines that were gone before a time, and costs before a month."""
         table = schema.machines
         async with self._transaction() as connection:
             gone = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
@@ -110,7 +110,7 @@ class MachineVerbs(Database):
             await connection.execute(delete(schema.costs).where(schema.costs.c.month < month))
 
     async def peaks(self, *, limit: int) -> list[Peak]:
-        """What tasks took of late, oldest first."""
+        """Return what recent tasks used, oldest first."""
         table = schema.peaks
         query = select(table).order_by(table.c.id.desc()).limit(limit)
         async with self._transaction() as connection:
@@ -118,7 +118,7 @@ class MachineVerbs(Database):
         return self.aside.records(rows, Peak, "peaks", "id")[::-1]
 
     async def add_peaks(self, peaks: Iterable[Peak], *, keep: int) -> None:
-        """Keep what tasks took, the last `keep` of them."""
+        """Store what tasks used; keep the last `keep`."""
         table = schema.peaks
         async with self._transaction() as connection:
             for peak in peaks:
@@ -127,7 +127,7 @@ class MachineVerbs(Database):
             await connection.execute(delete(table).where(table.c.id <= last - keep))
 
     async def charge(self, costs: Iterable[Cost]) -> None:
-        """Add to what machines have cost."""
+        """Add to the costs of machines."""
         table = schema.costs
         async with self._transaction() as connection:
             for cost in costs:
@@ -137,14 +137,15 @@ class MachineVerbs(Database):
                 await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=more))
 
     async def spent(self, month: str) -> float:
-        """What all machines have cost in a month (as "2026-11")."""
+        """Return the total cost of a month (as "2026-11")."""
         table = schema.costs.c
         async with self._transaction() as connection:
             query = select(func.coalesce(func.sum(table.amount), 0.0)).where(table.month == month)
             return float((await connection.execute(query)).scalar_one())
 
     async def costs(self, month: str, by: str) -> list[tuple[str, float, float]]:
-        """(key, hours, amount) of a month by "owner", "task" or "machine", most expensive first; at most 1000."""
+        """Return (key, hours, amount) of a month by "owner", "task" or "machine", most expensive first; at most
+        1000."""
         table = schema.costs.c
         key = {"owner": table.owner, "task": table.task, "machine": table.machine}[by]
         amount = func.sum(table.amount)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Brings a database to the schema of this version."""
+"""Migrate a database to the schema of this version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, inspect, text
 
 from clusterodm.core.errors import DataFolderError
 
-#: The latest migration; when a database has it, Alembic need not even be loaded.
+#: The latest migration; if a database has it, Alembic is not loaded.
 HEAD: Final = "0014"
 
 

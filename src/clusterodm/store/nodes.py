@@ -23,13 +23,13 @@ class NodeVerbs(Database):
     """Nodes and single values."""
 
     async def nodes(self) -> list[NodeRecord]:
-        """All nodes by number, removed ones too."""
+        """Return all nodes by number, including removed ones."""
         async with self._transaction() as connection:
             rows = (await connection.execute(select(schema.nodes).order_by(schema.nodes.c.id))).mappings().all()
         return [node for row in rows if (node := self._node(row)) is not None]
 
     def _node(self, row: Row) -> NodeRecord | None:
-        """A node. One whose row cannot be read takes no new tasks; its running ones are followed if possible."""
+        """Return the node of a row. An unreadable one accepts no tasks; its running ones are tracked if possible."""
         try:
             return as_node(row)
         except msgspec.ValidationError as error:
@@ -40,7 +40,7 @@ class NodeVerbs(Database):
             return None
 
     async def add_node(self, record: NodeRecord) -> NodeRecord:
-        """Keep a node (its id is chosen here). One that is known by its place gets the new address and the new
+        """Store a node (its id is chosen here). One that is known by its place gets the new address and the new
         terms, and is no longer removed; whether it is locked or drains stays as it was."""
         values = {**msgspec.structs.asdict(record.address), **columns(record, schema.nodes)}
         values.pop("id")
@@ -55,20 +55,20 @@ class NodeVerbs(Database):
             return as_node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
 
     async def change_node(self, node_id: int, **changes: Unpack[NodeChanges]) -> None:
-        """Change columns of a node."""
+        """Update columns of a node."""
         row = {key: plain(value) for key, value in changes.items()}
         async with self._transaction() as connection:
             await connection.execute(update(schema.nodes).where(schema.nodes.c.id == node_id).values(row))
             await self._tell(connection, "nodes")
 
     async def delete_node(self, node_id: int) -> None:
-        """Delete a node, whoever refers to it; its id is never used again."""
+        """Delete a node even if it is referred to; its id is never reused."""
         async with self._transaction() as connection:
             await connection.execute(delete(schema.nodes).where(schema.nodes.c.id == node_id))
             await self._tell(connection, "nodes")
 
     async def forget_nodes(self) -> list[int]:
-        """Delete removed nodes that no attempt refers to any more; their ids."""
+        """Delete removed nodes that no attempt refers to; return their ids."""
         table = schema.nodes.c
         used = select(schema.attempts.c.node_id)
         unused = table.removed & table.id.not_in(used)
@@ -80,7 +80,7 @@ class NodeVerbs(Database):
         return ids
 
     async def value(self, key: str) -> Any:
-        """A single value, None when it was never kept."""
+        """Return a single value, None if it was never stored."""
         async with self._transaction() as connection:
             query = select(schema.meta.c.value).where(schema.meta.c.key == key)
             value = (await connection.execute(query)).scalar_one_or_none()
@@ -90,14 +90,14 @@ class NodeVerbs(Database):
         return value
 
     async def keep_value(self, key: str, value: Any) -> None:
-        """Keep a single JSON value under `key`."""
+        """Store a single JSON value under `key`."""
         async with self._transaction() as connection:
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
             await self._tell(connection, "value", key)
 
     async def first_value(self, key: str, value: Any) -> Any:
-        """Keep a value unless there is one under that key already; the one that is there then."""
+        """Store a value unless there is one under that key already; return the stored one."""
         async with self._transaction() as connection:
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The store's verbs for processes that share it: who is there, locks, and word of what others changed."""
+"""The store's verbs for replicas: heartbeats, locks and change notifications."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from clusterodm.store.database import CHANNEL, Database, discard
 
 _log = structlog.get_logger("store")
 
-#: Seconds without a sign of life after which a replica counts as gone.
+#: Seconds without a heartbeat after which a replica counts as gone.
 SILENT: Final = 6.0
-#: Seconds after which a replica that is gone is forgotten.
+#: Seconds after which a replica that is gone is deleted.
 _FORGET: Final = 86400.0
 #: Seconds between two looks whether the connection on which we listen still is one, and before the next try.
 _LOOK: Final = 2.0
@@ -42,7 +42,7 @@ class ReplicaVerbs(Database):
     """Replicas, locks, changes."""
 
     async def beat(self, replica: Replica, lock: str, *, leads: bool) -> tuple[str, list[Replica]]:
-        """Give a sign of life and take or renew a lock, or leave it to others unless `leads`; who holds it now (empty:
+        """Record a heartbeat and take or renew a lock, or leave it to others unless `leads`; who holds it now (empty:
         nobody), and all replicas that are there."""
         table, now = schema.replicas, self._now()
         row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
@@ -56,14 +56,14 @@ class ReplicaVerbs(Database):
             return holder, await self._replicas(connection)
 
     async def _replicas(self, connection: AsyncConnection) -> list[Replica]:
-        """All that are there, oldest first."""
+        """Return all live replicas, oldest first."""
         table, now = schema.replicas, self._now()
         query = select(table).where(table.c.seen_at > now - SILENT)
         rows = (await connection.execute(query.order_by(table.c.started_at, table.c.id))).mappings()
         return self.aside.records(rows, Replica, "replicas", "id")
 
     async def take(self, lock: str, holder: str, seconds: float) -> bool:
-        """Take or renew a lock; False when somebody else has it."""
+        """Take or renew a lock; return False if another process holds it."""
         async with self._transaction() as connection:
             return await self._take(connection, lock, holder, seconds)
 
@@ -78,7 +78,7 @@ class ReplicaVerbs(Database):
         return bool((await connection.execute(statement)).rowcount)
 
     def _holder(self, lock: str) -> Select[Any]:
-        """Who holds a lock; no row when nobody does."""
+        """Select the holder of a lock; no row if it is free."""
         table = schema.locks.c
         return select(table.holder).where(table.name == lock, table.until >= self._now())
 
@@ -89,26 +89,26 @@ class ReplicaVerbs(Database):
             await connection.execute(delete(table).where(table.c.name == lock, table.c.holder == holder))
 
     async def leave(self, replica: str) -> None:
-        """A replica ends: it is no longer there, and its locks are free."""
+        """Delete a replica, and release its locks."""
         async with self._transaction() as connection:
             await connection.execute(delete(schema.replicas).where(schema.replicas.c.id == replica))
             await connection.execute(delete(schema.locks).where(schema.locks.c.holder == replica))
             await self._tell(connection, "replicas")
 
     async def drop_locks(self) -> None:
-        """Delete locks whose holder is no longer there."""
+        """Delete locks whose holder is gone."""
         there = select(schema.replicas.c.id).where(schema.replicas.c.seen_at > self._now() - SILENT)
         async with self._transaction() as connection:
             await connection.execute(delete(schema.locks).where(schema.locks.c.holder.not_in(there)))
 
     async def say(self, kind: str, key: str) -> None:
-        """Tell other processes something that is kept nowhere."""
+        """Notify other processes of something that is not stored."""
         async with self._transaction() as connection:
             await self._tell(connection, kind, key)
 
     async def listen(self, changed: Callable[[str, str], None], everything: Callable[[], Awaitable[object]]) -> None:
-        """For ever: call `changed(kind, key)` for what other processes change, and `everything()` first, and again
-        whenever something may have been missed. Returns at once where there are no others."""
+        """Until canceled: call `changed(kind, key)` for what other processes change, and `everything()` first, and
+        again whenever something may have been missed. Returns at once where there are no others."""
         while self.shared:
             try:
                 await self._listen(changed, everything)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Records made of rows. A row that cannot be read is set aside: it costs nobody but itself anything."""
+"""Records from rows. An unreadable row is set aside and affects no other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LONGEST: Final = 300
 
 
 class MalformedJson:
-    """What stands for the content of a column of JSON that is none."""
+    """The placeholder for malformed content of a JSON column."""
 
 
 class TaskAside(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ class TaskAside(msgspec.Struct, frozen=True):
 
 
 class Aside:
-    """All rows that were found to be unreadable since the start. Each is logged once."""
+    """All rows found unreadable since the start. Each is logged once."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, TaskAside] = {}
@@ -86,7 +86,7 @@ class Aside:
         self.others[(table, str(key))] = why
 
     def records(self, rows: Iterable[Row], kind: type[Record], table: str, *key: str) -> list[Record]:
-        """Records of all rows that can be read."""
+        """Return the records of all readable rows."""
         found = []
         for row in rows:
             try:
@@ -97,7 +97,7 @@ class Aside:
 
 
 def as_record(row: Row, kind: type[Record]) -> Record:
-    """A record made of a row whose columns have its names. Raises msgspec.ValidationError."""
+    """Return the record of a row whose columns have its names. Raises msgspec.ValidationError."""
     return msgspec.convert({str(key): value for key, value in row.items()}, kind, strict=False)
 
 
@@ -125,7 +125,7 @@ def readable_nodes(rows: Iterable[Row]) -> list[NodeRecord]:
 
 
 def explain(row: Row, kind: type[msgspec.Struct], error: Exception) -> str:
-    """Which column is wrong, and how; never what is in it."""
+    """Return which column is wrong, and how; never its content."""
     wrong = [field.name for field in msgspec.structs.fields(kind) if _reads(row, field) is _BAD]
     return f"column {', '.join(wrong)}: {error}"[:_LONGEST] if wrong else str(error)[:_LONGEST]
 

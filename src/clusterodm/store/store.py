@@ -12,4 +12,4 @@ from clusterodm.store.tasks import TaskVerbs
 
 
 class Store(TaskVerbs, NodeVerbs, MachineVerbs, HistoryVerbs, ReplicaVerbs):
-    """Tasks, attempts, timelines, nodes, machines and their costs, a few single values, and what became of all that."""
+    """Tasks, attempts, timelines, nodes, machines and their costs, a few single values, and their history."""

@@ -140,34 +140,34 @@ class TaskVerbs(UsageVerbs):
         return versions
 
     async def find_task(self, uuid: str) -> TaskAndAttempt | None:
-        """One task in any phase."""
+        """Return one task in any phase."""
         found = await self.find_tasks_by_uuid([uuid])
         return found[0] if found else None
 
     async def find_tasks_by_uuid(self, uuids: Sequence[str]) -> list[TaskAndAttempt]:
-        """Those of these tasks that there are, in any phase."""
+        """Return those of these tasks that exist, in any phase."""
         return await self._tasks(select(schema.tasks).where(schema.tasks.c.uuid.in_(uuids)))
 
     async def known_tasks(self, uuids: Sequence[str]) -> set[str]:
-        """Those of these uuids that are a task's, whatever else can be read of it."""
+        """Return those of these uuids that belong to a task, readable or not."""
         known: set[str] = set()
         for start in range(0, len(uuids), _BATCH):
             known |= set(await self._uuids(schema.tasks.c.uuid.in_(uuids[start : start + _BATCH])))
         return known
 
     async def has_tasks(self) -> bool:
-        """Whether there is any task at all."""
+        """Return True if there is any task."""
         return bool(await self._uuids(schema.tasks.c.uuid.is_not(None), limit=1))
 
     async def unsent(self) -> int:
-        """How many tasks wait whose files must be held."""
+        """Return the number of queued tasks whose files must be held."""
         table = schema.tasks.c
         query = select(func.count()).where(table.phase == str(Phase.QUEUED), table.byte_count > 0)
         async with self._transaction() as connection:
             return int((await connection.execute(query)).scalar_one())
 
     async def versions(self, uuids: Sequence[str]) -> dict[str, int]:
-        """How often each of these tasks was changed, of those that there are. One caller at a time."""
+        """Return the versions of those of these tasks that exist. One caller at a time."""
         if self.shared:
             return dict(await self._fetch("SELECT uuid, version FROM tasks WHERE uuid = ANY($1)", list(uuids)))
         table = schema.tasks.c
@@ -176,17 +176,17 @@ class TaskVerbs(UsageVerbs):
             return {str(row[0]): int(row[1]) for row in await connection.execute(query)}
 
     async def active_tasks(self) -> list[TaskAndAttempt]:
-        """All tasks that loops work on, oldest commit first. Those that cannot be read are set aside."""
+        """Return all active tasks, oldest commit first. Unreadable ones are set aside."""
         query = select(schema.tasks).where(schema.tasks.c.phase.in_([str(phase) for phase in ACTIVE]))
         return await self._tasks(query.order_by(schema.tasks.c.committed_at))
 
     async def look_for_unknown_phases(self) -> None:
-        """Set tasks aside whose phase is none that we know: no other query finds them before somebody asks."""
+        """Set tasks of unknown phases aside: no other query finds them."""
         known = [str(phase) for phase in Phase]
         await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(known)))
 
     async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
-        """Uuids of an owner's finished tasks that ended after `since`, latest end first."""
+        """Return the uuids of an owner's finished tasks that ended after `since`, latest end first."""
         table = schema.tasks.c
         query = (
             select(table.uuid)
@@ -197,7 +197,7 @@ class TaskVerbs(UsageVerbs):
             return list((await connection.execute(query.limit(limit).offset(offset))).scalars())
 
     async def ended_before(self, at: float, *, limit: int) -> list[TaskAndAttempt]:
-        """Finished tasks that ended before `at`, longest ago first."""
+        """Return finished tasks that ended before `at`, longest ago first."""
         table = schema.tasks.c
         query = select(schema.tasks).where(table.phase == str(Phase.FINISHED), table.finished_at < at)
         return await self._tasks(query.order_by(table.finished_at).limit(limit))
@@ -219,11 +219,11 @@ class TaskVerbs(UsageVerbs):
         return [task for row in rows if (task := self.aside.task(row)) is not None]
 
     async def webhooks_due(self) -> list[str]:
-        """Uuids of tasks whose owner is still to be told that they ended."""
+        """Return the uuids of tasks whose webhook is still to be called."""
         return await self._uuids(schema.tasks.c.webhook_due)
 
     async def unreported(self) -> list[str]:
-        """Uuids of tasks that are over, or removed, and are still to be reported to the service that knows owners."""
+        """Return the uuids of ended or removed tasks that are still to be reported to the accounting service."""
         return await self._uuids(schema.tasks.c.billing_due)
 
     async def removed(self, *, limit: int, after: str = "") -> list[tuple[str, str]]:
@@ -243,7 +243,7 @@ class TaskVerbs(UsageVerbs):
             await connection.execute(delete(schema.tasks).where(gone))
 
     async def manifest(self, uuid: str) -> Manifest | None:
-        """What was accepted of a task; None when that was not kept."""
+        """Return the accepted files of a task; None if they were not stored."""
         table = schema.manifests.c
         query = select(schema.manifests).where(table.task == uuid)
         async with self._transaction() as connection:
@@ -252,8 +252,7 @@ class TaskVerbs(UsageVerbs):
         return found[0] if found else None
 
     async def timeline(self, uuid: str) -> list[Event]:
-        """All lines of a task's timeline, oldest first; none is earlier than the one before it, also where the clock
-        was set back in between."""
+        """Return a task's timeline, oldest line first; times never decrease, even if the clock was set back."""
         table = schema.events
         query = select(table).where(table.c.task == uuid).order_by(table.c.id)
         async with self._transaction() as connection:
@@ -265,18 +264,18 @@ class TaskVerbs(UsageVerbs):
     # Attempts
 
     async def attempts(self, uuid: str) -> list[Attempt]:
-        """All attempts of a task, first to last."""
+        """Return all attempts of a task, first to last."""
         table = schema.attempts
         return await self._attempts(select(table).where(table.c.task == uuid).order_by(table.c.number))
 
     async def attempts_to_clean(self) -> list[Attempt]:
-        """Attempts whose node still has to be told to cancel or remove something."""
+        """Return attempts whose node still has to cancel or remove something."""
         table = schema.attempts
         return await self._attempts(select(table).where(table.c.cleanup != str(Cleanup.NONE)))
 
     async def change_attempt(self, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
-        """Change an attempt that is as far as `was` is, with the same sender and the same to be cleaned up; how it is
-        then. Raises StaleTask when it is not."""
+        """Update an attempt without a phase change; return it. Raises StaleTask if its stage, sender or cleanup has
+        changed since `was` was read."""
         table = schema.attempts
         here = (table.c.task == was.task) & (table.c.number == was.number)
         for name in ("stage", "sender", "cleanup"):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The store's verbs for what owners have used of the nodes, a row for each who used something lately."""
+"""The store's verbs for the usage of owners, one row for each with recent usage."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class UsageVerbs(Database):
     """Accounts of owners."""
 
     async def accounts(self) -> list[Account]:
-        """Return what all owners have used."""
+        """Return the accounts of all owners."""
         async with self._transaction() as connection:
             rows = (await connection.execute(select(schema.usage))).mappings().all()
         return self.aside.records(rows, Account, "usage", "owner")
 
     async def drop_accounts(self, now: float) -> None:
-        """Delete accounts of which next to nothing is left."""
+        """Delete accounts with negligible usage."""
         table = schema.usage
         idle = [account for account in await self.accounts() if account.left(now) < NEGLIGIBLE]
         async with self._transaction() as connection:
@@ -32,8 +32,8 @@ class UsageVerbs(Database):
                 await connection.execute(delete(table).where(here))
 
     async def _charge(self, connection: AsyncConnection, task: Task, attempt: Attempt | None) -> None:
-        """Charge the owner of a task that leaves its node, in the transaction that takes it from there: so it is done
-        once, whoever repeats what."""
+        """Charge the owner of a task that leaves its node, in the same transaction, so that it is charged exactly
+        once."""
         if task.phase not in ON_NODE or attempt is None or attempt.stage is not Stage.ENDED:
             return
         table, owner, at = schema.usage, payer(task.owner), attempt.ended_at

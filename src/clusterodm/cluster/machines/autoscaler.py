@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Machines on demand: looks at the queue, the nodes and the machines, has `core.scaling` decide, and carries it out.
+"""Machines on demand: observe the queue, the nodes and the machines, have `core.scaling` decide, and act on it.
 
-What is scale_plan is kept before it is done; the rest of a machine's life is in lifecycle.py.
+A plan is stored before it is carried out; lifecycle.py does the rest.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from clusterodm.store import Cost, Store
 
 _log = structlog.get_logger("autoscaler")
 
-#: Seconds between two times that costs are kept.
+#: Seconds between two writes of costs.
 _KEEP_COSTS: Final = 60.0
-#: Seconds for which machines that are gone, and costs, are remembered.
+#: Seconds to keep machines that are gone, and costs.
 _KEEP: Final = 400 * 86400.0
-#: Tasks of the queue that are looked at in one round.
-_MANY: Final = 1000
-#: Seconds without a file after which an upload gets no machine ahead any more.
+#: Tasks considered in one round.
+_MOST: Final = 1000
+#: Seconds without a file after which no machine is prewarmed for an upload.
 _RESTING: Final = 900.0
 
 
 class Autoscaler:
-    """Orders machines for tasks that wait, and lets idle ones go."""
+    """Launches machines for waiting tasks, and drains idle ones."""
 
     def __init__(
         self,
@@ -73,26 +73,26 @@ class Autoscaler:
         self._store = store
         self._cluster = cluster
         self._clock = clock
-        #: What was wrong with providers at the start, by name.
+        #: Problems of providers at the start, by name.
         self.troubles: dict[str, str] = {}
         self._remarks: dict[str, str] = {}
         self._costs: dict[tuple[str, str, str], Cost] = {}
         self._counted_at = clock.steady()
         self._kept_at = clock.steady()
         self._spent: tuple[str, float] = ("", 0.0)
-        #: Tasks for which a machine is there, comes or was ordered.
+        #: Tasks that are matched with a machine or a launch.
         self._served: set[str] = set()
         dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
         dispatcher.waits.coming = lambda uuid: uuid in self._served
 
     def begin(self) -> None:
-        """The leadership begins: time counts from now on, and what was spent is read again."""
+        """On election: count time from now on, and read again what was spent."""
         self._machines.begin()
         self._counted_at = self._kept_at = self._clock.steady()
         self._spent = ("", 0.0)
 
     async def check(self) -> None:
-        """Once: whether every provider can be used; what is wrong with one is for operators."""
+        """Check every provider once; problems are shown to operators."""
         async with asyncio.TaskGroup() as group:
             for provider in self.fleet.providers.values():
                 group.create_task(self._check(provider))
@@ -104,7 +104,7 @@ class Autoscaler:
             await asyncio.sleep(provider.pause.left)
             await self._check(provider)
         except ProviderError as error:
-            _log.error("a provider cannot be used", provider=provider.name, error=str(error))
+            _log.error("provider unusable", provider=provider.name, error=str(error))
             self.troubles[provider.name] = str(error)
 
     async def sweep(self) -> None:
@@ -113,23 +113,22 @@ class Autoscaler:
         if not self.fleet.providers:
             return
         self._note_idle()
-        demands = [self._demand(uuid) for uuid in self._dispatcher.wanting[:_MANY]]
-        demands += [self._demand(uuid, soon=True) for uuid in self._dispatcher.soon[:_MANY]]
+        demands = [self._demand(uuid) for uuid in self._dispatcher.wanting[:_MOST]]
+        demands += [self._demand(uuid, soon=True) for uuid in self._dispatcher.soon[:_MOST]]
         demands += await self._early()
         scale_plan = self.decide(demands)
         self._remark(scale_plan)
         for launch in scale_plan.launches:
-            if not self.fleet.providers[
-                launch.offering.provider
-            ].pause.left:  # it may have begun with the launch before
+            provider = self.fleet.providers[launch.offering.provider]
+            if not provider.pause.left:  # the launch before may have begun one
                 await self._launch(launch)
         for machine_id, why in scale_plan.drain.items():
-            await self._leave(machine_id, why)
+            await self._drain(machine_id, why)
 
     def decide(self, demands: list[Demand]) -> ScalePlan:
-        """What would be done for these tasks now."""
+        """Return the plan for these tasks now."""
         steady, wall = self._clock.steady(), self._clock()
-        blocked = {
+        skipped = {
             offering: wall + until - steady
             for offering, until in self._lifecycle.backoff.until.items()
             if until > steady
@@ -137,7 +136,7 @@ class Autoscaler:
         budget = Budget(
             hourly=self.fleet.max_hourly_cost, monthly=self.fleet.max_monthly_cost, spent=self.spent_this_month
         )
-        seen = [
+        loads = [
             MachineLoad(
                 machine=machine,
                 busy=self._machines.busy(machine),
@@ -147,13 +146,13 @@ class Autoscaler:
             for machine in self._machines.alive()
         ]
         rules = [_rules(provider, self.sizes, wall) for provider in self.fleet.providers.values()]
-        return plan(demands, seen, rules, budget, blocked, wall)
+        return plan(demands, loads, rules, budget, skipped, wall)
 
     async def _early(self) -> list[Demand]:
-        """Uploads that have grown past what free nodes take, where machines are ordered ahead."""
+        """Return demands of uploads that have outgrown the free nodes, if machines may be prewarmed."""
         if not any(provider.config.prewarm for provider in self.fleet.providers.values()):
             return []
-        found, now = [], self._clock()
+        demands, now = [], self._clock()
         for entry in list(self._tasks.active()):
             uuid = entry.task.uuid
             if entry.task.phase is not Phase.RECEIVING or now - entry.last_activity > _RESTING:
@@ -163,8 +162,8 @@ class Autoscaler:
             free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
             mine = any(machine.task == uuid for machine in self._machines.alive())
             if images and (mine or next(free, None) is None):
-                found.append(Demand(task=uuid, images=images, early=True))
-        return found[:_MANY]
+                demands.append(Demand(task=uuid, images=images, early=True))
+        return demands[:_MOST]
 
     def _demand(self, uuid: str, *, soon: bool = False) -> Demand:
         entry = self._tasks.get(uuid)
@@ -180,7 +179,7 @@ class Autoscaler:
         )
 
     def _remark(self, scale_plan: ScalePlan) -> None:
-        """What operators and owners are told of each wait."""
+        """Update what operators and owners see of each wait."""
         remarks = dict(scale_plan.unmet)
         remarks |= {launch.task: f"machine ordered: {launch.offering}" for launch in scale_plan.launches}
         for uuid, machine_id in scale_plan.matched.items():
@@ -222,7 +221,7 @@ class Autoscaler:
         if entry is not None:
             await self._tasks.note(entry, f"machine {machine.id} ordered: {launch.why}")
 
-    async def _leave(self, machine_id: str, why: str) -> None:
+    async def _drain(self, machine_id: str, why: str) -> None:
         machine = self._machines.get(machine_id)
         if machine is None or machine.state is not State.READY or machine.kept or self._machines.busy(machine):
             return
@@ -232,7 +231,7 @@ class Autoscaler:
             return
 
     def _note_idle(self) -> None:
-        """Since when each machine has had nothing to do."""
+        """Record when each machine was last busy."""
         for machine in self._machines.alive():
             node = self._machines.node(machine)
             wanted = self._machines.busy(machine) or (node is not None and node.prefetches)
@@ -243,12 +242,12 @@ class Autoscaler:
 
     @property
     def spent_this_month(self) -> float:
-        """What machines have cost this month so far."""
+        """The cost of machines this month so far."""
         month, kept = self._spent
         return kept + sum(cost.amount for cost in self._costs.values() if cost.month == month)
 
     async def read_costs(self) -> None:
-        """What was spent this month, where somebody else counts it."""
+        """Read what was spent this month, on replicas that do not count it."""
         month = time.strftime("%Y-%m", time.gmtime(self._clock()))
         self._spent = (month, await self._store.spent(month))
 
@@ -265,20 +264,20 @@ class Autoscaler:
             await self.keep_costs()
 
     def _charge(self, machine: Machine, month: str, seconds: float) -> None:
-        """Time on a machine belongs to the tasks that are on it, in equal parts."""
+        """Charge time on a machine to the tasks on it, in equal parts."""
         owners = {entry.task.uuid: entry.task.owner for entry in self._machines.entries(machine)} or {"": ""}
         part = seconds / len(owners)
         for uuid, owner in owners.items():
             key = (month, machine.id, uuid)
-            had = self._costs.get(key) or Cost(
+            cost = self._costs.get(key) or Cost(
                 month=month, machine=machine.id, task=uuid, owner=owner, seconds=0.0, amount=0.0
             )
             self._costs[key] = msgspec.structs.replace(
-                had, seconds=had.seconds + part, amount=had.amount + part * machine.price / 3600
+                cost, seconds=cost.seconds + part, amount=cost.amount + part * machine.price / 3600
             )
 
     async def keep_costs(self) -> None:
-        """Have the costs so far in the store."""
+        """Store the costs so far."""
         costs, self._costs = self._costs, {}
         if costs:
             await self._store.charge(costs.values())

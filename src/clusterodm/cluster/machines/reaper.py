@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The reaper: what providers list under our tag, but we know nothing of, is deleted after a while.
+"""Delete orphans: machines that carry the cluster's tag but are unknown to it.
 
-Every machine is kept in the store before it is created, so whatever is listed and not known is an orphan: of a crash,
-or of a database that was restored from a backup.
+Every machine is stored before it is created, so an unknown one is left over from a crash, or from before a restored
+backup.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from clusterodm.providers import BoundedProvider, Fleet, MachineStatus, Provider
 
 _log = structlog.get_logger("reaper")
 
-#: Seconds for which an orphan must have been seen before it is deleted.
+#: Seconds for which a machine must have been an orphan before it is deleted.
 GRACE: Final = 600.0
 
 
 class Reaper:
-    """Compares what is there with what is known."""
+    """Compares the machines that providers list with those that are known."""
 
     def __init__(self, fleet: Fleet, machines: Machines, *, cluster: str, clock: Clock) -> None:
         self._fleet = fleet
         self._machines = machines
         self._cluster = cluster
         self._clock = clock
-        #: Orphans by provider and id, and since when (by a clock that nobody sets) they have been seen.
+        #: Orphans by provider and id, and the (monotonic) time when each was first seen.
         self._seen: dict[tuple[str, str], float] = {}
-        #: Those whose disks are still to go, once their provider has let go of them.
+        #: Orphans whose disks are deleted once their provider no longer lists them.
         self._dying: dict[tuple[str, str], ProviderMachine] = {}
 
     @property
     def orphans(self) -> list[str]:
-        """Ids at their providers of what is known to be nobody's."""
+        """The providers' ids of all orphans."""
         return [machine_id for _, machine_id in self._seen]
 
     async def sweep(self) -> None:
-        """One round over all providers; one that does not answer delays only itself."""
+        """Compare all providers; one that fails does not affect the others."""
         for provider in self._fleet.providers.values():
             try:
                 await self._compare(provider)
             except ProviderError as error:
-                _log.warning("machines cannot be compared", provider=provider.name, error=str(error))
+                _log.warning("cannot list machines", provider=provider.name, error=str(error))
 
     async def _compare(self, provider: BoundedProvider) -> None:
-        found = await provider.list_machines(self._cluster)
+        listed = await provider.list_machines(self._cluster)
         known = {machine.id: machine.provider_id for machine in self._machines.alive()}
         orphans = {
             (provider.name, each.id): each
-            for each in found
+            for each in listed
             # a machine that is being created is known by its name alone
             if each.name not in known or known[each.name] not in ("", each.id)
         }
@@ -69,7 +69,7 @@ class Reaper:
 
     async def _delete(self, provider: BoundedProvider, key: tuple[str, str], orphan: ProviderMachine) -> None:
         if orphan.status is not MachineStatus.ENDING:
-            _log.warning("an orphan is deleted", provider=provider.name, id=orphan.id, name=orphan.name)
+            _log.warning("deleting orphan", provider=provider.name, id=orphan.id, name=orphan.name)
             await provider.delete(orphan)
         if orphan.volumes:
             self._dying[key] = orphan
