@@ -31,9 +31,7 @@ async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: s
         _, _, archive = await api.raw("GET", f"/task/{uuid}/download/all.zip")
         assert archive.startswith(b"PK"), "its results were brought here before its machine went"
         lines = await cluster.timeline(uuid)
-        assert any(
-            line.startswith("machine clusterodm-") and "smallest size for 3 images" in line for line in lines
-        )
+        assert any(line.startswith("machine clusterodm-") and "smallest size for 3 images" in line for line in lines)
         gone = await cluster.cluster.context.store.machines_gone(limit=10)
         assert [machine.state for machine in gone] == [State.GONE]
 

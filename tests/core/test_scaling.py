@@ -142,9 +142,7 @@ def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> No
     early = Demand(task="t1", images=10, early=True)
     assert decide([early]).unmet == {"t1": "do has no prewarm"}
     ahead = msgspec.structs.replace(DO, prewarm=True)
-    assert (
-        decide([early], [], ahead).launches[0].why.startswith("upload in progress; smallest size for 10 images")
-    )
+    assert decide([early], [], ahead).launches[0].why.startswith("upload in progress; smallest size for 10 images")
     mine = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
     assert decide([early], [mine], ahead).matched == {"t1": "m1"}
     grown = Demand(task="t1", images=60, early=True)

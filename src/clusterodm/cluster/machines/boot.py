@@ -49,7 +49,8 @@ class BootStep:
             raise
         node = self.machines.node(machine)
         if reported is None and node is not None and node.online:
-            return await self._ready(machine)
+            await self._ready(machine)
+            return None
         if reported is None or reported.status is MachineStatus.ENDING:
             return await self._disappeared(machine, reported)
         self.absence.present(machine.id)
@@ -61,7 +62,8 @@ class BootStep:
             machine = await self._register(machine, reported, provider, registered)
         node = self.machines.node(machine)
         if node is not None and node.online:
-            return await self._ready(machine)
+            await self._ready(machine)
+            return None
         if self._age(machine) <= provider.config.boot_timeout or await self._answers(node):
             return self.interval
         self.backoff.unavailable(machine)

@@ -49,7 +49,8 @@ class WatchStep:
     async def drain(self, machine: Machine, provider: BoundedProvider) -> float | None:
         """Terminate a machine once it is idle by the cluster's records and then by its node's next answer, too."""
         if machine.kept:  # said while the autoscaler let it go
-            return await self.resume(machine)
+            await self.resume(machine)
+            return None
         node = self.machines.node(machine)
         if node is not None and not node.record.draining:
             await self.registry.change(node, draining=True)
