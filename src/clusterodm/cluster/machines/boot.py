@@ -114,7 +114,11 @@ class BootStep:
             self.backoff.rejected(machine)
         else:
             self.backoff.unavailable(machine)
-        cause = "can never start at its provider" if reported.unsatisfiable else f"pending at its provider for {span(limit)}"
+        cause = (
+            "can never start at its provider"
+            if reported.unsatisfiable
+            else f"pending at its provider for {span(limit)}"
+        )
         await self.terminate.begin(machine, f"{cause}: {reported.reason or 'no reason given'}")
         return None
 
