@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from clusterodm.core.files import HeldFile, counted_images, describe_losses
+from clusterodm.core.files import HeldFile, counted_images, describe_losses, describe_none_held
 
 ACCEPTED = [HeldFile(f"{number}.jpg", 10) for number in range(13)]
 
@@ -39,3 +39,8 @@ def test_what_is_no_longer_held_as_it_was_accepted_is_named(held: list[HeldFile]
 )
 def test_images_are_counted_as_on_a_node(names: list[str], seeded: list[str], count: int) -> None:
     assert counted_images(names, seeded) == count
+
+
+def test_files_of_which_none_is_held_are_named() -> None:
+    assert describe_none_held(ACCEPTED[:1]) == "its file is not held here: 0.jpg"
+    assert describe_none_held(ACCEPTED[:2]) == "its 2 files are not held here: 0.jpg, 1.jpg"

@@ -13,7 +13,14 @@ import pytest
 
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.javascript import UNDEFINED, as_text, parse_float, parse_int, parses_as_json
-from clusterodm.core.options import check_options, exact, parse_options, unknown_options, with_split_cluster
+from clusterodm.core.options import (
+    check_options,
+    exact,
+    parse_options,
+    parse_outputs,
+    unknown_options,
+    with_split_cluster,
+)
 
 DESCRIBED: list[dict[str, Any]] = json.loads(files("clusterodm").joinpath("nodeodm-options.json").read_bytes())
 
@@ -193,6 +200,13 @@ def test_options_that_are_no_list_count_as_none(text: str, count: int) -> None:
 def test_options_that_are_not_json_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="Invalid options"):
         parse_options(text)
+
+
+def test_outputs_are_a_list_of_paths() -> None:
+    assert (parse_outputs(""), parse_outputs('["odm_orthophoto"]')) == ([], ["odm_orthophoto"])
+    for text in ('{"a": 1}', "[1]", "[", "[" * 100_000):
+        with pytest.raises(BadRequest, match="a JSON list of paths"):
+            parse_outputs(text)
 
 
 def test_sm_cluster_is_ours_to_say() -> None:

@@ -103,6 +103,12 @@ def ordered(tasks: list[Task], now: float = 0.0) -> list[Task]:
     return [turn.task for turn in turns(tasks, now)]
 
 
+def test_only_committed_tasks_that_are_not_over_count_for_the_turns() -> None:
+    waiting = task(1, owner="a")
+    others = [task(number, phase, owner="a") for number, phase in enumerate((Phase.RECEIVING, Phase.FINISHED), 2)]
+    assert turns([waiting, *others], 0.0) == turns([waiting], 0.0)
+
+
 def test_owners_take_turns() -> None:
     tasks = [task(1, owner="a"), task(2, owner="a"), task(3, owner="a"), task(4, owner="b")]
     assert [t.committed_at for t in ordered(tasks)] == [1.0, 4.0, 2.0, 3.0]

@@ -12,10 +12,15 @@ from clusterodm.core.errors import StaleTask
 from clusterodm.core.ids import is_task_id
 from clusterodm.core.tasks import (
     ACTIVE,
+    COMPLETED,
     TRANSITIONS,
+    Attempt,
+    Cleanup,
     Outcome,
     Phase,
+    Stage,
     Task,
+    has_results,
     is_submodel,
     node_uuid,
     require_transition,
@@ -118,3 +123,33 @@ def test_submodels_are_told_by_what_they_bring(
     outputs: list[str], skip: bool, names: list[str], expected: bool
 ) -> None:
     assert is_submodel(outputs, skip, names) is expected
+
+
+def attempt(**terms: object) -> Attempt:
+    return Attempt(task="t", number=1, node_id=1, node_name="n", node_uuid="t", started_at=10.0, **terms)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("phase", "outcome", "reason", "fetchable"),
+    [
+        (Phase.FINISHED, Outcome.COMPLETED, COMPLETED, True),
+        (Phase.FINISHED, Outcome.CANCELED, COMPLETED, True),  # canceled after it had completed
+        (Phase.FINISHED, Outcome.CANCELED, "canceled", False),
+        (Phase.FINISHED, Outcome.FAILED, "failed", False),
+        (Phase.COLLECTING, None, COMPLETED, False),
+    ],
+)
+def test_results_are_those_of_a_completed_attempt(
+    phase: Phase, outcome: Outcome | None, reason: str, fetchable: bool
+) -> None:
+    task = Task(uuid="t", owner="o", phase=phase, outcome=outcome)
+    assert has_results(task, attempt(reason=reason)) is fetchable
+    assert has_results(task, None) is (outcome is Outcome.COMPLETED)
+
+
+def test_an_attempt_ends_once_and_never_before_its_start() -> None:
+    running = attempt(stage=Stage.RUNNING)
+    assert running.ended(5.0, "lost", Cleanup.NONE).ended_at == 10.0
+    over = running.ended(20.0, "lost", Cleanup.NONE)
+    assert (over.stage, over.ended_at, over.reason) == (Stage.ENDED, 20.0, "lost")
+    assert over.ended(30.0, "lost", Cleanup.NONE).ended_at == 20.0

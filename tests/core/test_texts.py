@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import BadRequest, ConfigError, FetchFailed, Throttled, Unreachable
 from clusterodm.core.ids import is_task_id, parse_set_uuid
-from clusterodm.core.names import MAX_NAME_BYTES, is_image, next_name, printable, safe_name
+from clusterodm.core.names import MAX_NAME_BYTES, is_archive, is_image, next_name, printable, safe_name
 from clusterodm.core.nodes import NodeInfo, make_address, parse_address
 
 
@@ -73,6 +73,10 @@ def test_another_file_of_the_same_name_gets_an_underscore(name: str, following: 
 )
 def test_control_files_are_no_images(name: str, image: bool) -> None:
     assert is_image(name) is image
+
+
+def test_a_seed_is_no_archive_of_photos() -> None:
+    assert [is_archive(name) for name in ("photos.ZIP", "seed.zip", "a.jpg")] == [True, False, False]
 
 
 @pytest.mark.parametrize("version", "1234567")
