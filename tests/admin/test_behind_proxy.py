@@ -77,10 +77,10 @@ async def browser_at(port: int, path: str) -> AsyncIterator[Page]:
 
 async def add_node(page: Page, port: int) -> None:
     """Add a node by hand."""
-    await page.get_by_role("button", name="Add a node").click()
+    await page.get_by_role("button", name="Add node").click()
     await page.get_by_label("Host name or address").fill("127.0.0.1")
     await page.get_by_label("Port").fill(str(port))
-    await page.get_by_role("button", name="Add it").click()
+    await page.get_by_role("button", name="Add", exact=True).click()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

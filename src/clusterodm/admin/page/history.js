@@ -1,29 +1,39 @@
 // SPDX-FileCopyrightText: The ClusterODM contributors
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// What each node did.
+// The activity of each node over time.
+/** @import { History } from "api" */
+import { gantt, legend } from "./charts.js";
 import { h, put } from "./dom.js";
 import { count } from "./format.js";
 import { get } from "./live.js";
-import { notice } from "./parts.js";
-import { gantt, legend } from "./charts.js";
+import { failed } from "./parts.js";
 
-const SPANS = [[1, "1 hour"], [6, "6 hours"], [24, "1 day"], [168, "7 days"]];
+/** @type {[number, string][]} */
+const RANGES = [[1, "1 hour"], [6, "6 hours"], [24, "1 day"], [168, "7 days"]];
 
+/** @param {HTMLElement} root */
 export function history(root) {
   let hours = 1;
-  const picture = h("div", { class: "scroll" });
-  const buttons = SPANS.map(([value, text]) => h("button", { "aria-pressed": String(value === hours), class: value === hours ? "main" : "", onclick: () => { hours = value; mark(); look(); } }, text));
-  const mark = () => buttons.forEach((button, place) => { const on = SPANS[place][0] === hours; button.className = on ? "main" : ""; button.setAttribute("aria-pressed", String(on)); });
-  root.replaceChildren(h("h1", {}, "History"), h("div", { class: "tools", role: "group", "aria-label": "How far back" }, buttons),
-    h("section", { class: "card" }, picture, legend([["c-run", "running"], ["c-done", "completed"], ["c-fail", "failed"], ["c-lost", "lost, went on elsewhere"], ["c-stop", "canceled"]])));
-  async function look() {
+  const chart = h("div", { class: "scroll" });
+  const buttons = RANGES.map(([value, text]) => h("button", { onclick: () => { hours = value; mark(); load(); } }, text));
+  const mark = () => buttons.forEach((button, index) => {
+    const chosen = RANGES[index][0] === hours;
+    button.className = chosen ? "main" : "";
+    button.setAttribute("aria-pressed", String(chosen));
+  });
+  async function load() {
     try {
-      const found = await get(`history?hours=${hours}`);
-      const total = found.lanes.reduce((sum, lane) => sum + lane.bars.length, 0);
-      put(picture, found.lanes.length ? gantt(found) : h("p", { class: "empty" }, "No node did anything yet."), !found.complete && h("p", { class: "soft small" }, `Only the latest ${count(total)} attempts are shown.`));
-    } catch (error) { notice(error.message, true); }
+      /** @type {History} */
+      const fresh = await get(`history?hours=${hours}`);
+      const attempts = fresh.lanes.reduce((sum, lane) => sum + lane.bars.length, 0);
+      put(chart, fresh.lanes.length ? gantt(fresh) : h("p", { class: "empty" }, "No activity in this period"),
+        !fresh.complete && h("p", { class: "soft small" }, `Only the latest ${count(attempts)} attempts are shown`));
+    } catch (error) { failed(error); }
   }
-  look();
-  const timer = setInterval(look, 5000);
+  root.replaceChildren(h("h1", {}, "History"), h("div", { class: "tools", role: "group", "aria-label": "Time range" }, buttons),
+    h("section", { class: "card" }, chart, legend([["c-run", "running"], ["c-done", "completed"], ["c-fail", "failed"], ["c-lost", "lost, retried elsewhere"], ["c-stop", "canceled"]])));
+  mark();
+  load();
+  const timer = setInterval(load, 5000);
   return { end: () => clearInterval(timer) };
 }

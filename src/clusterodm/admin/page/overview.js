@@ -1,104 +1,122 @@
 // SPDX-FileCopyrightText: The ClusterODM contributors
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// One look tells whether the cluster is well.
-import { h, put } from "./dom.js";
+// The state of the cluster at a glance.
+/** @import { Charts, ClusterStatus, NodeView, TaskView } from "api" */
+/** @import { Child } from "./dom.js" */
+import { legend, queueWait, throughput } from "./charts.js";
+import { h, put, table } from "./dom.js";
 import { count, plural, size, span } from "./format.js";
-import { get, known } from "./live.js";
-import { guess, meter, nodeState, progress, slots, taskRow } from "./parts.js";
-import { legend, throughput, waiting } from "./charts.js";
+import { cluster, get } from "./live.js";
+import { estimate, meter, nodeState, progress, slots, taskRow } from "./parts.js";
 import { uploads } from "./uploads.js";
 
 const SHOWN = 12;
-let charts = null;
-let received = null;
 
+/** @param {HTMLElement} root */
 export function overview(root) {
-  charts = null;
-  const look = () => get("charts").then((value) => { charts = value; draw(root); }).catch(() => {});
-  look();
-  received = uploads(() => draw(root));
-  received.look();
-  const timers = [setInterval(look, 60000), setInterval(received.look, 5000)];
+  /** @type {Charts | null} */
+  let charts = null;
+  const received = uploads(draw);
+  const loadCharts = () => get("charts").then((value) => { charts = value; draw(); }).catch(() => {}); // it is called again in a minute
+  function draw() {
+    if (!cluster.status) return put(root, h("p", { class: "empty" }, "Loading…"));
+    const tasks = [...cluster.tasks.values()];
+    const queue = tasks.filter((task) => task.phase === "queued").sort((one, other) => one.position - other.position);
+    const active = tasks.filter((task) => !["queued", "receiving"].includes(task.phase)).sort((one, other) => other.committed_at - one.committed_at);
+    put(root, h("h1", { class: "hidden" }, "Overview"), problems(cluster.status.problems), tiles(cluster.status),
+      h("div", { class: "grid2" },
+        h("div", {}, activeTasks(active), queuedTasks(queue), received.card()),
+        h("div", {}, nodes(), charts && figures(charts))));
+  }
+  draw();
+  loadCharts();
+  received.load();
+  const timers = [setInterval(loadCharts, 60000), setInterval(received.load, 5000)];
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
   let soon;
-  draw(root);
   return {
-    draw: () => draw(root),
-    each: (kind) => { if (kind === "task") { clearTimeout(soon); soon = setTimeout(received.look, 400); } },
-    end: () => { clearTimeout(soon); timers.forEach(clearInterval); },
+    draw,
+    each: (/** @type {string} */ kind) => { if (kind === "task") { clearTimeout(soon); soon = setTimeout(received.load, 400); } },
+    end: () => { clearTimeout(soon); for (const timer of timers) clearInterval(timer); },
   };
 }
 
-function draw(root) {
-  if (!known.status) return put(root, h("p", { class: "empty" }, "Looking at the cluster…"));
-  const tasks = [...known.tasks.values()];
-  const queue = tasks.filter((task) => task.phase === "queued").sort((one, other) => one.position - other.position);
-  const active = tasks.filter((task) => !["queued", "receiving"].includes(task.phase)).sort((one, other) => other.committed_at - one.committed_at);
-  put(root, h("h1", { class: "hidden" }, "Overview"), problems(), tiles(),
-    h("div", { class: "grid2" },
-      h("div", {}, running(active), waitingList(queue), received.card()),
-      h("div", {}, nodes(), charts && pictures())));
+/** @param {string[]} texts */
+function problems(texts) {
+  return texts.length > 0 && h("section", { class: "card problems", "aria-label": "Problems" }, h("ul", {}, texts.map((text) => h("li", {}, text))));
 }
 
-function problems() {
-  const found = known.status.problems;
-  return found.length > 0 && h("section", { class: "card problems", "aria-label": "Problems" }, h("ul", {}, found.map((text) => h("li", {}, text))));
-}
-
+/**
+ * @param {string} value
+ * @param {string} text
+ * @param {Child} [below]
+ */
 function tile(value, text, below) {
   return h("div", { class: "tile" }, h("b", {}, value), h("span", {}, text), below);
 }
 
-function tiles() {
-  const at = known.status;
-  const ended = at.completed + at.failed + at.canceled;
+/** @param {ClusterStatus} status */
+function tiles(status) {
+  const finished = status.completed + status.failed + status.canceled;
   return h("section", { class: "tiles", "aria-label": "Figures" },
-    tile(`${at.nodes_online}/${at.nodes}`, "nodes online", meter(100 * at.nodes_online / Math.max(1, at.nodes), at.nodes_online < at.nodes ? "fail" : "done")),
-    tile(`${at.slots_used}/${at.slots}`, "slots used", meter(100 * at.slots_used / Math.max(1, at.slots))),
-    tile(count(at.running + at.dispatching + at.collecting), "tasks on nodes"),
-    tile(count(at.queued), at.queued ? `waiting, longest ${span(at.longest_wait)}` : "waiting"),
-    tile(count(at.receiving), at.receiving ? `uploading, ${size(at.receiving_bytes)}` : "uploading"),
-    tile(ended ? `${Math.round(100 * at.completed / ended)} %` : "–", `of ${plural(ended, "ended task")} completed`),
-    tile(size(at.held_bytes), `held files, room for ${size(at.room_bytes)}`, meter(100 * at.held_bytes / Math.max(1, at.held_bytes + at.room_bytes), "held")));
+    tile(`${status.nodes_online}/${status.nodes}`, "nodes online", meter(100 * status.nodes_online / Math.max(1, status.nodes), status.nodes_online < status.nodes ? "fail" : "done")),
+    tile(`${status.slots_used}/${status.slots}`, "slots used", meter(100 * status.slots_used / Math.max(1, status.slots))),
+    tile(count(status.running + status.dispatching + status.collecting), "tasks on nodes"),
+    tile(count(status.queued), status.queued ? `queued, longest wait ${span(status.longest_wait)}` : "queued"),
+    tile(count(status.receiving), status.receiving ? `uploading, ${size(status.receiving_bytes)}` : "uploading"),
+    tile(finished ? `${Math.round(100 * status.completed / finished)} %` : "–", `of ${plural(finished, "finished task")} completed`),
+    tile(size(status.held_bytes), `held files, ${size(status.room_bytes)} free`, meter(100 * status.held_bytes / Math.max(1, status.held_bytes + status.room_bytes), "held")));
 }
 
-function running(tasks) {
+/** @param {TaskView[]} tasks */
+function activeTasks(tasks) {
   const rows = tasks.slice(0, SHOWN).map((task) => taskRow(task, (each) => [h("td", { class: "soft small" }, each.node || "–"), h("td", { class: "wide" }, progress(each))]));
-  return card("On nodes", tasks.length, "#/tasks?state=dispatching,running,collecting", rows.length
-    ? h("div", { class: "scroll" }, h("table", { class: "stack" }, head("Task", "State", "Node", "Progress"), h("tbody", {}, rows)))
-    : h("p", { class: "empty" }, "Nothing runs. A task that is committed starts here within a second."));
+  return card("On nodes", tasks.length, "#/tasks?state=dispatching,running,collecting",
+    rows.length ? table(["Task", "State", "Node", "Progress"], rows, { class: "stack" }) : h("p", { class: "empty" }, "No active tasks"));
 }
 
-function waitingList(tasks) {
-  const rows = tasks.slice(0, SHOWN).map((task) => taskRow(task, (each) => [h("td", { class: "num" }, String(each.position)), h("td", { class: "num wide" }, guess(each))]));
-  return card("Queue", tasks.length, "#/tasks?state=queued", rows.length
-    ? h("div", { class: "scroll" }, h("table", { class: "stack" }, head("Task", "State", "Position", "Expected wait"), h("tbody", {}, rows)))
-    : h("p", { class: "empty" }, "Nothing waits."));
+/** @param {TaskView[]} tasks */
+function queuedTasks(tasks) {
+  const rows = tasks.slice(0, SHOWN).map((task) => taskRow(task, (each) => [h("td", { class: "num" }, String(each.position)), h("td", { class: "num wide" }, estimate(each))]));
+  return card("Queue", tasks.length, "#/tasks?state=queued",
+    rows.length ? table(["Task", "State", "Position", "Expected wait"], rows, { class: "stack" }) : h("p", { class: "empty" }, "The queue is empty"));
 }
 
-function card(title, total, more, ...inside) {
-  return h("section", { class: "card" }, h("header", {}, h("h2", {}, title), h("span", { class: "tag" }, count(total)), total > SHOWN && h("a", { class: "more", href: more }, `all ${count(total)} →`)), inside);
+/**
+ * @param {string} title
+ * @param {number} total
+ * @param {string} more
+ * @param {Child} content
+ */
+function card(title, total, more, content) {
+  return h("section", { class: "card" }, h("header", {}, h("h2", {}, title), h("span", { class: "tag" }, count(total)), total > SHOWN && h("a", { class: "more", href: more }, `View all ${count(total)} →`)), content);
 }
-
-const head = (...names) => h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))));
 
 function nodes() {
-  const many = known.nodes.length > SHOWN;
-  const inside = many ? [map(), legend([["c-done", "free"], ["c-run", "in use"], ["c-lost", "gets nothing new"], ["c-fail", "offline"]])]
-    : h("div", { class: "nodes" }, known.nodes.map((node) => h("a", { class: `node ${node.online ? "" : "offline"}`, href: "#/nodes", "data-key": node.id },
+  const content = cluster.nodes.length > SHOWN ? [map(), legend([["c-done", "free"], ["c-run", "in use"], ["c-lost", "not accepting tasks"], ["c-fail", "offline"]])]
+    : h("div", { class: "nodes" }, cluster.nodes.map((node) => h("a", { class: `node ${node.online ? "" : "offline"}`, href: "#/nodes", "data-key": node.id },
       h("div", { class: "row" }, h("span", { class: "name" }, node.name), nodeState(node)), slots(node))));
-  return h("section", { class: "card" }, h("header", {}, h("h2", {}, "Nodes"), h("span", { class: "tag" }, count(known.nodes.length)), h("a", { class: "more", href: "#/nodes" }, "manage →")),
-    known.nodes.length ? inside : h("p", { class: "empty" }, "There is no node yet. Tasks are accepted and wait."));
+  return h("section", { class: "card" }, h("header", {}, h("h2", {}, "Nodes"), h("span", { class: "tag" }, count(cluster.nodes.length)), h("a", { class: "more", href: "#/nodes" }, "Manage →")),
+    cluster.nodes.length ? content : h("p", { class: "empty" }, "No nodes yet. Tasks are accepted and queued."));
+}
+
+/** @param {NodeView} node */
+function use(node) {
+  if (!node.online) return "offline";
+  if (node.closed) return "closed";
+  if (node.used >= node.slots) return "full";
+  return node.used ? "part" : "";
 }
 
 function map() {
-  return h("div", { class: "map" }, known.nodes.map((node) => {
-    const kind = !node.online ? "offline" : node.closed ? "closed" : node.used >= node.slots ? "full" : node.used ? "part" : "";
+  return h("div", { class: "map" }, cluster.nodes.map((node) => {
     const text = `${node.name}: ${node.online ? node.closed || `${node.used} of ${node.slots} used` : "offline"}`;
-    return h("a", { class: kind, href: `#/nodes?text=${encodeURIComponent(node.name)}`, title: text, "aria-label": text, "data-key": node.id });
+    return h("a", { class: use(node), href: `#/nodes?text=${encodeURIComponent(node.name)}`, title: text, "aria-label": text, "data-key": node.id });
   }));
 }
 
-function pictures() {
-  return [h("section", { class: "card" }, h("header", {}, h("h2", {}, "Ended tasks, last 24 hours")), throughput(charts), legend([["c-done", "completed"], ["c-fail", "failed"], ["c-stop", "canceled"]])),
-    h("section", { class: "card" }, h("header", {}, h("h2", {}, "Wait for a node, last 24 hours"), h("span", { class: "soft small" }, "median")), waiting(charts))];
+/** @param {Charts} charts */
+function figures(charts) {
+  return [h("section", { class: "card" }, h("header", {}, h("h2", {}, "Finished tasks, last 24 hours")), throughput(charts), legend([["c-done", "completed"], ["c-fail", "failed"], ["c-stop", "canceled"]])),
+    h("section", { class: "card" }, h("header", {}, h("h2", {}, "Queue wait, last 24 hours"), h("span", { class: "soft small" }, "median")), queueWait(charts))];
 }

@@ -1,45 +1,58 @@
 // SPDX-FileCopyrightText: The ClusterODM contributors
 // SPDX-License-Identifier: AGPL-3.0-or-later
-// Uploads that are not committed: what they hold, whether bytes arrive, and a way to drop them.
-import { h } from "./dom.js";
+// Uncommitted uploads: what they hold, whether bytes arrive, and a button to drop them.
+/** @import { UploadPage, UploadView } from "api" */
+import { h, table } from "./dom.js";
 import { ago, count, plural, size, span } from "./format.js";
-import { get, known } from "./live.js";
-import { ask, order, pill } from "./parts.js";
+import { cluster, get } from "./live.js";
+import { ask, command, pill } from "./parts.js";
 
 const SHOWN = 12;
+const MOST = 500;
+/** @type {Record<string, string>} */
 const KINDS = { receiving: "running", idle: "queued", abandoned: "failed" };
 
+/** @param {() => void} redraw */
 export function uploads(redraw) {
+  /** @type {UploadPage | null} */
   let page = null;
-  let shown = SHOWN;
-  let asked = 0;
-  async function look() {
-    const turn = ++asked;
-    const found = known.status && !known.status.receiving ? null : await get(`uploads?limit=${shown}`);
-    if (turn === asked) { page = found; redraw(); }
+  let limit = SHOWN;
+  let requests = 0;
+  async function fetchPage() {
+    const request = ++requests;
+    const fresh = cluster.status && !cluster.status.receiving ? null : await get(`uploads?limit=${limit}`);
+    if (request === requests) { page = fresh; redraw(); }
   }
+  const load = () => fetchPage().catch(() => {}); // it is called again soon
+  /** @param {UploadView} upload */
   async function drop(upload) {
-    const text = `${plural(upload.files, "file")} with ${size(upload.bytes)} of ${upload.owner} are deleted. Its client gets an error and has to begin again.`;
-    if (await ask({ title: `Drop the upload ${upload.name || upload.uuid}?`, text, yes: "Drop it", harm: true }) && await order("DELETE", `uploads/${upload.uuid}`)) await look().catch(() => {});
+    const text = `${plural(upload.files, "file")} (${size(upload.bytes)}) of ${upload.owner} will be deleted. The client gets an error and has to start over.`;
+    if (await ask({ title: `Drop the upload ${upload.name || upload.uuid}?`, text, yes: "Drop upload", harm: true }) && await command("DELETE", `uploads/${upload.uuid}`)) await load();
   }
-  const more = () => { shown = 500; look().catch(() => {}); };
-  return { look: () => look().catch(() => {}), card: () => page && page.total > 0 && card(page, drop, more) };
+  const more = () => { limit = MOST; load(); };
+  return { load, card: () => page && page.total > 0 && card(page, drop, more) };
 }
 
+/**
+ * @param {UploadPage} page
+ * @param {(upload: UploadView) => void} drop
+ * @param {() => void} more
+ */
 function card(page, drop, more) {
-  const heads = ["Upload", "Last bytes", "Size", "Node", ""];
   return h("section", { class: "card", "aria-label": "Uploads" },
-    h("header", {}, h("h2", {}, "Uploads, not committed"), h("span", { class: "tag" }, count(page.total)), h("span", { class: "soft small" }, size(page.bytes)),
-      page.total > page.uploads.length && page.uploads.length < 500 && h("button", { class: "more", "data-fresh": 1, onclick: more }, `show ${page.total > 500 ? "500" : "all"}`)),
-    h("div", { class: "scroll" }, h("table", { class: "stack" },
-      h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text || h("span", { class: "hidden" }, "Orders"))))),
-      h("tbody", {}, page.uploads.map((upload) => row(upload, drop))))));
+    h("header", {}, h("h2", {}, "Uncommitted uploads"), h("span", { class: "tag" }, count(page.total)), h("span", { class: "soft small" }, size(page.bytes)),
+      page.total > page.uploads.length && page.uploads.length < MOST && h("button", { class: "more", "data-fresh": 1, onclick: more }, `Show ${page.total > MOST ? MOST : "all"}`)),
+    table(["Upload", "Last activity", "Size", "Node", ""], page.uploads.map((upload) => row(upload, drop)), { class: "stack" }));
 }
 
+/**
+ * @param {UploadView} upload
+ * @param {(upload: UploadView) => void} drop
+ */
 function row(upload, drop) {
   return h("tr", { "data-key": upload.uuid },
     h("td", {}, h("a", { class: "name", href: `#/task/${upload.uuid}`, title: upload.name }, upload.name || upload.uuid),
-      h("span", { class: "small soft" }, `${upload.owner} · begun ${ago(upload.created_at)}`)),
+      h("span", { class: "small soft" }, `${upload.owner} · started ${ago(upload.created_at)}`)),
     h("td", {}, pill(upload.state, KINDS[upload.state]), upload.state !== "receiving" && h("span", { class: "small soft" }, ` ${span(upload.idle_seconds)} ago`)),
     h("td", { class: "num small" }, size(upload.bytes), h("br", {}), h("span", { class: "soft" }, plural(upload.files, "file"))),
     h("td", { class: "soft small" }, upload.node || "–"),
