@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-# The two commands: `make demo` and `make test`. Both do all the set-up that they need, as any user.
+# The two commands to know: `make demo` and `make test`. Both set up what they need, as any user.
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -13,35 +13,38 @@ export UV_LINK_MODE := copy
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-without-fast-paths quick services faults machine-faults replica-faults postgresql node-contract lint check audit format bench docs site screenshots package container \
-  lock clean
+  lock coverage clean
 
 help:
-	@echo "make demo         a cluster with two development nodes takes photos through (IMAGES=folder for your own)"
-	@echo "make test         all tests; ends with what it skipped, and how to get it"
+	@echo "make demo         process photos on a cluster with two development nodes (IMAGES=folder for your own photos)"
+	@echo "make test         run all tests; list what was skipped and how to enable it"
 	@echo "make test-without-fast-paths  the same with --fast-paths off: every byte goes through the web server"
-	@echo "make quick        lint, types, layers and the fast tests, in half a minute"
-	@echo "make services     install what tests use where it is there: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
-	@echo "make faults       a storm of faults over a real cluster (INJECTIONS=1000 SEED=1), and a table of what was lost"
-	@echo "make machine-faults  the same over machines that are created and deleted"
-	@echo "make replica-faults  three replicas behind a balancer, each killed and stopped in turn (ROUNDS=3)"
-	@echo "make node-contract  what is relied on in nodes, over real ones (NODEODM=checkout NODEODX=checkout)"
-	@echo "make postgresql   what talks to PostgreSQL, over one version of it (POSTGRESQL=14)"
-	@echo "make check        lint, types, import layers"
-	@echo "make audit        known vulnerabilities of what we depend on (asks the internet)"
-	@echo "make bench        measure, and write docs/performance.md"
+	@echo "make quick        lint, types, import layers and the fast tests: the inner loop"
+	@echo "make check        lint, types, import layers, language, lock file, unsafe code, the operators' page"
+	@echo "make coverage     run all tests and require 100 % of branches in core, 90 % of everything"
+	@echo "make services     install the programs that some tests need: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
+	@echo "make faults       inject faults into a running cluster (INJECTIONS=1000 SEED=1) and count what was lost"
+	@echo "make machine-faults  the same with machines that are created and deleted"
+	@echo "make replica-faults  kill and stop each of three replicas behind a balancer (ROUNDS=3)"
+	@echo "make node-contract  run the node contract against real nodes (NODEODM=checkout NODEODX=checkout)"
+	@echo "make postgresql   run the database tests against one version of PostgreSQL (POSTGRESQL=14)"
+	@echo "make audit        look up known vulnerabilities of the dependencies (needs the internet)"
+	@echo "make lock         upgrade the locked versions: uv.lock, and from it those of the container"
+	@echo "make bench        run the benchmarks and write docs/performance.md"
 	@echo "make docs         write the generated reference pages"
-	@echo "make site         the documentation as a site, in dist/site"
+	@echo "make site         build the documentation site in dist/site"
 	@echo "make screenshots  write docs/images from the running program"
-	@echo "make package      wheel, sdist and bill of materials, in dist"
-	@echo "make container    build the container with podman on Debian's packages, and run a task through it (as root)"
-	@echo "make lock         lock the versions that the container has"
+	@echo "make package      build wheel, sdist and bill of materials in dist"
+	@echo "make container    build the container with podman on Debian packages and run a task through it (as root)"
 
-$(VENV)/.run: pyproject.toml tools/setup
-	tools/setup $(VENV) .
+LOCK := pyproject.toml uv.lock deploy/container/requirements.txt deploy/container/build.txt tools/setup
+
+$(VENV)/.run: $(LOCK)
+	tools/setup $(VENV) run
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml tools/setup
-	tools/setup $(VENV) '.[dev]'
+$(VENV)/.dev: $(LOCK)
+	tools/setup $(VENV) dev
 	@touch $@ $(VENV)/.run
 
 demo: $(VENV)/.run
@@ -50,8 +53,10 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-test-without-fast-paths:
-	CLUSTERODM_FAST_PATHS=off $(MAKE) test
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/coverage report --include='src/clusterodm/core/*' --fail-under=100
+	$(BIN)/coverage report --fail-under=90
 
 quick: lint $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/recorded tests/test_*.py
@@ -81,13 +86,16 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/language
 
 check: lint
+	PATH="$(BIN):$$PATH" tools/lock --check
 	$(BIN)/bandit -q -c pyproject.toml -r src
+	tools/page/check $(BIN)/python
 
 audit: $(VENV)/.dev
-	$(BIN)/pip freeze --exclude-editable >$(VENV)/frozen.txt
-	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)/frozen.txt
+	$(BIN)/uv export --quiet --frozen --offline --no-emit-project --all-extras --output-file $(VENV)/audited.txt
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(VENV)/audited.txt
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -115,14 +123,11 @@ container: $(VENV)/.dev
 	CONTAINER=1 $(BIN)/python -m pytest tests/deploy/test_container.py
 
 lock: $(VENV)/.dev
-	$(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --extra aws --extra kubernetes --output-file deploy/container/requirements.txt pyproject.toml
-	echo hatchling | $(BIN)/uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate --output-file deploy/container/build.txt -
+	PATH="$(BIN):$$PATH" tools/lock --upgrade
 
 screenshots: $(VENV)/.dev
 	tools/services chromium libatomic
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py tests/admin/test_machines.py -k "picture or uploaded or shows_machines"
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results
+	rm -rf $(VENV) dist tools/page/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results
