@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ast
 import os
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from clusterodm import __version__
 from tests.needs import NEEDS, lacking, need, summary
 
 TOP = Path(__file__).parents[1]
@@ -85,3 +88,49 @@ def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
 def test_an_audit_of_nothing_fails() -> None:
     done = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
     assert "pip-audit --strict" in done.stdout
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    pattern = r"(?:clusterodm:|image\.version=\"|^version: |^appVersion: )(\d+\.\d+\.\d+)"
+    found = {
+        path: set(re.findall(pattern, (TOP / path).read_text(), re.MULTILINE))
+        for path in (
+            "deploy/helm/clusterodm/Chart.yaml",
+            "deploy/container/Dockerfile",
+            "deploy/container/compose.yaml",
+            "docs/how-to/install.md",
+        )
+    }
+    assert found == {path: {__version__} for path in found}
+    assert f"## [{__version__}] - " in (TOP / "CHANGELOG.md").read_text()
+
+
+def test_a_banned_phrase_is_named_with_what_to_write() -> None:
+    """The check is run over the whole project by `make lint`."""
+    rules = runpy.run_path(str(TOP / "tools" / "language"), run_name="rules")
+    banned = [
+        match[0] for match in rules["BANNED"].finditer("Nobody sends us signs of life for ever; 23 us in us-east-1")
+    ]
+    assert banned == ["Nobody", "us", "signs of life", "for ever"]
+
+
+@pytest.mark.slow
+def test_a_lock_that_is_out_of_date_is_told_without_a_network(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "tools/lock", "src/clusterodm/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(TOP / name, tmp_path / name)
+    shutil.copytree(TOP / "deploy" / "container", tmp_path / "deploy" / "container")
+    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "UV_OFFLINE": "1"}
+
+    def check() -> subprocess.CompletedProcess[str]:
+        words = [str(tmp_path / "tools" / "lock"), "--check"]
+        return subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
+
+    assert check().returncode == 0, check().stderr
+    project = tmp_path / "pyproject.toml"
+    project.write_text(project.read_text().replace('"rich>=14"', '"rich>=99"'))
+    assert check().stderr.endswith("uv.lock is out of date: run `make lock`\n")
+    shutil.copy(TOP / "pyproject.toml", project)
+    requirements = tmp_path / "deploy" / "container" / "requirements.txt"
+    requirements.write_text(requirements.read_text().replace("rich==", "rich==0."))
+    assert check().stderr == "deploy/container/*.txt differ from uv.lock: run `make lock`\n"

@@ -26,7 +26,7 @@ export function uploads(redraw) {
   const load = () => fetchPage().catch(() => {}); // it is called again soon
   /** @param {UploadView} upload */
   async function drop(upload) {
-    const text = `${plural(upload.files, "file")} (${size(upload.bytes)}) of ${upload.owner} will be deleted. The client gets an error and has to start over.`;
+    const text = `${plural(upload.files, "file")} (${size(upload.bytes)}) owned by ${upload.owner} will be deleted. The client gets an error and has to start over.`;
     if (await ask({ title: `Drop the upload ${upload.name || upload.uuid}?`, text, yes: "Drop upload", harm: true }) && await command("DELETE", `uploads/${upload.uuid}`)) await load();
   }
   const more = () => { limit = MOST; load(); };
