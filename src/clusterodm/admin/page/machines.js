@@ -31,8 +31,8 @@ export function machines(root) {
   function draw() {
     const alive = cluster.machines.filter((machine) => !gone.some((each) => each.id === machine.id));
     const empty = cluster.status?.providers ? "No machines. Tasks that find no free slot get one." : "No provider is configured (--asr)";
-    put(active, alive.length ? table(["Machine", "State", "Size", "Age", "Cost", "Tasks", ""], alive.map((machine) => row(machine, true, toggle))) : h("p", { class: "empty" }, empty));
-    put(deleted, gone.length ? table(["Machine", "State", "Size", "Age", "Cost", "Lifetime"], gone.map((machine) => row(machine, false, toggle))) : h("p", { class: "empty" }, "No deleted machines yet"));
+    put(active, alive.length ? table(["Machine", "State", "Size", "Ordered", "Cost", "Tasks", ""], alive.map((machine) => row(machine, true, toggle))) : h("p", { class: "empty" }, empty));
+    put(deleted, gone.length ? table(["Machine", "State", "Size", "Ordered", "Cost", "Lifetime"], gone.map((machine) => row(machine, false, toggle))) : h("p", { class: "empty" }, "No deleted machines yet"));
   }
   async function load() {
     /** @type {[CostView[], MachineView[]]} */
