@@ -53,6 +53,9 @@ demo: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
+test-without-fast-paths:
+	CLUSTERODM_FAST_PATHS=off $(MAKE) test
+
 coverage: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --include='src/clusterodm/core/*' --fail-under=100
