@@ -50,9 +50,7 @@ class Lifecycle:
         leadership: Leadership,
         clock: Clock,
     ) -> None:
-        self._fleet = fleet
-        self._machines = machines
-        self._interval = interval
+        self._fleet, self._machines, self._interval = fleet, machines, interval
         self._absence = absence = AbsenceTracker(cluster=cluster, interval=interval, clock=clock)
         self.backoff = OfferingBackoff(clock)
         self._launch = LaunchStep(machines=machines, backoff=self.backoff, cluster=cluster, clock=clock)
