@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from prometheus_client import Metric
 from pydantic import SecretStr
 from tests.proxy.test_abuse import ATTACKS
@@ -19,13 +22,20 @@ from clusterodm.admin.feed import EVENTS
 from clusterodm.admin.metrics import GAUGES
 from clusterodm.admin.openapi import document
 from clusterodm.admin.original import LONGEST
+from clusterodm.aio import Clock
+from clusterodm.auth import JobTokens
+from clusterodm.cluster.controller import Loops
 from clusterodm.core import errors
 from clusterodm.http import answers
 from clusterodm.observe import Metrics
-from clusterodm.settings import Settings, described, env_name, flag_name
+from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.settings import Settings, described, env_name, flag_name, load_settings
+from clusterodm.store import Store
 from docs.diagram import imports_svg
 
 HERE = Path(__file__).parent
+_BEGIN = "<!-- The loops, written by `make docs` from their registry. -->"
+_END = "<!-- End of the loops. -->"
 _NOTE = "<!-- Written by `make docs` from the code; change the code, not this page. -->"
 
 
@@ -221,7 +231,33 @@ def attacks_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def architecture_page() -> str:
+    """docs/architecture.md, whose table of loops is made from their registry."""
+    page = (HERE / "architecture.md").read_text()
+    before, _, rest = page.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    rows = ["| loop | file | runs | where | what it does |", "|---|---|---|---|---|"]
+    for loop in asyncio.run(_loops()):
+        file = loop.work.__module__.removeprefix("clusterodm.").replace(".", "/")
+        rows.append(f"| {loop.name} | `{file}.py` | {loop.rhythm} | {loop.scope} | {loop.does} |")
+    return before + "\n".join([_BEGIN, *rows, _END]) + after
+
+
+async def _loops() -> Loops:
+    """Return the loops of a cluster that is put together but does not run."""
+    with tempfile.TemporaryDirectory() as name:
+        store = await Store.open(f"sqlite+aiosqlite:///{name}/clusterodm.db")
+        try:
+            async with aiohttp.ClientSession() as session:
+                settings = load_settings({"data_dir": name}, environ={})
+                identity = ClusterIdentity(JobTokens(JobTokens.new_key()), "docs")
+                return build(settings, Path(name), store, session, identity, Clock()).schedule.loops
+        finally:
+            await store.close()
+
+
 PAGES = {
+    "architecture.md": architecture_page,
     "settings.md": settings_page,
     "shell.md": shell_page,
     "api.md": api_page,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The keyed work queue and the clock that all loops are made of."""
+"""The keyed work queue, the clock and the other parts that loops are made of."""
 
 from __future__ import annotations
 
@@ -13,18 +13,31 @@ import pytest
 from structlog.testing import capture_logs
 
 from clusterodm import aio
-from clusterodm.aio import Clock, KeyedLock, Observers, WorkQueue
+from clusterodm.aio import Clock, KeyedLock, Leadership, Observers, WorkQueue
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError
+from tests.clock import EPOCH, DrivenClock, settle
 from tests.support import eventually
 
 
 @asynccontextmanager
 async def working(
-    work: Callable[[str], Awaitable[float | None]], concurrency: int = 10
+    work: Callable[[str], Awaitable[float | None]],
+    concurrency: int = 10,
+    *,
+    clock: Clock | None = None,
+    backoff: Backoff | None = None,
+    leadership: Leadership | None = None,
 ) -> AsyncIterator[WorkQueue[str]]:
     """A queue that works while the block runs."""
-    queue = WorkQueue("test", work, concurrency=concurrency, backoff=Backoff(first=0.001, longest=0.01))
+    queue = WorkQueue(
+        "test",
+        work,
+        concurrency=concurrency,
+        clock=clock or Clock(),
+        leadership=leadership,
+        backoff=backoff or Backoff(first=0.001, longest=0.01),
+    )
     async with asyncio.TaskGroup() as group:
         running = group.create_task(queue.run())
         yield queue
@@ -106,7 +119,7 @@ async def test_what_failed_together_does_not_come_back_together(monkeypatch: pyt
     async def work(key: str) -> None:
         raise ClusterError("not yet")
 
-    queue = WorkQueue("test", work, concurrency=10, backoff=Backoff(first=100.0, longest=100.0))
+    queue = WorkQueue("test", work, concurrency=10, clock=Clock(), backoff=Backoff(first=100.0, longest=100.0))
     with capture_logs() as logs:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(queue.run())
@@ -117,17 +130,108 @@ async def test_what_failed_together_does_not_come_back_together(monkeypatch: pyt
     assert sorted(line["again_in"] for line in logs) == [55.0, 60.0, 65.0, 70.0, 75.0, 80.0, 85.0, 90.0, 95.0, 100.0]
 
 
-async def test_work_that_wants_to_comes_again() -> None:
-    calls = 0
+async def test_work_comes_again_after_the_seconds_that_it_returned() -> None:
+    clock, calls = DrivenClock(), list[float]()
 
     async def work(key: str) -> float | None:
-        nonlocal calls
-        calls += 1
-        return 0.001 if calls < 5 else None
+        calls.append(clock.steady())
+        return 10.0 if len(calls) < 3 else None
 
-    async with working(work) as queue:
+    async with working(work, clock=clock) as queue:
+        queue.put("a", 5.0)
+        await clock.advance(4.9)
+        assert calls == []
+        await clock.advance(100.0)
+        assert (calls, len(queue)) == ([5.0, 15.0, 25.0], 0)
+
+
+async def test_failed_work_is_retried_with_growing_waits_that_a_success_resets() -> None:
+    clock, calls, fails = DrivenClock(), list[float](), True
+
+    async def work(key: str) -> None:
+        calls.append(clock.steady())
+        if fails:
+            raise ClusterError("not yet")
+
+    async with working(work, clock=clock, backoff=Backoff(first=1.0, longest=4.0, jitter=0.0)) as queue:
         queue.put("a")
-        await eventually(lambda: calls == 5 and not len(queue))
+        await clock.advance(11.5)
+        assert calls == [0.0, 1.0, 3.0, 7.0, 11.0]
+        fails = False
+        await clock.advance(10.0)
+        fails = True
+        calls.clear()
+        queue.put("a")
+        await clock.advance(2.0)
+        assert calls == [21.5, 22.5]
+
+
+async def test_without_leadership_nothing_is_queued_and_it_expires_also_while_no_timer_fires() -> None:
+    clock, calls = DrivenClock(), list[str]()
+    leadership = Leadership(clock)
+
+    async def work(key: str) -> None:
+        calls.append(key)
+
+    async with working(work, clock=clock, leadership=leadership) as queue:
+        leadership.until = 4.0
+        queue.put("in time")
+        clock.freeze(4.0)
+        queue.put("late")
+        await clock.advance(0.0)
+        assert (calls, leadership.held) == (["in time"], False)
+        leadership.until = 8.0
+        queue.put("next term")
+        await settle()
+        assert calls == ["in time", "next term"]
+
+
+async def test_a_queue_that_settles_starts_nothing_and_waits_no_longer_than_told() -> None:
+    clock, begun, gate = DrivenClock(), list[str](), asyncio.Event()
+
+    async def work(key: str) -> None:
+        begun.append(key)
+        await gate.wait()
+
+    async with working(work, clock=clock) as queue, asyncio.TaskGroup() as group:
+        queue.put("a")
+        await settle()
+        hasty = group.create_task(queue.settle(1.0))
+        patient = group.create_task(queue.settle(60.0))
+        queue.put("b")
+        await clock.advance(2.0)
+        assert (hasty.done(), patient.done()) == (True, False)
+        gate.set()
+        await patient
+    assert begun == ["a"]
+
+
+async def test_a_driven_block_is_canceled_when_its_time_is_over_and_not_before() -> None:
+    clock, over = DrivenClock(), list[float]()
+
+    async def block(seconds: float) -> None:
+        try:
+            async with clock.timeout(seconds):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            over.append(clock.steady())
+
+    async with asyncio.TaskGroup() as group:
+        for seconds in (3.0, 1.0, 0.0):
+            group.create_task(block(seconds))
+        await clock.advance(2.0)
+        assert over == [0.0, 1.0]
+        await clock.advance(1.0)
+    assert (over, clock(), clock.age(EPOCH)) == ([0.0, 1.0, 3.0], EPOCH + 3.0, 3.0)
+    async with clock.timeout(1.0):
+        pass
+    assert await clock.wait(_set(), 1.0)
+
+
+def _set() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def test_canceled_work_stops_and_is_forgotten() -> None:
@@ -161,21 +265,6 @@ async def test_work_that_cancels_itself_goes_on_to_its_end() -> None:
     async with working(work) as queue:
         queue.put("a")
         await asyncio.wait_for(done.wait(), 5)
-
-
-async def test_periodic_work_goes_on_after_a_failure() -> None:
-    calls = 0
-
-    async def work() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise ZeroDivisionError
-
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(aio.every(0.001, work, "test"))
-        await eventually(lambda: calls >= 3)
-        running.cancel()
 
 
 def test_ages_count_what_went_by_and_not_what_the_clock_was_set_to() -> None:

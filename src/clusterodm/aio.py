@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What all loops of the cluster are made of: a keyed work queue, a keyed lock, observers of changes, a clock that
-jumps do not deceive, and streams read piece by piece."""
+"""Building blocks of the loops: clock and timers, leadership, keyed work queue, keyed lock, observers."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import random
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Generic, ParamSpec, TypeVar
+from typing import Final, Generic, ParamSpec, Protocol, TypeVar
 
 import structlog
 from aiohttp import StreamReader
@@ -25,35 +25,42 @@ P = ParamSpec("P")
 
 _log = structlog.get_logger("observers")
 
-#: Seconds that the wall clock may run ahead between two looks before that counts as a jump.
+#: Seconds by which the wall clock may outrun the monotonic one between two readings before that counts as a jump.
 _JUMP: Final = 30.0
 
-#: Between two tries of failed work.
+#: Between two attempts at failed work.
 BACKOFF: Final = Backoff(first=0.5, longest=30.0)
 
 
 def chance() -> float:
-    """A random number for a Backoff."""
-    return random.random()  # noqa: S311  # nosec B311 - nobody gains by guessing it
+    """Return a random number for a Backoff."""
+    return random.random()  # noqa: S311  # nosec B311 - not a secret
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Cancel the call."""
 
 
 class Clock:
-    """Seconds since the epoch, for people and for what is stored; and ages in which jumps do not count.
+    """The only source of time: a wall clock for people and the store, a monotonic clock and timers for this process.
 
-    When the wall clock is set forward, or the machine slept, nothing has become older by it: no upload is abandoned and
-    no node lost because of that. Only jumps that this process saw are known.
+    Ages leave out jumps of the wall clock (set forward, or the machine slept): no upload is abandoned and no node lost
+    because of one. Only jumps that this process has observed are known.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic) -> None:
         self._wall = wall
-        #: Seconds since some moment, never set: for what only matters while this process lives.
+        #: Monotonic seconds, for durations within this process.
         self.steady = steady
         self._seen = (wall(), steady())
-        #: When (by the clock as it was before) and how far it jumped.
+        #: When (by the wall clock before the jump) and how far it jumped.
         self._jumps: deque[tuple[float, float]] = deque(maxlen=100)
 
     def __call__(self) -> float:
-        """The wall clock."""
+        """Return seconds since the epoch."""
         wall, steady = self._wall(), self.steady()
         jump = (wall - self._seen[0]) - (steady - self._seen[1])
         if jump > _JUMP:
@@ -62,14 +69,39 @@ class Clock:
         return wall
 
     def age(self, then: float) -> float:
-        """Seconds that went by since `then`, which is a time that may have been stored; negative after the clock was
-        set back: too young is the safe side."""
+        """Return the seconds elapsed since `then`, a time that may have been stored; negative after the clock was set
+        back: too young is the safe side."""
         now = self()
         return now - then - sum(jump for at, jump in self._jumps if then <= at)
 
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
+        """Call `callback()` in so many seconds."""
+        return asyncio.get_running_loop().call_later(seconds, callback)
+
+    @asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Cancel the block after so many seconds and raise TimeoutError."""
+        async with asyncio.timeout(None) as limit:
+            timer = self.call_later(seconds, lambda: limit.reschedule(0.0))
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Return True once `event` is set, False after so many seconds."""
+        with suppress(TimeoutError):
+            async with self.timeout(seconds):
+                await event.wait()
+        return event.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+        await self.wait(asyncio.Event(), seconds)
+
 
 class KeyedLock(Generic[K]):
-    """One lock for each key; a key takes no memory once nobody holds its lock or waits for it."""
+    """One lock per key; a key without holders and waiters takes no memory."""
 
     def __init__(self) -> None:
         self._locks: dict[K, asyncio.Lock] = {}
@@ -94,23 +126,30 @@ class KeyedLock(Generic[K]):
 
 
 class Leadership:
-    """What one replica at a time does for all. Work that belongs to a leadership is done only while it is held."""
+    """The role that one replica at a time holds. It expires by the monotonic clock, also while nothing runs here."""
 
-    def __init__(self, *, held: bool = True) -> None:
-        self.held = held
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        #: Monotonic; without replicas it never expires.
+        self.until = math.inf
+
+    @property
+    def held(self) -> bool:
+        """True if this process is the leader."""
+        return self._clock.steady() < self.until
 
 
 class Observers(Generic[P]):
-    """Who is told of a change, one after another. One that raises keeps nobody else from hearing of it, nor the change
-    from being made; that is a bug, so it is logged the first time and counted each time."""
+    """Callbacks on a change, called one after another. One that raises neither undoes the change nor stops the others;
+    it is a bug, so it is logged the first time and counted every time."""
 
     def __init__(self) -> None:
-        #: How often each observer raised, by its name; 0 for one that never did.
+        #: How often each observer raised, by name; 0 for one that never did.
         self.failures: Counter[str] = Counter()
         self._observers: list[Callable[P, object]] = []
 
     def add(self, observer: Callable[P, object]) -> None:
-        """Have `observer` called from now on."""
+        """Call `observer` from now on."""
         self._observers.append(observer)
         self.failures[_name(observer)] += 0
 
@@ -119,28 +158,28 @@ class Observers(Generic[P]):
         for observer in self._observers:
             try:
                 observer(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - whoever made the change cannot do anything about it
+            except Exception as error:  # noqa: BLE001 - not a fault of the caller, which made a change
                 self._failed(_name(observer), error)
 
     def _failed(self, name: str, error: Exception) -> None:
         self.failures[name] += 1
         if self.failures[name] == 1:
-            _log.error("an observer failed, later failures are only counted", observer=name, exc_info=error)
+            _log.error("observer failed, further failures are only counted", observer=name, exc_info=error)
 
 
 def _name(observer: Callable[..., object]) -> str:
-    whose = getattr(observer, "__self__", None)
+    owner = getattr(observer, "__self__", None)
     name = str(getattr(observer, "__name__", type(observer).__name__))
-    return f"{type(whose).__name__}.{name}" if whose is not None else f"{observer.__module__}.{name}"
+    return f"{type(owner).__name__}.{name}" if owner is not None else f"{observer.__module__}.{name}"
 
 
 class WorkQueue(Generic[K]):
-    """Works on one key at a time, on at most `concurrency` keys at once.
+    """Processes each key by one call at a time, and at most `concurrency` keys at once.
 
-    `work(key)` returns the seconds after which it wants to be called again, or None when it is done with the key.
-    When it raises, it is called again with growing delays. Putting a key that waits merges the two (the earlier time
-    wins); putting one that is being worked on has it worked on once more. Without leadership nothing is put: the next
-    leader begins with everything.
+    `work(key)` returns the seconds until its next call, or None when it is done with the key. When it raises, it is
+    retried with backoff. A key that is put while it is queued is merged (the earlier time wins); one that is put while
+    it is processed is processed once more. Given a leadership, nothing is queued without it: the next leader starts
+    from the store.
     """
 
     def __init__(
@@ -149,13 +188,15 @@ class WorkQueue(Generic[K]):
         work: Callable[[K], Awaitable[float | None]],
         *,
         concurrency: int,
+        clock: Clock,
         leadership: Leadership | None = None,
         backoff: Backoff = BACKOFF,
     ) -> None:
-        self._name = name
-        self._work = work
+        self.name = name
+        self.work = work
         self._concurrency = concurrency
-        self._leadership = leadership or Leadership()
+        self._clock = clock
+        self._leadership = leadership
         self._backoff = backoff
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
@@ -171,17 +212,19 @@ class WorkQueue(Generic[K]):
         return len(self._due) + len(self._running)
 
     def put(self, key: K, delay: float = 0.0) -> None:
-        """Have `key` worked on in `delay` seconds at the latest."""
-        if not self._leadership.held:
+        """Process `key` in `delay` seconds at the latest."""
+        if self._leadership is not None and not self._leadership.held:
             return
-        due = time.monotonic() + delay
+        due = self._clock.steady() + delay
         if key in self._running:
             self._again[key] = min(due, self._again.get(key, due))
-        elif due < self._due.get(key, float("inf")):
+        elif due < self._due.get(key, math.inf):
             self._schedule(key, due)
+        else:
+            self._wake.set()  # the clock may have passed the earlier time before its timer fired
 
     def cancel(self, key: K) -> None:
-        """Forget `key`; work on it that is under way is canceled."""
+        """Forget `key`, and cancel the work on it."""
         self._due.pop(key, None)
         self._again.pop(key, None)
         self._failures.pop(key, None)
@@ -190,26 +233,27 @@ class WorkQueue(Generic[K]):
             running.cancel()
 
     async def settle(self, seconds: float) -> None:
-        """Begin nothing new, and wait for what is being worked on, at most so long."""
+        """Start nothing new, and wait at most so long for what is being processed."""
         self._settled = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with self._clock.timeout(seconds):
                 while self._running:
                     self._wake.clear()
                     await self._wake.wait()
 
     async def run(self) -> None:
-        """Work until canceled."""
+        """Process keys until canceled."""
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     self._wake.clear()
                     delay = self._start_due(group)
+                    timer = self._clock.call_later(delay, self._wake.set) if delay is not None else None
                     try:
-                        async with asyncio.timeout(delay):
-                            await self._wake.wait()
-                    except TimeoutError:
-                        pass
+                        await self._wake.wait()
+                    finally:
+                        if timer is not None:
+                            timer.cancel()
         finally:
             for kept in (self._due, self._again, self._failures, self._heap):
                 kept.clear()
@@ -221,7 +265,7 @@ class WorkQueue(Generic[K]):
         self._wake.set()
 
     def _start_due(self, group: asyncio.TaskGroup) -> float | None:
-        """Start what is due; the seconds until more will be, None when only a change can bring more."""
+        """Start what is due; return the seconds until the next key is, None if only a put or an end can bring one."""
         while self._heap and not self._settled:
             due, _, key = self._heap[0]
             if self._due.get(key) != due:
@@ -229,20 +273,20 @@ class WorkQueue(Generic[K]):
                 continue
             if len(self._running) >= self._concurrency:
                 return None
-            if (delay := due - time.monotonic()) > 0:
+            if (delay := due - self._clock.steady()) > 0:
                 return delay
             heapq.heappop(self._heap)
             del self._due[key]
-            self._running[key] = group.create_task(self._one(key), name=f"{self._name} {key}")
+            self._running[key] = group.create_task(self._one(key), name=f"{self.name} {key}")
         return None
 
     async def _one(self, key: K) -> None:
         delay: float | None = None
         try:
-            delay = await self._work(key)
+            delay = await self.work(key)
             self._failures.pop(key, None)
         except asyncio.CancelledError:
-            delay = None  # the work was taken back, or everything ends: either way this task ends here
+            delay = None  # the key was canceled, or the queue ends: either way this task is over
         except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
             delay = self._failed(key, error)
         finally:
@@ -266,14 +310,14 @@ class WorkQueue(Generic[K]):
         self._wake.set()
         due = self._again.pop(key, None)
         if delay is not None:
-            due = min(due or float("inf"), time.monotonic() + delay)
-        if due is not None and due < self._due.get(key, float("inf")):
+            due = min(due or math.inf, self._clock.steady() + delay)
+        if due is not None and due < self._due.get(key, math.inf):
             self._schedule(key, due)
 
 
 async def next_piece(stream: StreamReader) -> bytes:
-    """What came of a stream, as it came and without a copy; empty at the end only. The end of an HTTP chunk comes as an
-    empty piece, which is skipped."""
+    """Return the next bytes of a stream as they arrived, without a copy; empty only at its end. The empty piece that
+    marks the end of an HTTP chunk is skipped."""
     piece = b""
     while not piece and not stream.at_eof():
         piece, _ = await stream.readchunk()
@@ -281,7 +325,7 @@ async def next_piece(stream: StreamReader) -> bytes:
 
 
 async def unless(event: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
-    """Call `work()` and wait until it is done; no longer than until `event` is set."""
+    """Run `work()`, and cancel it once `event` is set."""
 
     async def working() -> None:
         await work()
@@ -291,14 +335,3 @@ async def unless(event: asyncio.Event, work: Callable[[], Awaitable[object]]) ->
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         for each in both:
             each.cancel()
-
-
-async def every(seconds: float, work: Callable[[], Awaitable[object]], name: str) -> None:
-    """Call `work()` for ever, every so many seconds; a failure is logged and does not end it."""
-    log = structlog.get_logger(name)
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            await work()
-        except Exception:
-            log.exception("work failed")

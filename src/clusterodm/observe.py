@@ -33,22 +33,22 @@ _LEVELS: Final = {
     "error": logging.ERROR,
 }
 _SECRET: Final = re.compile(r"(?i)((?:token|password|passwd|secret|key|authorization)=|(?:bearer|basic)\s+)[^&\s'\"]+")
-#: The log that lines of requests belong to, as `log` of each says.
+#: Value of `log` in access log events.
 _ACCESS: Final = "access"
-#: Bytes of a log file, and how many older ones are kept.
+#: Bytes of a log file, and how many rotated ones are kept.
 _FILE_SIZE: Final = 10_000_000
 _FILES: Final = 5
-#: Lines that wait for a slow disk; more are dropped, because nothing waits for a log.
+#: Lines queued for a slow disk; more are dropped, so that nothing waits for a log.
 _WAITING: Final = 10_000
 
 
 def mask(text: str) -> str:
-    """`text` with the values of tokens and passwords replaced."""
+    """Return `text` with the values of tokens and passwords replaced."""
     return _SECRET.sub(r"\1***", text)
 
 
 def _one_line(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Nothing that a stranger sent may move the cursor of an operator's terminal; JSON is safe by itself."""
+    """Escape control characters of untrusted text for a terminal; JSON does so itself."""
     shown = {key: printable(value) for key, value in event.items() if isinstance(value, str) and key != "exception"}
     return {**event, **shown}
 
@@ -58,7 +58,7 @@ def _mask_event(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
 
 
 class _File:
-    """A processor that also writes each event as a JSON line to a rotating file, in a thread."""
+    """A processor that also writes each event as a JSON line to a rotating file, from a thread."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -71,9 +71,9 @@ class _File:
         self._listener.start()
 
     def stop(self) -> None:
-        """Write what waits and close the file."""
+        """Flush the queue and close the file."""
         self._listener.stop()
-        with suppress(OSError):  # a full disk is no reason to end badly
+        with suppress(OSError):  # a full disk must not fail the shutdown
             self._file.close()
 
     def __call__(self, _: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -84,7 +84,7 @@ class _File:
 
 
 def configure_logging(level: str, *, debug: bool = False) -> None:
-    """Set up structlog for the whole process; call once."""
+    """Configure structlog for the process; call once."""
     terminal = sys.stderr.isatty()
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -97,20 +97,20 @@ def configure_logging(level: str, *, debug: bool = False) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else _LEVELS[level]),
-        # one write a line: workers share the stream, and a newline of its own would land behind another's text
+        # one write per line: workers share the stream, and a separate newline would end another's line
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 def access_logger() -> Any:
-    """The logger of requests: whether they are logged is a setting of its own, so the level has no say in it."""
+    """Return the access logger. It ignores the log level, because access logging is a setting of its own."""
     wrapper = structlog.make_filtering_bound_logger(logging.INFO)
     return structlog.wrap_logger(None, wrapper_class=wrapper, log=_ACCESS)
 
 
 class _AccessFile(_File):
-    """A processor that takes the lines of requests out of the log and into a file of their own."""
+    """A processor that moves access log events into a file of their own."""
 
     def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         if event.get("log") != _ACCESS:
@@ -121,14 +121,14 @@ class _AccessFile(_File):
 
 @contextmanager
 def access_logged_to(path: Path) -> Iterator[None]:
-    """Write the lines of requests to a file while the block runs, and nowhere else. Raises DataFolderError."""
+    """Write access log events to a file only, while the block runs. Raises DataFolderError."""
     with _writing(_AccessFile(path)):
         yield
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Write all log lines to a file too while the block runs. Raises DataFolderError."""
+    """Also write all log events to a file while the block runs. Raises DataFolderError."""
     with _writing(_File(path)):
         yield
 
@@ -146,7 +146,7 @@ def _writing(file: _File) -> Iterator[None]:
 
 
 class Metrics:
-    """What is counted while it happens; what can be looked up is looked up when somebody asks (admin.metrics)."""
+    """Counters and histograms; gauges are collected on each scrape (admin.metrics)."""
 
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -188,8 +188,8 @@ class Metrics:
         )
 
     def _counter(self, name: str, text: str, **values: Iterable[str]) -> Counter:
-        """A counter whose labels have these values from the start: what appears with its first event is no increase to
-        Prometheus. Labels without values get theirs from whoever knows them."""
+        """Create a counter whose label values exist from the start: Prometheus sees no increase in a series that
+        appears with its first event. Labels without values get theirs at the first event."""
         counter = Counter(name, text, list(values), registry=self.registry)
         for each in product(*values.values()) if values else ():
             counter.labels(*each)
@@ -197,5 +197,5 @@ class Metrics:
 
 
 def outcome_of(failure: Failure) -> str:
-    """Return the label of an attempt that ended so."""
+    """Return the `outcome` label of an attempt that ended with a failure."""
     return failure.name.lower()

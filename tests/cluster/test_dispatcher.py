@@ -147,8 +147,7 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
         await unit.sender.begin(entry, node, "")
         await context.tasks.change_attempt(entry, _attempt(entry), sender=sender, stage=stage)
     dead = entries["dead"]
-    async with running(context.dispatcher.run):
-        await context.dispatcher.on_elected()
+    async with running(context.dispatcher, elected=True):
         await unit.until(lambda: dead.task.phase is not Phase.DISPATCHING)
     assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
     assert dead.task.phase is (Phase.RUNNING if stage is Stage.COMMITTING else Phase.QUEUED)
@@ -168,8 +167,7 @@ async def test_a_task_that_its_owner_canceled_meanwhile_does_not_keep_a_new_lead
     canceled, other = entries
     with closing(sqlite3.connect(tmp_path / "clusterodm.db")) as database, database:
         database.execute("UPDATE tasks SET phase = 'finished' WHERE uuid = ?", (canceled.task.uuid,))
-    async with running(context.dispatcher.run):
-        await context.dispatcher.on_elected()
+    async with running(context.dispatcher, elected=True):
         await unit.until(lambda: other.task.phase is Phase.QUEUED)
     assert canceled.task.phase is Phase.DISPATCHING, "it is read again when its change is heard of"
 
@@ -226,7 +224,7 @@ async def test_a_commit_that_cannot_be_stored_is_not_repeated(unit: Units, odd: 
 
     odd.first = break_store
     await unit.add_node(odd.port)
-    async with running(unit.context.dispatcher.run):
+    async with running(unit.context.dispatcher):
         entry = await unit.add_task()
         await eventually(lambda: odd.commits and not unit.context.dispatcher._working)
         assert entry.task.phase is Phase.DISPATCHING
@@ -281,9 +279,14 @@ async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
     odd.first, odd.work = hold, odd.done
     node, context = await unit.add_node(odd.port), unit.context
     cleaner = Cleaner(
-        context.store, context.tasks, context.registry, context.client, leadership=Leadership(), clock=unit.clock
+        context.store,
+        context.tasks,
+        context.registry,
+        context.client,
+        leadership=Leadership(unit.clock),
+        clock=unit.clock,
     )
-    async with running(context.dispatcher.run, context.tracker.run, cleaner.run):
+    async with running(context.dispatcher, context.tracker, cleaner):
         entry = await unit.add_task()
         await reached.wait()
         ended: list[Cleanup] = []
@@ -315,7 +318,7 @@ async def eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(prefetch, "WORTH", 1)
     async with units(tmp_path, prefetch=2) as made:
         prefetcher = made.sender.prefetcher
-        async with running(prefetcher.run, prefetcher.send):
+        async with running(prefetcher):
             yield made
 
 
@@ -361,7 +364,7 @@ async def test_a_cancel_while_the_rest_of_a_prefetch_is_sent_leaves_nothing_in_f
     entry = await _prefetching(eager)
     await reached.wait()
     await eager.commit(entry)
-    async with running(eager.context.dispatcher.run):
+    async with running(eager.context.dispatcher):
         await eager.until(lambda: entry.task.phase is Phase.DISPATCHING)
         assert "prefetched to" in (await eager.timeline(entry))[-1]
         await eager.context.control.cancel(entry)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One query for all who ask, and nobody's answer depends on another who asked."""
+"""One query answers all that arrived before it, and no answer depends on the client that came first."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from clusterodm.cluster.state import freshness
+from clusterodm.aio import Clock
 from clusterodm.cluster.state.freshness import Freshness
 from clusterodm.core.errors import StoreDown
+from tests.clock import DrivenClock, background, settle
 from tests.support import eventually
 
 
@@ -34,8 +35,8 @@ class Queries:
 
 
 @asynccontextmanager
-async def running(queries: Queries) -> AsyncIterator[tuple[Freshness, asyncio.TaskGroup]]:
-    fresh = Freshness(queries)
+async def running(queries: Queries, clock: Clock | None = None) -> AsyncIterator[tuple[Freshness, asyncio.TaskGroup]]:
+    fresh = Freshness(queries, clock or Clock())
     async with asyncio.TaskGroup() as group:
         loop = group.create_task(fresh.run())
         yield fresh, group
@@ -82,19 +83,39 @@ async def test_a_query_that_fails_leaves_the_old_answer_and_ends_nothing(error: 
     assert queries.begun == [{"a"}, {"b"}]
 
 
-async def test_nobody_waits_longer_than_for_two_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freshness, "_PATIENCE", 0.02)
-    queries = Queries()
-    async with running(queries) as (fresh, _):
-        await fresh.check("a")
-    await Freshness(queries).check("a")  # nor where no loop runs, as at the end
-    assert queries.ended == 0
+async def test_a_store_that_does_not_answer_costs_each_client_two_seconds_at_most() -> None:
+    clock, queries = DrivenClock(), Queries()
+    async with running(queries, clock) as (fresh, group):
+        first = group.create_task(fresh.check("a"))
+        await clock.advance(0.5)
+        second = group.create_task(fresh.check("b"))
+        await clock.advance(0.4)
+        assert not first.done()
+        await clock.advance(0.2)  # its query is given up, and the next one begins
+        assert (first.done(), second.done()) == (True, False)
+        await clock.advance(1.0)
+        assert second.done()
+        third = group.create_task(fresh.check("c"))
+        await settle()
+        queries.gate.set()
+        await third
+    assert (queries.begun, queries.ended) == ([{"a"}, {"b"}, {"c"}], 1)
+
+
+async def test_where_no_loop_runs_a_client_gets_the_old_answer_after_two_seconds() -> None:
+    clock, queries = DrivenClock(), Queries()
+    async with background(Freshness(queries, clock).check("a")) as waiting:
+        await clock.advance(1.9)
+        assert not waiting.done()
+        await clock.advance(0.2)
+        assert waiting.done()
+    assert queries.begun == []
 
 
 async def test_the_end_of_the_loop_answers_who_waits() -> None:
     queries = Queries()
     async with asyncio.TaskGroup() as group:
-        fresh = Freshness(queries)
+        fresh = Freshness(queries, Clock())
         loop = group.create_task(fresh.run())
         waiting = group.create_task(fresh.check("a"))
         await eventually(lambda: queries.begun)

@@ -381,7 +381,8 @@ async def test_a_new_leader_counts_from_its_own_first_look(bench: Bench) -> None
     await bench.offline()
     await bench.deny_once()
     bench.clock.now += 3600  # another replica led
-    bench.context.lifecycle.on_elected()
+    for loop in bench.context.lifecycle.loops():
+        await loop.on_elected()
     await bench.deny_once()
     assert bench.machine.state is State.READY
     await bench.turn(INTERVAL)

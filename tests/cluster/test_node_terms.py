@@ -38,7 +38,7 @@ async def by_file_of_json(cluster: Rig) -> None:
 
 async def by_name(cluster: Rig) -> None:
     await cluster.start(nodes_dns=URL.replace("127.0.0.1", "localhost"))
-    await cluster.cluster.discovery.sweep()
+    await next(loop.work() for loop in cluster.cluster.loops if loop.name == "discovery")  # type: ignore[call-arg]
 
 
 async def by_nodes_of_the_original(cluster: Rig) -> None:

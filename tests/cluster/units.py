@@ -27,6 +27,7 @@ from clusterodm.core.files import Manifest
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.server.schedule import Part
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from tests.support import FAST, empty_database
@@ -35,15 +36,20 @@ PHOTOS = {"a.jpg": b"first", "b.jpg": b"second"}
 
 
 class HandClock(Clock):
-    """A clock that stands still until it is turned."""
+    """A clock that a test turns forward; between that it goes on, as loops need it."""
 
     def __init__(self) -> None:
-        self.now = time.time()  # near the times of files
+        self.turned = 0.0
         super().__init__(lambda: self.now, lambda: self.now)
+
+    @property
+    def now(self) -> float:
+        """Near the times of files."""
+        return time.time() + self.turned
 
     def turn(self, seconds: float) -> None:
         """Have time go by."""
-        self.now += seconds
+        self.turned += seconds
 
 
 @dataclass
@@ -116,10 +122,16 @@ class Units:
 
 
 @asynccontextmanager
-async def running(*loops: Callable[[], Coroutine[Any, Any, object]]) -> AsyncIterator[None]:
-    """Run these loops while the block runs."""
+async def running(
+    *parts: Part | Callable[[], Coroutine[Any, Any, object]], elected: bool = False
+) -> AsyncIterator[None]:
+    """Run the loops of these parts, or functions, while the block runs; with their election work if elected."""
+    loops = [loop for part in parts if not callable(part) for loop in part.loops()]
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(loop()) for loop in loops]
+        tasks: list[asyncio.Task[Any]] = [group.create_task(loop.run()) for loop in loops]
+        tasks += [group.create_task(part()) for part in parts if callable(part)]
+        for loop in loops if elected else ():
+            await loop.on_elected()
         try:
             yield
         finally:
@@ -143,5 +155,5 @@ async def units(folder: Path, **settings: Any) -> AsyncIterator[Units]:
         built = Units(parts.context, clock)
         built.watch()
         stack.callback(built.sender.transfers.close)
-        await stack.enter_async_context(running(built.context.registry.run))
+        await stack.enter_async_context(running(built.context.registry))
         yield built

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The parts of a cluster that both planes, clients' and operators', work with."""
+"""The parts of a cluster that the planes of clients and operators share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from clusterodm.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Made by the composition root."""
+    """Built by the composition root."""
 
     settings: Settings
     clock: Clock

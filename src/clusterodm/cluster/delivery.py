@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Results on their way out: from our disk, from a bucket, or streamed through from the node that has them."""
+"""Delivery of results: from disk, from a bucket, or streamed through from the node that has them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from clusterodm.providers import Bucket
 
 #: A name that needs no quotes (RFC 9110).
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-#: Headers of a node's answer that mean the same when we pass them on.
+#: Headers of a node's response that are passed on.
 _PASSED: Final = ("Content-Type", "Content-Length", "Content-Range", "Accept-Ranges", "ETag", "Last-Modified")
-#: Headers of a client that a node should see.
-_ASKED: Final = ("Range", "If-Range")
+#: Headers of a client's request that are forwarded to the node.
+_FORWARDED: Final = ("Range", "If-Range")
 
 
 async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: str) -> web.StreamResponse:
@@ -52,15 +52,15 @@ async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: s
 
 
 async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) -> Content | None:
-    """What is to be sent from here or from a bucket; None: all there is, from its node. An asset of an archive that is
-    still on its node has it pulled here first. What a bucket would say to `head` is said here: the address that it
-    signs is good for GET alone."""
+    """Return the content from disk or from a bucket; None if the whole archive is to be streamed from its node. An
+    asset of an archive that is still on its node pulls that here first. HEAD of an object in a bucket is answered
+    here: a signed URL is valid for GET alone."""
     kept = cluster.results.whole(entry.task.uuid)
     bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
     if kept is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
         folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect" and not head
-        if found := await _in_bucket(bucket, folder, asset, redirect=redirect):
-            return found
+        if content := await _in_bucket(bucket, folder, asset, redirect=redirect):
+            return content
     if asset == ARCHIVE:
         return kept
     await cluster.collector.archive(entry)
@@ -68,7 +68,7 @@ async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) ->
 
 
 def _attachment(asset: str) -> dict[str, str]:
-    """Headers of a file, named as a node names it; a name that needs quotes is encoded beside them."""
+    """Return the headers of a file, named as a node names it; a name that needs quoting is encoded as well."""
     name = asset.rsplit("/", 1)[-1]
     plain = re.sub(r'[^ -~]|["\\]', "_", name)
     named = name if _TOKEN.fullmatch(name) else f"\"{plain}\"; filename*=UTF-8''{quote(name)}"
@@ -82,7 +82,7 @@ def _attachment(asset: str) -> dict[str, str]:
 
 
 class _BucketContent:
-    """Bytes of an object of a bucket."""
+    """A range of an object in a bucket."""
 
     def __init__(self, bucket: Bucket, key: str, start: int, size: int, etag: str) -> None:
         self.size, self.etag, self.modified = size, etag, 0
@@ -92,22 +92,21 @@ class _BucketContent:
         self._start = start
 
     def blocks(self, start: int, length: int) -> AsyncGenerator[bytes, None]:
-        """Asked for by ranges."""
+        """Read by range requests."""
         return self._bucket.read(self._key, self._start + start, length)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
 
 async def _in_bucket(bucket: Bucket, folder: str, asset: str, *, redirect: bool) -> Content | None:
-    """An object of this name, or an asset out of the archive, of which only what is needed is read; None when there is
-    neither."""
+    """Return the object of this name, or the asset out of the archive, read by ranges; None when neither exists."""
     key = f"{folder}/{asset}"
-    found = await bucket.find(key)
-    if found is not None:
+    item = await bucket.find(key)
+    if item is not None:
         if redirect:
             raise web.HTTPFound(URL(await bucket.sign(key), encoded=True))
-        return _BucketContent(bucket, key, 0, found.size, found.etag)
+        return _BucketContent(bucket, key, 0, item.size, item.etag)
     key = f"{folder}/{ARCHIVE}"
     whole = await bucket.find(key) if asset != ARCHIVE else None
     if whole is None:
@@ -117,11 +116,11 @@ async def _in_bucket(bucket: Bucket, folder: str, asset: str, *, redirect: bool)
 
 def _out_of_bucket(bucket: Bucket, key: str, size: int, etag: str, asset: str) -> Content:
     file = bucket.open(key, size)
-    found = find_asset(file, asset)
-    tag = found.etag(etag)
-    if found.start is not None:
-        return _BucketContent(bucket, key, found.start, found.entry.file_size, tag)
-    return Packed(file, found, etag=tag, modified=0)
+    packed = find_asset(file, asset)
+    tag = packed.etag(etag)
+    if packed.start is not None:
+        return _BucketContent(bucket, key, packed.start, packed.entry.file_size, tag)
+    return Packed(file, packed, etag=tag, modified=0)
 
 
 # Sending
@@ -130,7 +129,7 @@ def _out_of_bucket(bucket: Bucket, key: str, size: int, etag: str, asset: str) -
 async def _send(
     request: web.Request, cluster: Context, content: Content, headers: dict[str, str]
 ) -> web.StreamResponse:
-    """What a request wants of something of which we have every byte at hand."""
+    """Answer a request for content whose bytes are at hand: whole, in part, or not modified."""
     verdict = judge(request.headers, size=content.size, etag=content.etag, modified=content.modified)
     headers = headers | {"Accept-Ranges": "bytes"}
     headers |= {"ETag": content.etag} if content.etag else {}
@@ -157,12 +156,12 @@ async def _send(
 
 
 async def _along(request: web.Request, free: Splicer, path: Path, start: int, length: int) -> int:
-    """A file by sendfile; how many bytes went out."""
+    """Send a part of a file by sendfile; return how many bytes were sent."""
     try:
         await flushed(free.transport)
         sent = await free.send_file(path, start, length)
     except ConnectionError:
-        return 0  # the client left; nothing more to say to it
+        return 0  # the client disconnected
     if sent < length:
         _cut(request)
         raise ClientGone("results went away in the middle of a download")
@@ -170,13 +169,13 @@ async def _along(request: web.Request, free: Splicer, path: Path, start: int, le
 
 
 async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.StreamResponse:
-    """Pass a node's answer through as it comes."""
+    """Stream a node's response through."""
     node = cluster.registry.get(entry.attempt.node_id) if entry.attempt else None
     if entry.attempt is None or node is None:
         raise results_gone(entry.attempt)
-    asked = {name: request.headers[name] for name in _ASKED if name in request.headers}
+    forwarded = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
     try:
-        async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, asked) as answer:
+        async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, forwarded) as answer:
             passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
             response = web.StreamResponse(status=answer.status, headers=_attachment(ARCHIVE) | passed)
             await response.prepare(request)
@@ -188,7 +187,7 @@ async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.S
 
 
 async def _through(request: web.Request, answer: Download, response: web.StreamResponse) -> int:
-    """The body of a node's answer: by splice as far as that goes, else block by block; how many bytes went out."""
+    """Send the body of a node's response, by splice where possible, else block by block; return how many bytes."""
     sent = 0
     with lane(request, int(answer.headers.get("Content-Length", 0))) as free:
         try:
@@ -203,16 +202,16 @@ async def _through(request: web.Request, answer: Download, response: web.StreamR
                     await response.write_eof()
                     return sent
         except NodeError:
-            _cut(request)  # an end in good order would pass for a whole file
+            _cut(request)  # a regular end would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None
         except ConnectionError:
-            return sent  # the client left
+            return sent  # the client disconnected
     return sent + await _write(request, answer.read, response)
 
 
 async def pipe(request: web.Request, read: Callable[[], Awaitable[bytes]], response: web.StreamResponse) -> int:
-    """Send the blocks that `read` gives (empty at the end) as the body of `response`, as fast as the client takes
-    them; how many bytes it took."""
+    """Send the blocks that `read` returns (empty at the end) as the body of `response`, with back-pressure; return how
+    many bytes the client took."""
     await response.prepare(request)
     return await _write(request, read, response)
 
@@ -223,12 +222,12 @@ async def _write(request: web.Request, read: Callable[[], Awaitable[bytes]], res
         try:
             block = await read()
         except (aiohttp.ClientError, TimeoutError, OSError, NodeError, ProviderError, zipfile.BadZipFile):
-            _cut(request)  # an end in good order would pass for a whole file
+            _cut(request)  # a regular end would pass for a whole file
             raise ClientGone("the node stopped in the middle of a download") from None
         try:
             await (response.write(block) if block else response.write_eof())
         except ConnectionError:
-            return sent  # the client left; nothing more to say to it
+            return sent  # the client disconnected
         if not block:
             return sent
         sent += len(block)

@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Addresses that owners gave us to call: never those that only we can reach, unless the operator allows it.
+"""Calls to URLs that owners supply: never to private addresses, unless the operator allows it.
 
-A name is looked up once, and the connection goes to the very address that was checked; redirects are checked like first
-addresses.
+A name is resolved once, and the connection goes to the address that was checked; redirects are checked like any URL.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from clusterodm.core.errors import FetchFailed
 from clusterodm.http.reasons import describe
 from clusterodm.http.urls import as_written
 
-#: IPv6 addresses with an IPv4 address at their end.
+#: IPv6 addresses that embed an IPv4 address.
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NO_URL = "is not an http or https URL"
 _PRIVATE = "leads to a private address, which is not allowed here"
 
 
 def is_web_url(url: str) -> bool:
-    """Whether `url` can be called at all."""
+    """True if `url` is an http or https URL."""
     try:
         as_written(url)
     except ValueError:
@@ -37,16 +36,16 @@ def is_web_url(url: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one that anybody could reach. Raises ValueError for what is no IP address."""
+    """True if an IP address is globally reachable. Raises ValueError for anything but an IP address."""
     ip = ipaddress.ip_address(address.split("%", maxsplit=1)[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        inside = ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None
-        ip = ip.ipv4_mapped or ip.sixtofour or inside or ip
+        embedded = ipaddress.IPv4Address(ip.packed[-4:]) if ip in _NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or embedded or ip
     return ip.is_global and not ip.is_multicast
 
 
 class _PublicResolver(AbstractResolver):
-    """Resolves names, and refuses addresses that are not public."""
+    """Resolves names to public addresses only."""
 
     def __init__(self) -> None:
         self._resolver = ThreadedResolver()
@@ -54,32 +53,32 @@ class _PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Public addresses of `host`."""
-        found = await self._resolver.resolve(host, port, family)
-        public = [entry for entry in found if is_public(entry["host"])]
+        """Return the public addresses of `host`. Raises FetchFailed when it has none."""
+        addresses = await self._resolver.resolve(host, port, family)
+        public = [entry for entry in addresses if is_public(entry["host"])]
         if not public:
             raise FetchFailed(_PRIVATE, final=True)
         return public
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: it holds no resources."""
 
 
 def failed(error: Exception) -> FetchFailed:
-    """What a call that went wrong means. Its text has no URL: that may hold a secret."""
+    """Return the FetchFailed for a failed call. Its text has no URL: that may contain a secret."""
     if isinstance(error, aiohttp.InvalidURL):
         return FetchFailed(_NO_URL, final=True)
     return FetchFailed(f"cannot be reached ({describe(error)})", final=False)
 
 
 class EgressPolicy:
-    """What calls to such addresses go through."""
+    """Decides which URLs may be called, and opens the sessions for it."""
 
     def __init__(self, *, allow_private: bool) -> None:
         self._allow_private = allow_private
 
     def session(self, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-        """A session for calls; each must say `allow_redirects=False`."""
+        """Return a session; each call must pass `allow_redirects=False`."""
         connector = aiohttp.TCPConnector(resolver=None if self._allow_private else _PublicResolver())
         return aiohttp.ClientSession(
             connector=connector,
@@ -89,8 +88,8 @@ class EgressPolicy:
         )
 
     def check(self, url: str) -> URL:
-        """What is to be called for an address: read once, so that what is checked is what is called. Raises FetchFailed
-        for one that may not be called; one given by name is looked at when it is looked up."""
+        """Return the parsed URL to call, so that what is checked is what is called. Raises FetchFailed for one that may
+        not be called; a host name is checked when it is resolved."""
         try:
             wanted = as_written(url)
         except ValueError:

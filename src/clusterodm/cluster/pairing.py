@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Whether a data folder and a database belong together, and what follows when they are those of a copy.
+"""Pairing of data folder and database: they carry one id, and a mismatch is refused.
 
-A start on the wrong database, an empty one or one whose folder is not there (a disk that is not mounted) would take
-accepted tasks for unknown, or their files for lost. So it is refused, until an operator says otherwise.
+A start on the wrong database, on an empty one, or without the disk of the data folder would treat accepted tasks as
+unknown, or their files as lost. So it is refused unless an operator adopts the pair.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("pairing")
 
-#: Under which the database keeps the id of its folder.
+#: Key in the database of the id that it shares with its folder.
 KEY: Final = "folder"
 _WHAT_TO_DO: Final = (
     "Start with the right --data-dir and CLUSTERODM_DATABASE_URL, or put both back from one copy with `clusterodm "
@@ -41,69 +41,69 @@ _WHAT_TO_DO: Final = (
 
 
 async def pair(folder: Path, store: Store, clock: Clock, *, adopt: bool = False) -> Identity:
-    """Return what a folder says of itself once it is sure that the database is its own; both get an id where neither
-    has one. Raises DataFolderError."""
+    """Return the identity of a data folder whose database is its own; give both an id if neither has one. Raises
+    DataFolderError."""
     async with store.locked("identity"):
-        there = str(await store.value(KEY) or "")
+        stored = str(await store.value(KEY) or "")
         try:
-            here = read_identity(folder)
+            identity = read_identity(folder)
         except DataFolderError:
             if not adopt:
                 raise
-            here = Identity("?")
-        if here is None and not there:
+            identity = Identity("?")
+        if identity is None and not stored:
             why = await _unrelated(folder, store)
             if why and not adopt:
                 raise DataFolderError(f"{why}. {_WHAT_TO_DO}")
-            here = Identity(new_id(), replaces="", copied_at=clock() if why else 0)
-        elif here is None or not here.matches(there):
-            why = _mismatch(folder, here, there, empty=not await store.has_tasks())
+            identity = Identity(new_id(), replaces="", copied_at=clock() if why else 0)
+        elif identity is None or not identity.matches(stored):
+            why = _mismatch(folder, identity, stored, empty=not await store.has_tasks())
             if not adopt:
                 raise DataFolderError(f"{why}. {_WHAT_TO_DO}")
-            _log.warning("folder and database are used together from now on", folder=str(folder), was=why)
-            here = Identity(new_id(), replaces=there, copied_at=clock())
-        return await _settle(folder, store, here, there)
+            _log.warning("folder and database adopted as a pair", folder=str(folder), was=why)
+            identity = Identity(new_id(), replaces=stored, copied_at=clock())
+        return await _settle(folder, store, identity, stored)
 
 
 def require_new(folder: Path) -> None:
-    """Raise DataFolderError where a database is about to be made in a folder that had one."""
-    if (here := read_identity(folder)) is not None:
-        raise DataFolderError(f"{_mismatch(folder, here, '', empty=True)}. {_WHAT_TO_DO}")
+    """Raise DataFolderError before a database is created in a folder that belongs to another one."""
+    if (identity := read_identity(folder)) is not None:
+        raise DataFolderError(f"{_mismatch(folder, identity, '', empty=True)}. {_WHAT_TO_DO}")
 
 
 async def check_pair(folder: Path, store: Store) -> str:
-    """Return why a folder and a database do not belong together; empty: they do. Nothing is changed."""
-    there, here = str(await store.value(KEY) or ""), read_identity(folder)
-    if here is None and not there:
+    """Return why a folder and a database do not belong together; empty if they do. Changes nothing."""
+    stored, identity = str(await store.value(KEY) or ""), read_identity(folder)
+    if identity is None and not stored:
         return await _unrelated(folder, store)
-    if here is None or not here.matches(there):
-        return _mismatch(folder, here, there, empty=not await store.has_tasks())
+    if identity is None or not identity.matches(stored):
+        return _mismatch(folder, identity, stored, empty=not await store.has_tasks())
     return ""
 
 
-async def _settle(folder: Path, store: Store, here: Identity, there: str) -> Identity:
-    """Have one id in both. The folder says first what is about to be replaced: a process may die in between."""
-    if here.id != there:
-        await asyncio.to_thread(write_identity, folder, here)
-        await store.keep_value(KEY, here.id)
-    if here.replaces is not None:
-        here = msgspec.structs.replace(here, replaces=None)
-        await asyncio.to_thread(write_identity, folder, here)
-    return here
+async def _settle(folder: Path, store: Store, identity: Identity, stored: str) -> Identity:
+    """Write one id to both. The folder notes first which id is replaced: the process may die in between."""
+    if identity.id != stored:
+        await asyncio.to_thread(write_identity, folder, identity)
+        await store.keep_value(KEY, identity.id)
+    if identity.replaces is not None:
+        identity = msgspec.structs.replace(identity, replaces=None)
+        await asyncio.to_thread(write_identity, folder, identity)
+    return identity
 
 
-def _mismatch(folder: Path, here: Identity | None, there: str, *, empty: bool) -> str:
-    if here is None:
+def _mismatch(folder: Path, identity: Identity | None, stored: str, *, empty: bool) -> str:
+    if identity is None:
         return (
-            f"the data folder {folder.resolve()} is new, but the database belongs to another one (id {there}): is the "
+            f"the data folder {folder.resolve()} is new, but the database belongs to another one (id {stored}): is the "
             "disk of the data folder mounted?"
         )
-    database = "is empty" if empty else f"belongs to another folder (id {there})" if there else "carries no id"
-    return f"the data folder {folder.resolve()} belongs to another database (id {here.id}); this one {database}"
+    database = "is empty" if empty else f"belongs to another folder (id {stored})" if stored else "carries no id"
+    return f"the data folder {folder.resolve()} belongs to another database (id {identity.id}); this one {database}"
 
 
 async def _unrelated(folder: Path, store: Store) -> str:
-    """Return why two without ids, as earlier versions left them, cannot be those of one cluster; empty: they can."""
+    """Return why two without ids, as earlier versions left them, cannot be a pair; empty if they can."""
     held = await asyncio.to_thread(held_tasks, folder)
     if held and not await store.known_tasks(held):
         return (
@@ -118,7 +118,7 @@ async def _unrelated(folder: Path, store: Store) -> str:
 
 
 def held_tasks(folder: Path) -> list[str]:
-    """Return the uuids of tasks that have files in a data folder; reads the disk."""
+    """Return the uuids of tasks with files in a data folder; reads the disk."""
     with suppress(FileNotFoundError):
         return [name for name in os.listdir(folder / "spool") if is_task_id(name)]
     return []
@@ -127,15 +127,15 @@ def held_tasks(folder: Path) -> list[str]:
 async def after_copy(
     folder: Path, identity: Identity, tasks: Tasks, uploads: Uploads, strays: Strays, clock: Clock
 ) -> None:
-    """On a folder that was put back from a copy: end what cannot go on from there. Before clients are let in."""
+    """After a restore, before ports open: drop uploads and count attempts that may have been lost with it."""
     if not identity.copied_at:
         return
     at = datetime.fromtimestamp(identity.copied_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    told = f"the cluster was put back to an earlier state ({at}), and files that were uploaded since are lost"
+    why = f"the cluster was put back to an earlier state ({at}), and files that were uploaded since are lost"
     dropped = uploads.open()
     for entry in dropped:
         await strays.take_away("spool", entry.task.uuid)
-        await uploads.remove(entry, by="a restore", why=told)
+        await uploads.remove(entry, by="a restore", why=why)
     for entry in [entry for entry in tasks.active() if entry.task.phase is Phase.QUEUED]:
         with suppress(StaleTask):
             await _skip_attempt(tasks, entry, f"put back to an earlier state ({at})", clock)
@@ -150,7 +150,7 @@ async def after_copy(
 
 
 async def _skip_attempt(tasks: Tasks, entry: Entry, text: str, clock: Clock) -> None:
-    """Count an attempt that the copy may not know: a node that has its uuid would refuse the next one under it."""
+    """Skip an attempt number that may have been used after the copy: a node refuses a uuid that it has seen."""
     task, number = entry.task, entry.task.attempts + 1
     attempt = Attempt(
         task=task.uuid,

@@ -18,15 +18,13 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
-from clusterodm.admin.feed import TICK, Feed
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
-from clusterodm.aio import Clock, every, unless
+from clusterodm.aio import Clock, unless
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
-from clusterodm.cluster.nodes.discovery import Discovery
+from clusterodm.cluster.controller import Loops, Scope
 from clusterodm.cluster.pairing import after_copy, pair, require_new
-from clusterodm.cluster.replicas import Loops
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.nodes import parse_address
 from clusterodm.files.folder import locked_folder, note_ports
@@ -48,25 +46,26 @@ class Cluster:
     """A running cluster."""
 
     context: Context
-    discovery: Discovery
-    #: The web application that clients talk to.
+    #: All its loops.
+    loops: Loops
+    #: The web application for clients.
     app: web.Application
-    #: The ports that were opened; the first is the plain one unless that is turned off.
+    #: Open ports; the first is the plain one unless that is disabled.
     ports: list[int]
-    #: Ports of the admin shell and the admin page; 0 for one that is turned off.
+    #: Ports of the admin shell and the admin page; 0 if disabled.
     shell_port: int
     admin_port: int
-    #: Has the certificate and the tokens file read again; what cannot be used is logged and changes nothing.
+    #: Reloads the certificate and the tokens file; an invalid one is logged and changes nothing.
     reload: Callable[[], Awaitable[None]]
 
     @property
     def admin_url(self) -> str:
-        """Where operators on this machine reach it."""
+        """Return the URL for operators on this machine."""
         return f"http://127.0.0.1:{self.admin_port}"
 
     @property
     def url(self) -> str:
-        """Where clients on this machine reach it."""
+        """Return the URL for clients on this machine."""
         settings = self.context.settings
         return f"{'https' if settings.tls and not settings.secure_port else 'http'}://127.0.0.1:{self.ports[0]}"
 
@@ -80,9 +79,9 @@ async def running_cluster(
     at_once: asyncio.Event | None = None,
     adopt: bool = False,
 ) -> AsyncIterator[Cluster]:
-    """A cluster that works while the block runs, on sockets that a parent opened, if given. Once `at_once` is set, its
-    end waits for no request. `adopt`: also on a data folder and a database that do not belong together. Raises
-    ConfigError and DataFolderError before anything is touched."""
+    """Run a cluster while the block runs, on sockets that a parent opened, if given. Once `at_once` is set, its end
+    waits for no request. `adopt` pairs a data folder and a database that do not belong together. Raises ConfigError
+    and DataFolderError before anything is changed."""
     clock = clock or Clock()
     sockets, at_once = sockets or Sockets(), at_once or asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -95,10 +94,10 @@ async def running_cluster(
             stack.enter_context(
                 logging_to(_log_file(folder / settings.log_file, settings, sockets, shared=bool(shared)))
             )
-        # many uploads may wait for the disk at once, and none may keep the others from their turn
+        # many uploads may wait for the disk at once, and none may starve the others
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
-        if said := await settle(folder, shared):
-            _log.warning(said)
+        if warning := await settle(folder, shared):
+            _log.warning(warning)
         tls = tls_context(settings)
         renewal = Renewal(tls, settings) if tls is not None else None
         nodes = [parse_address(text) for text in settings.node]
@@ -122,12 +121,9 @@ async def running_cluster(
         await after_copy(folder, identity, parts.context.tasks, parts.context.uploads, parts.context.strays, clock)
         stack.push_async_callback(parts.context.tasks.flush)
         stack.push_async_callback(parts.context.autoscaler.keep_costs)
-        feed = Feed(parts.context)
-        app, admin = make_app(parts.context), make_admin_app(parts.context, feed)
-        await stack.enter_async_context(
-            _running({**parts.schedule.loops(), "feed": lambda: every(TICK, feed.tick, "feed")})
-        )
-        stack.push_async_callback(unless, at_once, parts.schedule.settle)
+        app, admin = make_app(parts.context), make_admin_app(parts.context, parts.feed)
+        await stack.enter_async_context(_running(parts.schedule.loops))
+        stack.push_async_callback(unless, at_once, parts.settle)
         shell_port, admin_port = await stack.enter_async_context(
             open_admin_ports(admin, Shell(parts.context), settings, sockets)
         )
@@ -147,11 +143,11 @@ async def running_cluster(
                 renewal.renew()
             await parts.context.authenticator.reload()
 
-        yield Cluster(parts.context, parts.discovery, app, ports, shell_port, admin_port, reload)
+        yield Cluster(parts.context, parts.schedule.loops, app, ports, shell_port, admin_port, reload)
 
 
 async def _kept(store: Store, name: str, make: Callable[[], str]) -> str:
-    """A value that is made once and kept."""
+    """Return a stored value, generated at the first start."""
     value: str | None = await store.value(name)
     return value if value is not None else await store.first_value(name, make())
 
@@ -162,7 +158,7 @@ def _new_id() -> str:
 
 @asynccontextmanager
 async def _client_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """One connection pool for all nodes; a limit for each, so that a hung node cannot take all connections."""
+    """Open one connection pool for all nodes, with a limit per host: a hung node cannot use up all connections."""
     connector = aiohttp.TCPConnector(limit=0, limit_per_host=64, keepalive_timeout=4, ttl_dns_cache=30)
     async with aiohttp.ClientSession(
         connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers={"User-Agent": PROGRAM}
@@ -172,15 +168,9 @@ async def _client_session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def _running(loops: Loops) -> AsyncIterator[None]:
-    """Run all loops while the block runs; one that dies takes the block down with it."""
-
-    async def run_all() -> None:
-        async with asyncio.TaskGroup() as group:
-            for name, loop in loops.items():
-                group.create_task(loop(), name=name)
-
+    """Run all loops while the block runs; one that fails cancels the block."""
     async with asyncio.TaskGroup() as group:
-        work = group.create_task(run_all())
+        work = group.create_task(loops.run(Scope.REPLICA))
         try:
             yield
         finally:
@@ -188,6 +178,6 @@ async def _running(loops: Loops) -> AsyncIterator[None]:
 
 
 def _log_file(path: Path, settings: Settings, sockets: Sockets, *, shared: bool) -> Path:
-    """One file for each process: several must not rotate the same one."""
+    """Return the log file of this process: several must not rotate the same one."""
     worker = f"-{sockets.worker}" if settings.workers > 1 else ""
     return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}{worker}") if shared else path

@@ -1,19 +1,19 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How the parts of a cluster are put together: who knows whom, which loops there are, what happens before the first."""
+"""The wiring: builds the parts of a cluster and hands each its collaborators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
 
+from clusterodm.admin.feed import Feed
 from clusterodm.admin.metrics import LiveGauges
 from clusterodm.aio import Clock, Leadership
 from clusterodm.auth import JobTokens, make_authenticator
@@ -26,6 +26,7 @@ from clusterodm.cluster.nodes.discovery import Discovery
 from clusterodm.cluster.nodes.importer import Importer
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.outlook import Outlook
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.accounts import Accounts
@@ -67,25 +68,29 @@ from clusterodm.files.trash import Trash
 from clusterodm.nodeodm import NodeClient, RateLimit, Transfers, Trust
 from clusterodm.observe import Metrics
 from clusterodm.providers import make_fleet
-from clusterodm.server.schedule import Schedule, Workers
+from clusterodm.server.schedule import Schedule
 from clusterodm.settings import Settings
 from clusterodm.store import Store
 
 
 @dataclass(frozen=True)
 class Parts:
+    """What `build` made."""
+
     context: Context
-    discovery: Discovery
+    feed: Feed
     schedule: Schedule
-    close: Callable[[], Any]
+    #: Before the loops end: waits for what would be done twice if it were cut off now.
+    settle: Callable[[], Awaitable[None]]
+    close: Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class ClusterIdentity:
-    """What is this cluster's alone, made at its first start."""
+    """What identifies a cluster, created at its first start."""
 
     jobs: JobTokens
-    #: What its machines are tagged with.
+    #: The tag of its machines.
     cluster: str
 
 
@@ -104,17 +109,21 @@ def build(
     )
     trash = Trash(folder / "trash", spool.room)
     holdings, photos = Holdings(store, spool), Photos(results, fleet)
-    registry = Registry(store, client, _shipped_description(), interval=settings.node_poll_interval, clock=clock)
     tasks = Tasks(store, clock, billed=authenticator.billing)
-    registry.machines = fleet.takes
-    registry.at_rest = lambda: tasks.none_active
-    tasks.watch(lambda entry: registry.wake())
+    registry = Registry(
+        store,
+        tasks,
+        client,
+        _shipped_description(),
+        interval=settings.node_poll_interval,
+        machines=fleet.takes,
+        clock=clock,
+    )
     uploads = Uploads(tasks, spool, metrics, flood_limit=settings.flood_limit, clock=clock)
     strays = Strays(store, spool, consoles, results, trash, uploads, clock=clock)
     fair = FairShare(store, tasks, ageing=settings.priority_ageing * 60, clock=clock)
     machines = Machines(store, tasks, registry, clock)
-    leadership = Leadership()
-    replicas = Replicas(store, leadership, tasks, registry, machines)
+    leadership = Leadership(clock)
     attempts = Attempts(
         store,
         tasks,
@@ -143,6 +152,9 @@ def build(
         lost_after=settings.node_lost_after,
         clock=clock,
     )
+    replicas = Replicas(
+        store, leadership, tasks, registry, machines, look=tracker.look, forget=authenticator.forget, clock=clock
+    )
     limit = RateLimit(settings.upload_max_speed, clock)
     transfers = partial(Transfers, client.trust, limit, connections=settings.parallel_uploads)
     callbacks = Callbacks(
@@ -165,6 +177,7 @@ def build(
         leadership=leadership,
         clock=clock,
     )
+    outlook = Outlook()
     dispatcher = Dispatcher(
         tasks,
         registry,
@@ -184,7 +197,8 @@ def build(
         ),
         attempts,
         metrics,
-        Waits(consoles, clock),
+        Waits(consoles, outlook, clock),
+        outlook,
         leadership=leadership,
         max_sending=settings.max_sending,
         clock=clock,
@@ -212,7 +226,18 @@ def build(
         clock=clock,
     )
     autoscaler = Autoscaler(
-        fleet, machines, lifecycle, tasks, dispatcher, registry, spool, sizes, store, cluster=own.cluster, clock=clock
+        fleet,
+        machines,
+        lifecycle,
+        tasks,
+        dispatcher,
+        registry,
+        spool,
+        sizes,
+        store,
+        outlook=outlook,
+        cluster=own.cluster,
+        clock=clock,
     )
     reaper = Reaper(fleet, machines, cluster=own.cluster, clock=clock)
     accounts = Accounts(store, tasks, authenticator, leadership=leadership, clock=clock)
@@ -229,7 +254,19 @@ def build(
         keep_finished_hours=settings.keep_finished,
         clock=clock,
     )
-    control = Control(tasks, registry, client, spool, holdings, consoles, results, uploads, callbacks, clock=clock)
+    control = Control(
+        tasks,
+        registry,
+        client,
+        spool,
+        holdings,
+        consoles,
+        results,
+        uploads,
+        callbacks,
+        before_restart=lambda uuid: submodels.drop(uuid),  # noqa: PLW0108 - which needs the control itself
+        clock=clock,
+    )
     submodels = Submodels(
         store,
         tasks,
@@ -238,7 +275,6 @@ def build(
         leadership=leadership,
         clock=clock,
     )
-    control.before_restart = submodels.drop
     context = Context(
         settings=settings,
         clock=clock,
@@ -291,36 +327,47 @@ def build(
     )
     metrics.registry.register(LiveGauges(context))
 
-    replicas.looked = registry.ended = tracker.look
-    replicas.forgotten = authenticator.forget
-
     async def close() -> None:
         for provider in fleet.providers.values():
             await provider.close()
 
-    workers = Workers(
-        prefetcher=prefetcher,
-        importer=Importer(store, registry, authenticator, folder, clock),
-        discovery=discovery,
-        fetcher=fetcher,
-        cleaner=Cleaner(store, tasks, registry, client, leadership=leadership, clock=clock),
-        notifier=Notifier(
-            store,
-            tasks,
-            photos,
-            metrics,
-            leadership=leadership,
-            allow_private=settings.webhook_allow_private,
-            nodes_call=bool(settings.public_address),
+    feed = Feed(context)
+    cleaner = Cleaner(store, tasks, registry, client, leadership=leadership, clock=clock)
+    notifier = Notifier(
+        store,
+        tasks,
+        photos,
+        metrics,
+        leadership=leadership,
+        clock=clock,
+        allow_private=settings.webhook_allow_private,
+        nodes_call=bool(settings.public_address),
+    )
+    schedule = Schedule(
+        context,
+        (
+            registry,
+            dispatcher,
+            prefetcher,
+            tracker,
+            fetcher,
+            submodels,
+            cleaner,
+            notifier,
+            accounts,
+            lifecycle,
+            sizes,
         ),
-        accounts=accounts,
+        discovery=discovery,
+        feed=feed,
+        importer=Importer(store, registry, authenticator, folder, clock),
         janitor=janitor,
         reclaimer=Reclaimer(tasks, spool, uploads, trash, release_running=settings.release_running_files, clock=clock),
     )
-    return Parts(context, discovery, Schedule(context, workers), close)
+    return Parts(context, feed, schedule, notifier.settle, close)
 
 
 def _shipped_description() -> Description:
-    """The options of a NodeODM that we ship, for as long as no node was ever seen."""
+    """Return the shipped options of a NodeODM, for as long as no node was ever online."""
     content = files("clusterodm").joinpath("nodeodm-options.json").read_bytes()
     return Description(NodeInfo(engine="odm"), msgspec.json.decode(content))

@@ -1,64 +1,141 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What runs when: before the first loop, in every replica, and only where the leadership is held."""
+"""All loops of a process, in the order of their election work, and what comes before the first of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Final, Protocol
 
-from clusterodm.aio import every
+from clusterodm.admin.feed import TICK, Feed
 from clusterodm.cluster.context import Context
+from clusterodm.cluster.controller import Loop, Loops, Periodic, Scope, Service, Step, Work
 from clusterodm.cluster.nodes.discovery import Discovery
 from clusterodm.cluster.nodes.importer import Importer
-from clusterodm.cluster.replicas import Loops
-from clusterodm.cluster.tasks.accounts import Accounts
-from clusterodm.cluster.tasks.cleaner import Cleaner
-from clusterodm.cluster.tasks.fetcher import Fetcher
 from clusterodm.cluster.tasks.janitor import Janitor
-from clusterodm.cluster.tasks.notifier import Notifier
-from clusterodm.cluster.tasks.prefetch import Prefetcher
 from clusterodm.cluster.tasks.reclaimer import Reclaimer
 
-#: Seconds between two times that progress reaches the store (and with it other replicas), between two rounds of the
-#: janitor, between two looks at nodes that leave and at lists of nodes, at what machines are needed, at submodels
-#: that wait in vain, and between two searches for orphans.
-_FLUSH = 5.0
-_FLUSH_SHARED = 1.0
+#: Seconds between two flushes of progress to the store (and with it to other replicas).
+_FLUSH: Final = 5.0
+_FLUSH_SHARED: Final = 1.0
+#: Seconds between two sweeps.
 _SWEEP = 60.0
 _DRAIN = 5.0
 _DISCOVER = 2.0
 _SCALE = 1.0
 _STANDSTILL = 5.0
 _REAP = 120.0
-#: Seconds between two looks for what dead replicas left, and for which a part must not have grown.
 _REMAINS = 300.0
+#: Seconds for which a part must not have grown before it counts as a leftover.
 _RESTED = 3600.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Parts that nothing but the schedule knows."""
+class Part(Protocol):
+    """A part that brings loops of its own."""
 
-    prefetcher: Prefetcher
-    importer: Importer
-    discovery: Discovery
-    fetcher: Fetcher
-    cleaner: Cleaner
-    notifier: Notifier
-    accounts: Accounts
-    janitor: Janitor
-    reclaimer: Reclaimer
+    def loops(self) -> tuple[Loop, ...]:
+        """Return them."""
 
 
 class Schedule:
-    """The loops of one process."""
+    """Registers the loops of one process. Election work follows the order of registration: first memory is brought up
+    to date, then loops queue what they find in it."""
 
-    def __init__(self, context: Context, workers: Workers) -> None:
+    def __init__(
+        self,
+        context: Context,
+        parts: Iterable[Part],
+        *,
+        discovery: Discovery,
+        feed: Feed,
+        importer: Importer,
+        janitor: Janitor,
+        reclaimer: Reclaimer,
+    ) -> None:
         self._context = context
-        self._workers = workers
+        self._importer = importer
+        self.loops = loops = Loops()
+        flush = _FLUSH_SHARED if context.store.shared else _FLUSH
+        loops.add(
+            Step("reload", self._reload, "reads what other replicas changed, counted and learned"),
+            self._sweep(
+                "remains",
+                self._drop_remains,
+                _REMAINS,
+                "deletes what dead processes left: files that they were receiving, uuids that they had claimed",
+                elected=self._drop_remains,
+            ),
+            Step("import", self._import, "imports `nodes.json` and `routes.json` of the original"),
+            self._sweep(
+                "discovery",
+                discovery.sweep,
+                _DISCOVER,
+                "nodes of a watched file and of a name, leases that expire",
+                elected=discovery.sync_file,
+            ),
+            self._sweep(
+                "autoscaler",
+                context.autoscaler.sweep,
+                _SCALE,
+                "decides which machines are launched and drained (`core/scaling.py`), counts costs",
+                elected=context.autoscaler.on_elected,
+            ),
+            Service(
+                "providers",
+                context.autoscaler.check,
+                "checks that every provider can be used",
+                scope=Scope.LEADER,
+                rhythm="once a term",
+            ),
+        )
+        for part in parts:
+            loops.add(*part.loops())
+        loops.add(
+            self._sweep(
+                "standstill", context.submodels.give_back, _STANDSTILL, "gives back submodels that wait in vain"
+            ),
+            self._sweep("jobs", context.submodels.sweep, _SWEEP, "queues all jobs that have submodels"),
+            self._sweep(
+                "reaper",
+                context.reaper.sweep,
+                _REAP,
+                "deletes machines with the tag of the cluster that it does not know",
+            ),
+            self._sweep("janitor", janitor.sweep, _SWEEP, "deletes expired uploads, old tasks, files without a task"),
+            self._sweep("drainer", context.drainer.sweep, _DRAIN, "collects results from nodes that are about to end"),
+            self._sweep(
+                "nodes", context.registry.forget_removed, _SWEEP, "deletes removed nodes that no task refers to"
+            ),
+            self._sweep("flush", context.tasks.flush, flush, "writes progress to the store (every 1 s with replicas)"),
+            self._sweep("usage", context.spool.measure, _SWEEP, "measures held files", Scope.REPLICA),
+            self._sweep(
+                "figures", self._follow, _SWEEP, "reads costs, forecasts and shares of other replicas", Scope.REPLICA
+            ),
+            self._sweep("feed", feed.tick, TICK, "sends operators what changed", Scope.REPLICA),
+            Service("freshness", context.tasks.freshness.run, "answers reads by what other replicas wrote last"),
+            Service(
+                "reclaimer",
+                reclaimer.run,
+                "makes room for uploads: abandoned ones go, then leftovers, in the order of `core/quota.py`",
+            ),
+            *context.replicas.loops(loops),
+        )
+
+    def _sweep(
+        self,
+        name: str,
+        work: Work,
+        every: float,
+        does: str,
+        scope: Scope = Scope.LEADER,
+        elected: Work | None = None,
+    ) -> Periodic:
+        """Return a sweep by the clock of this cluster."""
+        clock = self._context.clock
+        return Periodic(name, work, does, scope=scope, every=every, clock=clock, elected=elected)
 
     async def prepare(self) -> None:
-        """Before the first loop: memory is filled from the store, and the leadership begins if nobody else has it."""
+        """Before the first loop: fill memory from the store, and become the leader if there is none."""
         context = self._context
         await context.spool.measure()
         await context.strays.trash.measure()
@@ -68,33 +145,17 @@ class Schedule:
         await context.fair.load()
         await context.machines.load()
         await context.sizes.load()
-        await context.replicas.begin(self._take_up)
+        await context.replicas.begin(self.loops)
 
-    async def _take_up(self) -> None:
-        """The leadership begins: know what others knew, and go on with all that is under way."""
-        context, workers = self._context, self._workers
+    async def _reload(self) -> None:
+        context = self._context
         if context.store.shared:
             await context.replicas.reload()
             await context.fair.load()
             await context.sizes.load()
-        await self._drop_remains()
-        if await workers.importer.run():
-            await context.tasks.reload()
-        await workers.discovery.look_at_file()
-        context.autoscaler.begin()
-        await context.dispatcher.on_elected()
-        workers.prefetcher.on_elected()
-        context.tracker.on_elected()
-        workers.fetcher.on_elected()
-        await context.submodels.sweep()
-        await workers.cleaner.on_elected()
-        await workers.notifier.on_elected()
-        await workers.accounts.on_elected()
-        context.lifecycle.on_elected()
 
     async def _drop_remains(self) -> None:
-        """Delete what dead processes left: files that they were receiving, and uuids that they had taken. A process
-        that is only slow to give a sign of life must not lose what it is working on."""
+        """Delete what dead processes left. A process whose heartbeat is only late must not lose what it works on."""
         context = self._context
         rested = _RESTED if context.store.shared else 0.0
         await context.spool.drop_parts(context.replicas.alive, rested=rested)
@@ -102,12 +163,12 @@ class Schedule:
         if context.store.shared:
             await context.store.drop_locks()
 
-    async def settle(self) -> None:
-        """Before the loops end: what would be done twice if it were cut off now."""
-        await self._workers.notifier.settle()
+    async def _import(self) -> None:
+        if await self._importer.run():
+            await self._context.tasks.reload()
 
     async def _follow(self) -> None:
-        """Read again what other replicas count, and forget what counts no more."""
+        """Read what other replicas count; the leader drops what no longer counts."""
         context = self._context
         if context.replicas.leads:
             await context.store.drop_accounts(context.clock())
@@ -115,47 +176,3 @@ class Schedule:
             await context.autoscaler.read_costs()
             await context.sizes.load()
         await context.fair.load()
-
-    def loops(self) -> Loops:
-        """What every process does."""
-        context = self._context
-        return {
-            "registry": context.registry.run,
-            "freshness": context.tasks.freshness.run,
-            "dispatcher": context.dispatcher.run,
-            "prefetch sends": self._workers.prefetcher.send,
-            "room": self._workers.reclaimer.run,
-            "measure": lambda: every(_SWEEP, context.spool.measure, "spool"),
-            "figures": lambda: every(_SWEEP, self._follow, "figures"),
-            "beat": context.replicas.beat,
-            "listen": context.replicas.listen,
-            "follow": context.replicas.follow,
-            "duties": lambda: context.replicas.run(self._take_up, self._duties()),
-        }
-
-    def _duties(self) -> Loops:
-        """What one process does for all."""
-        context, workers = self._context, self._workers
-        flush = _FLUSH_SHARED if context.store.shared else _FLUSH
-        return {
-            "tracker": context.tracker.run,
-            "prefetch": workers.prefetcher.run,
-            "fetcher": workers.fetcher.run,
-            "cleaner": workers.cleaner.run,
-            "notifier": workers.notifier.run,
-            "submodels": context.submodels.run,
-            "standstill": lambda: every(_STANDSTILL, context.submodels.give_back, "submodels"),
-            "split-merge jobs": lambda: every(_SWEEP, context.submodels.sweep, "submodels"),
-            "accounts": workers.accounts.run,
-            "lifecycle": context.lifecycle.run,
-            "sizes": context.sizes.run,
-            "providers": context.autoscaler.check,
-            "autoscaler": lambda: every(_SCALE, context.autoscaler.sweep, "autoscaler"),
-            "reaper": lambda: every(_REAP, context.reaper.sweep, "reaper"),
-            "janitor": lambda: every(_SWEEP, workers.janitor.sweep, "janitor"),
-            "drainer": lambda: every(_DRAIN, context.drainer.sweep, "drainer"),
-            "discovery": lambda: every(_DISCOVER, workers.discovery.sweep, "discovery"),
-            "nodes": lambda: every(_SWEEP, context.registry.forget_removed, "registry"),
-            "remains": lambda: every(_REMAINS, self._drop_remains, "remains"),
-            "flush": lambda: every(flush, context.tasks.flush, "flush"),
-        }

@@ -18,6 +18,7 @@ import structlog
 from clusterodm.aio import Clock
 from clusterodm.cluster.machines.lifecycle import Lifecycle
 from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.outlook import Outlook
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.dispatcher import Dispatcher
@@ -59,6 +60,7 @@ class Autoscaler:
         sizes: Forecasts,
         store: Store,
         *,
+        outlook: Outlook,
         cluster: str,
         clock: Clock,
     ) -> None:
@@ -75,18 +77,14 @@ class Autoscaler:
         self._clock = clock
         #: Problems of providers at the start, by name.
         self.troubles: dict[str, str] = {}
-        self._remarks: dict[str, str] = {}
         self._costs: dict[tuple[str, str, str], Cost] = {}
         self._counted_at = clock.steady()
         self._kept_at = clock.steady()
         self._spent: tuple[str, float] = ("", 0.0)
-        #: Tasks that are matched with a machine or a launch.
-        self._served: set[str] = set()
-        dispatcher.remark = lambda uuid: self._remarks.get(uuid, "")
-        dispatcher.waits.coming = lambda uuid: uuid in self._served
+        self._outlook = outlook
 
-    def begin(self) -> None:
-        """On election: count time from now on, and read again what was spent."""
+    async def on_elected(self) -> None:
+        """Start the clocks of idle times and costs anew, and forget what was known to be spent."""
         self._machines.begin()
         self._counted_at = self._kept_at = self._clock.steady()
         self._spent = ("", 0.0)
@@ -186,8 +184,8 @@ class Autoscaler:
             machine = self._machines.get(machine_id)
             if machine is not None and machine.state in PENDING_STATES:
                 remarks[uuid] = f"machine {machine.id} is {machine.state} for this task ({self._where(machine)})"
-        self._remarks = remarks
-        self._served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
+        self._outlook.remarks = remarks
+        self._outlook.served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
 
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size

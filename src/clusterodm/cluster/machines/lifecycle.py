@@ -13,7 +13,8 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.machines.absence import AbsenceTracker
 from clusterodm.cluster.machines.backoff import OfferingBackoff
 from clusterodm.cluster.machines.boot import BootStep
@@ -75,12 +76,20 @@ class Lifecycle:
         self.delete, self.resume = terminate.begin, self._watch.resume
         #: The last known status of each machine's node.
         self._online: dict[str, bool] = {}
-        self._queue: WorkQueue[str] = WorkQueue("machine", self._step, concurrency=50, leadership=leadership)
+        self._queue = Controller(
+            "lifecycle",
+            self._step,
+            "takes each machine from state to state (`core/machines.py`)",
+            keys=self._keys,
+            concurrency=50,
+            leadership=leadership,
+            clock=clock,
+        )
         machines.watch(self._changed)
         registry.watch(self._nodes_changed)
 
-    def on_elected(self) -> None:
-        """Continue with every machine. What was counted in an earlier leadership proves nothing, and a machine that may
+    async def _keys(self) -> list[str]:
+        """Return all machines, on election. What was counted in an earlier term proves nothing, and a machine that may
         have been pending until now gets all of its time to boot."""
         for step in (self._absence, self._launch, self._boot, self._watch):
             step.reset()
@@ -88,11 +97,11 @@ class Lifecycle:
             provider = self._fleet.providers.get(machine.provider)
             if provider is not None and provider.has_queue:
                 self._boot.restart_timeout(machine)
-            self._queue.put(machine.id)
+        return [machine.id for machine in self._machines.alive()]
 
-    async def run(self) -> None:
-        """Work until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     def _changed(self, machine: Machine) -> None:
         self._absence.present(machine.id)  # a denial in another state proves nothing in this one

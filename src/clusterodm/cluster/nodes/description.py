@@ -1,16 +1,15 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the cluster says of itself: the engine and the options of its reference node, kept for when none is online."""
+"""The description of the cluster: engine and options of its reference node, kept for when no node is online."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from clusterodm.aio import chance
+from clusterodm.aio import Clock, chance
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import NodeAddress, NodeInfo
@@ -21,14 +20,14 @@ from clusterodm.store import Store
 _log = structlog.get_logger("registry")
 
 _KEY: Final = "description"
-#: Seconds after which the reference node is asked for its options again; most nodes answer that they are as before.
+#: Seconds between two requests for the options of the reference node; most nodes answer that they are unchanged.
 _FRESH: Final = 30.0
-#: The same while it does not give them.
+#: The same while the requests fail.
 _AGAIN: Final = Backoff(first=1.0, longest=_FRESH)
 
 
 class Description(msgspec.Struct, frozen=True):
-    """That of the node seen last, or the one that is shipped."""
+    """That of the last reference node, or the one that is shipped."""
 
     info: NodeInfo
     options: list[dict[str, Any]]
@@ -37,14 +36,17 @@ class Description(msgspec.Struct, frozen=True):
 class Describer:
     """Keeps the description in step with the reference node."""
 
-    def __init__(self, store: Store, client: NodeClient, shipped: Description) -> None:
+    def __init__(self, store: Store, client: NodeClient, shipped: Description, clock: Clock) -> None:
         self._store = store
+        self._clock = clock
         self._client = client
-        #: Whose options were asked for last, and what the answer was marked with.
+        #: The node and engine of the last request for options, and the ETag of its answer.
         self._source: tuple[int, str, str] | None = None
         self._etag = ""
         self._due = 0.0
         self._failures = 0
+        #: The one in the store, as far as it is known.
+        self._kept = shipped
         self._take(shipped)
 
     def _take(self, description: Description) -> None:
@@ -52,32 +54,35 @@ class Describer:
         self.options_json = msgspec.json.encode(exact(description.options))
 
     async def reload(self) -> None:
-        """Read again what was kept, by this process or another one."""
+        """Reload the stored description, by this process or another one."""
         if stored := await self._store.value(_KEY):
-            self._take(msgspec.convert(stored, Description))
+            self._kept = msgspec.convert(stored, Description)
+            self._take(self._kept)
 
     async def refresh(self, node_id: int, address: NodeAddress, info: NodeInfo) -> None:
-        """Ask the reference node for its options: at once when it is another node or another engine, else now and
-        then; options may change without the engine."""
+        """Request the options of the reference node: now if the node or its engine changed, else at intervals, because
+        options may change without the engine."""
         source = (node_id, info.engine, info.engine_version)
         if source != self._source:
             self._source, self._etag, self._due, self._failures = source, "", 0.0, 0
-        if time.monotonic() < self._due:
+        if self._clock.steady() < self._due:
             return
         try:
             options, self._etag = await self._client.changed_options(address, self._etag)
         except NodeError as error:
             self._failures += 1
-            self._due = time.monotonic() + _AGAIN.wait(self._failures, chance())
+            self._due = self._clock.steady() + _AGAIN.wait(self._failures, chance())
             _log.info("options cannot be read", node=str(address), error=str(error))
             return
-        self._failures, self._due = 0, time.monotonic() + _FRESH
-        found = Description(info, self.now.options if options is None else options)
-        if _said(found) != _said(self.now):
-            self._take(found)
-            await self._store.keep_value(_KEY, msgspec.to_builtins(found))
+        self._failures, self._due = 0, self._clock.steady() + _FRESH
+        current = Description(info, self.now.options if options is None else options)
+        if _shown(current) != _shown(self.now):
+            self._take(current)
+        if _shown(self.now) != _shown(self._kept):  # again after the store failed
+            await self._store.keep_value(_KEY, msgspec.to_builtins(self.now))
+            self._kept = self.now
 
 
-def _said(description: Description) -> tuple[str, str, str, list[dict[str, Any]]]:
+def _shown(description: Description) -> tuple[str, str, str, list[dict[str, Any]]]:
     info = description.info
     return info.engine, info.engine_version, info.version, description.options

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which nodes are set aside and why: what `core.health` makes of the ends of tasks, for all nodes."""
+"""Which nodes are set aside and why: `core.health`, fed with the outcomes of tasks on all nodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clusterodm.core.retry import Failure
 if TYPE_CHECKING:
     from clusterodm.cluster.state.registry import Node
 
-#: Seconds for which an ill node is shown as a problem after its last failure, if it is not set aside for longer.
+#: Seconds for which a failing node is shown as a problem after its last failure, if it is not set aside for longer.
 _SHOWN: Final = 3600.0
 
 
 class Healths:
-    """The health of each node, as far as it is known here."""
+    """The health of each node, as observed by this process."""
 
     def __init__(self, node: Callable[[int], Node | None], clock: Callable[[], float]) -> None:
         self._node = node
@@ -27,30 +27,30 @@ class Healths:
         self._known: dict[int, Health] = {}
 
     def set_aside(self, node_id: int, seconds: float) -> None:
-        """Give a node nothing new for a while; one that is set aside for longer stays so."""
+        """Keep new tasks from a node for a while; one that is set aside for longer stays so."""
         if (node := self._node(node_id)) and seconds > 0:
             now = self._clock()
             known = node.set_aside_until if node.set_aside_until <= now + LONGEST_SET_ASIDE else 0.0  # clock set back
             node.set_aside_until = max(known, now + seconds)
 
     def pardon(self, node: Node) -> None:
-        """Use a node again that was set aside: an operator has seen to it."""
+        """Use a node again that was set aside, by an operator's order."""
         node.set_aside_until = 0.0
         self.forget(node.record.id)
 
     def learn_limit(self, node_id: int, limit: int) -> None:
-        """Believe the limit that a node named, rather than what it says of itself."""
+        """Trust the limit in a refusal more than the one that the node reports."""
         if node := self._node(node_id):
             node.learnt = (limit, node.info.max_images)
 
     def failed(self, node_id: int, task: str, failure: Failure, words: str, seconds: float) -> None:
-        """Take note that a task failed on a node after so many seconds of processing; an ill node is set aside."""
+        """Note that a task failed on a node after so many seconds of processing; set a failing node aside."""
         health = self._known.get(node_id, Health())
         others = [other for each, other in self._known.items() if each != node_id]
         self._put(node_id, health.failed_task(task, failure, words, self._clock(), seconds=seconds, others=others))
 
     def completed(self, node_id: int, task: str) -> None:
-        """Take note that a task completed on a node: that is well, and those where the task failed are doubted."""
+        """Note that a task completed on a node: that node is healthy, and nodes where the task failed are in doubt."""
         self._known[node_id] = WELL
         for each, health in list(self._known.items()):
             if task in health.doubted:
@@ -58,15 +58,15 @@ class Healths:
                 self._put(each, health.completed_elsewhere(task, self._clock(), others))
 
     def absolve(self, task: str) -> None:
-        """Blame no node for a task that was at fault itself."""
+        """Blame no node for a task that was itself at fault."""
         self._known = {node_id: health.absolved(task) for node_id, health in self._known.items()}
 
     def forget(self, node_id: int) -> None:
-        """Know nothing of a node."""
+        """Forget what is known of a node."""
         self._known.pop(node_id, None)
 
     def ill(self) -> dict[int, Health]:
-        """Nodes (their ids) that were set aside because they are ill, and have not completed a task since."""
+        """Return the nodes, by id, that were set aside as failing and have not completed a task since."""
         now = self._clock()
         return {
             node_id: health

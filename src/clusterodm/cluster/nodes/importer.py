@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`nodes.json` and `routes.json` of the original: taken in once for each content they have.
+"""Import of the original's `nodes.json` and `routes.json`, once for each content.
 
-Tasks keep their owner: the token of a route says who it is, now or when somebody comes with it.
+Tasks keep their owner: the token of a route identifies the owner now, or when it is first presented.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Importer:
         self._clock = clock
 
     async def run(self) -> bool:
-        """Import both files where they exist and are new to us; whether there were tasks. Raises ConfigError."""
+        """Import both files if they exist and have changed; return True if there were tasks. Raises ConfigError."""
         await self._once("nodes.json", list[NodeEntry], self._nodes)
         return bool(await self._once("routes.json", dict[str, OldRoute], self._routes))
 
@@ -71,34 +71,33 @@ class Importer:
         if await self._store.value(f"imported {name}") == mark:
             return 0
         try:
-            found = decode_file(content.strip() or b"null", name, kind | None, strict=False)
+            entries = decode_file(content.strip() or b"null", name, kind | None, strict=False)
         except ConfigError as error:
             raise ConfigError(f"{self._folder} cannot be imported: {error}") from None
-        count = await take(found) if found else 0
+        count = await take(entries) if entries else 0
         await self._store.keep_value(f"imported {name}", mark)
         _log.info("imported", file=name, entries=count)
         return count
 
-    async def _nodes(self, found: list[NodeEntry]) -> int:
-        for node in found:
+    async def _nodes(self, nodes: list[NodeEntry]) -> int:
+        for node in nodes:
             await self._registry.add(node.address(), locked=node.closed)
             if node.machine:
-                _log.warning("a node was imported locked: its machine has to be deleted by hand", machine=node.machine)
-        return len(found)
+                _log.warning("node imported as locked: its machine must be deleted by hand", machine=node.machine)
+        return len(nodes)
 
-    async def _routes(self, found: dict[str, OldRoute]) -> int:
+    async def _routes(self, routes: dict[str, OldRoute]) -> int:
         count = 0
-        for uuid, route in found.items():
+        for uuid, route in routes.items():
             if is_task_id(uuid.lower()):
                 count += await self._route(uuid.lower(), route)
         return count
 
     async def _route(self, uuid: str, route: OldRoute) -> bool:
-        """A task that runs or ran on a node without our files: followed there, and told from there. Of a node that is
-        gone nothing can be told."""
+        """Import a task that runs or ran on a node: it is tracked there. Return False if its node is unknown."""
         node = self._registry.find(route.node.address())
         if node is None:
-            _log.warning("a task was not imported: its node is gone", task=uuid, node=str(route.node.address()))
+            _log.warning("task not imported: its node is gone", task=uuid, node=str(route.node.address()))
             return False
         now = self._clock()
         at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""One task in memory, with what only matters while this process lives."""
+"""A task in memory, with state that lives only as long as the process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Entry:
-    """One task in memory, with what only matters while this process lives."""
+    """A task in memory, with state that lives only as long as the process."""
 
     __slots__ = (
         "_info",
@@ -36,20 +36,19 @@ class Entry:
     def __init__(self, task: Task, attempt: Attempt | None = None, *, aside: str = "") -> None:
         self.task = task
         self.attempt = attempt
-        #: Why it is set aside: its row cannot be read, so that this is only what could be made out of it. Empty: it is
-        #: not.
+        #: Why it is set aside: its row is damaged, and this is what could be read of it. Empty if it is not.
         self.aside = aside
-        #: Why it waits in the queue.
+        #: Why it waits in the queue, for operators.
         self.wait = ""
-        #: Held while files are published and at the commit.
+        #: Held while files are published, and during the commit.
         self.lock = asyncio.Lock()
         self.last_activity = 0.0
-        #: Files that count against a node's limit: at least as many as came in here.
+        #: Files that count against a node's limit: at least those received by this process.
         self.counted = 0
-        #: Since when (by a clock that nobody sets) its node does not answer, and how often in a row it denied it.
+        #: Since when (monotonic) its node has not answered, and how often in a row the node did not know it.
         self.unreachable_since = 0.0
         self.misses = 0
-        #: The attempt whose images its node has counted as expected, and how many attempts it counted otherwise.
+        #: The attempt whose image count was confirmed by its node, and how many attempts had a different count.
         self.confirmed = 0
         self.miscounts = 0
         self._info = b""
@@ -57,23 +56,23 @@ class Entry:
 
     @property
     def on_node(self) -> OnNode | None:
-        """The task with its attempt while it is on a node or on its way there."""
+        """Return the task with its attempt while it is on a node or on its way there, else None."""
         attempt = self.attempt
         return OnNode(self.task, attempt) if attempt is not None and self.task.phase in ON_NODE else None
 
     def require_on_node(self) -> OnNode:
-        """The same; raises StaleTask when it is not, or no longer."""
-        if there := self.on_node:
-            return there
+        """Return the task with its attempt. Raises StaleTask when it is not on a node, or no longer."""
+        if (on_node := self.on_node) is not None:
+            return on_node
         raise StaleTask(f"task {self.task.uuid} is {self.task.phase}, on no node")
 
     def require_readable(self) -> None:
-        """Raise BadRequest when it is set aside."""
+        """Raise BadRequest if it is set aside."""
         if self.aside:
             raise BadRequest("This task is set aside: its record is damaged. Ask the operator of this cluster")
 
     def info(self) -> bytes:
-        """The body of `/task/<uuid>/info`, made once for each change of the task."""
+        """Return the body of `/task/<uuid>/info`, encoded once per change of the task."""
         if self._info_of is not self.task:
             self._info_of = self.task
             self._info = _encode(task_info(self.task))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""All machines in memory: a cache of the store, and the only place that changes either."""
+"""All machines in memory: a cache of the store, and the only writer of both."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Machines:
         self._clock = clock
         self._alive: dict[str, Machine] = {}
         self.observers: Observers[[Machine]] = Observers()
-        #: Held while machines are changed in the store and in memory: an older state never replaces a newer one.
+        #: Held while machines are changed in store and memory, so that an older state never replaces a newer one.
         self._writing = asyncio.Lock()
-        #: Tasks by the node that they are on; made anew after a task has changed.
+        #: Tasks by their node; rebuilt after a task has changed.
         self._by_node: dict[int, list[Entry]] | None = None
         tasks.watch(self._task_changed)
 
@@ -42,24 +42,26 @@ class Machines:
         self._by_node = None
 
     async def load(self) -> None:
-        """Read all that are not gone from the store."""
+        """Load all that are not gone from the store."""
         for machine in await self._store.machines_alive():
             self._alive[machine.id] = machine
         self.begin()
 
     def begin(self) -> None:
-        """Nobody knows what machines did until we watched them, so their idle time begins anew."""
+        """Restart the idle time of all machines: what they did before they were observed is unknown."""
         now = self._clock()
         for machine in self.alive():
             self._alive[machine.id] = msgspec.structs.replace(machine, idle_since=now if machine.ready_at else 0.0)
 
     async def reload(self) -> None:
-        """Read them again: another process may have changed them. How long each is idle only we know."""
+        """Reload them: another process may have changed them. Idle times are kept, because they are only in memory."""
         async with self._writing:
             stored = {machine.id: machine for machine in await self._store.machines_alive()}
             gone = [machine for key, machine in self._alive.items() if key not in stored]
             for machine in gone:
-                self._take_over(msgspec.structs.replace(machine, state=State.GONE, reason="seen to be gone"))
+                self._take_over(
+                    msgspec.structs.replace(machine, state=State.GONE, reason="gone, as another replica recorded")
+                )
             for machine in stored.values():
                 known = self._alive.get(machine.id)
                 self._take_over(msgspec.structs.replace(machine, idle_since=known.idle_since) if known else machine)
@@ -74,30 +76,30 @@ class Machines:
             self.observers.tell(machine)
 
     def watch(self, watcher: Callable[[Machine], None]) -> None:
-        """Have `watcher(machine)` called after each change of a state."""
+        """Call `watcher(machine)` after each state change."""
         self.observers.add(watcher)
 
     def alive(self) -> list[Machine]:
-        """All that are not gone, oldest order first."""
+        """Return all that are not gone, in order of their launch."""
         return list(self._alive.values())
 
     def get(self, machine_id: str) -> Machine | None:
-        """One that is not gone."""
+        """Return a machine that is not gone."""
         return self._alive.get(machine_id)
 
     def of_node(self, node_id: int) -> Machine | None:
-        """The machine that a node runs on."""
+        """Return the machine that a node runs on."""
         return next((machine for machine in self._alive.values() if node_id and machine.node_id == node_id), None)
 
     async def add(self, machine: Machine) -> None:
-        """Keep the intent to have a machine; only then may it be created."""
+        """Record a machine before it is created."""
         async with self._writing:
             await self._store.add_machine(machine)
             self._alive[machine.id] = machine
         self._tell(machine)
 
     async def advance(self, machine: Machine, to: State, why: str, **changes: Unpack[MachineChanges]) -> Machine:
-        """Take a machine to another state, in the store and then in memory. Raises StaleMachine."""
+        """Change the state of a machine, in the store and then in memory. Raises StaleMachine."""
         changes["reason"] = why
         if to is State.GONE:
             changes["gone_at"] = max(self._clock(), machine.ordered_at, machine.ready_at)
@@ -112,8 +114,8 @@ class Machines:
         return changed
 
     async def change(self, machine: Machine, **changes: Unpack[MachineChanges]) -> Machine:
-        """Change other columns than the state, whatever that is now; how the machine is then. Raises StaleMachine when
-        it is gone."""
+        """Update columns other than the state, whatever that is now; return the machine. Raises StaleMachine when it is
+        gone."""
         async with self._writing:
             await self._store.change_machine(machine, **changes)
             changed = msgspec.structs.replace(self._alive.get(machine.id, machine), **changes)
@@ -121,7 +123,7 @@ class Machines:
         return changed
 
     def touch(self, machine: Machine, at: float) -> None:
-        """Take note that a machine has something to do at `at`; only in memory."""
+        """Note that a machine was busy at `at`; only in memory."""
         if machine.id in self._alive:
             self._alive[machine.id] = msgspec.structs.replace(machine, idle_since=at)
 
@@ -129,30 +131,30 @@ class Machines:
         _log.info(machine.reason, machine=machine.id, state=str(machine.state))
         self.observers.tell(machine)
 
-    # What is on them
+    # Their nodes and tasks
 
     def node(self, machine: Machine) -> Node | None:
-        """Its node, once it is known."""
+        """Return its node, once it is registered."""
         return self._registry.get(machine.node_id) if machine.node_id else None
 
     def entries(self, machine: Machine) -> list[Entry]:
-        """Tasks that are on it or on their way there."""
+        """Return the tasks that are on it or on their way there."""
         if self._by_node is None:
             self._by_node = {}
             for entry in self._tasks.active():
-                if there := entry.on_node:
-                    self._by_node.setdefault(there.attempt.node_id, []).append(entry)
+                if (on_node := entry.on_node) is not None:
+                    self._by_node.setdefault(on_node.attempt.node_id, []).append(entry)
         return self._by_node.get(machine.node_id, []) if machine.node_id else []
 
     def usable(self, machine: Machine) -> bool:
-        """Whether its node answers and may get something new; one that is not known yet will."""
+        """True if the machine's node is online and schedulable, or not registered yet."""
         node = self.node(machine)
         return node is None or (node.online and not node.closed)
 
     def busy(self, machine: Machine) -> int:
-        """Tasks on it, as far as we know or as its node says, whichever is more."""
+        """Return the number of its tasks: as known here or as its node reports, whichever is more."""
         node = self.node(machine)
         if node is None:
             return 0
-        ours = {entry.task.uuid for entry in self.entries(machine)} | set(node.reserved)
-        return max(len(ours), node.info.task_queue_count if node.online else 0)
+        known = {entry.task.uuid for entry in self.entries(machine)} | set(node.reserved)
+        return max(len(known), node.info.task_queue_count if node.online else 0)

@@ -1,20 +1,22 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The nodes: asked in the background, each on its own, so that a hung one delays nothing."""
+"""The nodes: each is polled on its own in the background, so that a hung one delays nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, Final, Unpack
 
 import msgspec
 import structlog
 
-from clusterodm.aio import Observers, WorkQueue
+from clusterodm.aio import Clock, Observers
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.nodes.description import Describer, Description
 from clusterodm.cluster.nodes.health import Healths
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.changes import NodeChanges, NodeTerms
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
@@ -26,16 +28,16 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("registry")
 
-#: Failed looks in a row after which a node counts as offline.
+#: Failed polls in a row after which a node counts as offline.
 _MISSES: Final = 2
-#: With many nodes each is asked less often: this many a second in all.
+#: Polls per second over all nodes: with many nodes each is polled less often.
 _POLLS_PER_SECOND: Final = 200
-#: Times the interval after which a node is asked while the cluster has nothing to do.
+#: Factor on the poll interval while the cluster is idle.
 _AT_REST: Final = 3
 
 
 class Node:
-    """One node and what is known of it."""
+    """A node: its record, and what its polls and tasks have shown."""
 
     _facts: NodeFacts | None
 
@@ -44,58 +46,58 @@ class Node:
         self._clock = clock
         self.info = NodeInfo()
         self.seen_at = 0.0
-        #: When it was last asked (monotonic).
+        #: When it was last polled (monotonic).
         self.asked_at = 0.0
         self.failures = _MISSES
         self.error = "not asked yet"
         self.chosen_at = 0.0
-        #: The most memory in use since a task was last chosen for it.
+        #: Peak memory in use since a task was last placed on it.
         self.most_used = 0
         self.set_aside_until = 0.0
-        #: The limit of files that it named when it refused a task, and what `/info` said of it then.
+        #: The file limit that it gave when it refused a task, and `maxImages` of its `/info` at that time.
         self.learnt: tuple[int, int | None] | None = None
-        #: Tasks on their way (None), or committed at a time (monotonic) after which the node was not asked yet.
+        #: Tasks on their way (None), or committed since the last poll began (at this monotonic time).
         self.reserved: dict[str, float | None] = {}
-        #: Tasks that run there as far as is known: a slot is free once it is known how its task ended.
+        #: Tasks believed to run there: a slot is free once the outcome of its task is known.
         self.running: set[str] = set()
-        #: Uploads whose files go there ahead of their commit.
+        #: Uploads that are prefetched to it.
         self.prefetches: set[str] = set()
 
     @property
     def address(self) -> NodeAddress:
-        """How to reach it."""
+        """Return its address."""
         return self.record.address
 
     @property
     def online(self) -> bool:
-        """Whether it answered lately."""
+        """True if one of its last polls succeeded."""
         return self.failures < _MISSES
 
     @property
     def slots(self) -> int:
-        """Tasks that it may run at a time."""
+        """Return how many tasks it may run at a time."""
         return self.record.slots or max(1, self.info.max_parallel_tasks)
 
     @property
     def max_images(self) -> int | None:
-        """Files of one task that it takes: as it says, or as it showed since it said so."""
-        said, learnt = self.info.max_images, self.learnt
-        if learnt is None or learnt[1] != said:
-            return said
-        return learnt[0] if said is None else min(learnt[0], said)
+        """Return how many files of one task it accepts: what it reports, or a lower limit learned since."""
+        reported, learnt = self.info.max_images, self.learnt
+        if learnt is None or learnt[1] != reported:
+            return reported
+        return learnt[0] if reported is None else min(learnt[0], reported)
 
     @property
     def closed(self) -> str:
-        """Why it gets nothing new; empty: it may."""
+        """Return why it accepts no tasks; empty if it does."""
         return self.record.closed(self._clock())
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Whatever changes, what placement looks at has to be made anew."""
+        """Invalidate the cached facts on any change."""
         object.__setattr__(self, name, value)
         object.__setattr__(self, "_facts", None)
 
     def facts(self, now: float | None = None) -> NodeFacts:
-        """What placement looks at; kept until something changes, because it is asked for often."""
+        """Return the facts for placement; cached, because they are read often."""
         record, info, made, reserved, prefetching = (
             self.record,
             self.info,
@@ -134,28 +136,44 @@ class Registry:
     """All nodes of the cluster."""
 
     def __init__(
-        self, store: Store, client: NodeClient, shipped: Description, *, interval: float, clock: Callable[[], float]
+        self,
+        store: Store,
+        tasks: Tasks,
+        client: NodeClient,
+        shipped: Description,
+        *,
+        interval: float,
+        machines: Callable[[], list[int]],
+        clock: Clock,
     ) -> None:
         self._store = store
+        self._tasks = tasks
         self._client = client
         self._interval = interval
         self._clock = clock
         self._nodes: dict[int, Node] = {}
         self._free = FreeSlots()
-        self.description = Describer(store, client, shipped)
+        self.description = Describer(store, client, shipped, clock)
         self.health = Healths(self.get, clock)
-        self._polls: WorkQueue[int] = WorkQueue("node", self._poll, concurrency=1000)
+        self._polls = Controller(
+            "registry",
+            self._poll,
+            "polls every node on its own, counts slots and reservations, keeps the description; `health.py` sets "
+            "failing nodes aside",
+            concurrency=1000,
+            clock=clock,
+        )
         self.observers: Observers[[]] = Observers()
-        #: Whether the cluster has nothing to do, and whether nodes were asked less often because of that.
-        self.at_rest: Callable[[], bool] = lambda: False
+        #: Called with tasks of which one may have ended, because their node reports fewer than are known.
+        self.ended: Observers[[str]] = Observers()
+        #: Returns the file limits of the machine sizes that can be ordered.
+        self.machines = machines
+        #: True if nodes were polled less often because the cluster is idle.
         self._rested = False
-        #: Told of tasks of which one may have ended, because their node has fewer than are known.
-        self.ended: Callable[[str], None] = lambda task: None
-        #: Files that each size of machine takes that could be ordered.
-        self.machines: Callable[[], list[int]] = list
         #: Held while nodes are changed in the store and in memory, so that an older state never replaces a newer one.
         self._writing = asyncio.Lock()
         self._info: tuple[int, bytes] = (-1, b"")
+        tasks.watch(self._task_changed)
 
     async def load(self) -> None:
         """Read the configured nodes and the stored description."""
@@ -173,17 +191,16 @@ class Registry:
                 if node is None or node.record != record:
                     self._add(record)
 
-    async def run(self) -> None:
-        """Ask all nodes for ever."""
-        await self._polls.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._polls,)
 
     def watch(self, watcher: Callable[[], None]) -> None:
-        """Have `watcher()` called when something that placement looks at has changed."""
+        """Call `watcher()` after each change that matters to placement."""
         self.observers.add(watcher)
 
     async def add(self, address: NodeAddress, *, locked: bool = False, **terms: Unpack[NodeTerms]) -> Node:
-        """Take a node in on these terms (columns of NodeRecord); one that is known by its place gets the new address
-        and the new terms."""
+        """Add a node on these terms (columns of NodeRecord); one at the same place gets the new address and terms."""
         async with self._writing:
             return self._add(await self._store.add_node(NodeRecord(id=0, address=address, locked=locked, **terms)))
 
@@ -195,7 +212,7 @@ class Registry:
         return node
 
     async def change(self, node: Node, **changes: Unpack[NodeChanges]) -> None:
-        """Change what is kept of a node: locked, draining, ..."""
+        """Change columns of a node: locked, draining, ..."""
         async with self._writing:
             await self._store.change_node(node.record.id, **changes)
             node.record = msgspec.structs.replace(node.record, **changes)
@@ -203,11 +220,11 @@ class Registry:
         self._tell()
 
     async def remove(self, node: Node) -> None:
-        """Show a node no more. Tasks that are on it finish there, and their results stay reachable."""
+        """Remove a node from view. Its tasks finish there, and their results stay reachable."""
         await self.change(node, removed=True)
 
     async def forget(self, node: Node) -> None:
-        """Let go of a node whose machine is no longer: nothing will ever answer there."""
+        """Delete a node whose machine is gone."""
         async with self._writing:
             await self._store.delete_node(node.record.id)
             self._drop(node.record.id)
@@ -220,42 +237,42 @@ class Registry:
         self._tell()
 
     async def forget_removed(self) -> None:
-        """Let go of removed nodes to which no task refers any more."""
+        """Delete removed nodes to which no task refers any more."""
         async with self._writing:
             for node_id in await self._store.forget_nodes():
                 self._drop(node_id)
 
     def look(self, node: Node) -> None:
-        """Ask a node at once."""
+        """Poll a node now."""
         self._polls.put(node.record.id)
 
     def find(self, address: NodeAddress) -> Node | None:
-        """The node at the place of an address."""
+        """Return the node at the place of an address."""
         return next((node for node in self.nodes() if node.address.place == address.place), None)
 
     def get(self, node_id: int) -> Node | None:
-        """A node, also one that was removed while tasks are on it."""
+        """Return a node, also one that was removed while tasks are on it."""
         return self._nodes.get(node_id)
 
     def nodes(self) -> list[Node]:
-        """All nodes by number."""
+        """Return all nodes, in order of their number."""
         return [node for node in self._nodes.values() if not node.record.removed]
 
     def all(self) -> list[Node]:
-        """All nodes, removed ones too."""
+        """Return all nodes, removed ones too."""
         return list(self._nodes.values())
 
     def facts(self) -> list[NodeFacts]:
-        """What placement looks at, for all nodes."""
+        """Return the facts of all nodes for placement."""
         now = self._clock()
         return [node.facts(now) for node in self._nodes.values() if not node.record.removed]
 
     def never(self, needs: Needs) -> str:
-        """Why no node and no machine could ever take such a task; empty: one could, or it is not known."""
+        """Return why no node and no machine could ever take such a task; empty if one could, or it is not known."""
         return never(self.facts(), needs, self.machines())
 
     def free_slots(self) -> FreeSlots:
-        """The same in the order of placement, kept from look to look."""
+        """Return the facts in the order of placement, updated from call to call."""
         known, facts = self._free.nodes, {node.id: node for node in self.facts()}
         for node_id in known.keys() - facts.keys():
             self._free.drop(node_id)
@@ -265,20 +282,20 @@ class Registry:
         return self._free
 
     def has_room_elsewhere(self, task: Task, node_id: int) -> bool:
-        """True if another node than this one would take a task now."""
+        """True if a node other than this one would take a task now."""
         return free_elsewhere(self.facts(), Needs.of(task), self._clock(), but=node_id)
 
     def reference(self) -> Node | None:
-        """The node that speaks for all: the first that is online."""
+        """Return the node whose options and version the cluster shows: the first that is online."""
         return next((node for node in self._nodes.values() if node.online and not node.record.removed), None)
 
     @property
     def options(self) -> list[dict[str, Any]]:
-        """The options that tasks may have."""
+        """Return the options that tasks may have."""
         return self.description.now.options
 
     def info_json(self, waiting: int) -> bytes:
-        """The body of `/info` with `waiting` tasks in the queue."""
+        """Return the body of `/info` with `waiting` tasks in the queue."""
         if self._info[0] != waiting:
             online = (node.info for node in self.nodes() if node.online)
             self._info = (waiting, msgspec.json.encode(cluster_info(online, self.description.now.info, waiting)))
@@ -287,20 +304,20 @@ class Registry:
     # Slots
 
     def reserve(self, node: Node, task: str) -> None:
-        """A slot of `node` is taken by `task`, which we begin to send."""
+        """Reserve a slot of `node` for `task`, which is about to be sent."""
         if task not in node.reserved:
             node.reserved[task] = None
             node.chosen_at = self._clock()
             node.most_used = 0
 
     def committed(self, node: Node, task: str) -> None:
-        """The node has the task now; its own count will tell from its next answer on."""
-        node.reserved[task] = time.monotonic()
+        """Note that the node has the task: from its next poll on its own count includes it."""
+        node.reserved[task] = self._clock.steady()
         node.running.add(task)
         self._polls.put(node.record.id)
 
     def release(self, node_id: int, task: str) -> None:
-        """A task is no longer on the node or on its way there: ask it at once how many slots it has."""
+        """Free the slot of a task that is no longer on the node or on its way there, and poll the node now."""
         if node := self._nodes.get(node_id):
             node.reserved.pop(task, None)
             node.running.discard(task)
@@ -312,7 +329,7 @@ class Registry:
         node = self._nodes.get(node_id)
         if node is None:
             return None
-        begun = node.asked_at = time.monotonic()
+        begun = node.asked_at = self._clock.steady()
         before = node.facts()
         try:
             node.info = await self._client.info(node.address)
@@ -325,28 +342,28 @@ class Registry:
             self._forget_reservations(node, begun)
             if node.info.task_queue_count < len(node.running - node.reserved.keys()):
                 for task in node.running:
-                    self.ended(task)
-            if node is self.reference():
-                await self.description.refresh(node.record.id, node.address, node.info)
+                    self.ended.tell(task)
         if node.online != before.online:
             _log.info("node is online" if node.online else "node is offline", node=str(node.address), error=node.error)
         self._info = (-1, b"")
         if node.facts() != before:
             self._tell()
+        if not node.failures and node is self.reference():  # last: it fails while the store does not answer
+            await self.description.refresh(node.record.id, node.address, node.info)
         return max(self._interval * self._patience(node), len(self._nodes) / _POLLS_PER_SECOND)
 
     def _patience(self, node: Node) -> int:
-        if node.failures or node.info.task_queue_count or not self.at_rest():
+        if node.failures or node.info.task_queue_count or not self._tasks.none_active:
             return 1
         self._rested = True
         return _AT_REST
 
-    def wake(self) -> None:
-        """There is something to do: ask nodes as often as ever."""
+    def _task_changed(self, _: Entry) -> None:
+        """Poll nodes as often as before once the cluster is no longer idle."""
         if self._rested:
             self._rested = False
             for place, node in enumerate(self._nodes.values()):
-                due = node.asked_at + self._interval - time.monotonic()
+                due = node.asked_at + self._interval - self._clock.steady()
                 self._polls.put(node.record.id, max(place / _POLLS_PER_SECOND, due))
 
     def _tell(self) -> None:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""All tasks in memory: a cache of the store, and the only place that changes either."""
+"""All tasks in memory: a cache of the store, and the only writer of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final, Unpack
 import msgspec
 import structlog
 
-from clusterodm.aio import Observers
+from clusterodm.aio import Clock, Observers
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.freshness import Freshness
 from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
@@ -24,18 +24,18 @@ from clusterodm.store import Store
 
 _log = structlog.get_logger("tasks")
 
-#: Finished tasks that are kept in memory after somebody asked for them.
+#: Finished tasks that are kept in memory after they were read.
 _KEEP_FINISHED: Final = 1000
-#: Seconds for which a uuid is claimed at most; that of a process that dies is free as soon as that is seen.
+#: Seconds for which a uuid can be claimed; the claim of a process that dies ends as soon as that is noticed.
 _LONGEST_UPLOAD: Final = 86400.0
-#: Tasks that are read again with one query.
+#: Tasks per query of a refresh.
 _BATCH: Final = 500
 
 
 class Tasks:
-    """Tasks by uuid. Active ones are always in memory, finished ones when somebody asks."""
+    """Tasks by uuid. Active ones are always in memory, finished ones once they are read."""
 
-    def __init__(self, store: Store, clock: Callable[[], float], *, billed: bool = False) -> None:
+    def __init__(self, store: Store, clock: Clock, *, billed: bool = False) -> None:
         self._store = store
         self._billed = billed
         self._clock = clock
@@ -44,14 +44,14 @@ class Tasks:
         self.observers: Observers[[Entry]] = Observers()
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
-        self.freshness = Freshness(self._read_newer)
-        #: Whether other processes change tasks, too.
+        self.freshness = Freshness(self._read_newer, clock)
+        #: True if other processes change tasks, too.
         self.others = store.shared
-        #: How fast tasks went of late, and when (by a clock that nobody sets) that was looked up.
+        #: The recent pace of tasks, and when (monotonic) it was measured.
         self.pace: tuple[float, Pace] | None = None
 
     async def load(self) -> None:
-        """Read all active tasks from the store; those whose rows cannot be read are set aside."""
+        """Load all active tasks from the store; those whose rows cannot be read are set aside."""
         await self._store.look_for_unknown_phases()
         for task, attempt in await self._store.active_tasks():
             self._active[task.uuid] = Entry(task, attempt)
@@ -60,41 +60,41 @@ class Tasks:
 
     @property
     def queued(self) -> int:
-        """How many tasks wait for a slot."""
+        """Return how many tasks wait for a slot."""
         return len(self._queued)
 
     def any_queued(self, *, besides: Collection[str]) -> bool:
-        """Whether a task waits for a slot that is none of these."""
+        """True if a task other than these waits for a slot."""
         return any(uuid not in besides for uuid in self._queued)
 
     @property
     def none_active(self) -> bool:
-        """Whether there is no task that is not over."""
+        """True if no task is active."""
         return not self._active
 
     # What other processes change
 
     async def reload(self) -> None:
-        """Read everything that is in memory, or should be, again."""
-        found = await self._store.active_tasks()
-        for pair in found:
+        """Reload all that is in memory, or should be."""
+        stored = await self._store.active_tasks()
+        for pair in stored:
             self._apply(*pair)
-        there = {task.uuid for task, _ in found}
-        await self.refresh([uuid for uuid in [*self._active, *self._finished] if uuid not in there])
+        active = {task.uuid for task, _ in stored}
+        await self.refresh([uuid for uuid in [*self._active, *self._finished] if uuid not in active])
 
     async def refresh(self, uuids: Iterable[str]) -> None:
-        """Read some tasks again."""
+        """Reload some tasks."""
         wanted = list(uuids)
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
-            found = await self._store.find_tasks_by_uuid(batch)
-            for pair in found:
+            stored = await self._store.find_tasks_by_uuid(batch)
+            for pair in stored:
                 self._apply(*pair)
-            for uuid in set(batch) - {task.uuid for task, _ in found} - self._store.aside.tasks.keys():
+            for uuid in set(batch) - {task.uuid for task, _ in stored} - self._store.aside.tasks.keys():
                 self._forgotten(uuid)
 
     async def _read_newer(self, uuids: set[str]) -> None:
-        """Read those of these tasks again of which the store has a newer state than memory."""
+        """Reload those of these tasks that are newer in the store than in memory."""
         versions = await self._store.versions(list(uuids))
         await self.refresh(uuid for uuid in uuids if self._is_older(uuid, versions.get(uuid)))
 
@@ -103,7 +103,7 @@ class Tasks:
         return entry is not None and (version is None or version > entry.task.version)
 
     def _apply(self, task: Task, attempt: Attempt | None) -> None:
-        """Take over a stored state unless memory has a newer one."""
+        """Apply a stored state unless memory has a newer one."""
         entry = self.get(task.uuid)
         if entry is None:
             self._changed(Entry(task, attempt))
@@ -118,7 +118,7 @@ class Tasks:
             self._changed(entry)
 
     def _forgotten(self, uuid: str) -> None:
-        """The store has no such task any more."""
+        """Note that the store no longer has a task."""
         entry = self.get(uuid)
         if entry is not None:
             entry.task = msgspec.structs.replace(entry.task, phase=Phase.REMOVED)
@@ -126,7 +126,7 @@ class Tasks:
 
     @asynccontextmanager
     async def locked(self, entry: Entry) -> AsyncIterator[None]:
-        """Keep everybody else, in whatever process, from publishing files of this task, or committing it."""
+        """Hold the exclusive right, among all processes, to publish files of a task or to commit it."""
         async with entry.lock, self._store.locked(entry.task.uuid):
             if self._store.shared:
                 await self.refresh([entry.task.uuid])
@@ -134,60 +134,60 @@ class Tasks:
 
     @asynccontextmanager
     async def claimed(self, uuid: str) -> AsyncIterator[bool]:
-        """Whether a uuid that no task has yet is ours, while no other process can have it."""
+        """Yield True while this process holds the claim to a uuid that no task has yet."""
         if not self._store.shared:
             yield True
             return
         lock, holder = f"uuid {uuid}", self._store.origin
-        ours = await self._store.take(lock, holder, _LONGEST_UPLOAD)
+        claimed = await self._store.take(lock, holder, _LONGEST_UPLOAD)
         try:
-            yield ours
+            yield claimed
         finally:
-            if ours:
+            if claimed:
                 await self._store.release(lock, holder)
 
     async def known(self, uuid: str) -> Entry | None:
-        """An active task as it is now, wherever it was changed last."""
+        """Return an active task, from the store if another process created it."""
         if self._store.shared and self.get(uuid) is None:
             await self.refresh([uuid])
         return self.get(uuid)
 
     def watch(self, watcher: Callable[[Entry], None]) -> None:
-        """Have `watcher(entry)` called after each change of a phase or of the attempt."""
+        """Call `watcher(entry)` after each change of a phase or of the attempt."""
         self.observers.add(watcher)
 
     def active(self) -> Iterable[Entry]:
-        """Entries of all active tasks."""
+        """Return the entries of all active tasks."""
         return self._active.values()
 
     def on_nodes(self) -> Iterator[OnNode]:
-        """All tasks that are on a node or on their way there."""
-        return (there for entry in self._active.values() if (there := entry.on_node))
+        """Yield all tasks that are on a node or on their way there."""
+        return (on_node for entry in self._active.values() if (on_node := entry.on_node))
 
     def __contains__(self, uuid: str) -> bool:
         return uuid in self._active or uuid in self._finished
 
     def get(self, uuid: str) -> Entry | None:
-        """An entry that is in memory."""
+        """Return an entry that is in memory."""
         return self._active.get(uuid) or self._finished.get(uuid)
 
     async def find(self, uuid: str) -> Entry | None:
-        """An entry in any phase, from memory or the store."""
+        """Return an entry in any phase, from memory or the store."""
         if entry := self.get(uuid):
             return entry
-        found = await self._store.find_task(uuid)
-        if entry := self.get(uuid):  # somebody else was faster
+        stored = await self._store.find_task(uuid)
+        if entry := self.get(uuid):  # another call was faster
             return entry
-        if found is None:
+        if stored is None:
             aside = self._store.aside.tasks.get(uuid)
             return None if aside is None else Entry(aside.task, aside.attempt, aside=aside.why)
-        entry = Entry(*found)
+        entry = Entry(*stored)
         if entry.task.phase is Phase.FINISHED:
             self._remember(entry)
         return entry
 
     async def require(self, uuid: str, owner: str) -> Entry:
-        """A committed task of `owner`; raises TaskNotFound as for one that never was."""
+        """Return a committed task of `owner`. Raises TaskNotFound, also for the tasks of others."""
         if self.others and uuid in self:
             await self.freshness.check(uuid)
         entry = self.get(uuid) or await self.find(uuid)
@@ -196,8 +196,8 @@ class Tasks:
         return entry
 
     async def visible_ids(self, owner: str, *, limit: int, offset: int, listed_for: float) -> list[str]:
-        """A page of an owner's tasks: those that are not over, latest commit first, then those that ended in the last
-        `listed_for` seconds, latest end first."""
+        """Return a page of an owner's tasks: active ones by latest commit, then those that ended in the last
+        `listed_for` seconds by latest end."""
         aside = [each.task for each in self._store.aside.tasks.values() if each.task.phase is not Phase.FINISHED]
         known = [*(entry.task for entry in self._active.values()), *aside]
         mine = [task for task in known if task.owner == owner and visible(task)]
@@ -209,7 +209,7 @@ class Tasks:
         return page
 
     async def add(self, task: Task, text: str) -> Entry | None:
-        """Keep a new task; None when its uuid is taken."""
+        """Store a new task; return None if its uuid is taken."""
         if not await self._store.add_task(task, text):
             return None
         entry = self._active[task.uuid] = Entry(task)
@@ -226,7 +226,7 @@ class Tasks:
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
-        """Take a task to another phase, in the store and then in memory, with what its node said last. Raises
+        """Change the phase of a task, in the store and then in memory, together with its latest progress. Raises
         StaleTask, and BadRequest for one that is set aside."""
         entry.require_readable()
         if entry.task.uuid in self._dirty:
@@ -248,7 +248,7 @@ class Tasks:
         self._changed(entry)
 
     async def _kept(self, entry: Entry, was: Task, version: int, phase: Phase, changes: TaskChanges) -> None:
-        """Take a change over that was kept. Where others made one before it that was not read yet, read it now."""
+        """Apply a stored change. If another process made one before it that was not read yet, read that, too."""
         missed = version != was.version + 1
         version = was.version if missed else version
         entry.task = msgspec.structs.replace(entry.task, **changes, phase=phase, version=version)
@@ -260,7 +260,7 @@ class Tasks:
             await self.refresh([entry.task.uuid])
 
     def _due(self, task: Task, attempt: Attempt | None) -> TaskChanges:
-        """When a task is over, and who is to be told. No task is over before it began, even if the clock says so."""
+        """Return the end of a task and the reports that are due. No task ends before it began, whatever the clock."""
         began = attempt.started_at if attempt is not None else 0.0
         return {
             "finished_at": max(self._clock(), task.committed_at, began),
@@ -278,7 +278,7 @@ class Tasks:
         attempt: Attempt | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
-        """Take a task to FINISHED."""
+        """Finish a task."""
         changes["outcome"] = outcome
         await self.advance(entry, Phase.FINISHED, text, attempt=attempt, **changes)
 
@@ -291,7 +291,7 @@ class Tasks:
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
-        """Change other columns than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
+        """Change columns other than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
         aside."""
         entry.require_readable()
         was, now = entry.task, self._clock()
@@ -308,7 +308,7 @@ class Tasks:
             self._changed(entry)
 
     async def change_owner(self, uuid: str, was: str, owner: str) -> None:
-        """Give a task that is still that of `was` to another owner, whatever happens to it at the same time."""
+        """Move a task from owner `was` to another one, whatever else happens to it at the same time."""
         changed = await self._store.change_owner(uuid, was, owner, at=self._clock())
         entry = self.get(uuid)
         if entry is not None and changed:
@@ -321,13 +321,13 @@ class Tasks:
         (_log.warning if warning else _log.info)(text, task=entry.task.uuid)
 
     def progress(self, entry: Entry, **changes: Unpack[Progress]) -> None:
-        """Take note of what the node says; it reaches the store with the next `flush`."""
+        """Note the progress that a node reports; it reaches the store with the next `flush`."""
         if any(getattr(entry.task, name) != value for name, value in changes.items()):
             entry.task = msgspec.structs.replace(entry.task, **changes)
             self._dirty.add(entry.task.uuid)
 
     async def flush(self) -> None:
-        """Keep all progress noted since the last time."""
+        """Store all progress noted since the last flush."""
         dirty, self._dirty = self._dirty, set()
         entries = {uuid: entry for uuid in dirty if (entry := self._active.get(uuid))}
         was = {uuid: entry.task.version for uuid, entry in entries.items()}
@@ -340,7 +340,7 @@ class Tasks:
                 await self._catch_up(entry)
 
     async def change_attempt(self, entry: Entry, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
-        """Change an attempt of a task whose phase stays; how it is then. Raises StaleTask when it is over, or changed
+        """Update an attempt without a phase change; return it. Raises StaleTask when it is over, or changed
         meanwhile."""
         if entry.task.attempts != was.number:
             raise StaleTask(f"attempt {was.number} of task {was.task} is over")

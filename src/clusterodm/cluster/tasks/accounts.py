@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Leadership, WorkQueue, chance
+from clusterodm.aio import Clock, Leadership, chance
 from clusterodm.auth import Authenticator
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.backoff import Backoff
@@ -46,19 +47,24 @@ class Accounts:
         self._authenticator = authenticator
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("accounts", self._settle, concurrency=20, leadership=leadership)
+        self._queue = Controller(
+            "accounts",
+            self._settle,
+            "has tasks approved, and reports their ends, where a service knows the owners",
+            keys=self._keys,
+            concurrency=20,
+            leadership=leadership,
+            clock=clock,
+        )
         tasks.watch(self._task_changed)
 
-    async def on_elected(self) -> None:
-        """Resume what is still to be approved or reported."""
-        for entry in list(self._tasks.active()):
-            self._task_changed(entry)
-        for uuid in await self._store.unreported():
-            self._queue.put(uuid)
+    async def _keys(self) -> list[str]:
+        unapproved = [entry.task.uuid for entry in self._tasks.active() if _is_due(entry.task)]
+        return [*unapproved, *await self._store.unreported()]
 
-    async def run(self) -> None:
-        """Approve and report until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     async def approved(self, task: Task, images: int) -> bool:
         """Return True if a task with this many images is approved, False if that is asked again later. Raises
@@ -77,9 +83,8 @@ class Accounts:
         return True
 
     def _task_changed(self, entry: Entry) -> None:
-        task = entry.task
-        if task.billing_due or (task.phase is Phase.QUEUED and task.approval_due):
-            self._queue.put(task.uuid)
+        if _is_due(entry.task):
+            self._queue.put(entry.task.uuid)
 
     async def _settle(self, uuid: str) -> float | None:
         entry = await self._tasks.find(uuid)
@@ -127,3 +132,7 @@ def _as_reported(entry: Entry) -> Task:
     """Return a task canceled after completion as completed: its owner has the results."""
     delivered = has_results(entry.task, entry.attempt)
     return msgspec.structs.replace(entry.task, outcome=Outcome.COMPLETED) if delivered else entry.task
+
+
+def _is_due(task: Task) -> bool:
+    return task.billing_due or (task.phase is Phase.QUEUED and task.approval_due)

@@ -9,7 +9,8 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
@@ -44,21 +45,27 @@ class Cleaner:
         self._client = client
         self._clock = clock
         self._due: dict[tuple[str, int], Attempt] = {}
-        self._queue: WorkQueue[tuple[str, int]] = WorkQueue(
-            "cleaner", self._clean, concurrency=20, leadership=leadership
+        self._queue = Controller(
+            "cleaner",
+            self._clean,
+            "cancels and removes on nodes until it is done",
+            keys=self._keys,
+            concurrency=20,
+            leadership=leadership,
+            clock=clock,
         )
         self._leadership = leadership
         tasks.watch(self._task_changed)
 
-    async def on_elected(self) -> None:
-        """Resume all pending cleanups."""
+    async def _keys(self) -> list[tuple[str, int]]:
         self._due.clear()
         for attempt in await self._store.attempts_to_clean():
-            self._put(attempt)
+            self._due[attempt.task, attempt.number] = attempt
+        return list(self._due)
 
-    async def run(self) -> None:
-        """Clean up until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     def _task_changed(self, entry: Entry) -> None:
         if self._leadership.held and entry.attempt and entry.attempt.cleanup is not Cleanup.NONE:

@@ -59,10 +59,6 @@ _TRIES: Final = 5
 _NO_LIMITS: Final = Limits()
 
 
-async def _nothing(_: str) -> None:
-    pass
-
-
 class Control:
     """Carry out requests of owners and operators."""
 
@@ -78,6 +74,7 @@ class Control:
         uploads: Uploads,
         callbacks: Callbacks,
         *,
+        before_restart: Callable[[str], Awaitable[object]],
         clock: Clock,
     ) -> None:
         self._tasks = tasks
@@ -91,7 +88,7 @@ class Control:
         self._callbacks = callbacks
         self._clock = clock
         #: Called with a split-merge job before it is restarted.
-        self.before_restart: Callable[[str], Awaitable[object]] = _nothing
+        self._before_restart = before_restart
 
     async def cancel(self, entry: Entry, *, by: str = "its owner", cleanup: Cleanup = Cleanup.CANCEL) -> None:
         """Cancel a task in any phase, and have its node cancel or remove it; an upload is removed. Like on a node, a
@@ -146,7 +143,7 @@ class Control:
             chosen = limited_options(check_options(given, described), described, limits)
             chosen = self._callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
         if split_cluster(entry.task.options):
-            await self.before_restart(entry.task.uuid)
+            await self._before_restart(entry.task.uuid)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given, described)
         try:

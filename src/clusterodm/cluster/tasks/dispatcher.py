@@ -8,14 +8,15 @@ claims. The leader resumes what a dead replica was sending."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Leadership, WorkQueue, every
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop, Periodic, Service
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.outlook import Outlook
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.attempts import Attempts, Failed
@@ -53,6 +54,7 @@ class Dispatcher:
         attempts: Attempts,
         metrics: Metrics,
         waits: Waits,
+        outlook: Outlook,
         *,
         leadership: Leadership,
         max_sending: int,
@@ -72,14 +74,18 @@ class Dispatcher:
         self.wanting: list[str] = []
         self.soon: list[str] = []
         self.waits = waits
-        #: What else there is to say about the wait of a task.
-        self.remark: Callable[[str], str] = lambda uuid: ""
+        self._outlook = outlook
         #: Transfers under way here, by task.
         self.sending = sender.under_way
         #: Tasks that are being worked on here.
         self._working: set[str] = set()
-        self._sends: WorkQueue[str] = WorkQueue(
-            "dispatch", self._dispatch, concurrency=max_sending + sender.prefetcher.most
+        self._sends = Controller(
+            "sends",
+            self._dispatch,
+            "claims placed tasks, sends their files, commits",
+            concurrency=max_sending + sender.prefetcher.most,
+            clock=clock,
+            at_end=sender.transfers.close,
         )
         self._wake = asyncio.Event()
         self._elected = asyncio.Event()
@@ -99,7 +105,7 @@ class Dispatcher:
                 self._attempts.evidence.learn(entry)
         self._wake.set()
 
-    async def on_elected(self) -> None:
+    async def _on_elected(self) -> None:
         """Resume what dead replicas were sending, and look at the queue."""
         self._elected.set()
         self._wake.set()
@@ -109,28 +115,25 @@ class Dispatcher:
                 if entry.task.phase is Phase.DISPATCHING and self._orphaned(entry.attempt):
                     self._sends.put(entry.task.uuid)
 
-    async def run(self) -> None:
-        """Place and send until canceled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._sends.run(), name="dispatch")
-                group.create_task(every(_SWEEP, self._find_orphans, "dispatch"), name="orphans")
-                while True:
-                    self._wake.clear()
-                    self._elected.clear()
-                    began = self._clock.steady()
-                    self._place()
-                    if self._leadership.held:
-                        await self.waits.write()
-                    # decide less often on a queue that takes long to decide on, so that all else goes on
-                    await asyncio.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (self._clock.steady() - began))))
-                    try:
-                        async with asyncio.timeout(_SWEEP):
-                            await (self._wake if self._leadership.held else self._elected).wait()
-                    except TimeoutError:
-                        continue
-        finally:
-            self._sender.transfers.close()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        does = "places waiting tasks, and says why others wait"
+        place = Service("dispatcher", self._run, does, elected=self._on_elected)
+        does = "takes over what a dead replica was sending"
+        orphans = Periodic("orphans", self._find_orphans, does, every=_SWEEP, clock=self._clock)
+        return (place, self._sends, orphans)
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            self._elected.clear()
+            began = self._clock.steady()
+            self._place()
+            if self._leadership.held:
+                await self.waits.write()
+            # decide less often on a queue that takes long to decide on, so that all else goes on
+            await self._clock.sleep(min(_SWEEP, max(_LEAST_REST, _REST * (self._clock.steady() - began))))
+            await self._clock.wait(self._wake if self._leadership.held else self._elected, _SWEEP)
 
     def look_soon(self) -> None:
         """Look at the queue again: something that placement depends on has changed."""
@@ -148,7 +151,7 @@ class Dispatcher:
     def _explain(self, plan: Plan) -> None:
         for uuid, why in plan.waiting.items():
             if entry := self._tasks.get(uuid):
-                remark = self.remark(uuid)
+                remark = self._outlook.remarks.get(uuid, "")
                 entry.wait = f"{why}; {remark}" if remark else why
         texts = {uuid: entry.wait for uuid in plan.stuck if (entry := self._tasks.get(uuid))}
         known = self._leadership.held or not self._registry.machines()

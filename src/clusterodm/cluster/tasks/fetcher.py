@@ -13,7 +13,8 @@ from urllib.parse import urljoin
 
 import aiohttp
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.egress import EgressPolicy, failed, is_web_url
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
@@ -64,7 +65,15 @@ class Fetcher:
         self._egress = EgressPolicy(allow_private=allow_private)
         self._clock = clock
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("fetcher", self._fetch, concurrency=4, leadership=leadership)
+        self._queue = Controller(
+            "fetcher",
+            self._fetch,
+            "fetches and unpacks zipurls, unpacks uploaded archives of photos",
+            keys=self._keys,
+            concurrency=4,
+            leadership=leadership,
+            clock=clock,
+        )
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
@@ -74,14 +83,13 @@ class Fetcher:
             self._tries.pop(entry.task.uuid, None)
             self._queue.cancel(entry.task.uuid)
 
-    def on_elected(self) -> None:
-        """Resume what is not fetched yet."""
-        for entry in self._tasks.active():
-            self._task_changed(entry)
+    async def _keys(self) -> list[str]:
+        active = (entry.task for entry in self._tasks.active())
+        return [task.uuid for task in active if task.phase is Phase.QUEUED and task.zipurl]
 
-    async def run(self) -> None:
-        """Fetch until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     async def _fetch(self, uuid: str) -> None:
         entry = self._tasks.get(uuid)

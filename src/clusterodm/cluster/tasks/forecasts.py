@@ -8,7 +8,8 @@ import asyncio
 from pathlib import Path
 from typing import Final
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.tasks import Tasks
@@ -53,7 +54,14 @@ class Forecasts:
         #: Bytes of memory by "provider/size", as reported by their nodes.
         self.memory: dict[str, int] = {}
         self._megapixels: dict[str, float] = {}
-        self._queue: WorkQueue[str] = WorkQueue("forecasts", self._keep, concurrency=1, leadership=leadership)
+        self._queue = Controller(
+            "forecasts",
+            self._keep,
+            "keeps what tasks took of their machines, for later ones",
+            concurrency=1,
+            leadership=leadership,
+            clock=clock,
+        )
         self._leadership = leadership
         tasks.watch(self._task_changed)
         machines.watch(self._machine_changed)
@@ -63,9 +71,9 @@ class Forecasts:
         self.peaks = await self._store.peaks(limit=_PEAKS)
         self.memory = await self._store.value(_MEMORY_KEY) or {}
 
-    async def run(self) -> None:
-        """Store what is learned until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     def of(self, provider: str, size: str) -> int:
         """Return the bytes of memory of a size; 0 if not known yet."""

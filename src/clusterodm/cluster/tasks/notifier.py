@@ -10,7 +10,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.aio import Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.egress import EgressPolicy, failed
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
@@ -42,6 +43,7 @@ class Notifier:
         metrics: Metrics,
         *,
         leadership: Leadership,
+        clock: Clock,
         allow_private: bool,
         nodes_call: bool,
     ) -> None:
@@ -53,18 +55,21 @@ class Notifier:
         self._egress = EgressPolicy(allow_private=allow_private)
         self._metrics = metrics
         self._tries: dict[str, int] = {}
-        self._queue: WorkQueue[str] = WorkQueue("notifier", self._notify, concurrency=20, leadership=leadership)
+        self._queue = Controller(
+            "notifier",
+            self._notify,
+            "calls the owner's webhook",
+            keys=store.webhooks_due,
+            concurrency=20,
+            leadership=leadership,
+            clock=clock,
+        )
         self._leadership = leadership
         tasks.watch(self._task_changed)
 
-    async def on_elected(self) -> None:
-        """Resume the calls that are still due."""
-        for uuid in await self._store.webhooks_due():
-            self._queue.put(uuid)
-
-    async def run(self) -> None:
-        """Call webhooks until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     async def settle(self) -> None:
         """Let calls under way finish before a shutdown, so that they are not made twice."""

@@ -12,7 +12,8 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from clusterodm.aio import Clock, Leadership, WorkQueue, every
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop, Periodic, Scope
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node, Registry
 from clusterodm.cluster.state.tasks import Tasks
@@ -101,8 +102,24 @@ class Prefetcher:
         self._ending = asyncio.Lock()
         #: Prefetches under way, by the uuid on their node.
         self._sending: dict[str, Prefetch] = {}
-        self._sends: WorkQueue[str] = WorkQueue("prefetch", self._send, concurrency=2 * most + 1)
-        self._looks: WorkQueue[str] = WorkQueue("prefetch", self._look, concurrency=1, leadership=leadership)
+        self._sends = Controller(
+            "prefetch sends",
+            self._send,
+            "sends the files of uploads to their node; goes on after the commit, whoever leads then",
+            concurrency=2 * most + 1,
+            clock=clock,
+            at_end=transfers.close,
+        )
+        self._looks = Controller(
+            "prefetch",
+            self._look,
+            "chooses a free node while the client still uploads",
+            keys=self._keys,
+            concurrency=1,
+            leadership=leadership,
+            clock=clock,
+            at_end=self._drop_all,
+        )
         tasks.watch(self._task_changed)
         registry.watch(self._look_at_all)
 
@@ -134,28 +151,26 @@ class Prefetcher:
         for uuid in self._prefetches:
             self._looks.put(uuid)
 
-    def on_elected(self) -> None:
-        """Discard what other replicas were prefetching; it may be prefetched anew."""
-        for entry in self._tasks.active():
-            if entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING:
-                self._looks.put(entry.task.uuid)
+    async def _keys(self) -> list[str]:
+        """Return uploads that another replica prefetched: that is discarded, and may begin anew."""
+        found = (entry for entry in self._tasks.active() if entry.attempt is not None)
+        return [entry.task.uuid for entry in found if entry.attempt and entry.attempt.stage is Stage.PREFETCHING]
 
-    async def run(self) -> None:
-        """Watch uploads until canceled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._looks.run(), name="prefetch")
-                group.create_task(every(_LOOK, self._sweep, "prefetch"), name="prefetch sweep")
-        finally:
-            for uuid in list(self._prefetches):
-                self._drop(uuid)
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        sweep = Periodic(
+            "prefetch sweep",
+            self._sweep,
+            "looks at uploads whose files come in at other replicas",
+            scope=Scope.LEADER,
+            every=_LOOK,
+            clock=self._clock,
+        )
+        return (self._sends, self._looks, sweep)
 
-    async def send(self) -> None:
-        """Send until canceled; a transfer continues after the commit even if the leadership is lost."""
-        try:
-            await self._sends.run()
-        finally:
-            self._transfers.close()
+    def _drop_all(self) -> None:
+        for uuid in list(self._prefetches):
+            self._drop(uuid)
 
     async def _sweep(self) -> None:
         """Look at uploads received by other replicas."""

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
 from clusterodm.auth import Grant, Job, submodel_owner
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.control import Control
@@ -52,7 +53,15 @@ class Submodels:
         self._control = control
         self._machines_coming = machines_coming
         self._clock = clock
-        self._queue: WorkQueue[str] = WorkQueue("submodels", self._end, concurrency=10, leadership=leadership)
+        self._queue = Controller(
+            "submodels",
+            self._end,
+            "ends the submodels of split-merge jobs that are over",
+            keys=store.jobs,
+            concurrency=10,
+            leadership=leadership,
+            clock=clock,
+        )
         #: Since when (monotonic) submodels wait in vain; 0: they do not.
         self._stuck_since = 0.0
         tasks.watch(self._task_changed)
@@ -62,9 +71,9 @@ class Submodels:
         """True if split-merge jobs hold all slots, so that their submodels cannot run."""
         return bool(self._stuck_since) and self._clock.steady() - self._stuck_since >= PATIENCE
 
-    async def run(self) -> None:
-        """End submodels until canceled."""
-        await self._queue.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._queue,)
 
     async def sweep(self) -> None:
         """Check every job that has submodels."""

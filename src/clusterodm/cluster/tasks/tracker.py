@@ -8,7 +8,8 @@ from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Leadership, WorkQueue
+from clusterodm.aio import Clock, Leadership
+from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node, Registry
 from clusterodm.cluster.state.tasks import Tasks
@@ -77,7 +78,16 @@ class Tracker:
         self._interval = interval
         self._lost_after = lost_after
         self._clock = clock
-        self._polls: WorkQueue[str] = WorkQueue("tracker", self._follow, concurrency=200, leadership=leadership)
+        self._polls = Controller(
+            "tracker",
+            self._follow,
+            "polls running tasks, appends console lines, collects results",
+            keys=self._keys,
+            concurrency=200,
+            leadership=leadership,
+            clock=clock,
+        )
+        registry.ended.add(self.look)
         tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
@@ -89,10 +99,12 @@ class Tracker:
         else:
             self._polls.cancel(entry.task.uuid)
 
-    def on_elected(self) -> None:
-        """Resume polling all running tasks."""
-        for entry in self._tasks.active():
-            self._task_changed(entry)
+    async def _keys(self) -> list[str]:
+        """Return tasks to follow; what an earlier term observed of their nodes does not count."""
+        followed = [entry for entry in self._tasks.active() if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING)]
+        for entry in followed:
+            entry.unreachable_since, entry.misses = 0.0, 0
+        return [entry.task.uuid for entry in followed]
 
     def look(self, uuid: str) -> None:
         """Poll a task soon: its node reported a change."""
@@ -100,9 +112,9 @@ class Tracker:
         if entry is not None and entry.task.phase is Phase.RUNNING:
             self._polls.put(uuid)
 
-    async def run(self) -> None:
-        """Poll until canceled."""
-        await self._polls.run()
+    def loops(self) -> tuple[Loop, ...]:
+        """Return its loops."""
+        return (self._polls,)
 
     async def _follow(self, uuid: str) -> float | None:
         entry = self._tasks.get(uuid)

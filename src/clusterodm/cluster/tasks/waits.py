@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 import structlog
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.state.outlook import Outlook
 from clusterodm.core.placement import Wait
 from clusterodm.files.console import Consoles
 
@@ -28,11 +29,10 @@ _LISTED: Final = 3
 class Waits:
     """Track tasks that no free slot will help."""
 
-    def __init__(self, consoles: Consoles, clock: Clock) -> None:
+    def __init__(self, consoles: Consoles, outlook: Outlook, clock: Clock) -> None:
         self._consoles = consoles
         self._clock = clock
-        #: True if a machine is on its way for a task.
-        self.coming: Callable[[str], bool] = lambda uuid: False
+        self._outlook = outlook
         self._stuck: Mapping[str, Wait] = {}
         #: Since when (monotonic) each task is stuck, and what its owner was told.
         self._since: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Waits:
         self._stuck = stuck = {
             uuid: wait if wait.never else Wait(texts[uuid], stuck=True)
             for uuid, wait in stuck.items()
-            if wait.never or (machines_known and not self.coming(uuid))
+            if wait.never or (machines_known and uuid not in self._outlook.served)
         }
         self._since = {uuid: self._since.get(uuid, now) for uuid in stuck}
         self._written = {uuid: text for uuid, text in self._written.items() if uuid in stuck}
