@@ -15,13 +15,12 @@ from prometheus_client import Metric
 from pydantic import SecretStr
 from tests.proxy.test_abuse import ATTACKS
 
-from clusterodm.admin.api import ROUTES
-from clusterodm.admin.commands import COMMANDS as SHELL
-from clusterodm.admin.commands import MAX_OUTPUT, OTHERS
 from clusterodm.admin.feed import EVENTS
 from clusterodm.admin.metrics import GAUGES
 from clusterodm.admin.openapi import document
-from clusterodm.admin.original import LONGEST
+from clusterodm.admin.operations.original import LONGEST
+from clusterodm.admin.operations.table import ROUTES
+from clusterodm.admin.verbs import MAX_OUTPUT, help_rows
 from clusterodm.aio import Clock
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.controller import Loops
@@ -71,25 +70,23 @@ def shell_page() -> str:
         "nc 127.0.0.1 8080",
         "```",
         "",
-        "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, in the words and shapes of the",
-        "original. With `--admin-pass` the first line, within a minute, is `LOGIN <password>`: anything else",
-        "closes the session, and so does a wrong one, after a second; after ten an address is not listened to",
-        "for a while. Words may be in any case, a task may be named by the beginning of its id. What is",
-        "carried out is answered with `OK`, what cannot be with `FAIL: why` or `INVALID: why`; `NODE INFO`,",
-        "`ROUTE ...`, `TASK LIST`, `TASK INFO`, `TASK CANCEL` and `TASK REMOVE` are answered with JSON. A",
-        "list ends with an empty line. A node in a list reads",
+        "Lines over TCP on `--admin-cli-port`, for telnet, nc and scripts, with the commands and output formats of",
+        "the original. With `--admin-pass` the first line, within a minute, must be `LOGIN <password>`: any other",
+        "command closes the session, and so does a wrong password, after a second; after ten, an address is refused",
+        "for a while. Commands are case-insensitive; a unique prefix of its id is enough to name a task. The answer to",
+        "a command is `OK`, `FAIL: why` or `INVALID: why`; to `NODE INFO`, `ROUTE ...`, `TASK LIST`, `TASK INFO`,",
+        "`TASK CANCEL` and `TASK REMOVE` it is JSON. A list ends with an empty line. A node in a list is shown as",
         "",
         "    1) localhost:3001 [online] [0/2] <engine: odm 3.5.5> <API: 2.2.4> [L,D,A]",
         "",
-        "with its slots that are used and that it has (`?` before it first answers), and L for locked, D for",
-        f"draining, A for made by the autoscaler. `ROUTE LIST` and `TASK LIST` have the latest {LONGEST}",
-        f"tasks, `TASK OUTPUT` has at most {MAX_OUTPUT:,} lines.",
+        "with used and all slots (`?` until it first answers), and L for locked, D for draining, A for created by the",
+        f"autoscaler. `ROUTE LIST` and `TASK LIST` return the latest {LONGEST} tasks, `TASK OUTPUT` at most",
+        f"{MAX_OUTPUT:,} lines.",
         "",
         "| command | what it does |",
         "|---|---|",
     ]
-    rows = [(f"{name} {command.parameters}".strip(), command.meaning) for name, command in SHELL.items()]
-    lines += [f"| `{name}` | {meaning} |" for name, meaning in [*rows, *OTHERS]]
+    lines += [f"| `{command}` | {meaning} |" for command, meaning in help_rows()]
     return "\n".join(lines) + "\n"
 
 
@@ -99,32 +96,32 @@ def api_page() -> str:
         _NOTE,
         "# The admin API",
         "",
-        "On `--admin-web-port`, as JSON, described by an OpenAPI 3.1 document at `/api/v1/openapi.json`. With",
-        "`--admin-pass` it takes basic authentication as user `admin`. Times are seconds since the epoch, durations",
-        'seconds, sizes bytes. An error is `{"error": "why"}` with a status that says whose it is. Requests that',
-        "change something are refused when they come from a page of another origin; nodes' tokens are never sent out.",
+        "JSON over HTTP on `--admin-web-port`, described by an OpenAPI 3.1 document at `/api/v1/openapi.json`. With",
+        "`--admin-pass` it requires basic authentication as user `admin`. Times are seconds since the epoch, durations",
+        'are seconds, sizes bytes. An error is `{"error": "why"}` with one of the statuses below. Requests that change',
+        "something are refused if they come from a page of another origin. Nodes' tokens are never returned.",
         "",
         "| request | what it does | answer |",
         "|---|---|---|",
     ]
     schemas = document()["components"]["schemas"]
     for route in ROUTES:
-        query = "".join(f" `{name}`" for name in route.query_type.__struct_fields__)
-        body = f" Body: `{route.body_type.__name__}`." if route.body_type else ""
-        asked = f"{route.summary}{f' Query:{query}.' if query else ''}{body}"
-        lines.append(f"| `{route.method} {route.path}` | {asked} | {_kind(route.answer)} |")
+        query = "" if route.has_body else "".join(f" `{name}`" for name in route.parameters.__struct_fields__)
+        body = f" Body: `{route.parameters.__name__}`." if route.has_body else ""
+        text = f"{route.summary}{f' Query:{query}.' if query else ''}{body}"
+        lines.append(f"| `{route.method} {route.path}` | {text} | {_kind(route.result)} |")
     lines += ["", "| status | when |", "|---|---|"]
     responses = document()["paths"]["/api/v1/status"]["get"]["responses"]
-    lines += [f"| {code} | {said['description']} |" for code, said in responses.items() if code != "200"]
+    lines += [f"| {code} | {each['description']} |" for code, each in responses.items() if code != "200"]
     lines += [
         "",
-        "Beside it: `GET /api/v1/tasks/{uuid}/download/{asset}` (results), `/metrics`, `/healthz` and `/readyz` (both",
-        "without a password), and the original's `/r/info`, `/r/node/list`, `/r/node/add`, `/r/node/lock`,",
+        "In addition: `GET /api/v1/tasks/{uuid}/download/{asset}` (results), `/metrics`, `/healthz` and `/readyz`",
+        "(both without a password), and the original's `/r/info`, `/r/node/list`, `/r/node/add`, `/r/node/lock`,",
         "`/r/node/unlock` and `DELETE /r/node`.",
         "",
         "## Events",
         "",
-        "`GET /api/v1/events` sends server-sent events for as long as it is open; the page lives on them.",
+        "`GET /api/v1/events` is a stream of server-sent events; the page uses it.",
         "",
         "| event | data |",
         "|---|---|",
@@ -132,15 +129,15 @@ def api_page() -> str:
         "",
         "## Nodes that register themselves",
         "",
-        "A node, or a script beside it, says so and repeats it before `ttl` seconds are over:",
+        "A node, or a script next to it, registers the node and renews its lease before `ttl` seconds have passed:",
         "",
         "```sh",
         'curl -s -H "Authorization: Bearer $LEASE_TOKEN" http://cluster:10000/api/v1/leases \\',
         """     -d '{"host": "10.0.0.7", "port": 3000, "ttl": 60}'""",
         "```",
         "",
-        "`--lease-token` is good for this alone. With `ends_in` (a wall time) it gets nothing new in the last",
-        "`drain_before` seconds, and its results are brought here before it goes.",
+        "`--lease-token` grants access to leases only. With `ends_in` (seconds until the node is switched off) the",
+        "node accepts no new tasks in the last `drain_before` seconds, and its results are fetched before it ends.",
         "",
         "## Records",
         "",

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import commands
 from clusterodm.admin.feed import Feed
+from clusterodm.admin.operations import nodes
 from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
 from clusterodm.core import errors
@@ -107,7 +107,7 @@ async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyP
         async def fail(*_: object, kind: type[Exception] = kind) -> str:
             raise made(kind)
 
-        monkeypatch.setitem(commands.COMMANDS, "NODE LIST", commands.ShellCommand("", "", fail))
+        monkeypatch.setattr(nodes, "listing", fail)
         assert await Shell(cluster.cluster.context).answer("node list") == [f"FAIL: {text}"]
 
 

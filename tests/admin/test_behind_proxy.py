@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
-from clusterodm.admin import logins
+from clusterodm.http import logins
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.clients.test_browser import CHROMIUM, QUIET
 from tests.processes import free_port

@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from clusterodm.admin.logins import FEW, Logins
 
 from clusterodm.admin import logins
-from clusterodm.admin.logins import FEW, Logins
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.support import Rig, eventually
 

@@ -9,7 +9,7 @@ import re
 import sys
 
 from clusterodm.admin import openapi
-from clusterodm.admin.api import ROUTES
+from clusterodm.admin.operations.table import ROUTES
 from tests.admin.support import start
 from tests.support import Rig
 

@@ -14,9 +14,9 @@ import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
-from clusterodm.admin import logins
 from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.errors import ConfigError
+from clusterodm.http import logins
 from clusterodm.observe import configure_logging
 from tests.admin.support import PASSWORD, Operator, login, start
 from tests.cluster.test_uploads import sending
@@ -56,7 +56,7 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     assert (detail["task"]["name"], detail["task"]["images"], detail["task"]["phase"]) == ("seen", 3, "running")
     assert detail["options"][:1] == [{"name": "dsm", "value": True}]
     assert [file["name"] for file in detail["held_files"]] == ["0.jpg", "1.jpg", "2.jpg"]
-    assert detail["why"].startswith(f"runs on 127.0.0.1:{cluster.ports[0]}")
+    assert detail["why"].startswith(f"running on 127.0.0.1:{cluster.ports[0]}")
     await operator.order("POST", f"tasks/{uuid}/retry")
     await api.ends(uuid)
     detail = await operator.get(f"tasks/{uuid}")
@@ -108,7 +108,7 @@ async def test_uploads_are_shown_with_what_they_hold_and_dropped(cluster: Rig, m
     assert [each["uuid"] for each in (await operator.get("uploads", limit=1, offset=1))["uploads"]] == [second]
     status = await operator.get("status")
     assert (status["receiving"], status["receiving_bytes"]) == (2, 11)
-    assert await operator.order("DELETE", f"uploads/{first}") == {"text": f"{first} is dropped"}
+    assert await operator.order("DELETE", f"uploads/{first}") == {"text": f"{first} dropped"}
     assert await api.upload(first, c__jpg=b"c") == {
         "error": "Invalid uuid (not found): the upload was dropped by an operator; begin again",
         "noRetry": True,
@@ -133,7 +133,7 @@ async def test_what_comes_in_with_one_request_is_among_the_uploads_and_can_be_dr
         status = await operator.get("status")
         assert (status["receiving"], status["receiving_bytes"]) == (1, upload["bytes"])
         dropped = await operator.order("DELETE", f"uploads/{upload['uuid']}")
-        assert dropped == {"text": f"{upload['uuid']} is dropped"}
+        assert dropped == {"text": f"{upload['uuid']} dropped"}
         assert "Invalid uuid (not found)" in (await request.end())["error"]
     assert (await operator.get("uploads"))["total"] == 0
     assert await cluster.cluster.context.spool.tasks() == []

@@ -77,7 +77,7 @@ async def test_submit_goes_on_after_the_cluster_was_away_and_sends_nothing_twice
         await cluster.start(port=port)
     code, text = work.result()
     assert code == 0, text
-    assert "trying again" in text
+    assert "retrying in" in text
     assert next(iter(cluster.nodes[0].tasks.values())).images_count == 3
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.admin import tasks
+from clusterodm.admin.operations import tasks
 from clusterodm.cluster.machines import lifecycle
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.devnode.config import read_config

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from clusterodm.admin import figures, nodes, tasks
+from clusterodm.admin.operations import figures, nodes, tasks
 from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks import waits
 from clusterodm.core import retry

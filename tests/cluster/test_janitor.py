@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.admin.figures import status
+from clusterodm.admin.operations.figures import status
 from clusterodm.cluster.tasks import janitor
 from clusterodm.cluster.tasks.janitor import HOUR, Janitor
 from clusterodm.core.tasks import Phase

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.admin import tasks
+from clusterodm.admin.operations import tasks
 from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks import prefetch
 from clusterodm.core.tasks import Cleanup, Phase, Stage, node_uuid

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from clusterodm.admin import figures, tasks
+from clusterodm.admin.operations import figures, tasks
 from clusterodm.core import retry
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.tasks import Phase

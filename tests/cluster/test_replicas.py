@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import machines
+from clusterodm.admin.operations import machines
 from clusterodm.cluster import replicas
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.replicas import Replicas

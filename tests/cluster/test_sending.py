@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import tasks
+from clusterodm.admin.operations import tasks
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase

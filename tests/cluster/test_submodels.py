@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.admin import figures
+from clusterodm.admin.operations import figures
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.tasks.submodels import PATIENCE
 from clusterodm.core.nodes import make_address

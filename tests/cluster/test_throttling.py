@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import figures, tasks
+from clusterodm.admin.operations import figures, tasks
 from clusterodm.aio import Clock
 from clusterodm.core.machines import Machine, State
 from clusterodm.providers import bounded, throttling

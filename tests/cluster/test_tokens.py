@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clusterodm.admin import tasks
+from clusterodm.admin.operations import tasks
 from clusterodm.auth import JobTokens
 from clusterodm.auth.tokens import read_tokens
 from clusterodm.core.errors import ConfigError

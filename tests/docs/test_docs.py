@@ -13,6 +13,7 @@ import typer
 from docs.generate import PAGES
 
 from clusterodm.__main__ import COMMANDS, load
+from clusterodm.admin.operations.table import COMMANDS as COMMAND_ROWS
 from clusterodm.core.tasks import Phase
 from clusterodm.settings import Settings, env_name, flag_name, is_switch
 
@@ -120,4 +121,5 @@ def _other_flags() -> set[str]:
     names = set(re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE))
     written = re.findall(r'typer\.Option\(\s*((?:"--?[a-z-]+",\s*)+)', sources)
     given = {flag for names in written for flag in re.findall(r"--[a-z-]+", names)}
+    names |= {name for operation in COMMAND_ROWS.values() for name in operation.parameters.__struct_fields__}
     return {f"--{name.replace('_', '-')}" for name in names} | given | {"--help", "--config", "--install-completion"}

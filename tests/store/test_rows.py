@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 from structlog.testing import capture_logs
 
-from clusterodm.admin.figures import status
+from clusterodm.admin.operations.figures import status
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.tasks import Phase
 from clusterodm.store import Cost, Store

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
-from clusterodm.admin import figures, machines, nodes, tasks
 from clusterodm.admin.estimates import Guesses
+from clusterodm.admin.operations import figures, machines, nodes, tasks
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Who may come in by the admin port, and what browsers are told about it."""
+"""Access to the admin port, and the headers that restrict browsers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from clusterodm.admin.logins import Logins
+from clusterodm.aio import Clock
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.forwarding import KNOWN
 from clusterodm.core.names import printable
 from clusterodm.http.forwarded import Proxies
+from clusterodm.http.logins import Logins, TooManyGuesses
 from clusterodm.settings import Settings
 
 #: The one user of the admin port, as in the original.
@@ -36,26 +37,26 @@ HEADERS: Final = {
 
 
 def same(given: str, wanted: str) -> bool:
-    """Compare in constant time."""
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(given.encode(), wanted.encode())
 
 
 class Guard:
-    """Decides about each request."""
+    """Admits or refuses each request. Raises ConfigError for a port that others reach without a password."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock) -> None:
         self._password = settings.admin_pass.get_secret_value()
         self._lease_token = settings.lease_token.get_secret_value()
-        self._logins = Logins()
+        self._logins = Logins(clock.steady)
         self._proxies = Proxies(settings.trusted_proxies, settings.proxy_headers)
         if not self._password and not _is_loopback(settings.admin_host):
             raise ConfigError(
-                f"--admin-host {settings.admin_host} can be reached by others: --admin-pass is needed, or "
+                f"--admin-host {settings.admin_host} can be reached from other machines: --admin-pass is needed, or "
                 "--admin-pass-file"
             )
 
     async def refuse(self, request: web.Request) -> web.Response | None:
-        """The answer to a request that may not come in; None when it may."""
+        """Return the response to a request that is refused; None if it is admitted."""
         if request.path in _OPEN:
             return None
         if not self._password and (why := _not_local(request)):
@@ -65,23 +66,24 @@ class Guard:
         return await self._judge(request)
 
     def client(self, request: web.Request) -> str:
-        """Return the address by whose name passwords are counted."""
+        """Return the address that guesses are counted by."""
         return self._proxies.client(request)
 
     async def _judge(self, request: web.Request) -> web.Response | None:
-        """Look at what a request shows; only who shows something waits."""
+        """Check credentials; requests without any are not delayed."""
         if not request.headers.get("Authorization"):
             return None if self._may_enter(request) else _unauthorized()
-        client = self.client(request)
-        seconds = self._logins.refused(client)
-        if not seconds:
-            if self._may_enter(request):
-                return None
-            seconds = await self._logins.wrong(client)
-        return _too_many(seconds) if seconds else _unauthorized()
+
+        async def attempt() -> bool:
+            return self._may_enter(request)
+
+        try:
+            return None if await self._logins.check(self.client(request), attempt) else _unauthorized()
+        except TooManyGuesses as error:
+            return _too_many(error)
 
     def _foreign(self, request: web.Request) -> str:
-        """Return why a request that changes something may come from a page that is not ours; empty: it does not."""
+        """Return why a request that changes something may come from a page of another origin; empty if it does not."""
         site = request.headers.get("Sec-Fetch-Site", "none")
         if site not in ("same-origin", "none"):
             return f"the browser says {printable(site)[:20]}"
@@ -111,19 +113,19 @@ def _error(status: int, text: str) -> web.Response:
 
 
 def _unauthorized() -> web.Response:
-    answer = _error(401, "the password of admin is needed")
-    answer.headers["WWW-Authenticate"] = 'Basic realm="ClusterODM", charset="UTF-8"'
-    return answer
+    response = _error(401, "the password of admin is needed")
+    response.headers["WWW-Authenticate"] = 'Basic realm="ClusterODM", charset="UTF-8"'
+    return response
 
 
-def _too_many(seconds: int) -> web.Response:
-    answer = _error(429, f"too many wrong passwords came from this address, try again in {seconds} s")
-    answer.headers["Retry-After"] = str(seconds)
-    return answer
+def _too_many(error: TooManyGuesses) -> web.Response:
+    response = _error(429, str(error))
+    response.headers["Retry-After"] = str(error.seconds)
+    return response
 
 
 def _not_local(request: web.Request) -> str:
-    """Return why a request does not come from this machine; empty: it seems to."""
+    """Return why a request does not come from this machine; empty if it seems to."""
     if passed := [name for name in KNOWN if name in request.headers]:
         return f"and not through a proxy ({passed[0]})"
     if not _is_local_name(request.host):
@@ -139,8 +141,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_local_name(host: str) -> bool:
-    """Whether a Host header names this machine by an address or as localhost: a page of another name that was made to
-    resolve to us does not."""
+    """Return True if a Host header is an address or localhost, so that it is no other name that was made to resolve to
+    this machine (DNS rebinding)."""
     name = urlsplit(f"//{host}").hostname or ""
     return name == "localhost" or _is_address(name)
 

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
 from clusterodm import __version__
-from clusterodm.admin import uploads
+from clusterodm.admin.operations import uploads
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.machines import State

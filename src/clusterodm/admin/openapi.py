@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The OpenAPI 3.1 document of the admin API, made from its table of routes."""
+"""The OpenAPI 3.1 document of the admin API, made from the table of operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from clusterodm import __version__
-from clusterodm.admin.api import ROUTES, Route
+from clusterodm.admin.operations.operation import Operation
+from clusterodm.admin.operations.table import ROUTES
 from clusterodm.admin.views import View
 
 _TEMPLATE: Final = "#/components/schemas/{name}"
@@ -22,29 +23,29 @@ class Problem(View):
 
 
 _ERRORS: Final = {
-    "400": "The request is not what is described here.",
+    "400": "The request does not match this description.",
     "401": "The password is missing or wrong.",
     "403": "The request comes from a page of another origin.",
-    "404": "There is no such node or task.",
-    "409": "It cannot be carried out now; the text says why.",
-    "429": "Too many wrong passwords came from this address; Retry-After says when the next one is looked at.",
-    "502": "A node or a provider of machines does not answer, or not as it should.",
-    "503": "The database, or another service that is needed, does not answer now.",
+    "404": "There is no such node, task or machine.",
+    "409": "The request cannot be carried out now; the text says why.",
+    "429": "Too many wrong passwords from this address; Retry-After says when the next one is checked.",
+    "502": "A node or provider does not answer, or not as expected.",
+    "503": "The database or another service does not answer.",
 }
 
 
 def document() -> dict[str, Any]:
-    """The whole document."""
+    """Return the whole document."""
     types: list[Any] = [Problem]
     for route in ROUTES:
-        types += [route.answer, route.path_type, route.query_type]
-        types += [route.body_type] if route.body_type else []
+        types += [route.result, route.subject, route.parameters]
     schemas, components = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
     by_type = {str(kind): schema for kind, schema in zip(types, schemas, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, by_type, components)
-    parameters = {kind.__name__ for route in ROUTES for kind in (route.path_type, route.query_type)}
+    bodies = {route.parameters for route in ROUTES if route.has_body}
+    inline = {kind.__name__ for route in ROUTES for kind in {route.subject, route.parameters} - bodies}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,30 +55,30 @@ def document() -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {name: schema for name, schema in components.items() if name not in parameters},
+            "schemas": {name: schema for name, schema in components.items() if name not in inline},
             "securitySchemes": {"password": {"type": "http", "scheme": "basic"}},
         },
         "security": [{"password": []}, {}],
     }
 
 
-def _operation(route: Route, by_type: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+def _operation(route: Operation, by_type: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     refused = _content(by_type[str(Problem)])
-    made: dict[str, Any] = {
-        "operationId": route.run.__name__.lstrip("_"),
+    described: dict[str, Any] = {
+        "operationId": route.name,
         "summary": route.summary,
         "parameters": [
-            *_parameters("path", route.path_type, components),
-            *_parameters("query", route.query_type, components),
+            *_parameters("path", route.subject, components),
+            *([] if route.has_body else _parameters("query", route.parameters, components)),
         ],
         "responses": {
-            "200": {"description": route.summary, "content": _content(by_type[str(route.answer)])},
+            "200": {"description": route.summary, "content": _content(by_type[str(route.result)])},
             **{code: {"description": text, "content": refused} for code, text in _ERRORS.items()},
         },
     }
-    if route.body_type is not None:
-        made["requestBody"] = {"required": True, "content": _content(by_type[str(route.body_type)])}
-    return made
+    if route.has_body:
+        described["requestBody"] = {"required": True, "content": _content(by_type[str(route.parameters)])}
+    return described
 
 
 def _content(schema: Any) -> dict[str, Any]:

@@ -11,23 +11,25 @@ from typing import Final
 import structlog
 
 from clusterodm import __version__
-from clusterodm.admin.commands import COMMANDS, Invalid, help_lines
 from clusterodm.admin.guard import same
-from clusterodm.admin.logins import Logins
+from clusterodm.admin.operations.operation import Operation
+from clusterodm.admin.operations.table import VERBS
 from clusterodm.admin.text import LineReader
+from clusterodm.admin.verbs import carry_out, help_lines
 from clusterodm.cluster.context import Context
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError
 from clusterodm.core.names import printable
 from clusterodm.http import answers
+from clusterodm.http.logins import Logins, TooManyGuesses
 
 _log = structlog.get_logger("shell")
 
 _MAX_SESSIONS: Final = 50
-#: LineReader of the greeting, in the words of the original.
+#: Lines of the greeting, in the words of the original.
 _HELP: Final = "HELP for help"
 _LOG_IN: Final = "LOGIN <LOGIN> to log-in"
-#: Seconds in which a session must log in: those that only sit there take the place of operators.
+#: Seconds within which a session must log in, so that idle ones cannot take all sessions.
 _LOGIN_TIME: Final = 60.0
 
 
@@ -38,10 +40,10 @@ class Shell:
         self._cluster = cluster
         self._password = cluster.settings.admin_pass.get_secret_value()
         self._sessions = 0
-        self._logins = Logins()
+        self._logins = Logins(cluster.clock.steady)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One session, to its end. An error of it ends it alone."""
+        """Serve one session to its end; an error ends this session alone."""
         if self._sessions >= _MAX_SESSIONS:
             writer.close()
             return
@@ -69,7 +71,7 @@ class Shell:
             await _say(writer, await self.answer(line))
 
     async def _login(self, lines: LineReader, writer: asyncio.StreamWriter) -> bool:
-        """Whether the first line is a login; anything else closes the session unanswered."""
+        """Return True if the first line is a valid login; any other command closes the session unanswered."""
         while (line := await self._ask(lines, writer, "$> ")) == "":
             pass
         verb, _, password = (line or "").partition(" ")
@@ -80,7 +82,7 @@ class Shell:
         return answer == "OK"
 
     async def _ask(self, lines: LineReader, writer: asyncio.StreamWriter, prompt: str) -> str | None:
-        """The next line; None when there is none, or it takes leave."""
+        """Return the next line; None at the end, or after QUIT."""
         writer.write(prompt.encode())
         await writer.drain()
         line = await lines.next()
@@ -90,18 +92,21 @@ class Shell:
         return line
 
     async def _judge(self, password: str, peer: tuple[str, int] | None) -> str:
-        """What a password is answered with."""
+        """Check a password; return the answer."""
         address = peer[0] if peer else None
-        seconds = self._logins.refused(address)
-        if not seconds:
-            if same(password, self._password):
-                return "OK"
-            _log.warning("wrong password", address=address)
-            seconds = await self._logins.wrong(address)
-        return f"FAIL: too many wrong passwords, try again in {seconds} s" if seconds else "FAIL"
+
+        async def attempt() -> bool:
+            if not (right := same(password, self._password)):
+                _log.warning("wrong password", address=address)
+            return right
+
+        try:
+            return "OK" if await self._logins.check(address, attempt) else "FAIL"
+        except TooManyGuesses as error:
+            return f"FAIL: {error}"
 
     async def answer(self, line: str) -> list[str]:
-        """What a line is answered with."""
+        """Carry out a line; return the answer."""
         try:
             words = shlex.split(line)
         except ValueError:
@@ -111,20 +116,19 @@ class Shell:
         if words[0].upper() == "HELP":
             return help_lines()
         name = " ".join(words[:2]).upper()
-        if name not in COMMANDS:
-            return [f"INVALID: {name[:60]} is not a command; HELP lists them"]
-        said = await self._carry_out(name, words[2:])
-        return [said] if isinstance(said, str) else said
+        operation = VERBS.get(name)
+        if operation is None:
+            return [f"INVALID: unknown command {name[:60]}; HELP lists all"]
+        answer = await self._carry_out(operation, words[2:])
+        return [answer] if isinstance(answer, str) else answer
 
-    async def _carry_out(self, name: str, words: list[str]) -> str | list[str]:
+    async def _carry_out(self, operation: Operation, words: list[str]) -> str | list[str]:
         try:
-            return await COMMANDS[name].run(self._cluster, words)
-        except Invalid as error:
-            return f"INVALID: {error}"
+            return await carry_out(self._cluster, operation, words)
         except ClusterError as error:
             return f"FAIL: {answers.text(error)}"
         except Exception as error:  # noqa: BLE001 - one of the three edges: an admin command
-            _log.error("a command failed", command=name, error=type(error).__name__, exc_info=error)
+            _log.error("command failed", operation=operation.name, error=type(error).__name__, exc_info=error)
             return f"FAIL: {answers.BUG}"
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, Final
@@ -15,15 +14,17 @@ import structlog
 from aiohttp import web
 
 from clusterodm import __version__
-from clusterodm.admin import nodes, openapi, original, tasks
-from clusterodm.admin.api import ROUTES, Route
+from clusterodm.admin import openapi
+from clusterodm.admin.endpoints import Handler, add_operations, answer, decoded
 from clusterodm.admin.feed import Feed
 from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
+from clusterodm.admin.operations import nodes, original, tasks
+from clusterodm.aio import Clock
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.delivery import deliver
 from clusterodm.core.cluster import PROGRAM
-from clusterodm.core.errors import ClusterError, ConfigError, Malformed
+from clusterodm.core.errors import ClusterError, ConfigError
 from clusterodm.http import answers
 from clusterodm.http.kit import KIT, Kit
 from clusterodm.observe import access_logger
@@ -32,9 +33,8 @@ _log = structlog.get_logger("admin")
 _access = access_logger()
 
 Middleware = Callable[..., Awaitable[web.StreamResponse]]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MAX_BODY: Final = 1 << 20
-#: Seconds between two signs of life to a watcher to whom nothing happened.
+#: Seconds without an event after which a watcher is sent a heartbeat.
 _BEAT: Final = 15.0
 _KINDS: Final = {
     "html": "text/html",
@@ -46,16 +46,15 @@ _KINDS: Final = {
 
 
 def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
-    """The web application that operators talk to. Raises ConfigError for an unsafe combination of settings."""
-    guard = Guard(cluster.settings)
+    """Make the web application of the admin port. Raises ConfigError for an unsafe combination of settings."""
+    guard = Guard(cluster.settings, cluster.clock)
     middlewares = [_guarding(guard)]
     if cluster.settings.access_log:
-        middlewares.insert(0, _logging(guard))
+        middlewares.insert(0, _logging(guard, cluster.clock))
     app = web.Application(middlewares=middlewares, client_max_size=_MAX_BODY)
     app[KIT] = Kit(cluster.clock, fast_paths=cluster.settings.fast_paths == "on")
     app.on_response_prepare.append(_harden)
-    for route in ROUTES:
-        app.router.add_route(route.method, _pattern(route.path), _handler(cluster, route))
+    add_operations(app, cluster)
     _add_others(app, cluster, feed)
     return app
 
@@ -65,15 +64,15 @@ async def _harden(request: web.Request, response: web.StreamResponse) -> None:
         response.headers.setdefault(name, value)
 
 
-def _logging(guard: Guard) -> Middleware:
+def _logging(guard: Guard, clock: Clock) -> Middleware:
     @web.middleware
     async def log(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """The access log, without queries."""
-        begun = time.monotonic()
+        """Write the access log, without queries."""
+        began = clock.steady()
         response = await handler(request)
-        seconds = round(time.monotonic() - begun, 4)
-        said = {"method": request.method, "path": request.path, "status": response.status}
-        _access.info("request", **said, seconds=seconds, remote=guard.client(request))
+        seconds = round(clock.steady() - began, 4)
+        fields = {"method": request.method, "path": request.path, "status": response.status}
+        _access.info("request", **fields, seconds=seconds, remote=guard.client(request))
         return response
 
     return log
@@ -82,7 +81,7 @@ def _logging(guard: Guard) -> Middleware:
 def _guarding(guard: Guard) -> Middleware:
     @web.middleware
     async def enter(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Check, carry out, turn errors into answers: one of the three edges."""
+        """Check the caller, handle the request, turn errors into answers: one of the three edges."""
         try:
             return await guard.refuse(request) or await handler(request)
         except ConnectionError:
@@ -95,60 +94,17 @@ def _guarding(guard: Guard) -> Middleware:
 
 def _answer_to(error: Exception, request: web.Request) -> web.Response:
     if isinstance(error, web.HTTPException):
-        answer = _error(error.status, error.reason)
+        response = _error(error.status, error.reason)
         if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
     if not isinstance(error, ClusterError):
-        _log.error("a request failed", method=request.method, path=request.path, exc_info=error)
+        _log.error("request failed", method=request.method, path=request.path, exc_info=error)
     return web.json_response(answers.body(error), status=answers.row(error).operators)
-
-
-def _pattern(path: str) -> str:
-    """A path of the table as the router takes it: words such as `best` are no ids."""
-    return path.replace("{id}", r"{id:\d+}").replace("{uuid}", "{uuid:[0-9a-fA-F-]{4,36}}")
 
 
 def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status)
-
-
-def _json(value: Any) -> web.Response:
-    headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}
-    return web.Response(body=msgspec.json.encode(value), headers=headers)
-
-
-def _handler(cluster: Context, route: Route) -> Handler:
-    async def handle(request: web.Request) -> web.Response:
-        path = _checked(dict(request.match_info), route.path_type)
-        query = _checked(_single(request), route.query_type)
-        body = _decoded(await request.read(), route.body_type) if route.body_type else None
-        return _json(await route.run(cluster, path, query, body))
-
-    return handle
-
-
-def _single(request: web.Request) -> dict[str, str]:
-    if len(request.query) != len(set(request.query)):
-        raise Malformed("a parameter is given twice")
-    return dict(request.query)
-
-
-def _checked(given: dict[str, str], kind: type[Any]) -> Any:
-    unknown = set(given) - set(kind.__struct_fields__)
-    if unknown:
-        raise Malformed(f"unknown parameter {min(unknown)[:50]}")
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise Malformed(str(error)) from None
-
-
-def _decoded(content: bytes, kind: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(content, type=kind, strict=False)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"the body: {error}") from None
 
 
 def _add_others(app: web.Application, cluster: Context, feed: Feed) -> None:
@@ -194,10 +150,10 @@ async def _send_events(request: web.Request, feed: Feed) -> web.StreamResponse:
             while True:
                 try:
                     async with asyncio.timeout(_BEAT):
-                        told = await waiting.get()
+                        sent = await waiting.get()
                 except TimeoutError:
-                    told = b": still here\n\n"
-                await response.write(told)
+                    sent = b": heartbeat\n\n"
+                await response.write(sent)
         except ConnectionError:
             return response
 
@@ -218,31 +174,31 @@ async def _page(request: web.Request) -> web.Response:
 
 def _add_original(app: web.Application, cluster: Context) -> None:
     async def info(request: web.Request) -> web.Response:
-        return _json({"name": PROGRAM, "version": __version__})
+        return answer({"name": PROGRAM, "version": __version__})
 
     async def listing(request: web.Request) -> web.Response:
-        return _json(original.node_list(cluster))
+        return answer(original.node_list(cluster))
 
     async def add(request: web.Request) -> web.Response:
         given = await _fields(request)
-        port = given.get("port", "")
+        host, port, token = (given.get(name, "") for name in ("hostname", "port", "token"))
         try:
-            await nodes.add(cluster, given.get("hostname", ""), int(port or 0), given.get("token", ""))
+            await nodes.add(cluster, host=host, port=int(port or 0), token=token)
         except ConfigError as error:
-            return _json({"error": str(error)})
+            return answer({"error": str(error)})
         except ValueError:
-            return _json({"error": f"a port is a number, not {port[:50]!r}"})
-        return _json({"success": True})
+            return answer({"error": f"a port is a number, not {port[:50]!r}"})
+        return answer({"success": True})
 
     async def change(request: web.Request) -> web.Response:
         number = (await _fields(request)).get("number", "")
         if number in ("", "0"):
-            return _error(403, "the body has no number of a node")
+            return _error(403, "the body has no `number` of a node")
         node = original.by_number(cluster, number)
         if node is not None:
             verbs = {"lock": nodes.lock, "unlock": nodes.unlock}
             await verbs.get(request.match_info.get("verb", ""), nodes.remove)(cluster, node)
-        return _json(node is not None)
+        return answer(node is not None)
 
     app.add_routes(
         [
@@ -256,9 +212,9 @@ def _add_original(app: web.Application, cluster: Context) -> None:
 
 
 async def _fields(request: web.Request) -> dict[str, str]:
-    """Fields of a body, as JSON or as a form."""
+    """Return the fields of a body, which is JSON or a form."""
     if request.content_type == "application/json":
-        value = _decoded(await request.read() or b"{}", dict[str, Any])
+        value = decoded(await request.read() or b"{}", dict[str, Any])
     else:
         value = dict(await request.post())
     return {**dict(request.query), **{str(key): "" if item is None else str(item) for key, item in value.items()}}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The client side of the API for people: uploads that survive a lost connection, results that arrive whole."""
+"""A client of the API that survives lost connections: uploads and downloads are repeated or resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 import msgspec
 
-from clusterodm.aio import chance
+from clusterodm.aio import Clock, chance
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError, NodeForgot, NodeRefused, NodeUnreachable
 from clusterodm.core.nodes import NodeAddress
@@ -29,19 +29,19 @@ _UPLOAD_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=15, sock_read
 
 
 class Remote:
-    """One node or cluster. Whatever fails for want of a connection is tried again for `patience` seconds."""
+    """A node or cluster. Failures of the connection are retried for `patience` seconds."""
 
     def __init__(self, session: aiohttp.ClientSession, address: NodeAddress, *, patience: float = 600.0) -> None:
         self._session = session
+        self._clock = Clock()
         self._client = NodeClient(session)
         self._address = address
         self._patience = patience
-        #: Called with a line when something has to be tried again.
+        #: Called with a line before each retry.
         self.on_trouble: Callable[[str], None] = lambda line: None
 
     async def _patiently(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self._patience
+        deadline = self._clock.steady() + self._patience
         count = 0
         while True:
             count += 1
@@ -49,13 +49,13 @@ class Remote:
             try:
                 return await work()
             except NodeUnreachable as error:
-                if loop.time() > give_up:
+                if self._clock.steady() > deadline:
                     raise
-                self.on_trouble(f"{what}: {error}; trying again in {pause:.1f} s")
+                self.on_trouble(f"{what}: {error}; retrying in {pause:.1f} s")
             await asyncio.sleep(pause)
 
     async def known(self, uuid: str) -> bool:
-        """Whether the task was committed already."""
+        """Return True if the task was committed already."""
         try:
             await self.look(uuid, 0)
         except NodeForgot:
@@ -63,12 +63,12 @@ class Remote:
         return True
 
     async def init(self, uuid: str, name: str, options: list[dict[str, Any]]) -> None:
-        """Announce a task; repeating it is harmless because the uuid is ours."""
+        """Announce a task; it is safe to repeat because the client chooses the uuid."""
         task = Task(uuid=uuid, owner="", phase=Phase.RECEIVING, name=name, options=options)
         await self._patiently("starting", lambda: self._client.init(self._address, task, uuid, ""))
 
     async def upload(self, uuid: str, path: Path, on_bytes: Callable[[int], None]) -> None:
-        """Send one file, again from its beginning after a lost connection."""
+        """Send a file, from its beginning again after a lost connection."""
         sent = 0
 
         def count(size: int) -> None:
@@ -106,7 +106,7 @@ class Remote:
             raise refused(answer["error"])
 
     async def commit(self, uuid: str) -> None:
-        """Start the task. A node that was reached before the connection was lost knows the task already."""
+        """Start the task. After a lost connection the node may know it already."""
 
         async def once() -> None:
             try:
@@ -117,7 +117,7 @@ class Remote:
         await self._patiently("commit", once)
 
     async def look(self, uuid: str, line: int) -> Snapshot:
-        """How the task is, with its console lines from `line`."""
+        """Return the state of the task and its console lines from `line`."""
         return await self._patiently("status", lambda: self._client.task(self._address, uuid, from_line=line))
 
     async def cancel(self, uuid: str) -> None:
@@ -125,7 +125,7 @@ class Remote:
         await self._client.cancel(self._address, uuid)
 
     async def download(self, uuid: str, target: Path, on_bytes: Callable[[int, int | None], None]) -> None:
-        """Fetch all.zip to `target`, going on where a lost connection left it when the other side can."""
+        """Fetch all.zip to `target`, resuming after a lost connection if the server can."""
         part = target.with_name(target.name + ".part")
         part.unlink(missing_ok=True)
         await self._patiently("download", lambda: self._download(uuid, part, on_bytes))
@@ -133,8 +133,8 @@ class Remote:
 
     async def _download(self, uuid: str, part: Path, on_bytes: Callable[[int, int | None], None]) -> None:
         have = part.stat().st_size if part.exists() else 0
-        asked = {"Range": f"bytes={have}-"} if have else {}
-        async with self._client.download(self._address, uuid, "all.zip", asked) as response:
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        async with self._client.download(self._address, uuid, "all.zip", headers) as response:
             have = have if response.status == 206 else 0
             total = None if response.content_length is None else have + response.content_length
             with part.open("ab" if have else "wb") as file:
@@ -154,7 +154,7 @@ async def _blocks(path: Path, on_bytes: Callable[[int], None]) -> AsyncIterator[
 
 
 def unpack(archive: Path, folder: Path) -> list[str]:
-    """Unpack results into `folder`; the names of what was unpacked. Raises ClusterError for a damaged archive."""
+    """Unpack results into `folder`; return the names of the files. Raises ClusterError for a damaged archive."""
     try:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder)

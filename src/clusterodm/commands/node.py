@@ -1,63 +1,38 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm node ...`: what operators do with nodes."""
+"""`clusterodm node ...`: operations on nodes."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from clusterodm.admin.views import Done, NodeView
-from clusterodm.commands.remote import (
-    DEFAULT_URL,
-    Admin,
-    AsJson,
-    Password,
-    Url,
-    admin,
-    print_json,
-    print_table,
-    run,
-    screen,
-)
-from clusterodm.core.errors import NodeNotFound
+from clusterodm.admin.operations.table import COMMANDS
+from clusterodm.admin.views import NodeView
+from clusterodm.commands.markup import safe
+from clusterodm.commands.operated import add_commands, print_done
+from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, print_json, print_table, run, screen
 from clusterodm.core.nodes import parse_address
 
 node = typer.Typer(help="Nodes: list, add, lock, unlock, drain, remove, best.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="host:port, or the number that the list shows.")]
 
-
-@node.command("list")
-def list_(url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
-    """All nodes."""
-    run(_list(url, password, json))
-
-
-async def _list(url: str, password: str, json: bool) -> None:
-    async with admin(url, password) as api:
-        found = await api.get("nodes", list[NodeView])
-    if json:
-        print_json(found)
-        return
+def _print_list(nodes: list[NodeView]) -> None:
     rows = [
         (
             each.number,
-            each.name,
+            safe(each.name),
             _state(each),
             f"{each.used}/{each.slots}",
             "any" if each.max_images is None else each.max_images,
-            f"{each.engine} {each.engine_version}",
+            safe(f"{each.engine} {each.engine_version}"),
             each.origin,
-            escape(" ".join(f"{key}={value}" for key, value in each.labels.items())),
+            safe(" ".join(f"{key}={value}" for key, value in each.labels.items())),
         )
-        for each in found
+        for each in nodes
     ]
-    print_table(
-        ("#>", "node", "state", "used>", "images>", "engine", "origin", "labels"), rows, empty="There is no node."
-    )
+    print_table(("#>", "node", "state", "used>", "images>", "engine", "origin", "labels"), rows, empty="No nodes.")
 
 
 def _state(node_: NodeView) -> str:
@@ -65,92 +40,53 @@ def _state(node_: NodeView) -> str:
         return "[red]offline[/]"
     if node_.drained:
         return "[yellow]drained[/]"
-    return f"[yellow]{node_.closed}[/]" if node_.closed else "[green]online[/]"
+    return f"[yellow]{safe(node_.closed)}[/]" if node_.closed else "[green]online[/]"
 
 
-@node.command()
+def _print_state(node_: NodeView) -> None:
+    screen.print(f"{node_.name}: {node_.closed or 'accepts tasks'}", highlight=False, markup=False)
+
+
+def _print_name(node_: NodeView) -> None:
+    screen.print(node_.name, highlight=False, markup=False)
+
+
+@node.command(help=COMMANDS["node add"].summary)
 def add(
-    address: Annotated[str, typer.Argument(help="host:port of a node.")],
+    address: Annotated[str, typer.Argument(help="host:port or URL of a node.")],
     token: Annotated[
-        str, typer.Option(help="Token that it wants.", envvar="CLUSTERODM_NODE_TOKEN", show_envvar=True)
+        str, typer.Option(help="Token that the node requires.", envvar="CLUSTERODM_NODE_TOKEN", show_envvar=True)
     ] = "",
     url: Url = DEFAULT_URL,
     password: Password = "",
     json: AsJson = False,
 ) -> None:
-    """Take a node in; one that is known gets the new token."""
+    """Add a node by its address, in any of the forms that settings take."""
     run(_add(address, token, url, password, json))
 
 
 async def _add(address: str, token: str, url: str, password: str, json: bool) -> None:
-    wanted = parse_address(address)
-    body = {
-        "host": wanted.url.removesuffix(f":{wanted.port}") if wanted.tls else wanted.host,
-        "port": wanted.port,
-        "token": token or wanted.token,
-        "certificate": "any" if wanted.insecure else "verified",
-    }
+    parsed = parse_address(address)
     async with admin(url, password) as api:
-        made = await api.send("POST", "nodes", NodeView, body)
-    print_json(made) if json else screen.print(f"{made.name} is added", highlight=False)
+        added = await api.call(
+            COMMANDS["node add"],
+            host=parsed.url.removesuffix(f":{parsed.port}") if parsed.tls else parsed.host,
+            port=parsed.port,
+            token=token or parsed.token,
+            certificate="any" if parsed.insecure else "verified",
+        )
+    print_json(added) if json else screen.print(f"{added.name} added", highlight=False, markup=False)
 
 
-def _order(verb: str, text: str) -> Any:
-    def command(name: Name, url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
-        run(_carry_out(verb, name, url, password, json))
-
-    command.__doc__ = text
-    return command
-
-
-async def _carry_out(verb: str, name: str, url: str, password: str, json: bool) -> None:
-    async with admin(url, password) as api:
-        found = await _find(api, name)
-        done = await api.send("POST", f"nodes/{found.id}/{verb}", NodeView)
-    print_json(done) if json else screen.print(f"{done.name}: {done.closed or 'gets work'}", highlight=False)
-
-
-async def _find(api: Admin, name: str) -> NodeView:
-    nodes = await api.get("nodes", list[NodeView])
-    found = [each for each in nodes if name in (each.name, each.url, str(each.number))]
-    if not found and ":" in name:
-        place = parse_address(name).place
-        found = [each for each in nodes if parse_address(each.url).place == place]
-    if not found:
-        raise NodeNotFound(f"there is no node {name}")
-    return found[0]
-
-
-node.command("lock")(_order("lock", "Give a node nothing new."))
-node.command("unlock")(_order("unlock", "Give a node work again."))
-node.command("drain")(_order("drain", "Empty a node, so that it can be switched off."))
-
-
-@node.command()
-def remove(name: Name, url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
-    """Take a node out; its tasks finish there."""
-    run(_remove(name, url, password, json))
-
-
-async def _remove(name: str, url: str, password: str, json: bool) -> None:
-    async with admin(url, password) as api:
-        found = await _find(api, name)
-        done = await api.send("DELETE", f"nodes/{found.id}", Done)
-    print_json(done) if json else screen.print(done.text, highlight=False)
-
-
-@node.command()
-def best(
-    images: Annotated[int, typer.Argument(min=0, help="How many images a task has.")],
-    url: Url = DEFAULT_URL,
-    password: Password = "",
-    json: AsJson = False,
-) -> None:
-    """The node that a task would go to."""
-    run(_best(images, url, password, json))
-
-
-async def _best(images: int, url: str, password: str, json: bool) -> None:
-    async with admin(url, password) as api:
-        found = await api.get("nodes/best", NodeView, images=images)
-    print_json(found) if json else screen.print(found.name, highlight=False)
+add_commands(
+    node,
+    "node",
+    [
+        ("list", _print_list),
+        ("lock", _print_state),
+        ("unlock", _print_state),
+        ("drain", _print_state),
+        ("remove", print_done),
+        ("best", _print_name),
+    ],
+)

@@ -1,14 +1,15 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What the commands for operators have in common: calls to the admin API, tables, JSON, exit codes."""
+"""Calls to the admin API, and output as tables or JSON."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -16,14 +17,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from clusterodm.admin.operations.operation import Operation
+from clusterodm.admin.operations.table import COMMANDS
+from clusterodm.admin.views import NodeView
+from clusterodm.aio import Clock
 from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
+from clusterodm.core.nodes import parse_address
 from clusterodm.http.reasons import describe
 from clusterodm.settings import Settings, load_settings
-
-T = TypeVar("T")
 
 #: Seconds that a call may take.
 _TIMEOUT: Final = 30.0
@@ -32,7 +36,7 @@ Url = Annotated[
     str,
     typer.Option(
         "--url",
-        help="Admin address of the cluster; without one, address and password are those of the settings here.",
+        help="Admin address of the cluster; by default, address and password of the local settings.",
         envvar="CLUSTERODM_ADMIN_URL",
         show_envvar=True,
     ),
@@ -41,41 +45,43 @@ Password = Annotated[
     str,
     typer.Option(
         "--password",
-        help="Password of admin; better in the environment.",
+        help="Password of user admin; better set in the environment.",
         envvar="CLUSTERODM_ADMIN_PASS",
         show_envvar=True,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-#: Stands for the cluster of the settings here.
+#: The cluster of the local settings.
 DEFAULT_URL: Final = ""
 
 screen = Console(soft_wrap=True)
+_clock = Clock()
 
 
 class Admin:
-    """The admin API of one cluster."""
+    """The admin API of a cluster."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
-        self._url = url.rstrip("/") + "/api/v1/"
+        self._url = url.rstrip("/")
 
-    async def get(self, path: str, kind: type[T], **query: Any) -> T:
-        """A GET, decoded. Raises ClusterError."""
-        return msgspec.json.decode(await self._call("GET", path, params=query), type=kind)
-
-    async def send(self, method: str, path: str, kind: type[T], body: Any = None) -> T:
-        """An order, decoded. Raises ClusterError."""
-        how = (
-            {} if body is None else {"data": msgspec.json.encode(body), "headers": {"Content-Type": "application/json"}}
-        )
-        return msgspec.json.decode(await self._call(method, path, **how), type=kind)
+    async def call(self, operation: Operation, subject: str | int = "", **parameters: Any) -> Any:
+        """Carry out an operation; return its result. Raises ClusterError."""
+        path = re.sub(r"{\w+}", quote(str(subject), safe=""), operation.path)
+        if operation.has_body:
+            content, headers = msgspec.json.encode(parameters), {"Content-Type": "application/json"}
+            response = await self._call(operation.method, path, data=content, headers=headers)
+        else:
+            response = await self._call(operation.method, path, params=parameters)
+        return msgspec.json.decode(response, type=operation.result)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A GET of any size. Raises ClusterError."""
+        """Open a download of any size. Raises ClusterError."""
         try:
-            async with self._session.get(self._url + path, timeout=aiohttp.ClientTimeout(total=None)) as response:
+            async with self._session.get(
+                f"{self._url}/api/v1/{path}", timeout=aiohttp.ClientTimeout(total=None)
+            ) as response:
                 if response.status != 200:
                     _refuse(response.status, await response.read())
                 yield response
@@ -112,21 +118,21 @@ def _refuse(status: int, content: bytes) -> NoReturn:
 
 @asynccontextmanager
 async def admin(url: str, password: str) -> AsyncIterator[Admin]:
-    """A connection to the admin API. Raises ConfigError for an address that is none."""
+    """Connect to the admin API. Raises ConfigError for an invalid address."""
     if not url:
         url, password = _of_settings(load_settings({}), password)
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"an admin address reads http://127.0.0.1:10000, not {url}")
+        raise ConfigError(f"invalid admin address {url}: it must look like http://127.0.0.1:10000")
     headers = {"Authorization": aiohttp.encode_basic_auth("admin", password, encoding="utf-8")} if password else {}
     async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM} | headers) as session:
         yield Admin(session, url)
 
 
 def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
-    """Address and password of the cluster that runs here with these settings."""
+    """Return address and password of the local cluster with these settings."""
     if not settings.admin_web_port:
         raise ConfigError(
-            "admin-web-port is 0: the cluster of these settings has no admin API; another one is asked with --url"
+            "admin-web-port is 0: the cluster of these settings has no admin API; use --url for another one"
         )
     everywhere = settings.admin_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
     host = "127.0.0.1" if everywhere else settings.admin_host
@@ -136,36 +142,47 @@ def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
 
 
 def _kept(settings: Settings) -> str:
-    """The password that the cluster of these settings keeps in a file, as in a container."""
+    """Return the password that the cluster keeps in a file, as in a container; empty if there is none."""
     try:
         return (settings.admin_pass_file and (settings.data_dir / settings.admin_pass_file).read_text().strip()) or ""
     except (OSError, UnicodeDecodeError):
         return ""
 
 
+async def find_node(api: Admin, name: str) -> NodeView:
+    """Return a node by host:port, URL or its number in the list. Raises NodeNotFound."""
+    nodes: list[NodeView] = await api.call(COMMANDS["node list"])
+    matches = [each for each in nodes if name in (each.name, each.url, str(each.number))]
+    if not matches and ":" in name:
+        place = parse_address(name).place
+        matches = [each for each in nodes if parse_address(each.url).place == place]
+    if not matches:
+        raise NodeNotFound(f"there is no node {name}")
+    return matches[0]
+
+
 def run(work: Any) -> Any:
-    """Carry out a command's coroutine."""
+    """Run the coroutine of a command."""
     return run_until_done(work)
 
 
 def print_json(value: Any) -> None:
-    """For scripts: one JSON document on standard output."""
+    """Print one JSON document, for scripts."""
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def print_table(heads: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
-    """For people: a table, or a sentence when there is nothing to put into it."""
+    """Print a table of cells, which are markup (see `rich.markup.escape`); or a sentence if it is empty."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
         right = head.endswith(">")
         justify: Literal["right", "left"] = "right" if right else "left"
         table.add_column(head.rstrip(">"), justify=justify, overflow="fold", no_wrap=head in ("id", "node", "state"))
-    made = [[str(cell) for cell in row] for row in rows]
-    for row in made:
-        table.add_row(*row)
-    screen.print(table if made else empty)
+    for row in rows:
+        table.add_row(*map(str, row))
+    screen.print(table if table.row_count else empty)
 
 
 def ago(at: float) -> str:
-    """How long ago something was."""
-    return f"{span(elapsed(at, time.time()))} ago" if at else "-"
+    """Return how long ago a time was."""
+    return f"{span(elapsed(at, _clock()))} ago" if at else "-"

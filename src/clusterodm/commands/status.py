@@ -1,72 +1,58 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm status`: the cluster at a glance."""
+"""`clusterodm status`: the state of the cluster."""
 
 from __future__ import annotations
 
-import typer
-
 from clusterodm.admin.views import ClusterStatus
-from clusterodm.commands.remote import (
-    DEFAULT_URL,
-    AsJson,
-    Password,
-    Url,
-    admin,
-    ago,
-    print_json,
-    print_table,
-    run,
-    screen,
-)
+from clusterodm.commands.markup import safe
+from clusterodm.commands.operated import make_command
+from clusterodm.commands.remote import ago, print_table, screen
 from clusterodm.core.durations import span
 
 
-def status(url: Url = DEFAULT_URL, password: Password = "", json: AsJson = False) -> None:
-    """The cluster at a glance; exit code 1 when something is wrong."""
-    run(_status(url, password, json))
-
-
-async def _status(url: str, password: str, json: bool) -> None:
-    async with admin(url, password) as api:
-        found = await api.get("status", ClusterStatus)
-    if json:
-        print_json(found)
-    else:
-        _print(found)
-    if found.health == "trouble":
-        raise typer.Exit(1)
-
-
-def _print(found: ClusterStatus) -> None:
-    colour = {"well": "green", "busy": "blue"}.get(found.health, "red")
+def _print(cluster: ClusterStatus) -> None:
+    colour = {"well": "green", "busy": "blue"}.get(cluster.health, "red")
     screen.print(
-        f"[bold {colour}]{found.health}[/]  ClusterODM {found.version}, started {ago(found.started_at)}",
+        f"[bold {colour}]{cluster.health}[/]  ClusterODM {safe(cluster.version)}, started {ago(cluster.started_at)}",
         highlight=False,
     )
-    for problem in found.problems:
-        screen.print(f"  [red]![/] {problem}", highlight=False)
+    for problem in cluster.problems:
+        screen.print(f"  [red]![/] {safe(problem)}", highlight=False)
 
-    def leading(name: str) -> str:
-        return f"{name} (leads)" if name == found.leader else name
+    def marked(name: str) -> str:
+        return f"{name} (leader)" if name == cluster.leader else name
 
-    trash = f", {found.trash_bytes / 1e9:.1f} GB in the trash" if found.trash_bytes else ""
+    trash = f", {cluster.trash_bytes / 1e9:.1f} GB in the trash" if cluster.trash_bytes else ""
     rows = [
-        ("nodes", f"{found.nodes_online} of {found.nodes} online, {found.nodes_closed} get nothing new"),
-        ("slots", f"{found.slots_used} of {found.slots} used"),
+        ("nodes", f"{cluster.nodes_online} of {cluster.nodes} online, {cluster.nodes_closed} not accepting tasks"),
+        ("slots", f"{cluster.slots_used} of {cluster.slots} used"),
         (
             "tasks",
-            f"{found.receiving} uploading, {found.queued} waiting, {found.dispatching} on their way, "
-            f"{found.running} running, {found.collecting} being collected",
+            f"{cluster.receiving} uploading, {cluster.queued} queued, {cluster.dispatching} being sent, "
+            f"{cluster.running} running, {cluster.collecting} being collected",
         ),
-        ("ended", f"{found.completed} completed, {found.failed} failed, {found.canceled} canceled"),
-        ("wait", f"longest now {span(found.longest_wait)}, expected for a new task {span(found.expected_wait)}"),
+        ("finished", f"{cluster.completed} completed, {cluster.failed} failed, {cluster.canceled} canceled"),
+        ("wait", f"longest {span(cluster.longest_wait)}, expected for a new task {span(cluster.expected_wait)}"),
         *(
-            [("machines", f"{found.machines} of {found.providers} providers, {found.month_cost:.2f} this month")]
-            if found.providers
+            [
+                (
+                    "machines",
+                    f"{cluster.machines} of {cluster.providers} providers, {cluster.month_cost:.2f} this month",
+                )
+            ]
+            if cluster.providers
             else []
         ),
-        *([("replicas", ", ".join(map(leading, found.replicas)))] if len(found.replicas) > 1 else []),
-        ("disk", f"{found.held_bytes / 1e9:.1f} GB of held files, room for {found.room_bytes / 1e9:.1f} GB{trash}"),
+        *([("replicas", ", ".join(map(marked, cluster.replicas)))] if len(cluster.replicas) > 1 else []),
+        ("disk", f"{cluster.held_bytes / 1e9:.1f} GB of held files, room for {cluster.room_bytes / 1e9:.1f} GB{trash}"),
     ]
-    print_table(("", ""), rows, empty="")
+    print_table(("", ""), [(name, safe(text)) for name, text in rows], empty="")
+
+
+status = make_command(
+    "status",
+    _print,
+    text="Show the state of the cluster; exit code 1 if there are problems.",
+    fails=lambda cluster: cluster.health == "trouble",
+)

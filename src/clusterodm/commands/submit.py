@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm submit`: photos to a node or cluster, with progress, and the results back."""
+"""`clusterodm submit`: send photos to a node or cluster, show the progress, fetch the results."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NAMES: Final = {
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be sent where."""
+    """A task and where to send it."""
 
     address: NodeAddress
     uuid: str
@@ -65,15 +65,17 @@ def submit(
     url: Annotated[
         str, typer.Option("--url", help="Node or cluster, such as http://host:3000.", envvar="CLUSTERODM_URL")
     ] = "http://localhost:3000",
-    token: Annotated[str, typer.Option(help="Token that it wants.", envvar="CLUSTERODM_TOKEN", show_envvar=True)] = "",
+    token: Annotated[
+        str, typer.Option(help="Token that it requires.", envvar="CLUSTERODM_TOKEN", show_envvar=True)
+    ] = "",
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="Task option as name=value; may be repeated.")
+        list[str] | None, typer.Option("--option", "-o", help="Task option as name=value; can be repeated.")
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the task.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the task to its end.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the task until it ends.")] = False,
     output: Annotated[Path | None, typer.Option(help="Folder to unpack the results into; implies --wait.")] = None,
-    parallel: Annotated[int, typer.Option(min=1, max=32, help="Uploads at the same time.")] = 4,
-    resume: Annotated[str, typer.Option(help="Go on with the task of an earlier submit.", metavar="UUID")] = "",
+    parallel: Annotated[int, typer.Option(min=1, max=32, help="Parallel uploads.")] = 4,
+    resume: Annotated[str, typer.Option(help="Continue the task of an earlier submit.", metavar="UUID")] = "",
 ) -> None:
     """Send photos to a node or cluster, follow the task, fetch the results."""
     if not images and not resume:
@@ -99,13 +101,13 @@ def submit(
 
 
 def find_files(images: Iterable[Path]) -> list[Path]:
-    """All files meant, folders one level deep. Raises ConfigError for what is not there."""
+    """Return all files, those of folders one level deep. Raises ConfigError for a missing one."""
     found: list[Path] = []
     for path in images:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
             if not inside:
-                raise ConfigError(f"{path} holds no files")
+                raise ConfigError(f"there are no files in {path}")
             found += inside
         elif path.is_file():
             found.append(path)
@@ -115,37 +117,37 @@ def find_files(images: Iterable[Path]) -> list[Path]:
 
 
 def read_options(given: Iterable[str]) -> list[dict[str, Any]]:
-    """`name=value`, or `name` alone for true. Raises ConfigError."""
+    """Parse `name=value`, or `name` alone for true. Raises ConfigError."""
     options = []
     for text in given:
         name, equals, value = text.partition("=")
         if not name.strip():
-            raise ConfigError(f"an option reads name=value, not {text!r}")
+            raise ConfigError(f"invalid option {text!r}: it must look like name=value")
         options.append({"name": name.strip().lstrip("-"), "value": value if equals else True})
     return options
 
 
 async def carry_out(work: Submission, screen: Console) -> Snapshot | None:
-    """Send, follow and fetch. Raises ClusterError when the task does not complete."""
+    """Send, follow and fetch a task. Raises ClusterError if it does not complete."""
     async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
         remote = Remote(session, work.address)
-        remote.on_trouble = lambda line: screen.print(f"[yellow]{line}[/]", highlight=False)
+        remote.on_trouble = lambda line: screen.print(printable(line), style="yellow", highlight=False, markup=False)
         if work.files and not await _committed(remote, work.uuid):
             await _send(remote, work, screen)
-        screen.print(f"task {work.uuid} on {work.address.url}", highlight=False)
+        screen.print(printable(f"task {work.uuid} on {work.address.url}"), highlight=False, markup=False)
         if not work.wait:
             return None
         snapshot = await _follow(remote, work, screen)
         if snapshot.status.code != COMPLETED_CODE:
             why = snapshot.status.error_message or "no reason was given"
-            raise ClusterError(f"the task {_NAMES[snapshot.status.code]}: {why}")
+            raise ClusterError(printable(f"the task {_NAMES[snapshot.status.code]}: {why}"))
         if work.output is not None:
             await _fetch(remote, work, work.output, screen)
         return snapshot
 
 
 async def _committed(remote: Remote, uuid: str) -> bool:
-    """Whether an earlier submit got as far as the commit."""
+    """Return True if an earlier submit got as far as the commit."""
     return await remote.known(uuid)
 
 
@@ -180,7 +182,7 @@ async def _follow(remote: Remote, work: Submission, screen: Console) -> Snapshot
         TimeElapsedColumn(),
         console=screen,
     ) as progress:
-        bar = progress.add_task("waiting", total=100)
+        bar = progress.add_task("queued", total=100)
         while True:
             snapshot = await remote.look(work.uuid, line)
             line += len(snapshot.output)
@@ -204,11 +206,11 @@ async def _fetch(remote: Remote, work: Submission, folder: Path, screen: Console
         bar: TaskID = progress.add_task("fetching results", total=None)
         await remote.download(work.uuid, archive, lambda have, total: progress.update(bar, completed=have, total=total))
     names = await asyncio.to_thread(unpack, archive, folder)
-    screen.print(f"{len(names)} files in {folder}{os.sep}", highlight=False)
+    screen.print(printable(f"{len(names)} files in {folder}{os.sep}"), highlight=False, markup=False)
 
 
 async def _interrupted(work: Submission, screen: Console) -> None:
-    """Ctrl-C: the task goes on unless its owner says otherwise."""
+    """Offer to cancel the task after Ctrl-C; otherwise it continues."""
     async with aiohttp.ClientSession(headers={"User-Agent": PROGRAM}) as session:
         remote = Remote(session, work.address, patience=0)
         with suppress(ClusterError):
@@ -221,6 +223,6 @@ async def _interrupted(work: Submission, screen: Console) -> None:
                 screen.print("canceled")
                 return
     files = " ".join(str(path) for path in work.files[:1]) + (" ..." if len(work.files) > 1 else "")
-    screen.print(
-        f"\ngo on with: clusterodm submit --url {work.address.url} --resume {work.uuid} --wait {files}", highlight=False
-    )
+    screen.print()
+    command = f"clusterodm submit --url {work.address.url} --resume {work.uuid} --wait {files}"
+    screen.print(printable(f"continue with: {command}"), highlight=False, markup=False)

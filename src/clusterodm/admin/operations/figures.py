@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The cluster at a glance, and what it did."""
+"""The state of the cluster, its history and its settings."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from clusterodm import __version__
-from clusterodm.admin import uploads
 from clusterodm.admin.estimates import Guesses
+from clusterodm.admin.operations import uploads
 from clusterodm.admin.views import Bar, Charts, ClusterStatus, History, Hour, NodeHistory, SettingView
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed, span
@@ -32,7 +32,7 @@ _SPAN: Final = 3600.0
 
 
 async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterStatus:
-    """The cluster at a glance; `guesses` when they were just made."""
+    """Return the state of the cluster; `guesses` saves making them again."""
     phases = Counter(entry.task.phase for entry in cluster.tasks.active())
     ended = await cluster.store.count_ended()
     nodes = cluster.registry.nodes()
@@ -74,7 +74,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterSta
 
 
 def _problems(cluster: Context) -> list[str]:
-    """What an operator should look at, a sentence each."""
+    """Return what an operator should look at, a sentence each."""
     nodes = cluster.registry.nodes()
     found: list[str] = []
     if not nodes:
@@ -87,32 +87,32 @@ def _problems(cluster: Context) -> list[str]:
         found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
     found += _ill(cluster)
     found += cluster.dispatcher.waits.problems()
-    found += [] if cluster.replicas.leader else ["no replica leads at the moment"]
+    found += [] if cluster.replicas.leader else ["no replica is the leader at the moment"]
     found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
     found += [provider.pause.text for provider in cluster.autoscaler.fleet.providers.values() if provider.pause.left]
     unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
-    found += [f"there are machines of {name}, which is not configured any more" for name in sorted(unknown)]
+    found += [f"there are machines of provider {name}, which is no longer configured" for name in sorted(unknown)]
     if orphans := cluster.reaper.orphans:
-        found.append(f"{len(orphans)} machines at a provider are nobody's; they will be deleted")
+        found.append(f"{len(orphans)} machines carry this cluster's tag but are unknown to it; they will be deleted")
     silent = [entry for entry in cluster.tasks.active() if entry.unreachable_since]
     if silent:
         one = "a running task is on a node that does not answer"
         found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
     if undelivered := sum(awaits_restart(entry.task, entry.attempt) for entry in cluster.tasks.active()):
-        many = "a finished task waits" if undelivered == 1 else f"{undelivered} finished tasks wait"
-        found.append(f"{many} until the node can deliver the results; the timeline says why it cannot")
+        waiting = "a finished task waits" if undelivered == 1 else f"{undelivered} finished tasks wait"
+        found.append(f"{waiting} until the node can deliver the results; the timeline says why it cannot")
     found += _unreachable_addresses(cluster)
     if cluster.submodels.stuck:
         found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")
     found += _set_aside(cluster)
     found += [cluster.strays.problem()] if cluster.strays.problem() else []
     if cluster.spool.room.is_low():
-        found.append("there is little room left for uploads")
+        found.append("little room is left for uploads")
     return found
 
 
 def _set_aside(cluster: Context) -> list[str]:
-    """Rows of the database that cannot be read."""
+    """Return rows of the database that cannot be read."""
     aside = cluster.store.aside
     tasks = [f"task {uuid} is set aside, its record cannot be read: {task.why}" for uuid, task in aside.tasks.items()]
     rows = [f"row {key} of {table} cannot be read: {why}" for (table, key), why in aside.others.items()]
@@ -121,26 +121,26 @@ def _set_aside(cluster: Context) -> list[str]:
 
 
 def _ill(cluster: Context) -> list[str]:
-    """Nodes that are set aside because tasks fail there, with their words."""
+    """Return nodes that are set aside because tasks fail there, with their error messages."""
     now, found = cluster.clock(), []
     for node_id, health in cluster.registry.health.ill().items():
         if (node := cluster.registry.get(node_id)) is not None and not node.record.removed:
             left = health.until - now
-            then = f"is set aside for another {span(left)}" if left > 0 else "was set aside and is tried again"
+            then = f"is set aside for another {span(left)}" if left > 0 else "was set aside and is being tried again"
             found.append(f"{node.address} {then}, tasks fail there: {health.words}")
     more = len(found) - _LISTED
     return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
 
 
 def _unreachable_addresses(cluster: Context) -> list[str]:
-    """Return why split-merge jobs cannot send their submodels here, once for each address."""
+    """Return why split-merge jobs cannot send their submodels to the cluster, once for each address."""
     active = [entry.task for entry in cluster.tasks.active() if entry.task.phase is not Phase.RECEIVING]
     addresses = {split_cluster(task.options) for task in active} | {cluster.settings.public_address}
     return [trouble for each in sorted(addresses - {""}) if (trouble := cluster.callbacks.address_trouble(each))]
 
 
-async def history(cluster: Context, hours: float) -> History:
-    """What all nodes did in the last hours."""
+async def history(cluster: Context, *, hours: float) -> History:
+    """Return the attempts on all nodes in the last hours."""
     until = cluster.clock()
     since = until - hours * 3600
     past = await cluster.store.attempts_since(since, limit=_MAX_BARS)
@@ -149,12 +149,12 @@ async def history(cluster: Context, hours: float) -> History:
         lanes[attempt.node_name].append(_bar(attempt))
     for node in cluster.registry.nodes():
         lanes[str(node.address)] = lanes[str(node.address)]
-    made = [NodeHistory(node=name, bars=lanes[name][::-1]) for name in sorted(lanes)]
-    return History(since=since, until=until, complete=len(past) < _MAX_BARS, lanes=made)
+    histories = [NodeHistory(node=name, bars=lanes[name][::-1]) for name in sorted(lanes)]
+    return History(since=since, until=until, complete=len(past) < _MAX_BARS, lanes=histories)
 
 
 def _bar(past: PastAttempt) -> Bar:
-    over = past.ended_at or past.finished_at
+    ended_at = past.ended_at or past.finished_at
     if past.stage != Stage.ENDED:
         state = str(past.outcome) if past.phase is Phase.FINISHED else "running"
     elif past.reason in (COMPLETED, BY_OWNER):
@@ -167,14 +167,14 @@ def _bar(past: PastAttempt) -> Bar:
         attempt=past.number,
         images=past.image_count,
         started_at=past.started_at,
-        ended_at=over and max(over, past.started_at),
+        ended_at=ended_at and max(ended_at, past.started_at),
         state=state,
         reason=past.reason,
     )
 
 
 async def charts(cluster: Context) -> Charts:
-    """Figures of the last day, by the hour; the last hour is the one that goes on."""
+    """Return hourly figures of the last 24 hours; the last one is the current hour."""
     now = cluster.clock()
     first = now - now % _SPAN - (_SPANS - 1) * _SPAN
     ended: defaultdict[int, list[EndedTask]] = defaultdict(list)
@@ -198,7 +198,7 @@ def _hour(at: float, tasks: Iterable[EndedTask]) -> Hour:
 
 
 def settings(cluster: Context) -> list[SettingView]:
-    """All settings; secrets are masked."""
+    """List all settings; secrets are masked."""
     return [
         SettingView(
             name=flag_name(name),

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Nodes, routes and tasks in the shapes of the original, which scripts parse: ours stand beside them. No token is in
-them."""
+"""Nodes, routes and tasks in the shapes of the original, which scripts parse, with keys added and tokens left out."""
 
 from __future__ import annotations
 
@@ -9,24 +8,25 @@ from typing import Any, Final
 
 import msgspec
 
-from clusterodm.admin import nodes, tasks
+from clusterodm.admin.operations import nodes, tasks
+from clusterodm.admin.operations.parameters import MAX_PAGE
 from clusterodm.admin.views import NodeView
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
-from clusterodm.core.errors import NodeNotFound
+from clusterodm.core.errors import NodeNotFound, TaskNotFound
 from clusterodm.core.nodes import parse_address
 from clusterodm.core.tasks import Attempt, Phase, task_info
 from clusterodm.store import TaskFilter
 
-#: Tasks that a list has at most; the original's have all.
-LONGEST: Final = tasks.MAX_PAGE
-#: What the original has a route for: one that still receives files has none.
+#: Length of a list at most; the original's have all tasks.
+LONGEST: Final = MAX_PAGE
+#: Phases in which the original has a route for a task.
 _ROUTED: Final[list[Phase]] = [phase for phase in Phase if phase not in (Phase.RECEIVING, Phase.REMOVED)]
 
 
 def node_data(node: Node) -> dict[str, Any]:
-    """What a node is and said last, by the original's names; times are milliseconds, 0 for a node that is offline."""
+    """Return a node with its last answer, by the original's names; times are milliseconds, 0 for an offline node."""
     return {
         "hostname": node.address.host,
         "port": node.address.port,
@@ -37,12 +37,12 @@ def node_data(node: Node) -> dict[str, Any]:
 
 
 def node_info(cluster: Context, node: Node) -> dict[str, Any]:
-    """The answer of `NODE INFO`."""
+    """Return the answer to `NODE INFO`."""
     return node_data(node) | msgspec.structs.asdict(nodes.view(cluster, node))
 
 
 def node_list(cluster: Context) -> list[dict[str, Any]]:
-    """The answer of `/r/node/list`."""
+    """Return the answer to `/r/node/list`."""
     return [_listed(node, view) for node, view in zip(cluster.registry.nodes(), nodes.listing(cluster), strict=True)]
 
 
@@ -68,22 +68,24 @@ def _listed(node: Node, view: NodeView) -> dict[str, Any]:
         "engineVersion": view.engine_version,
         "apiVersion": view.api_version,
         "version": view.api_version,
-        "flags": "".join(letter for letter, there in (("L", view.locked), ("A", by_autoscaler)) if there),
+        "flags": "".join(letter for letter, is_set in (("L", view.locked), ("A", by_autoscaler)) if is_set),
     }
 
 
-async def routes(cluster: Context, node: Node | None) -> dict[str, Any]:
-    """The answer of `ROUTE LIST`: the latest tasks that have been given to a node, or to this one."""
+async def routes(cluster: Context, *, number: int | None = None) -> dict[str, Any]:
+    """Return the answer to `ROUTE LIST`: the latest tasks that were sent to any node, or to this one."""
     return {
         entry.task.uuid: _route(cluster, entry.attempt)
-        for entry in await _latest(cluster, node)
+        for entry in await _latest(cluster, number)
         if entry.attempt is not None
     }
 
 
-def route(cluster: Context, entry: Entry) -> dict[str, Any] | None:
-    """The answer of `ROUTE INFO`; None for a task that was given to no node yet."""
-    return _route(cluster, entry.attempt) if entry.attempt is not None else None
+def route(cluster: Context, entry: Entry) -> dict[str, Any]:
+    """Return the answer to `ROUTE INFO`. Raises TaskNotFound for a task that was sent to no node yet."""
+    if entry.attempt is None:
+        raise TaskNotFound("the task has no node yet")
+    return _route(cluster, entry.attempt)
 
 
 def _route(cluster: Context, attempt: Attempt) -> dict[str, Any]:
@@ -101,29 +103,29 @@ def _route(cluster: Context, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-async def task_list(cluster: Context, node: Node | None) -> list[dict[str, Any]]:
-    """The answer of `TASK LIST`: the latest tasks, or those of one node, as their clients see them."""
+async def task_list(cluster: Context, *, number: int | None = None) -> list[dict[str, Any]]:
+    """Return the answer to `TASK LIST`: the latest tasks, of all nodes or this one, as their clients see them."""
     return [
         task_info(entry.task)
         | {"phase": entry.task.phase, "node": entry.attempt.node_name if entry.attempt is not None else ""}
-        for entry in await _latest(cluster, node)
+        for entry in await _latest(cluster, number)
     ]
 
 
 async def task_details(cluster: Context, entry: Entry) -> dict[str, Any]:
-    """The answer of `TASK INFO`. No key is `error`, by which the original says that it failed."""
+    """Return the answer to `TASK INFO`. No key is `error`, by which the original tells that the command failed."""
     shown = msgspec.structs.asdict((await tasks.show(cluster, entry)).task)
     del shown["error"]
     return task_info(entry.task) | {key: value for key, value in shown.items() if key not in ("status", "progress")}
 
 
-async def _latest(cluster: Context, node: Node | None) -> list[Entry]:
-    wanted = TaskFilter(phases=_ROUTED, node_id=node.record.id if node is not None else None)
-    return await tasks.latest(cluster, wanted, limit=LONGEST)
+async def _latest(cluster: Context, number: int | None) -> list[Entry]:
+    node_id = nodes.by_number(cluster, number).record.id if number is not None else None
+    return await tasks.latest(cluster, TaskFilter(phases=_ROUTED, node_id=node_id), limit=LONGEST)
 
 
 def by_number(cluster: Context, number: Any) -> Node | None:
-    """The node of a body's `number`; None when there is none of that number."""
+    """Return the node of a body's `number`; None if there is none."""
     try:
         return nodes.by_number(cluster, int(number))
     except (NodeNotFound, ValueError):

@@ -1,17 +1,17 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators do with tasks, each verb once."""
+"""Operations on tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import zipfile
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from clusterodm.admin.estimates import Guesses
+from clusterodm.admin.operations.parameters import HIGHEST, LOWEST, MAX_PAGE, OUTCOMES, PHASES, STATES
 from clusterodm.admin.views import (
     AttemptView,
     Done,
@@ -34,19 +34,13 @@ from clusterodm.core.tasks import ON_NODE, Attempt, Outcome, Phase, Stage, Task,
 from clusterodm.nodeodm import Transfer
 from clusterodm.store import TaskFilter
 
-MAX_PAGE: Final = 500
+#: Files that are listed of a task.
 _MAX_FILES: Final = 1000
 _OPERATOR: Final = "an operator"
-#: Priorities go from one to the other; higher goes first.
-LOWEST, HIGHEST = -1000, 1000
-#: Words for a filter.
-_PHASES: Final = [str(phase) for phase in Phase if phase is not Phase.REMOVED]
-_OUTCOMES: Final = [str(outcome) for outcome in Outcome]
-STATES: Final = (*_PHASES, *_OUTCOMES)
 
 
 def entry_view(entry: Entry, guesses: Guesses) -> TaskView:
-    """One task in short."""
+    """Return the summary of a task."""
     task, attempt = entry.task, entry.attempt
     position, expected = guesses.of(task.uuid)
     return TaskView(
@@ -77,45 +71,60 @@ def entry_view(entry: Entry, guesses: Guesses) -> TaskView:
 
 
 async def find(cluster: Context, uuid: str) -> Entry:
-    """A task of any owner in any phase but removed; the beginning of its uuid is enough when it is unique. Raises
-    TaskNotFound."""
-    wanted = uuid.strip().lower()
-    entry = await cluster.tasks.find(wanted)
-    if entry is None and 4 <= len(wanted) < 36:
-        begins = await cluster.store.find_tasks(TaskFilter(text=wanted), limit=3)
-        found = [task for task in begins if task.uuid.startswith(wanted)]
-        if len(found) > 1:
-            raise BadRequest(f"several tasks begin with {wanted}")
-        entry = await cluster.tasks.find(found[0].uuid) if found else None
+    """Return the task with this id or unique prefix of it, of any owner, unless it was removed. Raises TaskNotFound."""
+    prefix = uuid.strip().lower()
+    entry = await cluster.tasks.find(prefix)
+    if entry is None and 4 <= len(prefix) < 36:
+        candidates = await cluster.store.find_tasks(TaskFilter(text=prefix), limit=3)
+        matches = [task for task in candidates if task.uuid.startswith(prefix)]
+        if len(matches) > 1:
+            raise BadRequest(f"several tasks begin with {prefix}")
+        entry = await cluster.tasks.find(matches[0].uuid) if matches else None
     if entry is None or entry.task.phase is Phase.REMOVED:
         raise TaskNotFound(f"{uuid[:100]} not found")
     return entry
 
 
-async def page(cluster: Context, wanted: TaskFilter, *, limit: int = 50, offset: int = 0) -> TaskPage:
-    """A page of tasks, with how many there are in all."""
-    entries = await latest(cluster, wanted, limit=limit, offset=offset)
+async def page(
+    cluster: Context, *, state: str = "", owner: str = "", text: str = "", limit: int = 50, offset: int = 0
+) -> TaskPage:
+    """Return a page of the tasks that match a filter, and their total number. Raises BadRequest."""
+    matching = _filter(state, owner=owner, text=text)
+    entries = await latest(cluster, matching, limit=limit, offset=offset)
     guesses = await Guesses.now(cluster)
     views = [entry_view(entry, guesses) for entry in entries]
-    return TaskPage(tasks=views, total=await cluster.store.count_tasks(wanted))
+    return TaskPage(tasks=views, total=await cluster.store.count_tasks(matching))
 
 
-async def latest(cluster: Context, wanted: TaskFilter, *, limit: int, offset: int = 0) -> list[Entry]:
-    """Tasks, latest commit first. What is in memory is newer than the store and wins."""
-    stored = await cluster.store.find_tasks(wanted, limit=min(limit, MAX_PAGE), offset=offset)
+def _filter(states: str, *, owner: str, text: str) -> TaskFilter:
+    phases: list[Phase] = []
+    outcome: Outcome | None = None
+    for state in filter(None, states.split(",")):
+        if state in OUTCOMES:
+            outcome = Outcome(state)
+        elif state in PHASES:
+            phases.append(Phase(state))
+        else:
+            raise BadRequest(f"unknown state {state[:50]!r}; known are {', '.join(STATES)}")
+    return TaskFilter(phases=phases, outcome=outcome, owner=owner, text=text[:200])
+
+
+async def latest(cluster: Context, matching: TaskFilter, *, limit: int, offset: int = 0) -> list[Entry]:
+    """Return tasks, latest commit first. Memory is newer than the store and wins."""
+    stored = await cluster.store.find_tasks(matching, limit=min(limit, MAX_PAGE), offset=offset)
     attempts = await cluster.store.last_attempts(task.uuid for task in stored)
     return [cluster.tasks.get(task.uuid) or Entry(task, attempts.get(task.uuid)) for task in stored]
 
 
 async def queue(cluster: Context) -> list[TaskView]:
-    """Tasks that wait, next first."""
+    """List queued tasks, next first."""
     guesses = await Guesses.now(cluster)
     waiting = (cluster.tasks.get(turn.task.uuid) for turn in guesses.turns)
     return [entry_view(entry, guesses) for entry in waiting if entry is not None]
 
 
 async def active(cluster: Context) -> list[TaskView]:
-    """Tasks that are not over, but for those that wait: on nodes first, then those that receive files."""
+    """List unfinished tasks that are not queued: those on nodes first, then those that receive files."""
     guesses = await Guesses.now(cluster)
     entries = [entry for entry in cluster.tasks.active() if entry.task.phase is not Phase.QUEUED]
     entries.sort(key=lambda entry: (entry.task.phase is Phase.RECEIVING, -entry.task.committed_at, entry.task.uuid))
@@ -123,13 +132,13 @@ async def active(cluster: Context) -> list[TaskView]:
 
 
 async def show(cluster: Context, entry: Entry) -> TaskDetail:
-    """One task with all that is known of it."""
+    """Show everything known about a task."""
     task, uuid = entry.task, entry.task.uuid
     guesses = await Guesses.now(cluster)
     held = await cluster.spool.listing(uuid)
     archive = cluster.results.archive(uuid)
     shown = entry_view(entry, guesses)
-    if task.phase is Phase.RECEIVING:  # they are counted at the commit
+    if task.phase is Phase.RECEIVING:  # counted at the commit
         shown.files, shown.images = len(held), sum(is_image(file.name) for file in held)
         shown.bytes = sum(file.size for file in held)
     options = [*task.options, *added_options(task.options, task.added_options)]
@@ -177,51 +186,51 @@ def _inside(archive: object) -> list[FileView]:
 
 
 async def timeline(cluster: Context, entry: Entry) -> list[EventView]:
-    """What happened to a task, oldest first."""
+    """Return the timeline of a task, oldest event first."""
     return [EventView(at=event.at, text=event.text) for event in await cluster.store.timeline(entry.task.uuid)]
 
 
 async def output(cluster: Context, entry: Entry, line: int = 0) -> list[str]:
-    """Console lines from number `line`; negative: the last ones."""
+    """Return console lines from number `line`; negative: counted from the end."""
     return msgspec.json.decode(await cluster.consoles.read(entry.task.uuid, line), type=list[str])
 
 
 async def why(cluster: Context, entry: Entry) -> Why:
-    """Why a task is as it is."""
+    """Explain the state of a task."""
     guesses = await Guesses.now(cluster)
     return Why(uuid=entry.task.uuid, phase=entry.task.phase, why=_why(cluster, entry, guesses))
 
 
 def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
     task, node = entry.task, entry.attempt.node_name if entry.attempt else "a node"
-    is_ahead = entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING
-    ahead = f"; its files are sent ahead to {node}" if is_ahead else ""
+    is_prefetching = entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING
+    prefetch = f"; its files are prefetched to {node}" if is_prefetching else ""
     match task.phase:
         case Phase.RECEIVING:
-            return f"its client has not committed it yet{ahead}"
+            return f"not committed by its client yet{prefetch}"
         case Phase.QUEUED:
             position, expected = guesses.of(task.uuid)
-            guess = f", about {span(expected)} to go" if expected else ""
-            place = f"position {position} of {len(guesses.turns)}{guess}"
+            estimate = f", about {span(expected)} left" if expected else ""
+            place = f"position {position} of {len(guesses.turns)}{estimate}"
             turn = f"; {guesses.turns[position - 1].why}" if position else ""
-            return f"waits: {entry.wait or 'it was not looked at yet'} ({place}{turn}){ahead}"
+            return f"waiting: {entry.wait or 'not scheduled yet'} ({place}{turn}){prefetch}"
         case Phase.DISPATCHING:
             transfer = cluster.dispatcher.sending.get(task.uuid)
-            return f"on its way to {node}, {_arrived(task, transfer)}"
+            return f"being sent to {node}, {_arrived(task, transfer)}"
         case Phase.RUNNING:
             return _why_running(cluster, entry, node)
         case Phase.COLLECTING:
-            return f"done on {node}; its results are looked at or brought here"
+            return f"done on {node}; its results are being checked or fetched"
     return _why_over(task, node)
 
 
 def _arrived(task: Task, transfer: Transfer | None) -> str:
-    """What the node has of a task's files: what it confirmed; and what is on its side but not confirmed."""
+    """Return how much of a task's files the node has confirmed, and how much is under way."""
     if transfer is None:
-        return f"none of its {task.file_count} files are there yet"
+        return f"none of its {task.file_count} files have arrived yet"
     share = 100 * transfer.arrived_bytes // max(1, task.byte_count)
-    under_way = f", {transfer.under_way / 1e6:.1f} MB more are under way" if transfer.under_way else ""
-    return f"{share} % of its files are there{under_way}"
+    under_way = f", {transfer.under_way / 1e6:.1f} MB under way" if transfer.under_way else ""
+    return f"{share} % of its files have arrived{under_way}"
 
 
 def _why_running(cluster: Context, entry: Entry, node: str) -> str:
@@ -229,12 +238,14 @@ def _why_running(cluster: Context, entry: Entry, node: str) -> str:
         silent = cluster.clock.steady() - entry.unreachable_since
         left = cluster.settings.node_lost_after - silent
         when = f"in {span(left)}" if left > 0 else "now"
-        return f"{node} has not answered for {span(silent)}; {when} it is given up, and the task goes on elsewhere"
+        return (
+            f"{node} has not answered for {span(silent)}; {when} it counts as lost, and the task is retried elsewhere"
+        )
     if entry.attempt is not None and awaits_restart(entry.task, entry.attempt):
         again = span(max(0.0, entry.task.not_before - cluster.clock()))
         return f"done on {node}, but {entry.attempt.reason}, in {again}"
-    there = "waits in the queue of" if entry.task.node_code == 10 else "runs on"
-    return f"{there} {node}, {entry.task.progress:.0f} % done"
+    state = "queued on" if entry.task.node_code == 10 else "running on"
+    return f"{state} {node}, {entry.task.progress:.0f} % done"
 
 
 def _why_over(task: Task, node: str) -> str:
@@ -244,7 +255,7 @@ def _why_over(task: Task, node: str) -> str:
 
 
 async def cancel(cluster: Context, entry: Entry) -> Done:
-    """Cancel a task in any phase; one that is over stays as it is, an upload is removed."""
+    """Cancel a task in any phase; a finished one stays as it is, an upload is removed."""
     await cluster.control.cancel(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is {entry.task.outcome or entry.task.phase}")
 
@@ -252,42 +263,28 @@ async def cancel(cluster: Context, entry: Entry) -> Done:
 async def remove(cluster: Context, entry: Entry) -> Done:
     """Remove a task with its files, here and on its node."""
     await cluster.control.remove(entry, by=_OPERATOR)
-    return Done(text=f"{entry.task.uuid} is removed")
+    return Done(text=f"{entry.task.uuid} removed")
 
 
 async def retry(cluster: Context, entry: Entry) -> Done:
-    """Begin a task that is over again; take one that is on a node away from it and give it to another."""
+    """Restart a finished task; move one that is on a node to another node. Raises BadRequest."""
     if entry.task.phase is Phase.FINISHED:
         await cluster.control.restart(entry, None)
-        return Done(text=f"{entry.task.uuid} begins again")
+        return Done(text=f"{entry.task.uuid} restarted")
     if entry.task.phase not in ON_NODE or entry.attempt is None:
-        raise BadRequest(f"a task that is {entry.task.phase} cannot be retried")
+        raise BadRequest(f"a task in phase {entry.task.phase} cannot be retried")
     try:
         await cluster.holdings.whole(entry.task)
     except FilesLost as lost:
-        raise BadRequest(f"{lost}, so it cannot go elsewhere") from None
+        raise BadRequest(f"{lost}, so it cannot be moved") from None
     await cluster.attempts.failed(entry, Failure.MOVED)
-    return Done(text=f"{entry.task.uuid} goes elsewhere")
+    return Done(text=f"{entry.task.uuid} moves to another node")
 
 
 async def prioritize(cluster: Context, entry: Entry, priority: int) -> Done:
-    """Give a task another priority; higher goes first, 0 is usual."""
+    """Set the priority of a task; higher goes first, the default is 0. Raises BadRequest."""
     if not LOWEST <= priority <= HIGHEST:
-        raise BadRequest(f"a priority is between {LOWEST} and {HIGHEST}")
+        raise BadRequest(f"the priority must be between {LOWEST} and {HIGHEST}")
     await cluster.tasks.change(entry, f"priority set to {priority} by an operator", priority=priority)
     cluster.dispatcher.look_soon()
     return Done(text=f"{entry.task.uuid} has priority {priority}")
-
-
-def filter_of(states: Iterable[str], *, owner: str = "", text: str = "") -> TaskFilter:
-    """A filter from words: phases and outcomes. Raises BadRequest."""
-    phases: list[Phase] = []
-    outcome: Outcome | None = None
-    for state in states:
-        if state in _OUTCOMES:
-            outcome = Outcome(state)
-        elif state in _PHASES:
-            phases.append(Phase(state))
-        else:
-            raise BadRequest(f"unknown state {state[:50]!r}; there are {', '.join(STATES)}")
-    return TaskFilter(phases=phases, outcome=outcome, owner=owner, text=text[:200])

@@ -1,13 +1,14 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators do with uploads that are not committed."""
+"""Operations on uploads that are not committed."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Final
 
-from clusterodm.admin import tasks
+from clusterodm.admin.operations import tasks
+from clusterodm.admin.operations.parameters import MAX_PAGE
 from clusterodm.admin.views import Done, UploadPage, UploadView
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
@@ -17,28 +18,27 @@ from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.tasks import Phase, Stage
 
-MAX_PAGE: Final = 500
-#: What an upload may be: bytes arrive now, none do, or none did for so long that it goes when room is short.
+#: receiving: bytes arrive now; abandoned: none did for so long that it is dropped when room is short.
 STATES: Final = ("receiving", "idle", "abandoned")
 
 
 def page(cluster: Context, *, limit: int = 50, offset: int = 0) -> UploadPage:
-    """A page of uploads, longest idle first; with what comes in by `/task/new`, which has no name before its end."""
+    """Return a page of uploads, longest idle first, with requests to `/task/new`, which have no name until they end."""
     views = _all(cluster)
     return UploadPage(
-        uploads=views[offset : offset + min(limit, MAX_PAGE)],
+        uploads=views[offset : offset + max(1, min(limit, MAX_PAGE))],
         total=len(views),
         bytes=sum(view.bytes for view in views),
     )
 
 
 def count(cluster: Context) -> Counter[str]:
-    """How many uploads there are, by their state."""
+    """Count uploads by their state."""
     return Counter(view.state for view in _all(cluster))
 
 
 def held_bytes(cluster: Context) -> int:
-    """Bytes of all uploads."""
+    """Return the bytes of all uploads."""
     return sum(view.bytes for view in _all(cluster))
 
 
@@ -66,7 +66,7 @@ def _view(cluster: Context, entry: Entry) -> UploadView:
 
 
 def _arrival(cluster: Context, arrival: Arrival) -> UploadView:
-    """A request that goes on: it is cut before it could count as abandoned."""
+    """Show a request in progress; it is cut before it could count as abandoned."""
     usage, now = cluster.spool.room.of(arrival.uuid), cluster.clock()
     receives = cluster.spool.receives(arrival.uuid)
     active_at = now if receives else max(arrival.began_at, cluster.spool.last_change(arrival.uuid))
@@ -85,32 +85,31 @@ def _arrival(cluster: Context, arrival: Arrival) -> UploadView:
 
 
 def _state(cluster: Context, uuid: str, idle: float) -> str:
-    """One of STATES."""
+    """Return one of STATES."""
     if cluster.spool.receives(uuid):
         return "receiving"
     return "abandoned" if idle > ABANDONED else "idle"
 
 
 def line(upload: UploadView) -> str:
-    """An upload in one line."""
-    where = f", sent ahead to {upload.node}" if upload.node else ""
-    rest = f"[{upload.state}] idle for {span(upload.idle_seconds)}"
-    return (
-        f"{upload.uuid} {rest}, {upload.files} files, {upload.bytes} bytes, {upload.owner}{where} {upload.name[:60]!r}"
-    )
+    """Return an upload as one line."""
+    where = f", prefetched to {upload.node}" if upload.node else ""
+    state = f"[{upload.state}] idle for {span(upload.idle_seconds)}"
+    size = f"{upload.files} files, {upload.bytes} bytes"
+    return f"{upload.uuid} {state}, {size}, {upload.owner}{where} {upload.name[:60]!r}"
 
 
 async def drop(cluster: Context, uuid: str) -> Done:
-    """Drop an upload with its files, here and on the node that got some ahead."""
+    """Drop an upload with its files, here and on the node that they were prefetched to."""
     by = "an operator"
     why = f"the upload was dropped by {by}"
     for arrival in cluster.uploads.arrivals():
         if arrival.uuid == uuid:
             cluster.uploads.cut(arrival, why=why)
-            return Done(text=f"{uuid} is dropped")
+            return Done(text=f"{uuid} dropped")
     entry = await tasks.find(cluster, uuid)
     if entry.task.phase is not Phase.RECEIVING:
-        raise BadRequest("it is committed; cancel or remove the task instead")
+        raise BadRequest("the upload is committed; cancel or remove the task instead")
     if not await cluster.uploads.remove(entry, by=by, why=why):
-        raise BadRequest("it was committed or removed in this moment")
-    return Done(text=f"{entry.task.uuid} is dropped")
+        raise BadRequest("the upload was just committed or removed")
+    return Done(text=f"{entry.task.uuid} dropped")

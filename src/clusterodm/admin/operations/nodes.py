@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators do with nodes, each verb once."""
+"""Operations on nodes."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from clusterodm.admin.views import Done, Lease, NodeView
 from clusterodm.cluster.context import Context
@@ -12,27 +14,29 @@ from clusterodm.core.membership import lease_terms
 from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address, parse_address
 from clusterodm.core.placement import Needs, best, wait_reason
 
+Certificate = Literal["verified", "any"]
+
 
 def listing(cluster: Context) -> list[NodeView]:
-    """All nodes by number."""
-    there = _tasks_by_node(cluster)
-    return [_view(cluster, node, number, there) for number, node in enumerate(cluster.registry.nodes(), 1)]
+    """List all nodes."""
+    tasks = _tasks_by_node(cluster)
+    return [_view(cluster, node, number, tasks) for number, node in enumerate(cluster.registry.nodes(), 1)]
 
 
 def view(cluster: Context, node: Node) -> NodeView:
-    """One node as operators see it."""
+    """Show a node."""
     number = 1 + [each.record.id for each in cluster.registry.nodes()].index(node.record.id)
     return _view(cluster, node, number, _tasks_by_node(cluster))
 
 
 def _tasks_by_node(cluster: Context) -> dict[int, list[str]]:
-    there: dict[int, list[str]] = {}
+    tasks: dict[int, list[str]] = {}
     for task, attempt in cluster.tasks.on_nodes():
-        there.setdefault(attempt.node_id, []).append(task.uuid)
-    return there
+        tasks.setdefault(attempt.node_id, []).append(task.uuid)
+    return tasks
 
 
-def _view(cluster: Context, node: Node, number: int, there: dict[int, list[str]]) -> NodeView:
+def _view(cluster: Context, node: Node, number: int, tasks: dict[int, list[str]]) -> NodeView:
     info, record = node.info, node.record
     return NodeView(
         id=record.id,
@@ -61,12 +65,12 @@ def _view(cluster: Context, node: Node, number: int, there: dict[int, list[str]]
         set_aside_until=node.set_aside_until if node.set_aside_until > cluster.clock() else 0.0,
         lease_until=record.lease_until,
         ends_at=record.ends_at,
-        tasks=there.get(record.id, []),
+        tasks=tasks.get(record.id, []),
     )
 
 
 def by_number(cluster: Context, number: int) -> Node:
-    """The node at a place of the list, from 1. Raises NodeNotFound."""
+    """Return the node at a place in the list, from 1. Raises NodeNotFound."""
     nodes = cluster.registry.nodes()
     if not 1 <= number <= len(nodes):
         raise NodeNotFound(f"there is no node {number}")
@@ -74,33 +78,36 @@ def by_number(cluster: Context, number: int) -> Node:
 
 
 def by_id(cluster: Context, node_id: int) -> Node:
-    """A node by its id. Raises NodeNotFound."""
+    """Return a node by its id. Raises NodeNotFound."""
     node = cluster.registry.get(node_id)
     if node is None or node.record.removed:
         raise NodeNotFound(f"there is no node with id {node_id}")
     return node
 
 
-async def add(cluster: Context, host: str, port: int = 0, token: str = "", *, insecure: bool = False) -> NodeView:
-    """Take a node in; one that is known gets the new address and token. Port 0: `host` is a whole address. Raises
+async def add(
+    cluster: Context, *, host: str, port: int = 0, token: str = "", certificate: Certificate = "verified"
+) -> NodeView:
+    """Add a node; a known one gets the new address and token. Port 0: `host` is a whole address. Raises
     ConfigError."""
-    address = _address(host, port, token, insecure=insecure)
+    address = _address(host, port, token, certificate)
     _check_loopback(cluster, address)
     node = await cluster.registry.add(address)
     return view(cluster, node)
 
 
 def _check_loopback(cluster: Context, address: NodeAddress) -> None:
-    """Refuse what may be a node that is here: a program that listens on all of this machine is reached at each address
-    of loopback, and would get twice as many tasks as it has slots."""
+    """Refuse an address that may be another one's node: a server that listens on all interfaces is reached at each
+    loopback address, and would get twice as many tasks as it has slots."""
     if cluster.registry.find(address) is not None or not is_loopback(address.host):
         return
     for node in cluster.registry.nodes():
         if node.address.port == address.port and is_loopback(node.address.host):
-            raise ConfigError(f"{address} may be {node.address}, which is here; remove that first")
+            raise ConfigError(f"{address} may be the same node as {node.address}; remove that first")
 
 
-def _address(host: str, port: int, token: str, *, insecure: bool) -> NodeAddress:
+def _address(host: str, port: int, token: str, certificate: Certificate) -> NodeAddress:
+    insecure = certificate == "any"
     if port:
         return make_address(host, port, token, insecure=insecure)
     whole = parse_address(host)
@@ -110,43 +117,44 @@ def _address(host: str, port: int, token: str, *, insecure: bool) -> NodeAddress
 
 
 async def remove(cluster: Context, node: Node) -> Done:
-    """Take a node out. Its tasks finish there, and its results stay reachable while it is."""
+    """Remove a node. Its running tasks finish there, and its results stay available as long as it is reachable."""
     count = len(view(cluster, node).tasks)
     await cluster.registry.remove(node)
-    rest = f"; {count} of its tasks will finish there first" if count else ""
-    return Done(text=f"{node.address} is removed{rest}")
+    rest = f"; {count} running {'task finishes' if count == 1 else 'tasks finish'} there" if count else ""
+    return Done(text=f"{node.address} removed{rest}")
 
 
 async def lock(cluster: Context, node: Node) -> NodeView:
-    """Give a node nothing new."""
+    """Lock a node: it accepts no new tasks."""
     await cluster.registry.change(node, locked=True)
     return view(cluster, node)
 
 
 async def unlock(cluster: Context, node: Node) -> NodeView:
-    """Give a node work again, also one that drains or was set aside."""
+    """Let a node accept tasks again, also one that is draining or set aside."""
     cluster.registry.health.pardon(node)
     await cluster.registry.change(node, locked=False, draining=False)
     return view(cluster, node)
 
 
 async def drain(cluster: Context, node: Node) -> NodeView:
-    """Give a node nothing new and bring its results here, so that it can be switched off."""
+    """Stop giving tasks to a node and fetch its results, so that it can be switched off."""
     await cluster.registry.change(node, draining=True)
     await cluster.drainer.sweep()
     return view(cluster, node)
 
 
 def update(cluster: Context) -> Done:
-    """Ask all nodes at once."""
+    """Poll all nodes now."""
     nodes = cluster.registry.nodes()
     for node in nodes:
         cluster.registry.look(node)
-    return Done(text=f"{len(nodes)} nodes are asked")
+    return Done(text=f"polling {len(nodes)} nodes")
 
 
 def best_for(cluster: Context, images: int) -> NodeView:
-    """The node that a task of so many images would go to now. Raises BadRequest that says why there is none."""
+    """Find the node that a task with this many images would go to now. Raises BadRequest with the reason if there is
+    none."""
     needs, facts, now = Needs(images=images), cluster.registry.facts(), cluster.clock()
     chosen = best(facts, needs, now)
     if chosen is None:
@@ -160,39 +168,38 @@ async def lease(
     host: str,
     port: int,
     token: str = "",
-    insecure: bool = False,
+    certificate: Certificate = "verified",
     labels: dict[str, str] | None = None,
     slots: int = 0,
     ttl: float = 60.0,
     ends_in: float | None = None,
     drain_before: float = 0.0,
 ) -> Lease:
-    """A node registers itself, or renews. It gets nothing new when `ttl` seconds go by without another call, nor in
-    the last `drain_before` of the `ends_in` seconds that it has left. A node that others configured keeps its terms:
-    who may register nodes may not change those. Raises BadRequest."""
-    address = _address(host, port, token, insecure=insecure)
+    """Register a node by itself, or renew its lease. It accepts no new tasks once `ttl` seconds pass without another
+    call, nor in the last `drain_before` of the `ends_in` seconds that it has left. A node that was configured otherwise
+    keeps its terms: the right to register nodes does not include changing those. Raises BadRequest."""
+    address = _address(host, port, token, certificate)
     known = cluster.registry.find(address)
     if known is not None and known.record.origin is not Origin.LEASE:
-        raise BadRequest(f"{address} is here already, and not by a lease")
-    said = {"labels": labels or {}, "slots": slots, "ttl": ttl, "ends_in": ends_in, "drain_before": drain_before}
-    terms = lease_terms(cluster.clock(), said)
-    node = await cluster.registry.add(address, **terms)
+        raise BadRequest(f"{address} is a configured node, not one with a lease")
+    terms = {"labels": labels or {}, "slots": slots, "ttl": ttl, "ends_in": ends_in, "drain_before": drain_before}
+    node = await cluster.registry.add(address, **lease_terms(cluster.clock(), terms))
     return Lease(node=view(cluster, node), ttl=ttl)
 
 
 async def end_lease(cluster: Context, node: Node) -> Done:
-    """A node says goodbye: its tasks finish there, its results are brought here. Raises NodeNotFound for a node that
-    is not here by a lease."""
+    """End the lease of a node: its running tasks finish there, and its results are fetched. Raises NodeNotFound for a
+    node without a lease."""
     if node.record.origin is not Origin.LEASE:
         raise NodeNotFound(f"there is no lease with id {node.record.id}")
     return await remove(cluster, node)
 
 
 def line(node: NodeView) -> str:
-    """A node in one line, as the original writes it."""
+    """Return a node as one line, in the format of the original."""
     state = "online" if node.online else "offline"
-    there = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
-    flags = [letter for letter, is_so in there if is_so]
+    letters = (("L", node.locked), ("D", node.draining), ("A", node.origin == "autoscaler"))
+    flags = [letter for letter, is_set in letters if is_set]
     shown = f" [{','.join(flags)}]" if flags else ""
     slots = f"{node.used}/{node.slots}" if node.seen_at else "?/?"
     engine = f"<engine: {node.engine} {node.engine_version}> <API: {node.api_version}>"

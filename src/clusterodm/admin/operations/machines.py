@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators do with machines, each verb once."""
+"""Operations on machines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Final
 
 from clusterodm.admin.views import CostView, Done, MachineDetail, MachineEventView, MachinePlan, MachineView
 from clusterodm.cluster.context import Context
@@ -15,26 +16,26 @@ from clusterodm.core.machines import Machine, State
 from clusterodm.core.scaling import Demand
 
 #: Machines that are gone and still listed.
-_GONE = 100
+_GONE: Final = 100
 
 
 def listing(cluster: Context) -> list[MachineView]:
-    """Machines that are not gone, oldest launch first."""
+    """List machines that are not gone, oldest launch first."""
     return [_view(cluster, machine) for machine in cluster.machines.alive()]
 
 
 async def gone(cluster: Context) -> list[MachineView]:
-    """Machines that are gone, last one first; the last hundred."""
+    """List the last hundred machines that are gone, latest first."""
     return [_view(cluster, machine) for machine in await cluster.store.machines_gone(limit=_GONE)]
 
 
 def find(cluster: Context, name: str) -> Machine:
-    """A machine by its id, or the end of it when that is unique. Raises MachineNotFound."""
+    """Return a machine by its id or a unique suffix of it. Raises MachineNotFound."""
     return _one(cluster.machines.alive(), name)
 
 
 async def show(cluster: Context, name: str) -> MachineDetail:
-    """A machine with its history; also one of the last hundred that are gone. Raises MachineNotFound."""
+    """Show a machine with its history, also one of the last hundred that are gone. Raises MachineNotFound."""
     machine = _one([*cluster.machines.alive(), *await cluster.store.machines_gone(limit=_GONE)], name)
     history = [
         MachineEventView(at=event.at, state=event.state, text=event.text)
@@ -44,10 +45,10 @@ async def show(cluster: Context, name: str) -> MachineDetail:
 
 
 def _one(machines: Iterable[Machine], name: str) -> Machine:
-    found = [machine for machine in machines if name and machine.id.endswith(name)]
-    if len(found) != 1:
-        raise MachineNotFound(f"there is no machine {name[:100]}" if not found else f"several machines end in {name}")
-    return found[0]
+    matches = [machine for machine in machines if name and machine.id.endswith(name)]
+    if len(matches) != 1:
+        raise MachineNotFound(f"several machines end in {name}" if matches else f"there is no machine {name[:100]}")
+    return matches[0]
 
 
 def _view(cluster: Context, machine: Machine) -> MachineView:
@@ -78,13 +79,13 @@ def _view(cluster: Context, machine: Machine) -> MachineView:
 
 
 def plan_for(cluster: Context, images: int) -> MachinePlan:
-    """What would be created for a task of so many images now, if no node had a slot for it. Raises BadRequest that says
-    why nothing would."""
+    """Show which machine would be created for a task now if no node had a free slot. Raises BadRequest with the reason
+    if none would."""
     if not cluster.autoscaler.fleet.providers:
         raise BadRequest("there is no autoscaler (--asr)")
     scale_plan = cluster.autoscaler.decide([Demand(task="-", images=images)])
     if "-" in scale_plan.matched:
-        raise BadRequest(f"machine {scale_plan.matched['-']} is there for it, so none would be created")
+        raise BadRequest(f"none would be created: machine {scale_plan.matched['-']} can take the task")
     if "-" in scale_plan.unmet:
         raise BadRequest(f"none would be created: {scale_plan.unmet['-']}")
     launch = next(launch for launch in scale_plan.launches if launch.task == "-")
@@ -102,43 +103,43 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
 
 
 async def keep(cluster: Context, machine: Machine) -> Done:
-    """Have a machine stay though it has nothing to do, also one that is about to go."""
+    """Keep a machine although it is idle, also one that is draining."""
     if machine.state is not State.DELETING:
         machine = await cluster.machines.change(machine, kept=True)
     if machine.state is State.DELETING:
-        raise BadRequest(f"{machine.id} is being deleted; nothing leads back from that")
+        raise BadRequest(f"{machine.id} is being deleted, which cannot be undone")
     if machine.state is State.DRAINING:
         await cluster.lifecycle.resume(machine)
     return Done(text=f"{machine.id} is kept")
 
 
 async def release(cluster: Context, machine: Machine) -> Done:
-    """Let a machine go again when it has had nothing to do for its time."""
+    """Let a kept machine go once it has been idle for the configured time."""
     await cluster.machines.change(machine, kept=False)
-    return Done(text=f"{machine.id} may go")
+    return Done(text=f"{machine.id} is no longer kept")
 
 
 async def delete(cluster: Context, machine: Machine) -> Done:
-    """Delete a machine now. Tasks that are on it go on elsewhere."""
+    """Delete a machine now. Its tasks are retried elsewhere."""
     if machine.state is State.DELETING:
         return Done(text=f"{machine.id} is being deleted")
     count = len(cluster.machines.entries(machine))
     await cluster.lifecycle.delete(machine, "deleted by an operator")
-    rest = f"; {count} of its tasks go elsewhere" if count else ""
-    return Done(text=f"{machine.id} is deleted{rest}")
+    rest = f"; {count} {'task is' if count == 1 else 'tasks are'} retried elsewhere" if count else ""
+    return Done(text=f"deleting {machine.id}{rest}")
 
 
-async def costs(cluster: Context, month: str, by: str) -> list[CostView]:
-    """What machines have cost in a month (as "2026-11"; empty: this one), most expensive first."""
+async def costs(cluster: Context, *, month: str, by: str) -> list[CostView]:
+    """Return the costs of a month (as "2026-11"; empty: the current one), highest first."""
     await cluster.autoscaler.keep_costs()
-    wanted = month or time.strftime("%Y-%m", time.gmtime(cluster.clock()))
+    month = month or time.strftime("%Y-%m", time.gmtime(cluster.clock()))
     return [
-        CostView(key=key, hours=hours, amount=amount) for key, hours, amount in await cluster.store.costs(wanted, by)
+        CostView(key=key, hours=hours, amount=amount) for key, hours, amount in await cluster.store.costs(month, by)
     ]
 
 
 def line(machine: MachineView) -> str:
-    """A machine in one line."""
+    """Return a machine as one line."""
     kept = " [kept]" if machine.kept else ""
     busy = f"{len(machine.tasks)} tasks" if machine.tasks else "idle" if machine.idle_since else "no task"
     where = f"{machine.size} in {machine.location} ({machine.provider})"
