@@ -96,13 +96,13 @@ def that_is_gone(pair: Pair) -> None:
     pair.cert.unlink()
 
 
-UNTRUSTED = ("warning", "clients that trust what this machine trusts refuse it: unable to get local issuer certificate")
+UNTRUSTED = ("warning", "clients with the trust store of this machine refuse it: unable to get local issuer certificate")
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (good, [("ok", "is good until"), UNTRUSTED]),
+        (good, [("ok", "is valid until"), UNTRUSTED]),
         (of_another_key, [("error", "does not belong to the key")]),
         (with_the_authority_first, [("error", "the first certificate")]),
         (with_an_encrypted_key, [("error", "is encrypted")]),
@@ -125,7 +125,7 @@ async def test_a_certificate_is_looked_at(change: Any, expected: list[tuple[str,
         (-4, 2.6, "ok", ", 3 days"),  # good for a week only, as some authorities give them: nothing to do yet
         (-5, 1.4, "warning", ", 1 days"),
         (-90, -1, "error", "has expired"),
-        (1, 90, "error", "is not good yet"),
+        (1, 90, "error", "is not valid yet"),
     ],
 )
 async def test_an_expiry_is_told_in_time(begin: float, end: float, verdict: str, text: str, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
     assert (await operator.ask("POST", "/api/v1/machines/unknown/delete"))[0] == 404
     uuid = machine["tasks"][0]
     cloud.world.knobs["seconds"] = 0.0  # type: ignore[union-attr]
-    assert "1 of its tasks go elsewhere" in (await operator.order("POST", f"machines/{short}/delete"))["text"]
+    assert "1 task is retried elsewhere" in (await operator.order("POST", f"machines/{short}/delete"))["text"]
     await api.ends(uuid)
     gone = await eventually(lambda: operator.get("machines/gone"))
     assert [(each["id"], each["reason"]) for each in gone] == [(machine["id"], "deleted by an operator")]

@@ -96,7 +96,7 @@ async def test_it_is_printed_once_and_never_logged_and_outlives_a_restart(tmp_pa
     doors = {"admin-host": "0.0.0.0", "admin-cli-port": shell, "admin-pass-file": "admin-password"}
     async with program(tmp_path, **doors) as cluster:
         await cluster.start()
-        made = re.findall("made now: ([0-9a-f]{32})\n", cluster.log.read_text())
+        made = re.findall("page\\): ([0-9a-f]{32})\n", cluster.log.read_text())
         assert len(made) == 1
         assert b"Bye!" in await typed(shell, made[0])
         await cluster.end(signal.SIGTERM)

@@ -115,7 +115,7 @@ async def test_uploads_are_shown_with_what_they_hold_and_dropped(cluster: Rig, m
     }
     await api.commit(second)
     status, refused = await operator.ask("DELETE", f"/api/v1/uploads/{second}")
-    assert (status, refused) == (409, {"error": "it is committed; cancel or remove the task instead"})
+    assert (status, refused) == (409, {"error": "the upload is committed; cancel or remove the task instead"})
     assert (await operator.ask("DELETE", f"/api/v1/uploads/{first}"))[0] == 404
     third = await api.init()
     await operator.order("POST", f"tasks/{third}/cancel")
@@ -274,7 +274,7 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) 
     feed = Feed(cluster.cluster.context)
     async with feed.watching() as waiting:
         for number in range(2000):
-            feed._tell(b"x%d" % number)
+            feed._send(b"x%d" % number)
         told = [waiting.get_nowait() for _ in range(waiting.qsize())]
     assert len(told) <= 500
     assert b"reload" in b"".join(told)

@@ -120,8 +120,8 @@ async def test_what_is_no_copy_is_left_alone(cluster: Rig, tmp_path: Path) -> No
     (other / "mine.jpg").write_bytes(b"x")
     code, output = await backup(data, other)
     assert (code, names(other)) == (2, {"mine.jpg"})
-    assert "something in it that is no earlier copy" in output
-    for target, why in ((data / "copy", "lies in the data folder itself"), (tmp_path / "x", "there is no data folder")):
+    assert "neither empty nor an earlier backup" in output
+    for target, why in ((data / "copy", "is inside the data folder"), (tmp_path / "x", "there is no data folder")):
         code, output = await backup(data if target.name == "copy" else tmp_path / "none", target)
         assert code == 2
         assert why in output

@@ -73,7 +73,7 @@ async def test_nodes_tasks_and_uploads_go_on(cluster: Rig, original: Path) -> No
     write(original, "routes.json", {RUNS: {"node": address, "token": None, "accessed": 1_700_000_000_000}})
     code, output = await take_over(original, cluster.folder / "data")
     assert code == 0, output
-    for line in ("1 nodes", "1 tasks", "1 files; its client goes on", "odd", "ssl-key?", "hetzner, 1 sizes"):
+    for line in ("1 nodes", "1 tasks", "1 files; its client continues", "odd", "ssl-key?", "hetzner, 1 sizes"):
         assert line in output, output
     assert "11111111-2222-4333-8444-555555555555: no readable body.json" in output
     assert "hush" not in output
@@ -141,10 +141,10 @@ async def test_what_there_is_no_node_or_no_hand_for_is_named(cluster: Rig, origi
     code, output = await take_over(original, cluster.folder / "data")
     assert code == 0, output
     for line in (
-        "note machine clusterodm-7 (10.0.0.9:3000) is taken in locked",
+        "note machine clusterodm-7 (10.0.0.9:3000) is added locked",
         f"no   task {COMES}: its node 10.0.0.8:3000 is gone",
-        "1 tasks, which are followed",
-        "note 1 tokens: each task stays with its owner",
+        "1 tasks, which continue",
+        "note 1 tokens: each task keeps its owner",
     ):
         assert line in output, output
     assert "hush" not in output
@@ -161,7 +161,7 @@ async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path
     write(original, "routes.json", {RUNS: {"node": address}})
     code, output = await take_over(original, data)
     assert code == 0, output
-    assert "taken over before" in output
+    assert "already imported" in output
     await cluster.start()
     assert cluster.entry(RUNS).task.uuid == RUNS
     assert len(cluster.cluster.context.registry.nodes()) == 1

@@ -199,7 +199,7 @@ async def test_what_cannot_be_put_back_is_refused_before_anything_is_touched(tmp
         f"clusterodm backup {copy} --data-dir data --database-only", tmp_path, 2
     )
     (tmp_path / "empty").mkdir()
-    assert "is no copy" in await follow("clusterodm restore empty --data-dir data", tmp_path, 2)
+    assert "is no backup" in await follow("clusterodm restore empty --data-dir data", tmp_path, 2)
     write_identity(bare, Identity("other", files=False, copied_at=1.0))
     assert "is the database of another data folder" in await follow(
         f"clusterodm restore {bare} --data-dir data", tmp_path, 2

@@ -323,5 +323,5 @@ async def test_a_node_that_never_answers_is_given_up_when_it_is_said_to_be(clust
         return why if "has not answered" in why else ""
 
     said = await eventually(silent)
-    assert "it is given up, and the task goes on elsewhere" in said
+    assert "it counts as lost, and the task is retried elsewhere" in said
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED, seconds=8.0)

@@ -70,7 +70,7 @@ async def test_files_are_on_the_node_before_the_commit_and_only_the_rest_follows
     await _sent(cluster, uuid, {"a.jpg", "b.jpg"})
     assert cluster.entry(uuid).task.phase is Phase.RECEIVING
     why = (await tasks.why(cluster.cluster.context, cluster.entry(uuid))).why
-    assert why == f"its client has not committed it yet; its files are sent ahead to 127.0.0.1:{cluster.ports[0]}"
+    assert why == f"not committed by its client yet; its files are prefetched to 127.0.0.1:{cluster.ports[0]}"
     assert not node.commits
     await _photos(cluster, uuid, "c.jpg")
     await api.commit(uuid)

@@ -132,7 +132,7 @@ async def test_sighup_reads_certificate_and_tokens_again(tmp_path: Path) -> None
         tokens.write_text('[alice]\ntoken = "hush-alice-2"\n')
         running.send(signal.SIGHUP)
         await eventually(lambda: lines(running, "tokens file loaded"))
-        assert lines(running, "SIGHUP: files are read again")
+        assert lines(running, "SIGHUP: reloading files")
         assert lines(running, "certificate renewed")
         second = await asyncio.to_thread(serial, port)
         assert second != first
@@ -161,7 +161,7 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
         certificates.issue()
         several.send(signal.SIGHUP)
         await eventually(lambda: len(lines(several, "certificate renewed")) == 2)
-        assert [line["workers"] for line in lines(several, "passed on to the workers")] == [2]
+        assert [line["workers"] for line in lines(several, "passed on to workers")] == [2]
         uuid = await api.init()
         async with sending(several, uuid):
             left = psutil.Process(several.pid).children()

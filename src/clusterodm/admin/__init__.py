@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators talk to: each verb once (nodes, tasks, figures), thin under the shell, the web API, the page.
+"""What operators talk to: one table of operations, and shell, API and page on top of it.
 
-Nothing is imported here: the command line needs the records (views.py) and none of the rest.
+Nothing is imported here: the command line needs the table and the views alone.
 """

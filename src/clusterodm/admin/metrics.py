@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`/metrics`: what was counted (observe.Metrics), and what can be looked up at the time of asking."""
+"""`/metrics`: counters (observe.Metrics), and gauges that are looked up for each scrape."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from clusterodm.core.machines import State
 from clusterodm.core.nodes import Origin
 from clusterodm.core.tasks import ACTIVE
 
-#: Gauges that are looked up: their text and their labels.
+#: Gauges that are looked up: help and labels.
 GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
-    "clusterodm_tasks": ("Tasks that are not over, by phase.", ["phase"]),
+    "clusterodm_tasks": ("Unfinished tasks, by phase.", ["phase"]),
     "clusterodm_uploads": ("Uploads that are not committed: receiving, idle, or abandoned.", ["state"]),
     "clusterodm_upload_bytes": ("Bytes of uploads that are not committed.", []),
     "clusterodm_held_bytes": ("Bytes of held files.", []),
-    "clusterodm_room_bytes": ("Bytes of uploads that may still come.", []),
-    "clusterodm_nodes": ("Nodes, by how they came to be known.", ["origin"]),
+    "clusterodm_room_bytes": ("Bytes of uploads that there is still room for.", []),
+    "clusterodm_nodes": ("Nodes, by origin.", ["origin"]),
     "clusterodm_machines": ("Machines that are not gone, by provider and state.", ["provider", "state"]),
-    "clusterodm_machines_hourly_cost": ("What an hour of all machines costs, as configured.", []),
-    "clusterodm_machines_month_cost": ("What machines have cost this month.", []),
-    "clusterodm_leads": ("Whether this process is the replica that places, tracks and decides.", []),
-    "clusterodm_replicas": ("Processes that are this cluster.", []),
-    "clusterodm_orphans": ("Machines at providers that are nobody's.", []),
-    "clusterodm_observer_failures": ("How often a part failed at a change that it was told of: a bug.", ["observer"]),
-    "clusterodm_node_online": ("Whether a node answered lately.", ["node"]),
-    "clusterodm_node_closed": ("Whether a node gets nothing new.", ["node"]),
+    "clusterodm_machines_hourly_cost": ("Hourly cost of all machines, as configured.", []),
+    "clusterodm_machines_month_cost": ("Cost of machines this month.", []),
+    "clusterodm_leads": ("1 if this process is the leader.", []),
+    "clusterodm_replicas": ("Replicas of this cluster.", []),
+    "clusterodm_orphans": ("Machines that carry this cluster's tag but are unknown to it.", []),
+    "clusterodm_observer_failures": ("Failed observers of changes, each a bug.", ["observer"]),
+    "clusterodm_node_online": ("1 if a node is online.", ["node"]),
+    "clusterodm_node_closed": ("1 if a node accepts no new tasks.", ["node"]),
     "clusterodm_node_slots": ("Slots of a node: used, reserved, free.", ["node", "state"]),
 }
 
 
 class LiveGauges(Collector):
-    """Gauges that are made when somebody asks."""
+    """Gauges that are looked up for each scrape."""
 
     def __init__(self, cluster: Context) -> None:
         self._cluster = cluster
 
     def describe(self) -> list[Metric]:
-        """Nothing: they need a running cluster, and names do not clash."""
+        """Return nothing: gauges need a running cluster, and names do not clash."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """All gauges."""
+        """Return all gauges."""
         gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         cluster = self._cluster
         gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.room.held)
@@ -77,15 +77,15 @@ class LiveGauges(Collector):
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin in Origin:
             gauges["clusterodm_nodes"].add_metric([origin], origins[origin])
-        told = (cluster.tasks.observers, cluster.registry.observers, cluster.machines.observers)
-        for name, count in sorted(_sum(each.failures for each in told).items()):
+        observers = (cluster.tasks.observers, cluster.registry.observers, cluster.machines.observers)
+        for name, count in sorted(_sum(each.failures for each in observers).items()):
             gauges["clusterodm_observer_failures"].add_metric([name], count)
         yield InfoMetricFamily("clusterodm", "This program.", value={"version": __version__})
         yield from gauges.values()
 
 
 def _sum(counted: Iterable[Counter[str]]) -> Counter[str]:
-    """Add counts up; what was counted never stays in."""
+    """Add counts up, and keep those that are zero."""
     total: Counter[str] = Counter()
     for each in counted:
         total.update(each)
@@ -110,5 +110,5 @@ def _add_node(gauges: dict[str, GaugeMetricFamily], node: Node) -> None:
 
 
 def exposition(cluster: Context) -> bytes:
-    """The text that Prometheus reads."""
+    """Return the metrics in the text format of Prometheus."""
     return generate_latest(cluster.metrics.registry)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The operators' password: the setting, or the content of a file that is created with a random one if missing."""
+"""The operators' password: a setting, or a file that is created with a random password if missing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clusterodm.settings import Settings
 
 
 def with_password(settings: Settings) -> tuple[Settings, str]:
-    """Settings with the password of `--admin-pass-file`, when that is asked for; and the password if it was made now:
-    it is told once, and never logged. Raises ConfigError."""
+    """Return settings with the password of `--admin-pass-file`, if set; and the password if it was generated now, to be
+    shown once and never logged. Raises ConfigError."""
     file = settings.admin_pass_file
     if (
         file is None
@@ -26,18 +26,18 @@ def with_password(settings: Settings) -> tuple[Settings, str]:
         return settings, ""
     path = settings.data_dir / file
     try:
-        made = "" if path.exists() else _make(settings.data_dir, path)
+        generated = "" if path.exists() else _generate(settings.data_dir, path)
         password = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text file"
         raise ConfigError(f"--admin-pass-file {path} cannot be used by user {os.getuid()}: {reason}") from None
     if not password:
-        raise ConfigError(f"--admin-pass-file {path} is empty; write a password into it, or remove it to have one made")
-    return settings.model_copy(update={"admin_pass": SecretStr(password)}), made
+        raise ConfigError(f"--admin-pass-file {path} is empty; write a password into it, or remove it to generate one")
+    return settings.model_copy(update={"admin_pass": SecretStr(password)}), generated
 
 
-def _make(folder: Path, path: Path) -> str:
-    """Make a password that this user alone can read; empty when another process was faster."""
+def _generate(folder: Path, path: Path) -> str:
+    """Generate a password that only this user can read; return an empty one if another process was faster."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     password = secrets.token_hex(16)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -47,7 +47,7 @@ def _make(folder: Path, path: Path) -> str:
             opened.write(f"{password}\n")
             opened.flush()
             os.fsync(file)
-        os.link(draft, path)  # whole, or not at all, and never over another one
+        os.link(draft, path)  # atomic, and never over another one
     except FileExistsError:
         return ""
     finally:

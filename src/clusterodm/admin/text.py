@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""LineReader out of bytes that come as they like over TCP, without what telnet says to itself."""
+"""Lines of a TCP stream, without the commands of the telnet protocol."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Final
 _MAX_LINE: Final = 4096
 #: Seconds without a line after which a session is closed.
 _IDLE: Final = 3600.0
-#: Seconds after which one packet without the end of its line is a command.
+#: Seconds after which a single packet without a newline counts as a line.
 _QUIET: Final = 0.3
-#: Bytes of the telnet protocol: escape, begin and end of an option, first and last of the requests.
+#: Telnet protocol: escape, begin and end of an option, first and last request.
 _IAC, _SB, _SE, _WILL, _DONT = 255, 250, 240, 251, 254
 
 
 class LineReader:
-    """The lines of one session."""
+    """The lines of a session."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._bytes = bytearray()
         self._text = bytearray()
-        #: Packets that the text came in of which the end of the line is missing.
+        #: Packets of the incomplete line.
         self._packets = 0
         self._at_end = False
 
     async def next(self) -> str | None:
-        """The next line without its end; None when there is none. Raises TimeoutError for a silent session."""
+        """Return the next line without its newline; None at the end. Raises TimeoutError for a silent session."""
         while True:
             end = self._text.find(b"\n")
             if end >= 0:
@@ -46,8 +46,8 @@ class LineReader:
         return _printable(line)
 
     async def _receive(self) -> None:
-        """Take what comes next. One packet of several letters, after which nothing comes, is a command though its line
-        has no end: the original takes each packet for one. Who types sends whole lines, or single letters."""
+        """Receive more. A single packet of several letters that nothing follows counts as a line although it has no
+        newline: to the original, each packet is a command. Terminals send whole lines, or single letters."""
         may_be_whole = self._packets == 1 and len(self._text) > 1 and not self._bytes
         try:
             async with asyncio.timeout(_QUIET if may_be_whole else _IDLE):
@@ -62,7 +62,7 @@ class LineReader:
         self._packets = self._packets + 1 if self._text else 0
 
     def _take(self) -> None:
-        """Move what is text; a telnet command that is not whole yet stays."""
+        """Move text, drop telnet commands; an incomplete one stays."""
         position = 0
         while position < len(self._bytes):
             if self._bytes[position] != _IAC:
@@ -79,7 +79,7 @@ class LineReader:
 
 
 def _command_length(content: bytearray, start: int) -> int | None:
-    """Bytes of the telnet command at `start`; None while it is not whole."""
+    """Return the bytes of the telnet command at `start`; None while it is incomplete."""
     if len(content) < start + 2:
         return None
     kind = content[start + 1]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What operators are shown: typed results of the operations, the same for shell, web, page and commands.
+"""Results of operations, the same for shell, API, page and commands.
 
 Times are seconds since the epoch (0: not yet), durations seconds, sizes bytes.
 """
@@ -19,23 +19,23 @@ class View(msgspec.Struct, kw_only=True):
 
 
 class NodeView(View):
-    """One node. `number` is its place in the list, `id` stays the same for ever."""
+    """A node. `number` is its place in the list, `id` never changes."""
 
     id: int
     number: int
     name: str
     url: str
     online: bool
-    #: Why it gets nothing new; empty: it may.
+    #: Why it accepts no new tasks; empty if it does.
     closed: str
     locked: bool
     draining: bool
-    #: Nothing runs there and all its results are here: it can be switched off.
+    #: Nothing is running there and all its results are fetched: it can be switched off.
     drained: bool
     origin: Origin
     labels: dict[str, str]
     slots: int
-    #: Slots that are used, as the node says, and those of tasks on their way there.
+    #: Slots in use, as the node reports, and those reserved for tasks that are being sent.
     used: int
     reserved: int
     max_images: int | None
@@ -45,19 +45,19 @@ class NodeView(View):
     cpu_cores: int
     total_memory: int
     available_memory: int
-    #: What went wrong at the last look; empty: nothing.
+    #: Error of the last poll; empty if there was none.
     error: str
     seen_at: float
-    #: It gets nothing before this time because it failed lately.
+    #: It accepts no tasks before this time because it failed recently.
     set_aside_until: float
     lease_until: float
     ends_at: float
-    #: Tasks of ours that are there.
+    #: Tasks of this cluster on it.
     tasks: list[str]
 
 
 class MachineView(View):
-    """One machine."""
+    """A machine."""
 
     id: str
     provider: str
@@ -67,22 +67,22 @@ class MachineView(View):
     spot: bool
     max_images: int
     slots: int
-    #: An hour's; 0: not known. And what it has cost so far.
+    #: Price of an hour (0: unknown), and cost so far.
     price: float
     cost: float
-    #: What its provider calls it.
+    #: Its id at the provider.
     provider_id: str
-    #: Its node, once it is known.
+    #: Its node, once that is registered.
     node: str
-    #: The task that it was ordered for, and those that are on it.
+    #: The task that it was ordered for, and the tasks on it.
     ordered_for: str
     tasks: list[str]
     ordered_at: float
     ready_at: float
-    #: Since when it has had nothing to do; 0: it has.
+    #: Since when it has been idle; 0 if it is busy.
     idle_since: float
     gone_at: float
-    #: An operator wants it to stay.
+    #: An operator keeps it although it is idle.
     kept: bool
     #: Why it is in this state.
     reason: str
@@ -104,7 +104,7 @@ class MachineDetail(View):
 
 
 class MachinePlan(View):
-    """What would be created for a task."""
+    """The machine that would be created for a task."""
 
     provider: str
     size: str
@@ -113,12 +113,12 @@ class MachinePlan(View):
     max_images: int
     price: float
     why: str
-    #: What it would be told to do; secrets are masked.
+    #: Its start-up document; secrets are masked.
     document: str
 
 
 class CostView(View):
-    """What machines have cost; `key`: an owner, a task or a machine, empty: while they had nothing to do."""
+    """Cost of machines; `key`: an owner, a task or a machine, empty for idle time."""
 
     key: str
     hours: float
@@ -126,13 +126,13 @@ class CostView(View):
 
 
 class TaskView(View):
-    """One task in short."""
+    """Summary of a task."""
 
     uuid: str
     name: str
     owner: str
     phase: Phase
-    #: The status code that clients are shown; 0 while it receives files.
+    #: The status code that clients see; 0 while it receives files.
     status: int
     outcome: Outcome | None
     error: str
@@ -145,20 +145,20 @@ class TaskView(View):
     created_at: float
     committed_at: float
     finished_at: float
-    #: What its node said; -1: nothing yet.
+    #: As its node reports; -1: nothing yet.
     processing_seconds: float
-    #: Node and number of the latest attempt; empty and 0: there was none.
+    #: Node and number of the latest attempt; empty and 0 if there was none.
     node: str
     attempt: int
     started_at: float
-    #: While it waits: why, where in the queue (from 1, 0: it does not wait), and a guess of how long.
+    #: While it is queued: why, its position (from 1; 0: not queued), and the expected wait.
     wait: str
     position: int
     expected_wait: float | None
 
 
 class AttemptView(View):
-    """One try on one node."""
+    """An attempt at a task on a node."""
 
     number: int
     node: str
@@ -167,43 +167,43 @@ class AttemptView(View):
     started_at: float
     ended_at: float
     reason: str
-    #: What is still to be done on its node.
+    #: Cleanup that is pending on its node.
     cleanup: str
 
 
 class EventView(View):
-    """One line of a timeline."""
+    """An event of a timeline."""
 
     at: float
     text: str
 
 
 class FileView(View):
-    """One file."""
+    """A file."""
 
     name: str
     size: int
 
 
 class OptionView(View):
-    """One option of a task."""
+    """An option of a task."""
 
     name: str
     value: bool | int | float | str | None
 
 
 class TaskDetail(View):
-    """One task with all that is known of it."""
+    """Everything known about a task."""
 
     task: TaskView
-    #: Why it is as it is, in a sentence.
+    #: Its state in a sentence.
     why: str
     options: list[OptionView]
     attempts: list[AttemptView]
     timeline: list[EventView]
-    #: Held files, at most 1,000 of them.
+    #: Held files, at most 1,000.
     held_files: list[FileView]
-    #: Files in kept results, at most 1,000 of them.
+    #: Files in kept results, at most 1,000.
     results: list[FileView]
     #: Where the results are: "here", a bucket, the name of a node, or empty.
     results_at: str
@@ -218,21 +218,21 @@ class TaskPage(View):
 
 
 class UploadView(View):
-    """One upload that is not committed. It may be of several requests."""
+    """An upload that is not committed, of one or more requests."""
 
     uuid: str
     name: str
     owner: str
-    #: What is here of it: whole files, and bytes with those that are being received.
+    #: Complete files, and bytes including incomplete files.
     files: int
     bytes: int
-    #: The node that gets its files ahead of the commit; empty: none does.
+    #: The node that its files are prefetched to; empty if none.
     node: str
     created_at: float
-    #: When bytes came last, and how long ago that is.
+    #: When bytes last arrived, and how long ago that was.
     active_at: float
     idle_seconds: float
-    #: receiving: bytes arrive now; idle; abandoned: idle for so long that it is given up as soon as room is short.
+    #: receiving: bytes arrive now; idle; abandoned: idle for so long that it is dropped when disk space is short.
     state: str
 
 
@@ -245,7 +245,7 @@ class UploadPage(View):
 
 
 class Why(View):
-    """Why a task is as it is."""
+    """The state of a task in a sentence."""
 
     uuid: str
     phase: Phase
@@ -253,32 +253,32 @@ class Why(View):
 
 
 class Done(View):
-    """An order was carried out; `text` says what that means."""
+    """The operation was carried out; `text` says what happened."""
 
     text: str
 
 
 class ClusterStatus(View):
-    """The cluster at a glance."""
+    """The state of the cluster."""
 
     version: str
     #: well: everything runs; busy: tasks wait for slots; trouble: see `problems`.
     health: str
     problems: list[str]
     started_at: float
-    #: Processes that are this cluster, and the one of them that places, tracks and decides.
+    #: Replicas of this cluster, and the one that is the leader.
     replicas: list[str]
     leader: str
     nodes: int
     nodes_online: int
-    #: Nodes that get nothing new.
+    #: Nodes that accept no new tasks.
     nodes_closed: int
     slots: int
     slots_used: int
     #: Providers of machines, and machines that are not gone.
     providers: int
     machines: int
-    #: What machines have cost this month.
+    #: Cost of machines this month.
     month_cost: float
     #: Uploads that are not committed, and their bytes.
     receiving: int
@@ -290,19 +290,19 @@ class ClusterStatus(View):
     completed: int
     failed: int
     canceled: int
-    #: How long the task that waits longest has waited.
+    #: Longest wait of a queued task so far.
     longest_wait: float
-    #: Guess for a task that came now; None: no guess.
+    #: Estimate for a new task; None if there is none.
     expected_wait: float | None
-    #: Bytes of held files, and bytes that may still come.
+    #: Bytes of held files, and bytes that there is still room for.
     held_bytes: int
     room_bytes: int
-    #: Bytes of what no task has any more: they go first when room is short.
+    #: Bytes that belong to no task any more: deleted first when disk space is short.
     trash_bytes: int
 
 
 class SettingView(View):
-    """One setting; a secret is shown as `***` when it is set."""
+    """A setting; a secret that is set is shown as `***`."""
 
     name: str
     value: str
@@ -312,14 +312,14 @@ class SettingView(View):
 
 
 class Bar(View):
-    """One attempt as a bar of the picture by node."""
+    """An attempt as a bar of the history."""
 
     task: str
     name: str
     attempt: int
     images: int
     started_at: float
-    #: 0: it goes on.
+    #: 0 while it runs.
     ended_at: float
     #: running, completed, failed, canceled or lost.
     state: str
@@ -327,14 +327,14 @@ class Bar(View):
 
 
 class NodeHistory(View):
-    """What one node did."""
+    """The attempts on a node."""
 
     node: str
     bars: list[Bar]
 
 
 class History(View):
-    """What all nodes did between two times; `complete` unless there were too many attempts to show."""
+    """The attempts on all nodes in a period; not `complete` if there were too many."""
 
     since: float
     until: float
@@ -343,27 +343,27 @@ class History(View):
 
 
 class Hour(View):
-    """Figures of one span of time."""
+    """Figures of an hour."""
 
     at: float
     completed: int
     failed: int
     canceled: int
     images: int
-    #: Median seconds from the commit to the first attempt, of tasks that ended in it; None: there were none.
+    #: Median seconds from the commit to the first attempt of tasks that ended in it; None if there were none.
     wait: float | None
 
 
 class Charts(View):
-    """Figures of the last day; each span is `seconds` long."""
+    """Figures of the last 24 hours, in periods of `seconds`."""
 
     seconds: float
     hours: list[Hour]
 
 
 class Lease(View):
-    """A node that registered itself."""
+    """The lease of a node."""
 
     node: NodeView
-    #: Seconds after which it must be renewed.
+    #: Seconds within which it must be renewed.
     ttl: float

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm backup`: a copy of everything that is kept, made while the cluster runs.
+"""`clusterodm backup`: copy the database and all files while the cluster runs.
 
-Files are copied before and after the database, so that every task of the copied database has the files that it had at
-that moment. `clusterodm restore` puts the copy back.
+Files are copied before and after the database, so that every task in the copied database has the files that it had at
+that moment. `clusterodm restore` restores the backup.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
+from clusterodm.aio import Clock
 from clusterodm.commands.postgres import dump
 from clusterodm.core.errors import ConfigError, DataFolderError
 from clusterodm.files.identity import FILE, Identity, new_id, read_identity, write_identity
@@ -28,28 +28,28 @@ from clusterodm.server.restoring import DATABASE, DATABASE_FILES, DUMP, stays
 from clusterodm.settings import Settings, load_settings
 from clusterodm.store import require_whole
 
-#: What a copy does not have of the folder, or has in its own way: a database that is in use is copied by itself.
+#: Files that are not copied as files: a database in use is copied by its own means.
 _NOT_COPIED: Final = (*DATABASE_FILES, DUMP, FILE)
-#: The file that is being copied, in the target.
+#: Name in the target of the file that is being copied.
 _COPYING: Final = ".copying"
 
 
 def backup(
-    target: Annotated[Path, typer.Argument(help="Folder for the copy; an older copy there is brought up to date.")],
+    target: Annotated[Path, typer.Argument(help="Folder for the backup; an older backup there is updated.")],
     data_dir: Annotated[str | None, typer.Option(help="The data folder. Default: data. [CLUSTERODM_DATA_DIR]")] = None,
     database_url: Annotated[
         str | None,
         typer.Option(
-            help="The PostgreSQL of replicas, copied by pg_dump; better in the environment, where a password is not "
-            "seen by others. [CLUSTERODM_DATABASE_URL]"
+            help="PostgreSQL of the replicas, copied by pg_dump; better set in the environment, which hides its "
+            "password. [CLUSTERODM_DATABASE_URL]"
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with the same keys. [CLUSTERODM_CONFIG]")] = None,
     database_only: Annotated[
-        bool, typer.Option("--database-only", help="Copy neither held files nor results nor consoles.")
+        bool, typer.Option("--database-only", help="Do not copy held files, results and consoles.")
     ] = False,
 ) -> None:
-    """Copy everything that is kept to another folder, while the cluster runs."""
+    """Back up the cluster to another folder while it runs."""
     flags: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
     settings = load_settings(flags, config=config)
     try:
@@ -63,13 +63,13 @@ def _backup(settings: Settings, target: Path, *, files: bool) -> None:
     if not source.is_dir():
         raise ConfigError(f"there is no data folder {source}")
     if target.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"{target} lies in the data folder itself")
+        raise ConfigError(f"{target} is inside the data folder")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(target.iterdir()) and not any((target / name).exists() for name in (DATABASE, DUMP, _COPYING)):
-        raise ConfigError(f"{target} has something in it that is no earlier copy")
-    began, identity = time.time(), read_identity(source) or Identity(new_id(), replaces="")
+        raise ConfigError(f"{target} is neither empty nor an earlier backup")
+    began, identity = Clock()(), read_identity(source) or Identity(new_id(), replaces="")
     if not files and any((target / name).is_dir() for name in ("spool", "results", "console")):
-        raise ConfigError(f"{target} is a copy with files: choose another folder for a copy of the database alone")
+        raise ConfigError(f"{target} is a backup with files: choose another folder for a backup of the database alone")
     if files:
         _copy_files(source, target)
     if url:
@@ -78,13 +78,13 @@ def _backup(settings: Settings, target: Path, *, files: bool) -> None:
         _copy_database(source / DATABASE, target / DATABASE)
     count, size = _copy_files(source, target, tidy=True) if files else (0, 0)
     (target / (DATABASE if url else DUMP)).unlink(missing_ok=True)
-    # uploads go on meanwhile: from here on nobody can tell which of their files are in the copy
+    # uploads continue meanwhile: it is unknown which of their files are in the backup
     write_identity(target, msgspec.structs.replace(identity, copied_at=began, files=files))
     typer.echo(f"{target}: the database and {count} files, {size / 1e9:.2f} GB")
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """By SQLite's own means, which see a whole state however much is written meanwhile."""
+    """Copy by SQLite's online backup, which is consistent while others write."""
     if not source.is_file():
         raise ConfigError(f"there is no {source}")
     part = target.parent / _COPYING
@@ -96,25 +96,27 @@ def _copy_database(source: Path, target: Path) -> None:
         ):
             reading.backup(writing)
     except sqlite3.Error as error:
-        raise DataFolderError(f"{source} cannot be copied: {error}; an older copy in {target.parent} stays") from None
+        raise DataFolderError(
+            f"{source} cannot be copied: {error}; an older backup in {target.parent} is kept"
+        ) from None
     require_whole(part)
     part.replace(target)
 
 
 def _dump(url: str, target: Path) -> None:
-    """By PostgreSQL's own means."""
+    """Copy by pg_dump."""
     part = target.parent / _COPYING
     asyncio.run(dump(url, part))
     part.replace(target)
 
 
 def _copy_files(source: Path, target: Path, *, tidy: bool = False) -> tuple[int, int]:
-    """Copy files that are new or changed; how many there are, and their bytes. With `tidy`, those that are no longer
-    in the source are deleted from an older copy."""
+    """Copy new and changed files; return the number and bytes of all. With `tidy`, delete files from an older backup
+    that are no longer in the source."""
     seen: set[Path] = set()
     size = 0
     for place in _walk(source):
-        with suppress(FileNotFoundError):  # it went while we copied: its task is over
+        with suppress(FileNotFoundError):  # removed meanwhile: its task is over
             size += _copy(source / place, target / place, target / _COPYING)
             seen.add(place)
     (target / _COPYING).unlink(missing_ok=True)
@@ -126,17 +128,17 @@ def _copy_files(source: Path, target: Path, *, tidy: bool = False) -> tuple[int,
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """All files worth a copy, as they lie below `root`."""
+    """Yield all files worth a copy, relative to `root`."""
     for folder, inner, names in os.walk(root):
         here = Path(folder).relative_to(root)
-        inner[:] = sorted(name for name in inner if not _worthless(here / name))
+        inner[:] = sorted(name for name in inner if not _is_skipped(here / name))
         for name in sorted(names):
-            if not _worthless(here / name) and not (root / here / name).is_symlink():
+            if not _is_skipped(here / name) and not (root / here / name).is_symlink():
                 yield here / name
 
 
-def _worthless(place: Path) -> bool:
-    """Whether nothing would be lost with it: what is being received is worthless after a restart."""
+def _is_skipped(place: Path) -> bool:
+    """Return True for what is not backed up: incomplete files are worthless after a restart."""
     match place.parts:
         case [name]:
             return name in _NOT_COPIED or stays(name)
@@ -149,11 +151,11 @@ def _worthless(place: Path) -> bool:
 
 
 def _copy(path: Path, target: Path, part: Path) -> int:
-    """Copy one file unless the copy has its size and time already; its bytes."""
-    found = path.stat()
+    """Copy a file unless the backup has it with this size and time; return its bytes."""
+    stat = path.stat()
     try:
         had = target.stat()
-        same = (had.st_size, had.st_mtime_ns) == (found.st_size, found.st_mtime_ns)
+        same = (had.st_size, had.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     except FileNotFoundError:
         same = False
     if not same:
@@ -161,4 +163,4 @@ def _copy(path: Path, target: Path, part: Path) -> int:
         shutil.copyfile(path, part)
         shutil.copystat(path, part)
         part.replace(target)
-    return found.st_size
+    return stat.st_size

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm demo`: the main job, start to end, on this machine, in a minute."""
+"""`clusterodm demo`: a task from upload to results on this machine, in a minute."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusterodm.commands.ending import run_until_done
+from clusterodm.commands.markup import safe
 from clusterodm.commands.submit import Submission, carry_out, find_files
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import ClusterError
@@ -38,10 +39,10 @@ def demo(
     images: Annotated[Path | None, typer.Option(help="Folder of photos; generated ones by default.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo-results"),
     count: Annotated[int, typer.Option(min=1, max=1000, help="Photos to generate.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0, help="Time that a node takes for a task.")] = 6.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Seconds that a node takes for a task.")] = 6.0,
     port: Annotated[int, typer.Option("--port", "-p", help="Port of the cluster; 0: a free one.")] = 0,
 ) -> None:
-    """Start a cluster and two development nodes, send photos through, check the results, stay up to look at."""
+    """Start a cluster with two development nodes, process photos, check the results; keep running in a terminal."""
     configure_logging("warn")
     run_until_done(_demo(images, output, count, seconds, port))
 
@@ -63,20 +64,20 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
         }
         cluster = await stack.enter_async_context(running_cluster(load_settings(flags, environ={})))
         screen.print(
-            f"[bold]cluster[/] on {cluster.url}, two development nodes (no photogrammetry) behind it", highlight=False
+            f"[bold]cluster[/] on {cluster.url} with two development nodes (no photogrammetry)", highlight=False
         )
         files = find_files([images]) if images else await asyncio.to_thread(make_photos, scratch / "photos", count)
         uuid = await _submit(cluster, files, output, screen)
         _check(output, len(files))
-        await _tell(cluster, uuid, ports, output, screen)
+        await _summarize(cluster, uuid, ports, output, screen)
         if sys.stdin.isatty() and sys.stdout.isatty():
-            enough = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, enough.set)
-            await enough.wait()
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+            await stop.wait()
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that are free now."""
+    """Return ports of this machine that are free now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(each.getsockname()[1]) for each in sockets]
@@ -91,7 +92,7 @@ async def _submit(cluster: Cluster, files: list[Path], output: Path, screen: Con
 
 
 def _check(output: Path, count: int) -> None:
-    """The results are really there, and speak of these photos."""
+    """Check that the results are complete and of these photos. Raises ClusterError."""
     missing = [name for name in _EXPECTED if not (output / name).is_file()]
     if missing:
         raise ClusterError(f"the results lack {', '.join(missing)}")
@@ -100,16 +101,16 @@ def _check(output: Path, count: int) -> None:
         raise ClusterError(f"{len(positions)} camera positions for {count} files")
 
 
-async def _tell(cluster: Cluster, uuid: str, ports: list[int], output: Path, screen: Console) -> None:
+async def _summarize(cluster: Cluster, uuid: str, ports: list[int], output: Path, screen: Console) -> None:
     table = Table(title="Timeline", show_header=False, title_justify="left")
     events = await cluster.context.store.timeline(uuid)
     for event in events:
-        table.add_row(f"+{elapsed(events[0].at, event.at):.2f} s", event.text)
+        table.add_row(f"+{elapsed(events[0].at, event.at):.2f} s", safe(event.text))
     screen.print(table)
     screen.print(
-        f"[green]done[/]: results in {output}/ (open report/report.html there)\n"
+        f"[green]done[/]: results in {safe(str(output))}/ (open report/report.html there)\n"
         f"  the page        {cluster.admin_url}/   (for operators: nodes, queue, this task)\n"
-        f"  the shell       nc 127.0.0.1 {cluster.shell_port}   (HELP lists what it can)\n"
+        f"  the shell       nc 127.0.0.1 {cluster.shell_port}   (HELP lists its commands)\n"
         f"  a node's page   {cluster.url}/   (for users, through the cluster)\n"
         f"  the nodes       {', '.join(f'http://127.0.0.1:{port}' for port in ports)}\n"
         f"  your own photos clusterodm submit FOLDER --url {cluster.url} --output results\n"
@@ -117,4 +118,4 @@ async def _tell(cluster: Cluster, uuid: str, ports: list[int], output: Path, scr
         highlight=False,
     )
     if sys.stdin.isatty():
-        screen.print("It stays up; Ctrl-C ends it.")
+        screen.print("The cluster keeps running; stop it with Ctrl-C.")

@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm doctor`: looks for what is wrong with an installation, and says what to do about it."""
+"""`clusterodm doctor`: find problems of an installation, and say how to fix them."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import socket
@@ -14,7 +15,6 @@ from typing import Annotated, Final, Literal
 
 import aiohttp
 import typer
-from rich.markup import escape
 
 from clusterodm.aio import Clock
 from clusterodm.commands.doctor_database import check_database
@@ -22,6 +22,7 @@ from clusterodm.commands.doctor_files import certificate, secret_files, tokens
 from clusterodm.commands.doctor_nodes import TIMEOUT, Known, check_node, known_nodes
 from clusterodm.commands.doctor_splitmerge import check_split_jobs
 from clusterodm.commands.finding import Finding
+from clusterodm.commands.markup import safe
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ConfigError, ProviderError, Throttled
@@ -48,28 +49,28 @@ def doctor(
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Data folder.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Look for what is wrong: settings, ports, disk, clock, nodes; exit code 1 when something is."""
+    """Check settings, ports, disk, clock, nodes and providers; exit code 1 if there is an error."""
     run(_doctor(config, data_dir, json))
 
 
 async def _doctor(config: Path | None, data_dir: Path | None, json: bool) -> None:
-    found = [finding async for finding in findings(config, data_dir)]
+    results = [finding async for finding in findings(config, data_dir)]
     if json:
-        print_json(found)
+        print_json(results)
     else:
-        print_table(("", "what", "found"), [_row(each) for each in found], empty="")
-    if any(each.verdict == "error" for each in found):
+        print_table(("", "checked", "result"), [_row(each) for each in results], empty="")
+    if any(each.verdict == "error" for each in results):
         raise typer.Exit(1)
 
 
-def _row(found: Finding) -> tuple[str, ...]:
-    colour = {"ok": "green", "warning": "yellow", "error": "red"}[found.verdict]
-    text = f"{escape(found.text)}\n[dim]→ {escape(found.fix)}[/]" if found.fix else escape(found.text)
-    return f"[{colour}]{found.verdict}[/]", escape(found.what), text
+def _row(finding: Finding) -> tuple[str, ...]:
+    colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.verdict]
+    text = f"{safe(finding.text)}\n[dim]→ {safe(finding.fix)}[/]" if finding.fix else safe(finding.text)
+    return f"[{colour}]{finding.verdict}[/]", safe(finding.what), text
 
 
 async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[Finding]:
-    """Everything that was looked at, one by one."""
+    """Yield the results of all checks."""
     try:
         settings = load_settings({"data_dir": data_dir}, config=config)
     except ConfigError as error:
@@ -113,8 +114,8 @@ def _folder(settings: Settings, *, runs: bool) -> Finding:
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not os.access(nearest, os.W_OK):
         fix = f"it belongs to {owner_of(nearest)}: run this as the user of the service, or choose another --data-dir"
-        return Finding("data folder", "error", f"{nearest} cannot be written", fix)
-    text = f"{folder}, no cluster runs on it" if folder.exists() else f"{folder} will be made"
+        return Finding("data folder", "error", f"{nearest} is not writable", fix)
+    text = f"{folder}, not in use" if folder.exists() else f"{folder} will be created"
     return Finding("data folder", "ok", text)
 
 
@@ -126,7 +127,7 @@ def _disk(settings: Settings) -> Finding:
     text = f"{usage.free / 1e9:.1f} of {usage.total / 1e9:.1f} GB free, room for {max(0, room) / 1e9:.1f} GB of uploads"
     if room >= 10e9:
         return Finding("disk", "ok", text)
-    fix = "make room on the disk, or give uploads more of it with --spool-max"
+    fix = "free disk space, or raise --spool-max"
     return Finding("disk", "error" if room <= 0 else "warning", text, fix)
 
 
@@ -135,25 +136,25 @@ def _port(name: str, host: str, port: int, *, runs: bool) -> Finding:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             return Finding(f"--{name} {port}", "ok", "free")
     except OSError as error:
-        if runs and isinstance(error, OSError) and error.errno == 98:
-            return Finding(f"--{name} {port}", "ok", "used, by the running cluster as it seems")
-        fix = f"see who has it (ss -ltnp 'sport = :{port}'), or choose another --{name}"
+        if runs and error.errno == errno.EADDRINUSE:
+            return Finding(f"--{name} {port}", "ok", "in use, apparently by the running cluster")
+        fix = f"find the process that uses it (ss -ltnp 'sport = :{port}'), or choose another --{name}"
         return Finding(f"--{name} {port}", "error", f"cannot be opened on {host}: {error.strerror}", fix)
 
 
 async def _providers(session: aiohttp.ClientSession, settings: Settings) -> AsyncIterator[Finding]:
-    """Providers of machines: whether keys, images and names are good."""
+    """Check keys, images and names at providers of machines."""
     try:
         fleet = make_fleet(settings.asr, session, Metrics(), Clock())
     except ConfigError as error:
-        yield Finding("--asr", "error", str(error), "correct it; docs/machines.md has all keys")
+        yield Finding("--asr", "error", str(error), "correct the file; docs/machines.md lists all keys")
         return
     for provider in fleet.providers.values():
         try:
             await provider.check()
         except ProviderError as error:
             level: Literal["warning", "error"] = "warning" if isinstance(error, Throttled) else "error"
-            fix = "correct its entry in the file of --asr, or what it names at the provider"
+            fix = "correct its entry in the file of --asr, or the resources that it names at the provider"
             yield Finding(f"provider {provider.name}", level, str(error), fix)
         else:
             yield Finding(
@@ -165,7 +166,7 @@ async def _providers(session: aiohttp.ClientSession, settings: Settings) -> Asyn
 async def _public(
     session: aiohttp.ClientSession, settings: Settings, nodes: list[NodeAddress], *, runs: bool
 ) -> Finding:
-    """The address that nodes call back: it must lead here. From here that is the best guess at what they see."""
+    """Check that the address which nodes call back leads to this cluster, as far as this machine can tell."""
     address = settings.public_address
     what = f"--public-address {address}".strip()
     hosts = [node.host for node in nodes] or ["elsewhere"] * bool(settings.asr)
@@ -175,7 +176,7 @@ async def _public(
     if not address:
         return Finding(what, "ok", "not set")
     if not runs:
-        return Finding(what, "warning", "no cluster runs, so it cannot be tried", "ask again when it runs")
+        return Finding(what, "warning", "not checked: the cluster is not running", "repeat this while it is running")
     try:
         async with asyncio.timeout(TIMEOUT), session.get(f"{address}/info") as response:
             content = await response.read()
@@ -185,4 +186,4 @@ async def _public(
         return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {describe(error)}", fix)
     if known:
         return Finding(what, "ok", "answers")
-    return Finding(what, "error", f"something else answers there ({status})", fix)
+    return Finding(what, "error", f"another server answers there (HTTP status {status})", fix)

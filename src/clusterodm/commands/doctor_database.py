@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What `clusterodm doctor` says of the database: whether it is whole, of this version, readable, and its folder's."""
+"""`clusterodm doctor` on the database: integrity, version, unreadable rows, and the data folder that it belongs to."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from clusterodm.server.restoring import DATABASE
 from clusterodm.settings import Settings
 from clusterodm.store import HEAD, ask_version, examine, require_whole, untouched
 
-#: Rows that are listed.
+#: Unreadable rows that are listed.
 _LISTED: Final = 10
-_RESTORE: Final = "put a copy back: clusterodm restore (docs/how-to/backup.md)"
-_BAD_ROW: Final = "the rest works without it; correct that column, or put a copy back (docs/how-to/stuck.md)"
+_RESTORE: Final = "restore a backup: clusterodm restore (docs/how-to/backup.md)"
+_BAD_ROW: Final = "everything else works without it; correct that column, or restore a backup (docs/how-to/stuck.md)"
 
 
 async def check_database(settings: Settings) -> AsyncIterator[Finding]:
-    """Everything that was found, by and by. Nothing is changed."""
+    """Yield the findings; nothing is changed."""
     url, path = settings.database_url.get_secret_value(), settings.data_dir / DATABASE
     if not url and not path.exists():
-        yield _well(f"{path.resolve()} will be made")
+        yield _well(f"{path.resolve()} will be created")
         return
     try:
         if url:
             yield _well(f"PostgreSQL {await ask_version(url)} answers")
         else:
             require_whole(path)
-            yield _well(f"{path.resolve()} is whole")
+            yield _well(f"{path.resolve()} is intact")
         async for finding in _contents(settings, url or f"sqlite+aiosqlite:///{path}"):
             yield finding
     except StoreDown as error:
-        yield _wrong(str(error), "see that it runs, and that --database-url leads to it" if url else _RESTORE)
+        yield _wrong(str(error), "check that it is running, and that --database-url is correct" if url else _RESTORE)
     except ClusterError as error:
         yield _wrong(str(error), _RESTORE)
 
@@ -44,13 +44,13 @@ async def _contents(settings: Settings, url: str) -> AsyncIterator[Finding]:
     report = await examine(url)
     if report.newer:
         yield _wrong(
-            f"it was written by a newer version (schema {report.schema}; this one knows up to {HEAD})",
-            "install that version again, or put a copy of before back (docs/how-to/upgrade.md)",
+            f"written by a newer version (schema {report.schema}; this one supports up to {HEAD})",
+            "install that version again, or restore an earlier backup (docs/how-to/upgrade.md)",
         )
         return
     if report.schema != HEAD:
-        was = f"schema {report.schema}" if report.schema else "it is empty"
-        yield _well(f"{was}: the next start brings it to {HEAD}")
+        was = f"schema {report.schema}" if report.schema else "empty"
+        yield _well(f"{was}: the next start migrates it to {HEAD}")
         if report.schema:
             return
     for row in report.bad_rows[:_LISTED]:
@@ -61,7 +61,7 @@ async def _contents(settings: Settings, url: str) -> AsyncIterator[Finding]:
         async with untouched(url) as store:
             why = await check_pair(settings.data_dir, store)
         if why:
-            yield _wrong(f"{why}. A start is refused", "start with the folder and the database that belong together")
+            yield _wrong(f"{why}. The cluster will not start", "use the folder and the database that belong together")
         else:
             yield _well("it belongs to the data folder")
 

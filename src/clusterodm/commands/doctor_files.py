@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm doctor` on files that settings name: certificate and key, owners' tokens, secrets that all can read."""
+"""`clusterodm doctor` on files that settings name: certificate and key, owners' tokens, world-readable secrets."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from clusterodm.aio import Clock
 from clusterodm.auth.tokens import read_tokens
 from clusterodm.commands.finding import Finding
 from clusterodm.core.errors import ConfigError
 from clusterodm.settings import Settings
 
 _DAY: Final = 86400.0
-#: An expiry is worth a warning when less than this is left, or a quarter of the time for which the certificate is good.
+#: Warn of an expiry when less than this is left, or a quarter of the validity if that is shorter.
 _SOON: Final = 14 * _DAY
 #: Results of OpenSSL's verification.
 _NOT_YET, _EXPIRED, _NAMES = 9, 10, (62, 64)
 
 
 class _Encrypted(Exception):
-    """The key asks for a password."""
+    """The key is encrypted."""
 
 
 def secret_files(settings: Settings, config: Path | None) -> Iterator[Finding]:
-    """Files with secrets in them that every user of this machine can read."""
+    """Find files with secrets that every user of this machine can read."""
     named = {
         "settings": config,
         "--ssl-key": Path(settings.ssl_key) if settings.ssl_key else None,
@@ -44,7 +45,7 @@ def secret_files(settings: Settings, config: Path | None) -> Iterator[Finding]:
 
 
 def tokens(settings: Settings) -> Iterator[Finding]:
-    """The file of owners' tokens."""
+    """Check the file of owners' tokens."""
     path = settings.tokens_file
     if path is None:
         return
@@ -53,7 +54,7 @@ def tokens(settings: Settings) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("--tokens-file", "error", f"{path} cannot be read: {error.strerror}", _readable(path))
     except ConfigError as error:
-        yield Finding("--tokens-file", "error", f"{path}: {error}", "correct it; the form is in docs/tokens.md")
+        yield Finding("--tokens-file", "error", f"{path}: {error}", "correct it; docs/tokens.md describes the format")
     else:
         if not found:
             yield Finding(
@@ -64,11 +65,11 @@ def tokens(settings: Settings) -> Iterator[Finding]:
 
 
 def _readable(path: Path) -> str:
-    return f"see that {path} is there, and that the service's user may read it and enter its folders"
+    return f"check that {path} exists, and that the service's user can read it and enter its folders"
 
 
 def certificate(settings: Settings) -> Iterator[Finding]:
-    """Certificate and key as clients meet them: each is tried in a handshake of its own, in memory."""
+    """Check certificate and key by handshakes in memory."""
     if not settings.ssl_cert and not settings.ssl_key:
         return
     for flag, file in (("--ssl-cert", settings.ssl_cert), ("--ssl-key", settings.ssl_key)):
@@ -84,7 +85,7 @@ def certificate(settings: Settings) -> Iterator[Finding]:
     try:
         server.load_cert_chain(settings.ssl_cert, settings.ssl_key, password=_refuse)
     except _Encrypted:
-        fix = f"the service asks for no password: openssl pkey -in {settings.ssl_key} -out NEW, and name NEW"
+        fix = f"decrypt it: openssl pkey -in {settings.ssl_key} -out NEW, and use NEW"
         yield Finding("--ssl-key", "error", f"{settings.ssl_key} is encrypted", fix)
     except ssl.SSLError as error:
         yield _unusable(settings, error)
@@ -102,14 +103,14 @@ def _unusable(settings: Settings, error: ssl.SSLError) -> Finding:
             "--ssl-cert",
             "error",
             f"the first certificate of {settings.ssl_cert} does not belong to the key {settings.ssl_key}",
-            "put the server's own certificate first, those of authorities after it; or name the key that belongs to it",
+            "put the server's own certificate first, then those of authorities; or use the key that belongs to it",
         )
-    fix = "both are PEM: -----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----"
+    fix = "both must be PEM: -----BEGIN CERTIFICATE----- and -----BEGIN PRIVATE KEY-----"
     return Finding("--ssl-cert", "error", f"{settings.ssl_cert} and {settings.ssl_key} cannot be used", fix)
 
 
 def _handshakes(settings: Settings, server: ssl.SSLContext) -> Iterator[Finding]:
-    """First with a client that trusts just this certificate, for its dates and name; then with one of this machine."""
+    """Connect with a client that trusts only this certificate (dates and name), then with this machine's defaults."""
     split = urlsplit(settings.public_address)
     name = split.hostname if split.scheme == "https" else None
     trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -126,16 +127,16 @@ def _handshakes(settings: Settings, server: ssl.SSLContext) -> Iterator[Finding]
     try:
         handshake(server, usual, name)
     except ssl.SSLCertVerificationError as error:
-        text = f"clients that trust what this machine trusts refuse it: {error.verify_message}"
+        text = f"clients with the trust store of this machine refuse it: {error.verify_message}"
         fix = (
-            "if its authority is your own, clients must be given it; otherwise the certificates between are missing: "
-            "name the whole chain (fullchain.pem)"
+            "install a private authority on clients; otherwise intermediate certificates are missing: use the whole "
+            "chain (fullchain.pem)"
         )
         yield Finding("--ssl-cert", "warning", text, fix)
 
 
 def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> dict[str, Any]:
-    """What a client learns of the server's certificate. Raises SSLCertVerificationError when it refuses it."""
+    """Return the server's certificate as the client sees it. Raises SSLCertVerificationError if it is refused."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     caller = client.wrap_bio(down, up, server_hostname=name)
     called = server.wrap_bio(up, down, server_side=True)
@@ -150,21 +151,21 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) 
 
 def _dates(settings: Settings, seen: dict[str, Any]) -> Finding:
     begin, end = (ssl.cert_time_to_seconds(str(seen[key])) for key in ("notBefore", "notAfter"))
-    left = end - time.time()
-    text = f"{settings.ssl_cert} is good until {time.strftime('%Y-%m-%d', time.gmtime(end))}, {left / _DAY:.0f} days"
+    left = end - Clock()()
+    text = f"{settings.ssl_cert} is valid until {time.strftime('%Y-%m-%d', time.gmtime(end))}, {left / _DAY:.0f} days"
     if left < min(_SOON, (end - begin) / 4):
-        return Finding("--ssl-cert", "warning", text, "renew it; the new one is taken without a restart")
+        return Finding("--ssl-cert", "warning", text, "renew it; the new one is loaded without a restart")
     return Finding("--ssl-cert", "ok", text)
 
 
 def _refused(settings: Settings, error: ssl.SSLCertVerificationError, name: str | None) -> Finding:
     if error.verify_code == _EXPIRED:
-        fix = "renew it; the new one is taken without a restart"
+        fix = "renew it; the new one is loaded without a restart"
         return Finding("--ssl-cert", "error", f"{settings.ssl_cert} has expired", fix)
     if error.verify_code == _NOT_YET:
-        fix = "wait, or set this machine's clock"
-        return Finding("--ssl-cert", "error", f"{settings.ssl_cert} is not good yet", fix)
+        fix = "wait, or correct this machine's clock"
+        return Finding("--ssl-cert", "error", f"{settings.ssl_cert} is not valid yet", fix)
     if error.verify_code in _NAMES:
-        fix = "get one with that name, or correct --public-address"
+        fix = "get a certificate for that name, or correct --public-address"
         return Finding("--ssl-cert", "error", f"{settings.ssl_cert} is not for {name} (--public-address)", fix)
-    return Finding("--ssl-cert", "error", f"{settings.ssl_cert}: {error.verify_message}", "get another one")
+    return Finding("--ssl-cert", "error", f"{settings.ssl_cert}: {error.verify_message}", "get another certificate")

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm doctor` on nodes, by whatever way they come: settings, files, a name, the database."""
+"""`clusterodm doctor` on nodes of all origins: settings, files, a DNS name, the database."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from clusterodm.aio import Clock
 from clusterodm.commands.finding import Finding
 from clusterodm.core.errors import ClusterError, NodeError, StoreDown, TokenRejected
 from clusterodm.core.membership import parse_nodes_file
@@ -23,24 +23,24 @@ from clusterodm.nodeodm import NodeClient, Trust
 from clusterodm.settings import Settings
 from clusterodm.store import ask_nodes
 
-#: Seconds that the clock of a node may differ from ours.
+#: Seconds by which the clock of a node may differ from this machine's.
 _SKEW: Final = 60.0
-#: The oldest version of the node API that works.
+#: The oldest version of the node API that is supported.
 _OLDEST: Final = (1, 5, 1)
 TIMEOUT: Final = 10.0
 
 
 class Known(msgspec.Struct, frozen=True):
-    """A node and who named it."""
+    """A node and its origin."""
 
     address: NodeAddress
-    way: str
-    #: Why it takes no new tasks; then it may be switched off.
+    origin: str
+    #: Why it accepts no new tasks; then it may be switched off.
     closed: str = ""
 
 
 async def known_nodes(settings: Settings, found: list[Known]) -> AsyncIterator[Finding]:
-    """Fill in all nodes that the cluster has or would have, each once; what is wrong with the lists of them."""
+    """Collect all nodes of the cluster, each once; yield findings on the lists of them."""
     found += [Known(parse_address(text), "--node") for text in settings.node]
     for finding in (*_listed(settings, found), *await _named(settings, found), *await _kept(settings, found)):
         yield finding
@@ -52,13 +52,13 @@ def _listed(settings: Settings, found: list[Known]) -> Iterator[Finding]:
     for what, path in (("--nodes-file", settings.nodes_file), ("nodes.json", settings.data_dir / "nodes.json")):
         if path is None or (what == "nodes.json" and not path.exists()):
             continue
-        fix = "correct it: nodes.json's form, or host:port a line"
+        fix = "correct it: the format of nodes.json, or one host:port per line"
         try:
             listed = parse_nodes_file(path.read_bytes())
         except FileNotFoundError:
-            yield Finding(what, "warning", f"there is no {path}: it adds no node", "write it, or drop the setting")
+            yield Finding(what, "warning", f"there is no {path}: it adds no node", "create it, or remove the setting")
         except OSError as error:
-            fix = "see that the service's user may read it and enter its folders"
+            fix = "check that the service's user can read it and enter its folders"
             yield Finding(what, "error", f"{path} cannot be read: {error.strerror}", fix)
         except ClusterError as error:
             yield Finding(what, "error", f"{path}: {error}", fix)
@@ -77,7 +77,7 @@ async def _named(settings: Settings, found: list[Known]) -> list[Finding]:
             answers = await loop.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
     except (OSError, TimeoutError) as error:
         why = getattr(error, "strerror", None) or "no answer in time"
-        fix = f"see that it has addresses: getent ahosts {name.host}"
+        fix = f"check that it has addresses: getent ahosts {name.host}"
         return [Finding("--nodes-dns", "error", f"{name.host} cannot be looked up: {why}", fix)]
     hosts = dict.fromkeys(str(address[0]) for *_, address in answers)
     found += [Known(msgspec.structs.replace(name, host=host), "--nodes-dns") for host in hosts]
@@ -85,7 +85,7 @@ async def _named(settings: Settings, found: list[Known]) -> list[Finding]:
 
 
 async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
-    """Those that were added by operators, by leases or with machines are in the database alone."""
+    """Add nodes of operators, leases and machines, which only the database has."""
     url = database_to_read(settings)
     if not url:
         return []
@@ -93,12 +93,13 @@ async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
         records = await ask_nodes(url)
     except StoreDown as error:
         return [Finding("nodes of the database", "warning", str(error), "see the findings about the database")]
-    found += [Known(each.address, _way(each), each.closed(time.time())) for each in records]
+    now = Clock()()
+    found += [Known(each.address, _origin(each), each.closed(now)) for each in records]
     return []
 
 
 def database_to_read(settings: Settings) -> str:
-    """The URL of the database, where there is one; a file is only read."""
+    """Return the URL of the database, read-only for a file; empty if there is none."""
     file = settings.data_dir / "clusterodm.db"
     if url := settings.database_url.get_secret_value():
         return url
@@ -109,21 +110,24 @@ def _quoted(path: Path) -> str:
     return path.resolve().as_uri().removeprefix("file://")
 
 
-def _way(record: NodeRecord) -> str:
+def _origin(record: NodeRecord) -> str:
     return f"database, {record.origin.value}"
 
 
 async def check_node(session: aiohttp.ClientSession, trust: Trust, known: Known) -> Finding:
-    """A node from here: whether it answers, its version, its clock."""
+    """Check that a node answers, its version and its clock."""
     address = known.address
-    what = f"node {address} ({known.way})"
+    what = f"node {address} ({known.origin})"
     client = NodeClient(session, trust)
     try:
         info = await client.info(address, seconds=TIMEOUT)
     except NodeError as error:
         if known.closed:
             return Finding(
-                what, "warning", f"{error}; it is {known.closed}", f"if it is gone: clusterodm node remove {address}"
+                what,
+                "warning",
+                f"{error}; it is {known.closed}",
+                f"if it is gone for good: clusterodm node remove {address}",
             )
         return Finding(what, "error", str(error), _fix(error, address))
     try:
@@ -132,34 +136,39 @@ async def check_node(session: aiohttp.ClientSession, trust: Trust, known: Known)
         old = True
     text = f"{info.engine} {info.engine_version}, API {info.version}, {info.max_parallel_tasks} slots"
     if old:
-        text = f"{text}: too old, at least {'.'.join(map(str, _OLDEST))} is needed"
-        return Finding(what, "error", text, "take a newer image or version of the node")
+        text = f"{text}: too old, at least {'.'.join(map(str, _OLDEST))} is required"
+        return Finding(what, "error", text, "upgrade the node")
     skew = await _skew(client, address)
     if abs(skew) > _SKEW:
-        return Finding(what, "warning", f"{text}; its clock differs from ours by {skew:.0f} s", "set the clocks by NTP")
+        return Finding(
+            what,
+            "warning",
+            f"{text}; its clock is {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}",
+            "synchronize the clocks (NTP)",
+        )
     return Finding(what, "ok", text)
 
 
 def _fix(error: NodeError, address: NodeAddress) -> str:
-    """What to do about a node that does not answer as one."""
+    """Return how to fix a node that does not answer as expected."""
     text = str(error)
     if isinstance(error, TokenRejected):
-        return "name it with the token that it was started with: http://HOST:PORT/?token=..."
+        return "add the token that it was started with: http://HOST:PORT/?token=..."
     if "certificate is not trusted" in text:
-        return "name the authority of its certificate in --nodes-ca"
+        return "set --nodes-ca to the authority of its certificate"
     if "certificate is for another name" in text:
-        return "name it as its certificate does"
+        return "use the name in its certificate"
     if "does not speak HTTPS" in text:
-        return "name it with http:// in front"
+        return "put http:// in front of it"
     if "looked up" in text:
-        return f"see that this name has an address here: getent hosts {address.host}"
-    return f"see that it runs, and that nothing between keeps us out: curl {address.url}/info"
+        return f"check that the name resolves on this machine: getent hosts {address.host}"
+    return f"check that it is running and no firewall is in the way: curl {address.url}/info"
 
 
 async def _skew(client: NodeClient, address: NodeAddress) -> float:
     try:
         async with asyncio.timeout(TIMEOUT), client.open(address, "/info", {}) as response:
-            said = parsedate_to_datetime(response.headers["Date"])
+            date = parsedate_to_datetime(response.headers["Date"])
     except (NodeError, TimeoutError, KeyError, ValueError):
         return 0.0
-    return said.timestamp() - time.time()
+    return date.timestamp() - Clock()()

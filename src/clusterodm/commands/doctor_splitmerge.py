@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm doctor` on split-merge jobs: whether their nodes reach the address that these were given."""
+"""`clusterodm doctor` on split-merge jobs: can their nodes reach the address that the jobs were given?"""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from clusterodm.settings import Settings
 from clusterodm.store import ask_options
 
 _FIX: Final = (
-    "set --public-address to a URL under which nodes reach this cluster; cancel these jobs and send them again"
+    "set --public-address to a URL under which nodes reach this cluster; cancel these jobs and submit them again"
 )
 
 
 async def check_split_jobs(settings: Settings, nodes: list[NodeAddress]) -> list[Finding]:
-    """Jobs under way whose nodes cannot send their submodels here."""
+    """Find running jobs whose nodes cannot send their submodels to the cluster."""
     url = database_to_read(settings)
     try:
         options = await ask_options(url) if url else []
     except StoreDown:
-        return []  # the findings on the database say so
+        return []  # a finding on the database
     hosts = [node.host for node in nodes] or ["elsewhere"] * bool(settings.asr)
     return list(_unusable(Counter(filter(None, map(split_cluster, options))), hosts))
 

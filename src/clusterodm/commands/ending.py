@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""How every command runs and ends: errors as one clear line, exit codes that scripts can trust, and what signals mean
-to a cluster."""
+"""How commands run and end: errors as one line, exit codes, and the signals of a cluster."""
 
 from __future__ import annotations
 
@@ -18,22 +17,22 @@ import uvloop
 
 from clusterodm.core.errors import ClusterError, ConfigError, DataFolderError
 
-#: What a parent sends to its workers to end them at once. SIGTERM does not count there: a service manager sends that to
-#: parent and workers, and the parent passes it on.
+#: Sent by a parent to end its workers at once. A second SIGTERM would not do: a service manager sends it to parent and
+#: workers, and the parent passes it on.
 AT_ONCE: Final = signal.SIGUSR1
-#: Seconds that an end at once takes at most: what is kept is on the disk by then, or was before.
+#: Seconds until a process that ends at once is killed; everything accepted is on disk by then.
 _AT_MOST: Final = 5
 
 _log = structlog.get_logger("clusterodm")
 
 
 class Signals:
-    """SIGTERM and Ctrl-C end the cluster in good order, a second one at once; SIGHUP has files read again."""
+    """SIGTERM and Ctrl-C shut the cluster down gracefully, a second one at once; SIGHUP reloads files."""
 
     def __init__(self, *, worker: bool) -> None:
         self._stopped = self._hung_up = False
         self._wake = asyncio.Event()
-        #: Set once nothing is to be waited for any more.
+        #: Set when the shutdown must not wait any longer.
         self.at_once = asyncio.Event()
         self._terminal = Terminal()
         loop = asyncio.get_running_loop()
@@ -46,12 +45,12 @@ class Signals:
             loop.add_signal_handler(signal.SIGINT, stop)
 
     async def until_stop(self, reload: Callable[[], Awaitable[None]]) -> None:
-        """Wait for the signal to stop, and call `reload` at each SIGHUP before it."""
+        """Wait for the signal to stop; call `reload` at each SIGHUP."""
         while not self._stopped:
             self._wake.clear()
             if self._hung_up:
                 self._hung_up = False
-                _log.info("SIGHUP: files are read again")
+                _log.info("SIGHUP: reloading files")
                 await reload()
             else:
                 await self._wake.wait()
@@ -67,7 +66,7 @@ class Signals:
 
     def _hurry(self) -> None:
         if not self.at_once.is_set():
-            _log.warning("stopping at once; clients send again what they are sending now")
+            _log.warning("stopping at once; clients will repeat uploads in progress")
             signal.alarm(_AT_MOST)
         self.at_once.set()
         self._stop()
@@ -81,13 +80,13 @@ class Signals:
 
 
 class Terminal:
-    """The terminal that a command was started on, if it was."""
+    """The terminal that a command was started on, if any."""
 
     def __init__(self) -> None:
         self._was_there = sys.stderr.isatty()
 
     def is_gone(self) -> bool:
-        """True if it was closed, so that SIGHUP means the end of the session. Later log lines are discarded."""
+        """Return True if it was closed, so that SIGHUP means the end of the session. Later log lines are discarded."""
         if not self._was_there or sys.stderr.isatty():
             return False
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -97,13 +96,13 @@ class Terminal:
 
 
 def run_until_done(main: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's coroutine on the fast event loop. 1 is a failure, 2 a wrong call, 130 an interruption."""
+    """Run the coroutine of a command on uvloop. Exits with 1 for a failure, 2 for wrong usage, 130 for Ctrl-C."""
     errors: list[BaseException] = []
     code = 130
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(main)
-    # nothing is raised in here: before Python 3.11.4 it would come out in a group
+    # nothing is raised in here: before Python 3.11.4 it would be wrapped in a group
     except* (ConfigError, DataFolderError) as group:
         code, errors = 2, _leaves(group)
     except* ClusterError as group:

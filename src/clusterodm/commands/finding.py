@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""What `clusterodm doctor` says."""
+"""Findings of `clusterodm doctor`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Verdict = Literal["ok", "warning", "error"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     verdict: Verdict
     text: str
-    #: What to do about it; empty when it is well.
+    #: How to fix it; empty if it is ok.
     fix: str = ""

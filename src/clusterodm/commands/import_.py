@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm import`: from the folder of the original ClusterODM, or of ClusterODX, to a data folder of ours."""
+"""`clusterodm import`: migrate the folder of the original ClusterODM, or of ClusterODX, to a data folder."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -35,24 +34,24 @@ from clusterodm.providers import make_fleet
 from clusterodm.settings import load_settings, read_config
 from clusterodm.store import Store
 
-#: Where the original has its files, first one wins.
+#: Files of the original; the first that exists is used.
 _NODES: Final = ("data/nodes.json", "nodes.json")
 _ROUTES: Final = ("data/routes.json", "routes.json")
 _CONFIGS: Final = ("config.json", "config-default.json")
 _BODY: Final = "body.json"
-#: Keys whose defaults mean something else here, and what to do about it.
+#: Settings whose defaults differ, and how.
 _DIFFERENT: Final = {
     "admin-cli-port": "the admin shell binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
     "admin-web-port": "the admin page binds to 127.0.0.1; --admin-host opens it to others, and needs --admin-pass",
-    "asr": "machines boot by cloud-init instead of docker-machine, take further tasks, and go when they are idle",
-    "stale-uploads-timeout": "0 means 48 hours here; uploads that rest are given up before only when room is short",
+    "asr": "machines boot by cloud-init instead of docker-machine, take further tasks, and are deleted when idle",
+    "stale-uploads-timeout": "0 means 48 hours; idle uploads are dropped earlier only when disk space is short",
 }
-#: What to do about a machine that docker-machine made.
-_MACHINE: Final = "nothing here deletes it: docs/original.md says how to"
+#: Advice on a machine that docker-machine created.
+_MACHINE: Final = "this program never deletes it: see docs/original.md"
 
 
 class OldBody(msgspec.Struct, rename="camel"):
-    """What a client said of an upload that is in progress. Lists are JSON text, as the client sent them."""
+    """The request that began an upload in progress. Lists are JSON text, as the client sent them."""
 
     task_name: str | None = ""
     options: str | None = ""
@@ -65,14 +64,14 @@ class OldBody(msgspec.Struct, rename="camel"):
 def import_(
     source: Annotated[Path, typer.Argument(help="Folder of the original ClusterODM, or of ClusterODX.")],
     data_dir: Annotated[
-        str | None, typer.Option(help="Folder that takes everything. Default: data. [CLUSTERODM_DATA_DIR]")
+        str | None, typer.Option(help="Folder to import into. Default: data. [CLUSTERODM_DATA_DIR]")
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="The original's JSON file of settings, if it is not in its folder.")
+        Path | None, typer.Option(help="The original's JSON file of settings, if it is elsewhere.")
     ] = None,
 ) -> None:
-    """Take over nodes, running tasks and uploads in progress from the original; say what is different. Its folder stays
-    as it is."""
+    """Import nodes, running tasks and uploads in progress from the original, and list what differs. Its folder is not
+    changed."""
     if not source.is_dir():
         raise ConfigError(f"there is no folder {source}")
     run_until_done(_Import(source, config or _first(source, _CONFIGS), data_dir).run())
@@ -88,7 +87,7 @@ class _Import:
         self._given: dict[str, Any] = {}
 
     async def run(self) -> None:
-        """Look at everything first: what cannot be read is said before anything is written."""
+        """Read everything first, so that nothing is written if something is unreadable."""
         taken = {"nodes.json": self._nodes(), "routes.json": self._routes()}
         self._given = self._read_config()
         await self._look_at_asr()
@@ -107,7 +106,7 @@ class _Import:
         lines = [f"{len(self._nodes_of_old)} nodes"]
         for node in self._nodes_of_old:
             if node.machine:
-                lines.append(f"  note machine {node.machine} ({node.address()}) is taken in locked; {_MACHINE}")
+                lines.append(f"  note machine {node.machine} ({node.address()}) is added locked; {_MACHINE}")
         return path, "\n".join(lines)
 
     def _routes(self) -> tuple[Path | None, str]:
@@ -118,22 +117,21 @@ class _Import:
         places = {node.address().place for node in self._nodes_of_old}
         tasks = {uuid: route for uuid, route in found.items() if is_task_id(uuid.lower())}
         followed = {uuid: route for uuid, route in tasks.items() if route.node.address().place in places}
-        lines = [f"{len(followed)} tasks, which are followed on their nodes"]
+        lines = [f"{len(followed)} tasks, which continue on their nodes"]
         for uuid in sorted(tasks.keys() - followed.keys()):
             lines.append(f"  no   task {uuid}: its node {tasks[uuid].node.address()} is gone")
         tokens = len({route.token for route in followed.values() if route.token})
         without = sum(not route.token for route in followed.values())
         if tokens:
-            lines.append(f"  note {tokens} tokens: each task stays with its owner, who comes with the token it had")
+            lines.append(f"  note {tokens} tokens: each task keeps its owner, by the same token")
         if tokens and without:
-            lines.append(f"  note {without} tasks have no token: the first who asks for one by its id gets it")
+            lines.append(f"  note {without} tasks have no token: each belongs to the first client that asks for its id")
         return path, "\n".join(lines)
 
     def _take(self, target: Path, path: Path | None, what: str) -> None:
-        """The file goes into our data folder as it is. At the start what is new in it is taken in; an older one that
-        lies there was."""
+        """Copy a file into the data folder; the next start imports what is new in it."""
         if path is None:
-            typer.echo(f"  -    {target.name}: there is none")
+            typer.echo(f"  -    {target.name}: not found")
             return
         shutil.copyfile(path, target)
         target.chmod(0o600)
@@ -142,9 +140,9 @@ class _Import:
     # Settings
 
     def _read_config(self) -> dict[str, Any]:
-        """Settings that the original was given. Those that are not ours are said, one by one."""
+        """Return the settings of the original; report unknown ones."""
         if self._config is None:
-            typer.echo("  -    settings: no JSON file of them; flags are understood as they are")
+            typer.echo("  -    settings: no JSON file; flags work unchanged")
             return {}
         given = read_config(self._config)
         try:
@@ -153,12 +151,12 @@ class _Import:
             for line in str(error).splitlines():
                 typer.echo(f"  no   {line}")
         else:
-            typer.echo(f"  ok   {self._config}: {len(given)} settings, all are known; start with --config")
-        typer.echo("  note where command line and file disagree, the command line counts; there it was the file")
+            typer.echo(f"  ok   {self._config}: {len(given)} settings, all known; start with --config")
+        typer.echo("  note the command line overrides the file; in the original the file overrides the command line")
         return given
 
     async def _look_at_asr(self) -> None:
-        """Whether the autoscaler's file can be used as it is."""
+        """Check that the autoscaler's file can be used unchanged."""
         asr = self._given.get("asr")
         if not asr:
             return
@@ -171,65 +169,65 @@ class _Import:
                 return
             for name, provider in fleet.providers.items():
                 sizes = len({offering.size for offering in provider.offerings})
-                typer.echo(f"  ok   {path}: {name}, {sizes} sizes; ask it with: clusterodm machine plan IMAGES")
+                typer.echo(f"  ok   {path}: {name}, {sizes} sizes; try it with: clusterodm machine plan IMAGES")
                 await provider.close()
 
     def _say_differences(self) -> None:
         for key, text in _DIFFERENT.items():
             if key in self._given or key.startswith("admin"):
                 typer.echo(f"  note {key}: {text}")
-        typer.echo("All differences: docs/original.md. Start with the command line that you have.")
+        typer.echo("All differences: docs/original.md. Start with your present command line.")
 
     # Uploads
 
     def _uploads(self) -> Iterator[tuple[str, OldBody, list[Path]]]:
-        """Uploads in progress: a folder of files, with what their client said."""
+        """Yield uploads in progress: a folder of files, and the body of the client's request."""
         folder = self._source / "tmp"
         for each in sorted(folder.iterdir()) if folder.is_dir() else ():
             if not (each.is_dir() and is_task_id(each.name.lower())):
                 continue
             body = each / _BODY
             try:
-                said = decode_file(body.read_bytes(), _BODY, OldBody, strict=False)
+                request = decode_file(body.read_bytes(), _BODY, OldBody, strict=False)
             except (OSError, ConfigError):
-                typer.echo(f"  no   upload {each.name}: no readable {_BODY}; its client must begin anew")
+                typer.echo(f"  no   upload {each.name}: no readable {_BODY}; its client must begin again")
                 continue
-            yield each.name.lower(), said, sorted(path for path in each.iterdir() if path.is_file() and path != body)
+            yield each.name.lower(), request, sorted(path for path in each.iterdir() if path.is_file() and path != body)
 
     async def _take_uploads(self, folder: Path, uploads: list[tuple[str, OldBody, list[Path]]]) -> None:
         store = await Store.open(self._database or f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         try:
             spool = Spool(folder / "spool", owner="import", shared=bool(self._database))
-            for uuid, said, paths in uploads:
+            for uuid, request, paths in uploads:
                 try:
-                    task = _task(uuid, said)
+                    task = _task(uuid, request)
                 except BadRequest as error:
                     typer.echo(f"  no   upload {uuid}: {error}")
                     continue
                 if not await store.add_task(task, "imported from an upload in progress"):
-                    typer.echo(f"  -    upload {uuid}: taken over before")
+                    typer.echo(f"  -    upload {uuid}: already imported")
                     continue
                 for path in paths:
                     part = spool.new_part(uuid)
                     await asyncio.to_thread(_copy, path, part.path)
                     await spool.publish(uuid, part, path.name)
-                typer.echo(f"  ok   upload {uuid}: {len(paths)} files; its client goes on with it")
+                typer.echo(f"  ok   upload {uuid}: {len(paths)} files; its client continues it")
         finally:
             await store.close()
 
 
-def _task(uuid: str, said: OldBody) -> Task:
+def _task(uuid: str, request: OldBody) -> Task:
     return Task(
         uuid=uuid,
         owner=unclaimed_owner(""),  # the original keeps no token of an upload
         phase=Phase.RECEIVING,
-        name=printable(said.task_name or "")[:1000] or "Imported task",
-        options=parse_options(said.options or ""),
-        webhook=(said.webhook or "")[:4000],
-        skip_post_processing=str(said.skip_post_processing).lower() == "true",
-        outputs=parse_outputs(said.outputs or ""),
-        date_created=int(said.date_created or 0),
-        created_at=time.time(),
+        name=printable(request.task_name or "")[:1000] or "Imported task",
+        options=parse_options(request.options or ""),
+        webhook=(request.webhook or "")[:4000],
+        skip_post_processing=str(request.skip_post_processing).lower() == "true",
+        outputs=parse_outputs(request.outputs or ""),
+        date_created=int(request.date_created or 0),
+        created_at=Clock()(),
     )
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm migrate-store`: from the database of a single process to one that replicas share."""
+"""`clusterodm migrate-store`: copy the database of a single process into one that replicas share."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def migrate_store(
     database_url: Annotated[
         str | None,
         typer.Option(
-            help="The empty PostgreSQL that takes everything; better in the environment, where a password is not seen "
-            "by others. [CLUSTERODM_DATABASE_URL]"
+            help="Empty PostgreSQL to copy into; better set in the environment, which hides its password. "
+            "[CLUSTERODM_DATABASE_URL]"
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with the same keys. [CLUSTERODM_CONFIG]")] = None,
 ) -> None:
-    """Copy a data folder's own database into an empty PostgreSQL, for replicas. The old one stays as it is."""
+    """Copy the database of a data folder into an empty PostgreSQL, for replicas. The old one is not changed."""
     flags: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url}
     run_until_done(_migrate(load_settings(flags, config=config)))
 
@@ -41,7 +41,7 @@ async def _migrate(settings: Settings) -> None:
     url = settings.database_url.get_secret_value()
     path = settings.data_dir / "clusterodm.db"
     if not url:
-        raise ConfigError("CLUSTERODM_DATABASE_URL must say where to")
+        raise ConfigError("CLUSTERODM_DATABASE_URL is required")
     if not path.is_file():
         raise ConfigError(f"there is no {path}")
     with locked_folder(settings.data_dir, shared=False):
@@ -50,7 +50,7 @@ async def _migrate(settings: Settings) -> None:
             was = await pair(settings.data_dir, source, Clock())
             target = await Store.open(url)
             try:
-                # the old database must not be taken for that of the folder again once all is copied
+                # the old database must not count as that of the folder any more
                 new = Identity(new_id(), replaces=was.id, copied_at=was.copied_at)
                 await require_empty(target)
                 write_identity(settings.data_dir, new)

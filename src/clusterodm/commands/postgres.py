@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""A PostgreSQL copied and put back by its own programs; passwords are in their environment, not in their arguments."""
+"""Backup and restore of PostgreSQL by its own programs; passwords are passed in the environment, not as arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 
 
 def environment(url: str) -> dict[str, str]:
-    """How PostgreSQL's programs are told what a URL says."""
+    """Return a URL as environment variables of PostgreSQL's programs."""
     split = urlsplit(url)
     known = {
         "PGHOST": split.hostname,
@@ -45,18 +45,18 @@ def environment(url: str) -> dict[str, str]:
 
 
 async def dump(url: str, target: Path) -> None:
-    """Copy a whole database as of one moment. Raises ConfigError and DataFolderError."""
+    """Back up a database as of one moment. Raises ConfigError and DataFolderError."""
     await _run(url, "pg_dump", "--format=custom", f"--file={target}")
 
 
 async def replace(url: str, source: Path, key: str, mark: str) -> None:
-    """Put a copy in the place of all that is in a database, and a mark with it, in one transaction. Raises ConfigError
-    and DataFolderError; then all is as it was."""
-    with tempfile.TemporaryDirectory(prefix="clusterodm-") as made:
-        script, before, after = (Path(made) / name for name in ("dump.sql", "before.sql", "after.sql"))
+    """Replace the content of a database by a backup and a mark, in one transaction. Raises ConfigError and
+    DataFolderError; then nothing has changed."""
+    with tempfile.TemporaryDirectory(prefix="clusterodm-") as scratch:
+        script, before, after = (Path(scratch) / name for name in ("dump.sql", "before.sql", "after.sql"))
         await _run(url, "pg_restore", "--no-owner", "--no-privileges", f"--file={script}", str(source))
         before.write_text(_EMPTY)
-        # both texts are the program's own: a fixed key, and a mark of hexadecimal digits
+        # no SQL injection: the key is fixed, the mark is hexadecimal
         after.write_text(_MARK.format(key=key, mark=mark))
         files = [f"--file={path}" for path in (before, script, after)]
         await _run(url, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", *files)
@@ -66,7 +66,7 @@ async def _run(url: str, *words: str) -> None:
     try:
         ended = await run(words, environ=environment(url))
     except Rejected as error:
-        raise ConfigError(f"{error}; it comes with PostgreSQL's client") from None
+        raise ConfigError(f"{error}; it is part of PostgreSQL's client") from None
     if ended.status:
-        wrong = [line.partition("ERROR:")[2].strip() for line in ended.err.splitlines() if "ERROR:" in line]
-        raise DataFolderError(f"{words[0]} failed: {wrong[0][:300] if wrong else ended.error}")
+        errors = [line.partition("ERROR:")[2].strip() for line in ended.err.splitlines() if "ERROR:" in line]
+        raise DataFolderError(f"{words[0]} failed: {errors[0][:300] if errors else ended.error}")

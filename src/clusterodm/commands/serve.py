@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""`clusterodm serve`: run the cluster until a signal says stop."""
+"""`clusterodm serve`: run the cluster until a signal to stop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from clusterodm.server.serving import Sockets
 from clusterodm.settings import RETIRED, Settings, described, env_name, flag_name, is_switch, load_settings
 
 _SHORT = {"port": "-p", "cloud_provider": "-c"}
-#: What a switch may have as its value.
+#: Values of a switch.
 _WORDS = ("true", "false")
 _log = structlog.get_logger("clusterodm")
 
@@ -36,12 +36,12 @@ async def _serve(settings: Settings, sockets: Sockets | None = None, *, adopt: b
 
 
 def _run(config: Path | None, *, adopt: bool, **flags: Any) -> None:
-    settings, made = with_password(load_settings(flags, config=config))
+    settings, generated = with_password(load_settings(flags, config=config))
     configure_logging(settings.log_level, debug=settings.debug)
-    if made:
+    if generated:
         file = settings.data_dir / str(settings.admin_pass_file)
-        typer.echo(f"Password of operators (LOGIN in the shell, user admin in the page), made now: {made}")
-        typer.echo(f"It is kept in {file} and not shown again.")
+        typer.echo(f"Generated the password of operators (LOGIN in the shell, user admin on the page): {generated}")
+        typer.echo(f"It is stored in {file} and not shown again.")
     if settings.workers > 1:
         run_workers(settings, lambda sockets: run_until_done(_serve(settings, sockets, adopt=adopt)))
     else:
@@ -49,7 +49,7 @@ def _run(config: Path | None, *, adopt: bool, **flags: Any) -> None:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """The command-line option of a setting."""
+    """Return the command-line option of a setting."""
     kind, typer_type = _typed(field)
     names = [f"--{flag_name(name)}", *([_SHORT[name]] if name in _SHORT else [])]
     if is_switch(name):
@@ -61,7 +61,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _retired(name: str) -> inspect.Parameter:
-    """A flag that is there to say what to use instead."""
+    """Return a hidden flag, which is refused with what to use instead."""
     option = typer.Option(f"--{flag_name(name)}", hidden=True)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
@@ -69,7 +69,7 @@ def _retired(name: str) -> inspect.Parameter:
 
 
 def plain_switches(arguments: Sequence[str]) -> list[str]:
-    """Command line in which a switch has no value: the original takes `--debug=true` and `--debug true`, too."""
+    """Return the command line without values of switches: the original accepts `--debug=true` and `--debug true`."""
     plain: list[str] = []
     rest = list(arguments)
     while rest:
@@ -88,7 +88,7 @@ def plain_switches(arguments: Sequence[str]) -> list[str]:
 
 
 def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
-    """Text for most: the settings model checks values, so that flags, environment and file get the same messages."""
+    """Return text for most settings: the model checks values, so that flags, environment and file get the same errors."""
     if field.annotation is bool:
         return (bool | None), {}
     if get_origin(field.annotation) is list:
@@ -105,10 +105,10 @@ def _shown_default(field: FieldInfo) -> str:
 
 
 def _command() -> Callable[..., None]:
-    """The command function with one option for each setting."""
+    """Make the command function, with one option for each setting."""
 
     def serve(config: Path | None, *, adopt: bool = False, **flags: Any) -> None:
-        """Run the cluster (this is what plain `clusterodm` does)."""
+        """Run the cluster; the default command."""
         _run(config, adopt=adopt, **{name: value for name, value in flags.items() if value not in (None, [], ())})
 
     config = Annotated[
@@ -125,8 +125,8 @@ def _command() -> Callable[..., None]:
         bool,
         typer.Option(
             "--adopt",
-            help="Once: use a data folder and a database together that do not belong together. Uploads begin again; "
-            "files of tasks that the database does not know go to the trash folder after 48 hours.",
+            help="Once: pair a data folder and a database that do not belong together. Uploads begin again; files of tasks "
+            "that are not in the database go to the trash folder after 48 hours.",
         ),
     ]
     parameters.append(inspect.Parameter("adopt", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=adopting))

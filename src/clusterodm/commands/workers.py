@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Several processes on one host: a parent that opens the ports, and workers that each are a replica on them."""
+"""Several processes on one host: a parent that opens the ports, and workers that are replicas on them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from typing import Final, NoReturn
 
 import structlog
 
+from clusterodm.aio import Clock
 from clusterodm.commands.ending import AT_ONCE, Terminal
 from clusterodm.server.serving import Sockets
 from clusterodm.settings import Settings
 
 _log = structlog.get_logger("workers")
 
-#: Seconds that a worker must have lived for an error to be an accident, after which another one is started.
+#: Seconds after which the exit of a worker is a crash, and it is replaced, rather than a failed start.
 _LIVED: Final = 5.0
-#: Seconds before that, so that workers that are killed at once do not keep a core busy.
+#: Seconds before a replacement, so that crash loops do not keep a core busy.
 _PAUSE: Final = 0.5
 _PR_SET_PDEATHSIG: Final = 1
 
 
 def run_workers(settings: Settings, work: Callable[[Sockets], None]) -> None:
-    """Run `work` in as many processes as configured until a signal says stop. One that dies is replaced; one that
-    cannot even start ends them all, with its exit status."""
+    """Run `work` in as many processes as configured until a signal to stop. A crashed one is replaced; one that cannot
+    start ends all, with its exit status."""
     sockets = Sockets.of(settings)
-    parent = _Parent(sockets, work)
+    parent = _Parent(sockets, work, Clock())
     for number in range(settings.workers):
         parent.start(number)
     for wanted in (signal.SIGTERM, signal.SIGINT):
@@ -43,31 +44,32 @@ def run_workers(settings: Settings, work: Callable[[Sockets], None]) -> None:
 
 
 class _Parent:
-    """Knows its workers."""
+    """Starts and replaces workers."""
 
-    def __init__(self, sockets: Sockets, work: Callable[[Sockets], None]) -> None:
+    def __init__(self, sockets: Sockets, work: Callable[[Sockets], None], clock: Clock) -> None:
         self._sockets = sockets
         self._work = work
+        self._clock = clock
         self._workers: dict[int, tuple[int, float]] = {}
         self._stopping = False
         self._terminal = Terminal()
 
     def start(self, number: int) -> None:
         """Start a worker."""
-        # what is buffered would be written by both
+        # both processes would write what is buffered
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if not pid:
             self._be_worker(number)
-        self._workers[pid] = (number, time.monotonic())
-        if self._stopping:  # the signal came in between
+        self._workers[pid] = (number, self._clock.steady())
+        if self._stopping:  # the signal came meanwhile
             os.kill(pid, signal.SIGTERM)
 
     def _be_worker(self, number: int) -> NoReturn:
         status = 1
         try:
-            # Ctrl-C and a hang-up of the terminal come to all: the parent says what they mean
+            # Ctrl-C and SIGHUP of the terminal reach all processes; the parent handles them
             for wanted, how in (
                 (signal.SIGTERM, signal.SIG_DFL),
                 (signal.SIGINT, signal.SIG_IGN),
@@ -88,40 +90,40 @@ class _Parent:
             os._exit(status)
 
     def stop(self) -> None:
-        """Have all workers end in good order, at the second call at once; connections are refused once the last one has
-        closed its ports."""
+        """Stop all workers gracefully, at the second call at once. Connections are refused once the last one has closed
+        its ports."""
         how = AT_ONCE if self._stopping else signal.SIGTERM
         self._stopping = True
         self._sockets.close()
-        self._tell(how)
+        self._signal(how)
 
     def hang_up(self) -> None:
-        """Have all workers read their files again; end them where the terminal was closed."""
+        """Reload the files of all workers; stop them if the terminal was closed."""
         if self._terminal.is_gone():
             self.stop()
             return
-        _log.info("SIGHUP: passed on to the workers", workers=len(self._workers))
-        self._tell(signal.SIGHUP)
+        _log.info("SIGHUP: passed on to workers", workers=len(self._workers))
+        self._signal(signal.SIGHUP)
 
-    def _tell(self, how: signal.Signals) -> None:
+    def _signal(self, how: signal.Signals) -> None:
         for pid in list(self._workers):
             os.kill(pid, how)
 
     def wait(self) -> int:
-        """Until all workers have ended; the exit status."""
+        """Wait until all workers have ended; return the exit status."""
         worst = 0
         while self._workers:
             pid, status = os.wait()
             number, began = self._workers.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            if self._stopping:  # one that was told to stop before it could listen to signals ended as it should
+            if self._stopping:  # a worker that got the signal before it handled signals counts as stopped
                 worst = max(worst, 0 if code in (-signal.SIGTERM, -AT_ONCE) else abs(code))
-            elif code > 0 and time.monotonic() - began < _LIVED:
+            elif code > 0 and self._clock.steady() - began < _LIVED:
                 worst = abs(code) or 1
-                _log.error("a worker cannot start", worker=number, status=code)
+                _log.error("worker failed to start", worker=number, status=code)
                 self.stop()
             else:
-                _log.error("a worker ended, another one is started", worker=number, status=code)
+                _log.error("worker ended, starting another one", worker=number, status=code)
                 time.sleep(_PAUSE)
                 self.start(number)
         return worst
