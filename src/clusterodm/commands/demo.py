@@ -17,13 +17,15 @@ from typing import Annotated, Final
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from clusterodm.commands.ending import run_until_done
-from clusterodm.commands.markup import safe
 from clusterodm.commands.submit import Submission, carry_out, find_files
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import ClusterError
+from clusterodm.core.names import printable
 from clusterodm.core.nodes import parse_address
 from clusterodm.devnode import Knobs, running_devnode
 from clusterodm.devnode.photos import make_photos
@@ -105,10 +107,10 @@ async def _summarize(cluster: Cluster, uuid: str, ports: list[int], output: Path
     table = Table(title="Timeline", show_header=False, title_justify="left")
     events = await cluster.context.store.timeline(uuid)
     for event in events:
-        table.add_row(f"+{elapsed(events[0].at, event.at):.2f} s", safe(event.text))
+        table.add_row(f"+{elapsed(events[0].at, event.at):.2f} s", Text(printable(event.text)))
     screen.print(table)
     screen.print(
-        f"[green]done[/]: results in {safe(str(output))}/ (open report/report.html there)\n"
+        f"[green]done[/]: results in {escape(str(output))}/ (open report/report.html there)\n"
         f"  the page        {cluster.admin_url}/   (for operators: nodes, queue, this task)\n"
         f"  the shell       nc 127.0.0.1 {cluster.shell_port}   (HELP lists its commands)\n"
         f"  a node's page   {cluster.url}/   (for users, through the cluster)\n"

@@ -15,6 +15,7 @@ from typing import Annotated, Final, Literal
 
 import aiohttp
 import typer
+from rich.text import Text
 
 from clusterodm.aio import Clock
 from clusterodm.commands.doctor_database import check_database
@@ -22,10 +23,10 @@ from clusterodm.commands.doctor_files import certificate, secret_files, tokens
 from clusterodm.commands.doctor_nodes import TIMEOUT, Known, check_node, known_nodes
 from clusterodm.commands.doctor_splitmerge import check_split_jobs
 from clusterodm.commands.finding import Finding
-from clusterodm.commands.markup import safe
 from clusterodm.commands.remote import AsJson, print_json, print_table, run
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ConfigError, ProviderError, Throttled
+from clusterodm.core.names import printable
 from clusterodm.core.nodes import NodeAddress
 from clusterodm.core.quota import parse_quota
 from clusterodm.core.splitmerge import unusable
@@ -63,10 +64,12 @@ async def _doctor(config: Path | None, data_dir: Path | None, json: bool) -> Non
         raise typer.Exit(1)
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
+def _row(finding: Finding) -> tuple[Text, ...]:
     colour = {"ok": "green", "warning": "yellow", "error": "red"}[finding.verdict]
-    text = f"{safe(finding.text)}\n[dim]→ {safe(finding.fix)}[/]" if finding.fix else safe(finding.text)
-    return f"[{colour}]{finding.verdict}[/]", safe(finding.what), text
+    text = Text("\n".join(map(printable, finding.text.split("\n"))))
+    if finding.fix:
+        text.append(f"\n→ {printable(finding.fix)}", "dim")
+    return Text(finding.verdict, colour), Text(printable(finding.what)), text
 
 
 async def findings(config: Path | None, data_dir: Path | None) -> AsyncIterator[Finding]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 import typer
 
 from clusterodm.admin.views import CostView, MachinePlan, MachineView
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import add_commands, print_done
-from clusterodm.commands.remote import ago, print_table, screen
+from clusterodm.commands.remote import ago, print_table, print_text
 from clusterodm.core.durations import span
-from clusterodm.core.names import printable
 
 machine = typer.Typer(help="Machines: list, gone, plan, costs, keep, release, delete.", no_args_is_help=True)
 
@@ -21,12 +19,12 @@ def _print_list(machines: list[MachineView]) -> None:
         (
             each.id,
             f"{each.state}{' (kept)' if each.kept else ''}",
-            safe(f"{each.size} in {each.location}{' (spot)' if each.spot else ''}"),
-            safe(each.provider),
+            f"{each.size} in {each.location}{' (spot)' if each.spot else ''}",
+            each.provider,
             ago(each.ordered_at),
             f"{each.cost:.2f}",
             len(each.tasks),
-            safe(each.reason),
+            each.reason,
         )
         for each in machines
     ]
@@ -35,12 +33,12 @@ def _print_list(machines: list[MachineView]) -> None:
 
 
 def _print_plan(plan: MachinePlan) -> None:
-    screen.print(printable(plan.why), highlight=False, markup=False)
-    screen.print(plan.document, highlight=False, markup=False)
+    print_text(plan.why)
+    print_text(plan.document)
 
 
 def _print_costs(costs: list[CostView]) -> None:
-    rows = [(safe(each.key) or "(idle)", span(each.hours * 3600), f"{each.amount:.2f}") for each in costs]
+    rows = [(each.key or "(idle)", span(each.hours * 3600), f"{each.amount:.2f}") for each in costs]
     print_table(("for", "time>", "cost>"), rows, empty="No costs.")
 
 

@@ -7,12 +7,23 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from clusterodm.admin.operations.table import COMMANDS
 from clusterodm.admin.views import NodeView
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import add_commands, print_done
-from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, print_json, print_table, run, screen
+from clusterodm.commands.remote import (
+    DEFAULT_URL,
+    AsJson,
+    Password,
+    Url,
+    admin,
+    print_json,
+    print_table,
+    print_text,
+    run,
+)
+from clusterodm.core.names import printable
 from clusterodm.core.nodes import parse_address
 
 node = typer.Typer(help="Nodes: list, add, lock, unlock, drain, remove, best.", no_args_is_help=True)
@@ -22,33 +33,33 @@ def _print_list(nodes: list[NodeView]) -> None:
     rows = [
         (
             each.number,
-            safe(each.name),
+            each.name,
             _state(each),
             f"{each.used}/{each.slots}",
             "any" if each.max_images is None else each.max_images,
-            safe(f"{each.engine} {each.engine_version}"),
+            f"{each.engine} {each.engine_version}",
             each.origin,
-            safe(" ".join(f"{key}={value}" for key, value in each.labels.items())),
+            " ".join(f"{key}={value}" for key, value in each.labels.items()),
         )
         for each in nodes
     ]
     print_table(("#>", "node", "state", "used>", "images>", "engine", "origin", "labels"), rows, empty="No nodes.")
 
 
-def _state(node_: NodeView) -> str:
+def _state(node_: NodeView) -> Text:
     if not node_.online:
-        return "[red]offline[/]"
+        return Text("offline", "red")
     if node_.drained:
-        return "[yellow]drained[/]"
-    return f"[yellow]{safe(node_.closed)}[/]" if node_.closed else "[green]online[/]"
+        return Text("drained", "yellow")
+    return Text(printable(node_.closed), "yellow") if node_.closed else Text("online", "green")
 
 
 def _print_state(node_: NodeView) -> None:
-    screen.print(f"{node_.name}: {node_.closed or 'accepts tasks'}", highlight=False, markup=False)
+    print_text(f"{node_.name}: {node_.closed or 'accepts tasks'}")
 
 
 def _print_name(node_: NodeView) -> None:
-    screen.print(node_.name, highlight=False, markup=False)
+    print_text(node_.name)
 
 
 @node.command(help=COMMANDS["node add"].summary)
@@ -75,7 +86,7 @@ async def _add(address: str, token: str, url: str, password: str, json: bool) ->
             token=token or parsed.token,
             certificate="any" if parsed.insecure else "verified",
         )
-    print_json(added) if json else screen.print(f"{added.name} added", highlight=False, markup=False)
+    print_json(added) if json else print_text(f"{added.name} added")
 
 
 add_commands(

@@ -15,8 +15,7 @@ from clusterodm.admin.operations.operation import Operation
 from clusterodm.admin.operations.parameters import MachineId, NodeId, TaskId, UploadId
 from clusterodm.admin.operations.table import COMMANDS
 from clusterodm.admin.views import Done
-from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, find_node, print_json, run, screen
-from clusterodm.core.names import printable
+from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, find_node, print_json, print_text, run
 
 #: Name and help of the argument that is the subject.
 _SUBJECTS: Final = {
@@ -33,7 +32,7 @@ Fails = Callable[[Any], bool]
 
 def print_done(done: Done) -> None:
     """Print what has happened."""
-    screen.print(printable(done.text), highlight=False, markup=False)
+    print_text(done.text)
 
 
 def make_command(

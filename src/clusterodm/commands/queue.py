@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from clusterodm.admin.views import TaskView
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import make_command
 from clusterodm.commands.remote import print_table
 from clusterodm.core.durations import span
@@ -16,12 +15,12 @@ def _print_queue(tasks: list[TaskView]) -> None:
         (
             each.position,
             each.uuid,
-            safe(each.name[:40]),
-            safe(each.owner),
+            each.name[:40],
+            each.owner,
             each.priority,
             each.images,
             span(each.expected_wait),
-            safe(each.wait),
+            each.wait,
         )
         for each in tasks
     ]

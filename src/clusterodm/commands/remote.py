@@ -16,6 +16,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from clusterodm.admin.operations.operation import Operation
 from clusterodm.admin.operations.table import COMMANDS
@@ -25,6 +26,7 @@ from clusterodm.commands.ending import run_until_done
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.errors import BadRequest, ClusterError, ConfigError, NodeNotFound, TaskNotFound, Unauthorized
+from clusterodm.core.names import printable
 from clusterodm.core.nodes import parse_address
 from clusterodm.http.reasons import describe
 from clusterodm.settings import Settings, load_settings
@@ -171,15 +173,21 @@ def print_json(value: Any) -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def print_text(text: str) -> None:
+    """Print text literally, whoever wrote it."""
+    for line in text.split("\n"):
+        screen.print(printable(line), highlight=False, markup=False)
+
+
 def print_table(heads: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
-    """Print a table of cells, which are markup (see `rich.markup.escape`); or a sentence if it is empty."""
+    """Print a table, or a sentence if it is empty. Strings are printed literally; styled cells are `Text`."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
         right = head.endswith(">")
         justify: Literal["right", "left"] = "right" if right else "left"
         table.add_column(head.rstrip(">"), justify=justify, overflow="fold", no_wrap=head in ("id", "node", "state"))
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(str(cell))) for cell in row))
     screen.print(table if table.row_count else empty)
 
 

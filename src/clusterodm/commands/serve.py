@@ -88,7 +88,7 @@ def plain_switches(arguments: Sequence[str]) -> list[str]:
 
 
 def _typed(field: FieldInfo) -> tuple[Any, dict[str, Any]]:
-    """Return text for most settings: the model checks values, so that flags, environment and file get the same errors."""
+    """Return text for most settings: the model checks values, with the same errors for all sources."""
     if field.annotation is bool:
         return (bool | None), {}
     if get_origin(field.annotation) is list:
@@ -125,8 +125,8 @@ def _command() -> Callable[..., None]:
         bool,
         typer.Option(
             "--adopt",
-            help="Once: pair a data folder and a database that do not belong together. Uploads begin again; files of tasks "
-            "that are not in the database go to the trash folder after 48 hours.",
+            help="Once: pair a data folder and a database that do not belong together. Uploads begin again; files of "
+            "tasks that are not in the database go to the trash folder after 48 hours.",
         ),
     ]
     parameters.append(inspect.Parameter("adopt", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=adopting))

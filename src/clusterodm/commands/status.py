@@ -4,21 +4,21 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 from clusterodm.admin.views import ClusterStatus
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import make_command
 from clusterodm.commands.remote import ago, print_table, screen
 from clusterodm.core.durations import span
+from clusterodm.core.names import printable
 
 
 def _print(cluster: ClusterStatus) -> None:
     colour = {"well": "green", "busy": "blue"}.get(cluster.health, "red")
-    screen.print(
-        f"[bold {colour}]{cluster.health}[/]  ClusterODM {safe(cluster.version)}, started {ago(cluster.started_at)}",
-        highlight=False,
-    )
+    about = printable(f"ClusterODM {cluster.version}, started {ago(cluster.started_at)}")
+    screen.print(Text(printable(cluster.health), f"bold {colour}"), Text(about), sep="  ")
     for problem in cluster.problems:
-        screen.print(f"  [red]![/] {safe(problem)}", highlight=False)
+        screen.print(Text("  !", "red"), Text(printable(problem)))
 
     def marked(name: str) -> str:
         return f"{name} (leader)" if name == cluster.leader else name
@@ -47,7 +47,7 @@ def _print(cluster: ClusterStatus) -> None:
         *([("replicas", ", ".join(map(marked, cluster.replicas)))] if len(cluster.replicas) > 1 else []),
         ("disk", f"{cluster.held_bytes / 1e9:.1f} GB of held files, room for {cluster.room_bytes / 1e9:.1f} GB{trash}"),
     ]
-    print_table(("", ""), [(name, safe(text)) for name, text in rows], empty="")
+    print_table(("", ""), rows, empty="")
 
 
 status = make_command(

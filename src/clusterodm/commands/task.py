@@ -12,12 +12,23 @@ from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.text import Text
 
 from clusterodm.admin.operations.table import COMMANDS
 from clusterodm.admin.views import TaskDetail, TaskPage, TaskView, Why
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import add_commands, make_command, print_done
-from clusterodm.commands.remote import DEFAULT_URL, Admin, Password, Url, admin, ago, print_table, run, screen
+from clusterodm.commands.remote import (
+    DEFAULT_URL,
+    Admin,
+    Password,
+    Url,
+    admin,
+    ago,
+    print_table,
+    print_text,
+    run,
+    screen,
+)
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest
 from clusterodm.core.names import printable
@@ -34,11 +45,11 @@ def _print_page(page: TaskPage) -> None:
     rows = [
         (
             each.uuid,
-            safe(each.name[:40]),
+            each.name[:40],
             _state(each),
             f"{each.progress:.0f} %",
             each.images,
-            safe(each.node) or "-",
+            each.node or "-",
             ago(each.committed_at),
         )
         for each in page.tasks
@@ -49,16 +60,16 @@ def _print_page(page: TaskPage) -> None:
         screen.print(f"{len(page.tasks)} of {page.total}", style="dim")
 
 
-def _state(each: TaskView) -> str:
+def _state(each: TaskView) -> Text:
     colours = {"completed": "green", "failed": "red", "canceled": "dim", "queued": "yellow", "receiving": "yellow"}
     state = str(each.outcome or each.phase)
-    return f"[{colours.get(state, 'blue')}]{state}[/]"
+    return Text(state, colours.get(state, "blue"))
 
 
 def _print_detail(detail: TaskDetail) -> None:
     about = detail.task
-    screen.print(f"[bold]{safe(about.name)}[/]  {_state(about)}  {about.uuid}", highlight=False)
-    screen.print(printable(detail.why), highlight=False, markup=False)
+    screen.print(Text(printable(about.name), "bold"), _state(about), Text(printable(about.uuid)), sep="  ")
+    print_text(detail.why)
     options = " ".join(f"{each.name}={each.value}" for each in detail.options) or "-"
     facts = (
         f"{about.images} images in {about.files} files, {about.bytes:,} bytes",
@@ -67,18 +78,15 @@ def _print_detail(detail: TaskDetail) -> None:
         f"processing {span(about.processing_seconds)}",
         f"options {options}",
     )
-    screen.print("\n".join(map(printable, facts)), highlight=False, markup=False)
-    attempts = [
-        (each.number, safe(each.node), ago(each.started_at), safe(each.reason or each.stage))
-        for each in detail.attempts
-    ]
+    print_text("\n".join(map(printable, facts)))
+    attempts = [(each.number, each.node, ago(each.started_at), each.reason or each.stage) for each in detail.attempts]
     print_table(("attempt>", "node", "started", "result"), attempts, empty="No attempts yet.")
-    events = [(ago(event.at), safe(event.text)) for event in detail.timeline]
+    events = [(ago(event.at), event.text) for event in detail.timeline]
     print_table(("when", "what"), events, empty="")
 
 
 def _print_why(why: Why) -> None:
-    screen.print(printable(why.why), highlight=False, markup=False)
+    print_text(why.why)
 
 
 task.command("list")(make_command("task list", _print_page, limit=30))

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import typer
+from rich.text import Text
 
 from clusterodm.admin.views import UploadPage, UploadView
-from clusterodm.commands.markup import safe
 from clusterodm.commands.operated import make_command
 from clusterodm.commands.remote import ago, print_table, screen
 from clusterodm.core.durations import span
@@ -19,11 +19,11 @@ def _print_page(page: UploadPage) -> None:
     rows = [
         (
             each.uuid,
-            safe(each.name[:40]),
-            safe(each.owner),
+            each.name[:40],
+            each.owner,
             each.files,
             f"{each.bytes:,}",
-            safe(each.node) or "-",
+            each.node or "-",
             ago(each.created_at),
             _activity(each),
         )
@@ -35,11 +35,11 @@ def _print_page(page: UploadPage) -> None:
         screen.print(f"{len(page.uploads)} of {page.total}, {page.bytes:,} bytes in all", style="dim")
 
 
-def _activity(each: UploadView) -> str:
+def _activity(each: UploadView) -> Text:
     if each.state == "receiving":
-        return "[green]now[/]"
-    idle = f"{span(each.idle_seconds)} ago"
-    return f"{idle}[yellow], abandoned[/]" if each.state == "abandoned" else idle
+        return Text("now", "green")
+    idle = Text(f"{span(each.idle_seconds)} ago")
+    return idle.append(", abandoned", "yellow") if each.state == "abandoned" else idle
 
 
 upload.command("list")(make_command("upload list", _print_page, limit=30))
