@@ -65,7 +65,7 @@ def document() -> dict[str, Any]:
 def _operation(route: Operation, by_type: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
     refused = _content(by_type[str(Problem)])
     described: dict[str, Any] = {
-        "operationId": route.name,
+        "operationId": route.name.replace(".", "_"),
         "summary": route.summary,
         "parameters": [
             *_parameters("path", route.subject, components),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from clusterodm.admin.operations.parameters import CostKey
 from clusterodm.admin.views import CostView, Done, MachineDetail, MachineEventView, MachinePlan, MachineView
 from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed
@@ -129,7 +130,7 @@ async def delete(cluster: Context, machine: Machine) -> Done:
     return Done(text=f"deleting {machine.id}{rest}")
 
 
-async def costs(cluster: Context, *, month: str, by: str) -> list[CostView]:
+async def costs(cluster: Context, *, month: str, by: CostKey) -> list[CostView]:
     """Return the costs of a month (as "2026-11"; empty: the current one), highest first."""
     await cluster.autoscaler.keep_costs()
     month = month or time.strftime("%Y-%m", time.gmtime(cluster.clock()))

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+from clusterodm.admin.operations.parameters import Certificate
 from clusterodm.admin.views import Done, Lease, NodeView
 from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.registry import Node
@@ -13,8 +12,6 @@ from clusterodm.core.errors import BadRequest, ConfigError, NodeNotFound
 from clusterodm.core.membership import lease_terms
 from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address, parse_address
 from clusterodm.core.placement import Needs, best, wait_reason
-
-Certificate = Literal["verified", "any"]
 
 
 def listing(cluster: Context) -> list[NodeView]:

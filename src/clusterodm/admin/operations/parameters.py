@@ -29,6 +29,8 @@ _STATE: Final = f"({'|'.join(STATES)})"
 _STATES: Final = f"^({_STATE}(,{_STATE})*)?$"
 _ID: Final = "^[0-9a-fA-F-]{4,36}$"
 
+Certificate = Literal["verified", "any"]
+CostKey = Literal["owner", "task", "machine"]
 Label = Annotated[str, Meta(max_length=200)]
 Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Entries to return.")]
 Offset = Annotated[int, Meta(ge=0, le=10**9, description="Entries to skip.")]
@@ -84,9 +86,9 @@ class NewNode(View):
     ]
     port: Annotated[int, Meta(ge=0, le=65535, description="0: the port in `host`, or the default port.")] = 0
     token: Annotated[str, Meta(max_length=1000, description="Token that the node requires.")] = ""
-    certificate: Annotated[
-        Literal["verified", "any"], Meta(description="Accepted certificates of a node that speaks TLS.")
-    ] = "verified"
+    certificate: Annotated[Certificate, Meta(description="Accepted certificates of a node that speaks TLS.")] = (
+        "verified"
+    )
 
 
 class NewLease(NewNode):
@@ -115,7 +117,7 @@ class Month(View):
     month: Annotated[
         str, Meta(pattern=r"^([0-9]{4}-[0-9]{2})?$", description="As 2026-11; the current month by default.")
     ] = ""
-    by: Annotated[Literal["owner", "task", "machine"], Meta(description="Sum by owner, task or machine.")] = "owner"
+    by: Annotated[CostKey, Meta(description="Sum by owner, task or machine.")] = "owner"
 
 
 class TaskQuery(View):
