@@ -70,7 +70,7 @@ def test_every_command_of_the_table_exists_with_its_summary(command: str) -> Non
 
 
 def _name(command: Any) -> str:
-    return command.name or command.callback.__name__
+    return str(command.name or command.callback.__name__)
 
 
 def test_the_command_line_does_not_load_the_cluster() -> None:

@@ -89,7 +89,7 @@ def _parameters(operation: Operation, defaults: dict[str, Any]) -> list[inspect.
     parameters = []
     for name, hint in hints.items():
         kind, meta = get_args(hint)[0], next(each for each in get_args(hint)[1:] if isinstance(each, Meta))
-        bounds = {"min": meta.ge, "max": meta.le} if kind in (int, float) else {}
+        bounds: dict[str, Any] = {"min": meta.ge, "max": meta.le} if kind in (int, float) else {}
         default = defaults.get(name, fields[name].default)
         if default is inspect.Parameter.empty:
             parameters.append(_parameter(name, Annotated[kind, typer.Argument(help=meta.description, **bounds)]))
