@@ -162,7 +162,7 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
         ("node.invalid:3000", "", "warning", "not set: split-merge jobs are given the address that their client used"),
         ("node.invalid:3000", "http://localhost:3000", "error", "nodes on other hosts cannot reach it"),
         ("127.0.0.1:1", "https://maps.invalid:3443", "error", "HTTPS on port 443 only"),
-        ("node.invalid:3000", "http://maps.invalid:3000", "warning", "no cluster runs"),
+        ("node.invalid:3000", "http://maps.invalid:3000", "warning", "the cluster is not running"),
     ],
 )
 async def test_the_doctor_says_whether_split_merge_jobs_can_reach_the_cluster(

@@ -72,7 +72,7 @@ def test_a_secret_that_is_mounted_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "why"), [(b" \n", "is empty"), (b"\xff\xfe", "it is no text"), (None, "directory")]
+    ("content", "why"), [(b" \n", "is empty"), (b"\xff\xfe", "it is not a text file"), (None, "directory")]
 )
 def test_a_file_that_holds_no_password_is_refused(tmp_path: Path, content: bytes | None, why: str) -> None:
     path = tmp_path / "data" / "password"
