@@ -14,7 +14,7 @@ import typer
 
 from clusterodm.__main__ import load
 from clusterodm.admin.operations.operation import Operation
-from clusterodm.admin.operations.parameters import MachineId, NodeId, Nothing, TaskId, UploadId
+from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NodeId, Nothing, TaskId, UploadId
 from clusterodm.admin.operations.table import COMMANDS, OPERATIONS, ROUTES, VERBS
 from clusterodm.admin.verbs import _ANSWERS
 from clusterodm.cluster.state.entry import Entry
@@ -22,7 +22,7 @@ from clusterodm.cluster.state.registry import Node
 from clusterodm.core.machines import Machine
 
 #: What functions get for the subject of an operation.
-SUBJECTS: dict[type[Any], Any] = {NodeId: Node, TaskId: Entry, MachineId: Machine, UploadId: str}
+SUBJECTS: dict[type[Any], Any] = {NodeId: Node, TaskId: Entry, MachineId: Machine, AnyMachineId: str, UploadId: str}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)

@@ -52,6 +52,7 @@ SHOWS: list[tuple[Callable[[Any], None], Any]] = [
     (task._print_why, views.Why),
     (upload._print_page, views.UploadPage),
     (machine._print_list, list[views.MachineView]),
+    (machine._print_detail, views.MachineDetail),
     (machine._print_plan, views.MachinePlan),
     (machine._print_costs, list[views.CostView]),
     (queue._print_queue, list[views.TaskView]),

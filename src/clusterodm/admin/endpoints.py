@@ -13,7 +13,7 @@ from aiohttp import web
 
 from clusterodm.admin.operations import machines, nodes, tasks
 from clusterodm.admin.operations.operation import Operation
-from clusterodm.admin.operations.parameters import MachineId, NodeId, Nothing, TaskId, UploadId
+from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NodeId, Nothing, TaskId, UploadId
 from clusterodm.admin.operations.table import ROUTES
 from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Malformed
@@ -25,6 +25,7 @@ _SUBJECTS: Final[dict[type[Any], Callable[[Context, Any], Any]]] = {
     NodeId: lambda cluster, path: nodes.by_id(cluster, path.id),
     TaskId: lambda cluster, path: tasks.find(cluster, path.uuid),
     MachineId: lambda cluster, path: machines.find(cluster, path.machine),
+    AnyMachineId: lambda cluster, path: path.machine,
     UploadId: lambda cluster, path: path.uuid,
 }
 

@@ -15,12 +15,12 @@ import msgspec
 
 from clusterodm.admin.operations import machines, nodes, tasks, uploads
 from clusterodm.admin.operations.operation import Operation, Verb
-from clusterodm.admin.operations.parameters import MachineId, NewNode, NodeId, TaskId, UploadId
+from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NewNode, NodeId, TaskId, UploadId
 from clusterodm.admin.operations.table import VERBS
-from clusterodm.admin.views import Done, MachinePlan, MachineView, NodeView, TaskView, UploadPage
+from clusterodm.admin.views import Done, MachineDetail, MachinePlan, MachineView, NodeView, TaskView, UploadPage
 from clusterodm.cluster.context import Context
-from clusterodm.http import answers
 from clusterodm.core.errors import BadRequest, NodeNotFound, TaskNotFound
+from clusterodm.http import answers
 
 #: Uploads that a list has unless a count is given.
 _COUNT: Final = 20
@@ -97,6 +97,7 @@ _SUBJECTS: Final[dict[type[Any], Callable[[Context, str], Any]]] = {
     NodeId: lambda cluster, word: nodes.by_number(cluster, _number(word)),
     TaskId: tasks.find,
     MachineId: machines.find,
+    AnyMachineId: lambda cluster, word: word,
     UploadId: lambda cluster, word: word,
 }
 
@@ -149,6 +150,11 @@ def _machines(views: list[MachineView]) -> list[str]:
     return _lines([*map(machines.line, views)] or ["no machines"])
 
 
+def _machine(detail: MachineDetail) -> list[str]:
+    history = (f"{_time(event.at)}  {event.state}: {event.text}" for event in detail.history)
+    return _lines([machines.line(detail.machine), *history])
+
+
 def _plan(plan: MachinePlan) -> list[str]:
     return [plan.why, *plan.document.splitlines()]
 
@@ -178,6 +184,7 @@ _ANSWERS: Final[dict[str, Callable[[Any], str | list[str]]]] = {
     "QUEUE LIST": _queue,
     "UPLOAD LIST": _uploads,
     "MACHINE LIST": _machines,
+    "MACHINE SHOW": _machine,
     "MACHINE KEEP": _ok,
     "MACHINE RELEASE": _ok,
     "ASR VIEWCMD": _plan,

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import typer
 
-from clusterodm.admin.views import CostView, MachinePlan, MachineView
+from clusterodm.admin.views import CostView, MachineDetail, MachinePlan, MachineView
 from clusterodm.commands.operated import add_commands, print_done
 from clusterodm.commands.remote import ago, print_table, print_text
 from clusterodm.core.durations import span
 
-machine = typer.Typer(help="Machines: list, gone, plan, costs, keep, release, delete.", no_args_is_help=True)
+machine = typer.Typer(help="Machines: list, gone, show, plan, costs, keep, release, delete.", no_args_is_help=True)
 
 
 def _print_list(machines: list[MachineView]) -> None:
@@ -32,6 +32,14 @@ def _print_list(machines: list[MachineView]) -> None:
     print_table(heads, rows, empty="No machines.")
 
 
+def _print_detail(detail: MachineDetail) -> None:
+    about = detail.machine
+    place = f"{about.size} in {about.location} ({about.provider})"
+    print_text("  ".join((about.id, about.state, place, f"cost {about.cost:.2f}", f"node {about.node or '-'}")))
+    rows = [(ago(event.at), event.state, event.text) for event in detail.history]
+    print_table(("when", "state", "why"), rows, empty="No history.")
+
+
 def _print_plan(plan: MachinePlan) -> None:
     print_text(plan.why)
     print_text(plan.document)
@@ -48,6 +56,7 @@ add_commands(
     [
         ("list", _print_list),
         ("gone", _print_list),
+        ("show", _print_detail),
         ("plan", _print_plan),
         ("costs", _print_costs),
         ("keep", print_done),

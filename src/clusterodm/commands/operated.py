@@ -12,7 +12,7 @@ import typer
 from msgspec import Meta
 
 from clusterodm.admin.operations.operation import Operation
-from clusterodm.admin.operations.parameters import MachineId, NodeId, TaskId, UploadId
+from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NodeId, TaskId, UploadId
 from clusterodm.admin.operations.table import COMMANDS
 from clusterodm.admin.views import Done
 from clusterodm.commands.remote import DEFAULT_URL, AsJson, Password, Url, admin, find_node, print_json, print_text, run
@@ -23,6 +23,7 @@ _SUBJECTS: Final = {
     TaskId: ("uuid", "Id of a task, or a unique prefix of it."),
     UploadId: ("uuid", "Id of an upload, or a unique prefix of it."),
     MachineId: ("name", "Id of a machine, or a unique suffix of it."),
+    AnyMachineId: ("name", "Id of a machine, or a unique suffix of it."),
 }
 _CONNECTION: Final = {"url": (Url, DEFAULT_URL), "password": (Password, ""), "json": (AsJson, False)}
 

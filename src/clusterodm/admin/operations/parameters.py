@@ -66,6 +66,10 @@ class MachineId(View):
     ]
 
 
+class AnyMachineId(MachineId):
+    """Names a machine, which may be gone."""
+
+
 class NodeNumber(View):
     """A node by its place in the list."""
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from clusterodm.admin.operations.operation import Operation, Verb
 from clusterodm.admin.operations.parameters import (
+    AnyMachineId,
     ConsoleLines,
     Images,
     MachineId,
@@ -34,6 +35,7 @@ from clusterodm.admin.views import (
     EventView,
     History,
     Lease,
+    MachineDetail,
     MachinePlan,
     MachineView,
     NodeView,
@@ -332,6 +334,15 @@ _MACHINES: Final = (
         result=list[MachineView],
         route="GET /machines/gone",
         command="machine gone",
+    ),
+    Operation(
+        name="machines.show",
+        summary="Show a machine and its history, also one that is gone.",
+        result=MachineDetail,
+        subject=AnyMachineId,
+        route="GET /machines/{machine}",
+        shell=Verb("MACHINE SHOW", "<machine>"),
+        command="machine show",
     ),
     Operation(
         name="machines.costs",
