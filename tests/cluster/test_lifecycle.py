@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clusterodm.admin import machines as admin
+from clusterodm.admin.operations import machines as admin
 from clusterodm.aio import BACKOFF, Clock
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.context import Context
