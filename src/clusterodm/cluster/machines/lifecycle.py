@@ -76,14 +76,9 @@ class Lifecycle:
         self.delete, self.resume = terminate.begin, self._watch.resume
         #: The last known status of each machine's node.
         self._online: dict[str, bool] = {}
+        does = "takes each machine from state to state (`core/machines.py`)"
         self._queue = Controller(
-            "lifecycle",
-            self._step,
-            "takes each machine from state to state (`core/machines.py`)",
-            keys=self._keys,
-            concurrency=50,
-            leadership=leadership,
-            clock=clock,
+            "lifecycle", self._step, does, keys=self._keys, concurrency=50, leadership=leadership, clock=clock
         )
         machines.watch(self._changed)
         registry.watch(self._nodes_changed)
