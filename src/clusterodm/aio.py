@@ -233,7 +233,7 @@ class WorkQueue(Generic[K]):
             running.cancel()
 
     async def settle(self, seconds: float) -> None:
-        """Start nothing new, and wait at most so long for what is being processed."""
+        """Start no more work, and wait at most so long for the work in progress."""
         self._settled = True
         with suppress(TimeoutError):
             async with self._clock.timeout(seconds):

@@ -180,7 +180,7 @@ class Metrics:
         )
         self.uploads_dropped = self._counter(
             "clusterodm_uploads_dropped",
-            "Uploads that were dropped before their commit, by why: given up, or removed by somebody.",
+            "Uploads that were dropped before their commit, by why: given up, or removed by a client or an operator.",
             why=("given up", "removed"),
         )
         self.webhooks = self._counter(

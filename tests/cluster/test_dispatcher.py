@@ -152,7 +152,7 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
     assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
     assert dead.task.phase is (Phase.RUNNING if stage is Stage.COMMITTING else Phase.QUEUED)
     assert dead.task.charged == 0
-    expected = "interrupted during the commit" if stage is Stage.COMMITTING else "we were interrupted while sending it"
+    expected = "interrupted during the commit" if stage is Stage.COMMITTING else "sending was interrupted"
     assert expected in (await unit.timeline(dead))[-1]
 
 

@@ -5,6 +5,7 @@ down."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -15,6 +16,7 @@ from clusterodm.auth import lightning
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ConfigError
 from clusterodm.core.tasks import Phase
+from clusterodm.http import logins
 from tests.proxy.test_intake import zip_server
 from tests.support import Api, Rig, eventually, form, images, zipped
 
@@ -107,6 +109,18 @@ async def test_clients_learn_where_tokens_are_had_and_can_log_in(cluster: Rig, s
     assert (await api.get("/auth/info"))["loginUrl"] == f"{service.url}/auth/getToken"
     assert await api.post("/auth/login", {"username": "ann", "password": "hush-word"}) == {"token": TOKEN}
     assert "error" in await api.post("/auth/login", {"username": "ann", "password": "hush-other"})
+
+
+async def test_an_address_that_guesses_passwords_is_refused_before_the_service_is_asked(
+    cluster: Rig, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logins, "FEW", 2)
+    monkeypatch.setattr(logins, "DELAY", 0.5)
+    api = await start(cluster, service)
+    wrong = {"username": "ann", "password": "hush-other"}
+    answers = await asyncio.gather(*(api.post("/auth/login", wrong) for _ in range(5)))
+    assert sorted("too many wrong passwords" in answer["error"] for answer in answers) == [False] * 2 + [True] * 3
+    assert service.count("/auth/getToken") == 2
 
 
 async def test_the_first_question_is_asked_again_until_it_is_answered(cluster: Rig, service: Service) -> None:

@@ -58,7 +58,7 @@ def tokens(settings: Settings) -> Iterator[Finding]:
     else:
         if not found:
             yield Finding(
-                "--tokens-file", "warning", f"{path} names nobody: every client is refused", "add owners to it"
+                "--tokens-file", "warning", f"{path} names no owner: every client is refused", "add owners to it"
             )
         else:
             yield Finding("--tokens-file", "ok", f"{path} has {len(found)} owners")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Settings that have no effect without another one. Alone, they are refused, because somebody relies on them."""
+"""Settings that have no effect without another one. Alone, they are refused: whoever set them relies on them."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ ClusterError
 │   ├── ResultsGone       a task has completed, but what it made is nowhere any more
 │   └── MachineNotFound
 ├── Unauthorized          no valid token
-├── ServiceDown           a service that we ask about tokens does not answer
+├── ServiceDown           the service that knows tokens does not answer
 ├── StoreDown             the database does not answer
 ├── SpoolFull             no room for what the caller sends
 ├── ClientGone            the caller went away or stalled while sending or receiving
@@ -22,17 +22,17 @@ ClusterError
 │   ├── NodeForgot        the node does not know the task
 │   └── BadResults        the node's results are no whole archive
 ├── FilesLost             accepted files are no longer held as they were
-├── FetchFailed           an address that an owner gave, which we cannot or may not call
+├── FetchFailed           an address that an owner gave cannot or may not be called
 ├── BadArchive            a zip archive that is none, or holds more than allowed
-├── StaleTask             the phase changed under us: somebody else acted first
+├── StaleTask             the phase changed meanwhile
 ├── StaleMachine          a machine is no longer in the state that was expected
 ├── ProviderError         a provider of machines
 │   ├── OutOfCapacity     it has none of that kind now: another offering
-│   ├── Rejected          it does not want what we ask for; asking again does not help
+│   ├── Rejected          it rejects the request for good
 │   ├── Throttled         it asks for a pause: what was asked was surely not done
 │   └── Unreachable       no answer, or one that says nothing: what was asked may have been done
-├── ConfigError           settings that we refuse to start with
-└── DataFolderError       a data folder that we cannot or must not use
+├── ConfigError           settings with which the cluster does not start
+└── DataFolderError       a data folder that cannot or must not be used
 """
 
 

@@ -85,7 +85,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, until=now + seconds, times=self.times + 1)
 
 
-#: What is known of a node after one of its tasks completed.
+#: The health of a node after one of its tasks completed.
 WELL: Final = Health(well=True)
 
 

@@ -42,12 +42,12 @@ class NodeEntry(msgspec.Struct):
     token: str | None = ""
     locked: bool | None = False
     docker_machine: DockerMachine | None = msgspec.field(default=None, name="dockerMachine")
-    #: Ours: the certificate of this node is not verified.
+    #: Of this cluster: the certificate of this node is not verified.
     insecure: bool = False
 
     @property
     def closed(self) -> bool:
-        """True if it must not get tasks: locked, or on a machine that somebody has to delete by hand."""
+        """True if it must not get tasks: locked, or on a machine that an operator has to delete by hand."""
         return bool(self.locked) or self.machine != ""
 
     @property

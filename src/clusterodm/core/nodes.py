@@ -146,19 +146,19 @@ class NodeRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     address: NodeAddress
-    #: Gets nothing new because an operator said so.
+    #: Unschedulable because an operator said so.
     locked: bool = False
-    #: Gets nothing new, and its results are brought here, so that it can be switched off.
+    #: Unschedulable, and its results are copied to the cluster, so that it can be switched off.
     draining: bool = False
     #: No longer shown; kept only while tasks and results are on it.
     removed: bool = False
     origin: Origin = Origin.CONFIGURED
     labels: dict[str, str] = {}
-    #: Slots that somebody gave it; 0: as many as it says itself.
+    #: Configured slots; 0: as many as it says itself.
     slots: int = 0
     #: When its lease ends unless it is renewed.
     lease_until: float = 0.0
-    #: When it will be switched off; it gets nothing new from `drain_before` seconds before.
+    #: When it will be switched off; it is unschedulable from `drain_before` seconds before.
     ends_at: float = 0.0
     drain_before: float = 0.0
 
@@ -213,15 +213,15 @@ class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
     online: bool = True
     #: It has answered at least once, so that what it takes is known.
     known: bool = True
-    #: Why it gets nothing new (see NodeRecord.closed); empty: it may.
+    #: Why it is unschedulable (see NodeRecord.closed); empty: it is not.
     closed: str = ""
     max_images: int | None = None
     slots: int = 1
     #: Tasks the node itself said it has.
     queue: int = 0
-    #: Tasks that we send there or have sent since the node was last asked.
+    #: Tasks that are sent there, or were since its last poll.
     reserved: int = 0
-    #: Uploads whose files we send there ahead of their commit: they take no slot.
+    #: Uploads whose files are prefetched there: they take no slot.
     prefetching: int = 0
     total_memory: int = 0
     #: It runs on a machine that the cluster created, and a larger one is available.

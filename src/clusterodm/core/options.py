@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Task options: read, checked and converted as a node does it, and the `sm-cluster` option that is ours to set."""
+"""Task options: read, checked and converted as a node does it; `sm-cluster` is set by the cluster alone."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _number(number: float) -> int | float | str:
 
 
 def _to_string(value: Any) -> str:
-    """A node passes any value of a text option on; ours are texts, because some nodes die of anything else."""
+    """A node passes any value of a text option on; the cluster sends texts, because some nodes die of anything else."""
     if isinstance(value, str):
         return value
     if value is None or value is UNDEFINED:
@@ -196,8 +196,8 @@ _DOMAINS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Any], bool
 
 
 def with_split_cluster(options: list[Option], cluster_url: str | None) -> list[Option]:
-    """Options of a task: `sm-cluster` is ours to say. It is set where the task is split and `cluster_url` is given;
-    the caller's own value never passes."""
+    """Return the options of a task with `sm-cluster` where it is split and `cluster_url` is given; the caller's own
+    value never passes."""
     kept = [option for option in options if option["name"] != SPLIT_CLUSTER]
     if cluster_url and any(option["name"] == "split" for option in kept):
         kept.append({"name": SPLIT_CLUSTER, "value": cluster_url})

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Which node a task goes to: the rule of the original, and what we add to it (set aside, larger after a failure, alone
+"""Which node a task goes to: the rule of the original with additions (set aside, larger after a failure, alone
 after it was lost together with others)."""
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Holding(msgspec.Struct, frozen=True):
 
 def shortage(needs: Iterable[int], *, room: int, releasable: int) -> int:
     """Bytes to release for those who wait for room, the most modest first. Who could not be served even if all that is
-    releasable went costs nobody anything."""
+    releasable went costs no running task anything."""
     missing, wanted = 0, 0
     for need in sorted(needs):
         wanted += need

@@ -21,7 +21,7 @@ class Failure(StrEnum):
 
     UNREACHABLE = "the node could not be reached for too long"
     FORGOTTEN = "the node no longer knows the task"
-    INTERRUPTED = "we were interrupted while sending it"
+    INTERRUPTED = "sending was interrupted"
     DISPATCH = "the task could not be handed to the node"
     REFUSED = "the node refused the task"
     TOKEN = "the node rejects the token that the cluster has for it"  # noqa: S105 - a sentence, not a token
@@ -51,7 +51,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     charged: bool
     #: Only a node that is larger than this one may take it.
     larger: bool = False
-    #: The node gets nothing new for this many seconds.
+    #: The node is unschedulable for this many seconds.
     set_aside: float = 0.0
     #: The task goes to another node than this one, if any other could ever take it.
     avoid: bool = False
@@ -99,7 +99,7 @@ _TEXTS: Final = (
     ("installation issue", Failure.HARDWARE),
     ("cannot process dataset", Failure.PROCESSING),
     ("could not start process", Failure.NODE_FAULT),
-    ("directory exists and we couldn't remove it", Failure.NODE_FAULT),
+    ("directory exists and we couldn't remove it", Failure.NODE_FAULT),  # quoted
     ("could not archive .zip file", Failure.NODE_FAULT),
     ("could not load list of options", Failure.NODE_FAULT),
     ("no space left on device", Failure.NODE_FAULT),

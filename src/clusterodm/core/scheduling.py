@@ -75,7 +75,7 @@ def turns(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING, us
 
     What runs, and what comes first in the queue, counts with the length that is expected of a task or that it has
     already. A step of priority is added for each `ageing` seconds of waiting, up to the highest priority that waits, so
-    that nobody starves and nobody overtakes by age alone. A task that was on a node before keeps its first commit time,
+    that no owner starves and none overtakes by age alone. A task that was on a node before keeps its first commit time,
     so it does not go to the back.
     """
     waiting: list[Task] = []
@@ -161,7 +161,7 @@ def plan(
 
 def _make_room(free: FreeSlots, needs: Needs, now: float, held: set[int]) -> None:
     """Have one node emptied for a task that is to be alone, unless half of those with several slots are in the hands of
-    such tasks already: it is not passed over for ever, and neither is everybody else."""
+    such tasks already: it is not passed over without a limit, and neither are all others."""
     if not needs.alone:
         return
     several = {node.id for node in free.nodes.values() if node.slots > 1 and node.online and not node.closed}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Split-merge: how long submodels live, which of them wait in vain, and which address the engine can use."""
+"""Split-merge: how long submodels live, which wait behind their own jobs, and which address the engine can use."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def is_under_way(job: Task, attempt: int) -> bool:
 def fate(task: Task, job: Task | None, age: float) -> Fate:
     """Decide about a submodel of `job` (None: there is none any more), `age` seconds after its attempt left its node.
 
-    Nobody merges the submodels of an attempt that is over. Those that still wait or run are canceled at once, so that
-    an engine that outlived its attempt ends, too: it gives up over a canceled submodel, but sends a missing one again.
+    The submodels of an attempt that is over are never merged. Those that wait or run are canceled at once, so that an
+    engine that outlived its attempt ends, too: it gives up over a canceled submodel, but sends a missing one again.
     """
     if job is None or job.phase is Phase.REMOVED:
         return Fate.REMOVE
@@ -47,8 +47,8 @@ def fate(task: Task, job: Task | None, age: float) -> Fate:
 
 
 def stuck(tasks: Iterable[Task]) -> list[str]:
-    """Return the submodels that wait in vain: nothing but jobs, which wait for their submodels, is on nodes, so no slot
-    comes free."""
+    """Return the submodels that wait behind their own jobs: all slots are taken by jobs, which wait for their
+    submodels."""
     tasks = list(tasks)
     if any(task.phase in ON_NODE and not split_cluster(task.options) for task in tasks):
         return []

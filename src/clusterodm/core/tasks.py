@@ -40,7 +40,7 @@ class Phase(StrEnum):
     DISPATCHING = "dispatching"
     #: The node has accepted the commit.
     RUNNING = "running"
-    #: The node is done; we make sure that the results can be fetched.
+    #: The node is done; the results are checked, and fetched if configured.
     COLLECTING = "collecting"
     #: Over; `outcome` says how.
     FINISHED = "finished"
@@ -94,7 +94,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     skip_post_processing: bool = False
     outputs: list[str] = []
     webhook: str = ""
-    #: Where we fetch the images from, HELD: out of the archives that were uploaded; empty once they are here.
+    #: Where the images are fetched from, HELD: out of the archives that were uploaded; empty once they are here.
     zipurl: str = ""
     #: Milliseconds, as the API speaks of it.
     date_created: int = 0
@@ -182,7 +182,7 @@ class Cleanup(StrEnum):
 #: Reasons with which attempts end that did not go wrong.
 COMPLETED: Final = "completed"
 BY_OWNER: Final = "ended by its owner"
-#: That of an attempt that was sent ahead and was of no use at the commit, or before.
+#: That of a prefetch that was of no use at the commit, or before.
 DISCARDED: Final = "discarded"
 
 
@@ -199,7 +199,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
     #: Why it ended, in words for the timeline; of one that is under way: why its node begins it again.
     reason: str = ""
-    #: Our console line number at which this attempt's lines begin.
+    #: The line number in the console of the task at which this attempt's lines begin.
     console_start: int = 0
     cleanup: Cleanup = Cleanup.NONE
     #: The replica that sends its files; empty: whichever comes first.
@@ -247,7 +247,7 @@ _OUTCOME_CODES: Final = {
 
 def shown_code(task: Task) -> int:
     """The API status code that a client is shown (only for committed tasks). One that ran and waits again, because its
-    node was lost, goes on being shown as running: that is our problem, not the client's."""
+    node was lost, is still shown as running: a lost node is the problem of the cluster, not of the client."""
     if task.phase in (Phase.FINISHED, Phase.REMOVED) and task.outcome is not None:
         return _OUTCOME_CODES[task.outcome]
     waits_here = task.phase is Phase.QUEUED and task.node_code != RUNNING_CODE

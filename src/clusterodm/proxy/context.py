@@ -13,9 +13,11 @@ from clusterodm.cluster.context import Context
 from clusterodm.core.errors import Unauthorized
 from clusterodm.core.forwarding import network_of
 from clusterodm.http.forwarded import Proxies
+from clusterodm.http.logins import Logins
 
 CONTEXT: Final = web.AppKey("context", Context)
 PROXIES: Final = web.AppKey("proxies", Proxies)
+LOGINS: Final = web.AppKey("logins", Logins)
 
 
 def context(request: web.Request) -> Context:

@@ -13,7 +13,7 @@ from clusterodm.core.limits import shown_options
 from clusterodm.core.options import exact
 from clusterodm.http.forms import read_fields
 from clusterodm.http.render import json_answer, json_bytes
-from clusterodm.proxy.context import caller, context
+from clusterodm.proxy.context import LOGINS, PROXIES, caller, context
 
 #: Seconds for which a finished task is listed: as long as a node keeps it.
 _LISTED: Final = 48 * 3600.0
@@ -42,10 +42,11 @@ async def auth_info(request: web.Request) -> web.Response:
 
 
 async def login(request: web.Request) -> web.Response:
-    """POST /auth/login, where the authenticator offers it."""
+    """POST /auth/login, where the authenticator offers it. Guesses are limited per address."""
     cluster = context(request)
     fields = await read_fields(request, idle=cluster.settings.upload_idle_timeout)
-    token = await cluster.authenticator.login(fields)
+    client = request.app[PROXIES].client(request)
+    token = await request.app[LOGINS].check(client, lambda: cluster.authenticator.login(fields))
     if token is None:
         raise BadRequest("Wrong user name or password")
     return json_answer({"token": token})

@@ -10,8 +10,9 @@ from clusterodm.cluster.context import Context
 from clusterodm.http import connections, render
 from clusterodm.http.forwarded import Proxies
 from clusterodm.http.kit import KIT, Kit
+from clusterodm.http.logins import Logins
 from clusterodm.proxy import downloads, intake, page, reads, verbs
-from clusterodm.proxy.context import CONTEXT, PROXIES
+from clusterodm.proxy.context import CONTEXT, LOGINS, PROXIES
 
 
 def make_app(cluster: Context) -> web.Application:
@@ -21,6 +22,7 @@ def make_app(cluster: Context) -> web.Application:
     settings = cluster.settings
     app[KIT] = Kit(cluster.clock, fast_paths=settings.fast_paths == "on")
     proxies = app[PROXIES] = Proxies(settings.trusted_proxies, settings.proxy_headers)
+    app[LOGINS] = Logins(cluster.clock.steady)
     app[connections.CONNECTIONS] = connections.Connections(
         cluster.metrics, proxies, cluster.clock, logged=bool(settings.access_log)
     )

@@ -39,7 +39,7 @@ _STAYS: Final = ("lock", "logs", "trash", STAGE)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be done once all is copied."""
+    """The remaining steps once all is copied."""
 
     #: Names in the data folder that make room.
     replaced: list[str]
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def stays(name: str) -> bool:
-    """Whether something in a data folder is no part of what is put back."""
+    """Return True if an entry of a data folder is no part of what is restored."""
     return name in _STAYS or name.startswith(REPLACED)
 
 

@@ -92,7 +92,10 @@ class Schedule:
             loops.add(*part.loops())
         loops.add(
             self._sweep(
-                "standstill", context.submodels.give_back, _STANDSTILL, "gives back submodels that wait in vain"
+                "standstill",
+                context.submodels.give_back,
+                _STANDSTILL,
+                "gives back submodels that wait behind their own jobs",
             ),
             self._sweep("jobs", context.submodels.sweep, _SWEEP, "queues all jobs that have submodels"),
             self._sweep(

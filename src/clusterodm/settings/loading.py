@@ -87,8 +87,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
     given = {}
     for name, value in environ.items():
-        ours = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
-        if ours and name not in CLIENT_ENV:
+        known = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
+        if known and name not in CLIENT_ENV:
             given[name.removeprefix(ENV_PREFIX).lower()] = value
     return _named(given, "environment", written=env_name)
 

@@ -224,7 +224,7 @@ def columns(record: msgspec.Struct, table: Table) -> dict[str, Any]:
 
 class _SQLite(sqlite3.Connection):
     """A connection that keeps no lock once it is closed. Closed in the middle of a transaction it would keep it for as
-    long as one of its statements is in somebody's hands, say in the traceback of work that was canceled."""
+    long as one of its statements is referenced elsewhere, such as in the traceback of work that was canceled."""
 
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)

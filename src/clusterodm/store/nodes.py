@@ -109,7 +109,7 @@ class NodeVerbs(Database):
 
 
 async def ask_nodes(url: str) -> list[NodeRecord]:
-    """The nodes of a database that somebody else works on, which is not changed, nor its schema. Raises StoreDown."""
+    """Return the nodes of a database that another process works on, without changing it. Raises StoreDown."""
     engine = create_async_engine(url)
     shown = select(schema.nodes).where(schema.nodes.c.removed.is_(False)).order_by(schema.nodes.c.id)
     try:

@@ -22,7 +22,7 @@ _log = structlog.get_logger("store")
 SILENT: Final = 6.0
 #: Seconds after which a replica that is gone is deleted.
 _FORGET: Final = 86400.0
-#: Seconds between two looks whether the connection on which we listen still is one, and before the next try.
+#: Seconds between two checks of the connection that listens, and before the next try.
 _LOOK: Final = 2.0
 _PAUSE: Final = 0.5
 
@@ -43,7 +43,7 @@ class ReplicaVerbs(Database):
 
     async def beat(self, replica: Replica, lock: str, *, leads: bool) -> tuple[str, list[Replica]]:
         """Record a heartbeat and take or renew a lock, or leave it to others unless `leads`; who holds it now (empty:
-        nobody), and all replicas that are there."""
+        no one), and all live replicas."""
         table, now = schema.replicas, self._now()
         row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
         async with self._transaction() as connection:

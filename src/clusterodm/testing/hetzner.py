@@ -37,7 +37,8 @@ class HetznerApi:
         if any(machine.name == body["name"] for machine in self._world.machines.values()):
             return _refuse(409, "uniqueness_error", "server name is already used")
         if not self._world.find_room(body["server_type"]):
-            return _refuse(412, "resource_unavailable", "we are unable to provision servers for this location")
+            text = "we are unable to provision servers for this location"  # quoted
+            return _refuse(412, "resource_unavailable", text)
         machine = self._world.create(
             body["name"], body["server_type"], body["location"], labels=body["labels"], user_data=body["user_data"]
         )

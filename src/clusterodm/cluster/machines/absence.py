@@ -53,5 +53,5 @@ class AbsenceTracker:
         self._denials.pop(machine_id, None)
 
     def reset(self) -> None:
-        """Forget all denials: nobody looked in between."""
+        """Forget all denials: there was no look in between."""
         self._denials.clear()

@@ -33,7 +33,7 @@ class TerminateStep:
     interval: float
 
     async def begin(self, machine: Machine, why: str, *, failure: Failure = Failure.MACHINE, detail: str = "") -> None:
-        """Begin to delete a machine. Its node is drained first: nothing new may go there, not even after a crash in
+        """Begin to delete a machine. Its node is drained first: no task may go there, not even after a crash in
         between. Raises StaleMachine."""
         node = self.machines.node(machine)
         if node is not None and not node.record.draining:

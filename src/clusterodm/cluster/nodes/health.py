@@ -62,7 +62,7 @@ class Healths:
         self._known = {node_id: health.absolved(task) for node_id, health in self._known.items()}
 
     def forget(self, node_id: int) -> None:
-        """Forget what is known of a node."""
+        """Forget a node."""
         self._known.pop(node_id, None)
 
     def ill(self) -> dict[int, Health]:

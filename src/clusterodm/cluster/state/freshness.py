@@ -23,7 +23,7 @@ _PATIENCE: Final = 1.0
 
 class Freshness:
     """Batches checks: one query answers all that arrived before it began. Queries run in a loop of their own, so that
-    a client that disconnects meanwhile cancels nobody's answer."""
+    a client that disconnects meanwhile cancels no other answer."""
 
     def __init__(self, refresh: Callable[[set[str]], Awaitable[None]], clock: Clock) -> None:
         """`refresh(uuids)` makes memory as new as the store is."""

@@ -6,7 +6,7 @@ The work to do follows from a job and its submodels as stored, so a restart or a
 next sweep.
 
 A queued submodel is shown as running: a job takes back what it sees queued, and sends fewer at a time from then on. If
-jobs hold all slots and it would wait in vain, it is shown as queued, so that the job processes it on its own node.
+jobs hold all slots and none would become free, it is shown as queued, so that the job processes it on its own node.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from clusterodm.store import Store
 #: Submodels of a job ended in one round.
 _PAGE: Final = 200
 _BY: Final = "the end of its split-merge job"
-#: Seconds of waiting in vain before submodels are shown as queued.
+#: Seconds for which submodels wait behind their own jobs before they are shown as queued.
 PATIENCE: Final = 30.0
 _IN_VAIN: Final = "shown as queued, so that its job takes it back: split-merge jobs hold all slots"
 
@@ -62,7 +62,7 @@ class Submodels:
             leadership=leadership,
             clock=clock,
         )
-        #: Since when (monotonic) submodels wait in vain; 0: they do not.
+        #: Since when (monotonic) submodels wait behind their own jobs; 0: they do not.
         self._stuck_since = 0.0
         tasks.watch(self._task_changed)
 
@@ -81,7 +81,7 @@ class Submodels:
             self._queue.put(job)
 
     async def give_back(self) -> None:
-        """Show submodels that wait in vain as queued, so that their jobs take them back."""
+        """Show submodels that wait behind their own jobs as queued, so that their jobs take them back."""
         uuids = stuck(entry.task for entry in self._tasks.active())
         self._stuck_since = (self._stuck_since or self._clock.steady()) if uuids else 0.0
         if not self.stuck or self._machines_coming():

@@ -85,7 +85,7 @@ class AuthenticatorContract:
             assert authenticator.cached(token) is None
 
     async def test_two_owners_are_told_apart(self, backend: AuthenticatorBackend, authenticator: Authenticator) -> None:
-        """Nobody sees the tasks of another owner."""
+        """No owner sees the tasks of another one."""
         if not backend.other_token:
             pytest.skip("there is only one owner")
         first = await _granted(authenticator, backend.token)
@@ -108,7 +108,7 @@ class AuthenticatorContract:
     async def test_wrong_credentials_give_no_token(self, authenticator: Authenticator) -> None:
         """Neither does an authenticator that does not support logging in."""
         try:
-            token = await authenticator.login({"username": "nobody", "password": "wrong"})
+            token = await authenticator.login({"username": "unknown", "password": "wrong"})
         except BadRequest:
             token = None
         assert token is None
