@@ -64,7 +64,8 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     assert [task.code for task in other.tasks.values()] == [40]
     assert {"README.txt", "report/report.html"} <= {file["name"] for file in detail["results"]}
     assert detail["results_at"] == "here"
-    assert any("done" in event["text"] for event in await operator.get(f"tasks/{uuid}/timeline"))
+    timeline = await operator.get(f"tasks/{uuid}/timeline")
+    assert any(event["text"].startswith("completed") for event in timeline)
     assert (await operator.get(f"tasks/{uuid}/output", line=-1)) == ["Compressing all.zip\n"]
     async with operator.session.get(f"{operator.url}/api/v1/tasks/{uuid}/download/README.txt") as answer:
         assert b"photogrammetry" in await answer.read()

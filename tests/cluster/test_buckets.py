@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from clusterodm.admin.operations import tasks
-from clusterodm.cluster.machines import lifecycle
+from clusterodm.cluster.machines import absence
 from clusterodm.core.errors import Rejected, Unreachable
 from clusterodm.devnode.config import read_config
 from clusterodm.providers import Bucket
@@ -50,7 +50,7 @@ async def start(
 ) -> Api:
     monkeypatch.setattr(schedule, "_SCALE", 0.02)
     monkeypatch.setattr(schedule, "_SWEEP", 0.2)
-    monkeypatch.setattr(lifecycle, "_SETTLE", 0.1)
+    monkeypatch.setattr(absence, "SETTLE", 0.1)
     path = rig.folder / "asr.json"
     path.write_text(json.dumps({"idleTimeout": idle, **cloud.entry, "s3": gateway.entry(acl="none")}))
     return await rig.start(asr=path, machine_poll_interval=0.05, **settings)

@@ -239,7 +239,7 @@ async def test_a_restart_from_held_files_and_a_move_are_refused_with_the_names_o
     await eventually(lambda: node.commits)
     await eventually(lambda: cluster.entry(running).task.phase is Phase.RUNNING)
     (_held(cluster, running) / "b.jpg").unlink()
-    with pytest.raises(BadRequest, match=r"b\.jpg \(missing\), so it cannot go elsewhere"):
+    with pytest.raises(BadRequest, match=r"b\.jpg \(missing\), so it cannot be moved"):
         await tasks.retry(cluster.cluster.context, cluster.entry(running))
     assert cluster.entry(running).task.phase is Phase.RUNNING
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -266,7 +267,7 @@ async def test_a_job_that_waits_for_too_long_is_given_up(conf: Path, cluster: Ri
 
         async def given_up() -> bool:
             gone = await cluster.cluster.context.store.machines_gone(limit=10)
-            return any("waited for" in machine.reason and "Resources" in machine.reason for machine in gone)
+            return any(re.match("pending at its provider for .*: Resources", machine.reason) for machine in gone)
 
         await eventually(given_up, seconds=30)
     finally:
