@@ -58,7 +58,7 @@ async def test_an_operator_looks_after_nodes(cluster: Rig) -> None:
     assert "is locked" in await run("node", "best", "5", code=1)
     assert await run("node", "unlock", "1") == f"{name}: accepts tasks\n"
     assert (await run.json("node", "drain", name))["drained"] is True
-    assert "well" in await run("status")
+    assert "healthy" in await run("status")
     assert await run("node", "remove", name) == f"{name} removed\n"
     assert "there is no node" in await run("node", "lock", name, code=1)
     assert await run("node", "list") == "No nodes.\n"

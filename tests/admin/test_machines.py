@@ -182,7 +182,7 @@ async def test_true_zero_is_no_trouble(cluster: Rig, cloud: Cloud) -> None:
     path = cluster.folder / "asr.json"
     path.write_text(json.dumps(cloud.entry))
     _, operator = await start(cluster, asr=path)
-    assert (await operator.get("status"))["health"] == "well"
+    assert (await operator.get("status"))["health"] == "healthy"
 
 
 @needs_chromium

@@ -95,7 +95,7 @@ async def test_a_task_is_followed_prioritized_moved_and_its_results_are_download
     async with opened(cluster, f"task/{uuid}") as page:
         await expect(page.get_by_role("heading", name="<b>North</b> field")).to_be_visible()
         await expect(page.get_by_role("log")).to_contain_text("Development node")
-        await expect(page.get_by_text("running on 127.0.0.1")).to_be_visible()
+        await expect(page.get_by_role("main").locator("p.soft").first).to_contain_text("running on 127.0.0.1")
         await page.get_by_role("button", name="Priority").click()
         await page.get_by_role("spinbutton", name="Priority").fill("7")
         await page.get_by_role("button", name="Set").click()

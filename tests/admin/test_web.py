@@ -280,7 +280,7 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) 
     assert len(told) <= 500
     assert b"reload" in b"".join(told)
     assert told[-1] == b"x1999"
-    assert (await operator.get("status"))["health"] == "trouble"
+    assert (await operator.get("status"))["health"] == "degraded"
 
 
 #: Of labels with these names nothing is known at the start: nodes come and go.

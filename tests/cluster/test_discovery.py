@@ -136,7 +136,7 @@ async def test_a_removed_node_finishes_what_it_has_and_keeps_its_results_reachab
     uuid, waiting = await api.create(), await api.create()
     await eventually(lambda: cluster.entry(uuid).task.phase == "running")
     shown = (await operator.get("nodes"))[0]
-    assert "1 running task finishes there" in (await operator.order("DELETE", f"nodes/{shown['id']}"))["text"]
+    assert "1 running task will finish there" in (await operator.order("DELETE", f"nodes/{shown['id']}"))["text"]
     assert await operator.get("nodes") == []
     await api.ends(uuid)
     assert node.commits == [uuid]

@@ -127,7 +127,7 @@ def test_what_is_fetched_or_backing_off_waits_with_its_reason() -> None:
     decided = plan(
         [task(1, zipurl="http://x"), task(2, not_before=9.0)], FreeSlots([node(1, slots=9)]), 5.0, max_sending=9
     )
-    assert list(decided.waiting.values()) == ["its images are being fetched", "waits a moment after a failed attempt"]
+    assert list(decided.waiting.values()) == ["its images are being fetched", "its next attempt starts in a moment"]
     assert decided.placements == []
 
 

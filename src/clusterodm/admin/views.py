@@ -262,7 +262,7 @@ class ClusterStatus(View):
     """The state of the cluster."""
 
     version: str
-    #: well: everything runs; busy: tasks wait for slots; trouble: see `problems`.
+    #: healthy: everything runs; busy: tasks wait for slots; degraded: see `problems`.
     health: str
     problems: list[str]
     started_at: float

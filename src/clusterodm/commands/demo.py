@@ -68,7 +68,11 @@ async def _demo(images: Path | None, output: Path, count: int, seconds: float, p
         screen.print(
             f"[bold]cluster[/] on {cluster.url} with two development nodes (no photogrammetry)", highlight=False
         )
-        files = find_files([images]) if images else await asyncio.to_thread(make_photos, scratch / "photos", count)
+        files = (
+            find_files([images.expanduser()])
+            if images
+            else await asyncio.to_thread(make_photos, scratch / "photos", count)
+        )
         uuid = await _submit(cluster, files, output, screen)
         _check(output, len(files))
         await _summarize(cluster, uuid, ports, output, screen)

@@ -14,7 +14,7 @@ from clusterodm.core.names import printable
 
 
 def _print(cluster: ClusterStatus) -> None:
-    colour = {"well": "green", "busy": "blue"}.get(cluster.health, "red")
+    colour = {"healthy": "green", "busy": "blue"}.get(cluster.health, "red")
     about = printable(f"ClusterODM {cluster.version}, started {ago(cluster.started_at)}")
     screen.print(Text(printable(cluster.health), f"bold {colour}"), Text(about), sep="  ")
     for problem in cluster.problems:
@@ -54,5 +54,5 @@ status = make_command(
     "status",
     _print,
     text="Show the state of the cluster; exit code 1 if there are problems.",
-    fails=lambda cluster: cluster.health == "trouble",
+    fails=lambda cluster: cluster.health == "degraded",
 )

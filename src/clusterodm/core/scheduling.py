@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     stuck: dict[str, Wait]
 
 
-_A_MOMENT: Final = Wait("waits a moment after a failed attempt")
+_A_MOMENT: Final = Wait("its next attempt starts in a moment")
 _FETCHED: Final = Wait("its images are being fetched")
 _NOT_APPROVED: Final = Wait("the service that knows its owner has not approved it yet", stuck=True)
 #: Seconds of waiting that count as much as one step of priority, unless a setting says otherwise.

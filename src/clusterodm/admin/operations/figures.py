@@ -43,7 +43,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterSta
     guesses = guesses or await Guesses.now(cluster)
     return ClusterStatus(
         version=__version__,
-        health="trouble" if problems else "busy" if phases[Phase.QUEUED] else "well",
+        health="degraded" if problems else "busy" if phases[Phase.QUEUED] else "healthy",
         problems=problems,
         started_at=cluster.started_at,
         nodes=len(nodes),
@@ -94,10 +94,7 @@ def _problems(cluster: Context) -> list[str]:
     found += [f"there are machines of provider {name}, which is no longer configured" for name in sorted(unknown)]
     if orphans := cluster.reaper.orphans:
         found.append(f"{len(orphans)} machines carry this cluster's tag but are unknown to it; they will be deleted")
-    silent = [entry for entry in cluster.tasks.active() if entry.unreachable_since]
-    if silent:
-        one = "a running task is on a node that does not answer"
-        found.append(one if len(silent) == 1 else f"{len(silent)} running tasks are on nodes that do not answer")
+    found += _silent(cluster)
     if undelivered := sum(awaits_restart(entry.task, entry.attempt) for entry in cluster.tasks.active()):
         waiting = "a finished task waits" if undelivered == 1 else f"{undelivered} finished tasks wait"
         found.append(f"{waiting} until the node can deliver the results; the timeline says why it cannot")
@@ -130,6 +127,16 @@ def _ill(cluster: Context) -> list[str]:
             found.append(f"{node.address} {then}, tasks fail there: {health.words}")
     more = len(found) - _LISTED
     return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
+
+
+def _silent(cluster: Context) -> list[str]:
+    """Name the nodes with running tasks that do not answer, those with most tasks first."""
+    nodes = Counter(
+        entry.attempt.node_name for entry in cluster.tasks.active() if entry.unreachable_since and entry.attempt
+    )
+    lines = [f"{name} does not answer; running tasks on it: {count}" for name, count in nodes.most_common(_LISTED)]
+    rest = len(nodes) - len(lines)
+    return [*lines, *([f"{rest} more nodes with running tasks do not answer"] if rest else [])]
 
 
 def _unreachable_addresses(cluster: Context) -> list[str]:

@@ -117,7 +117,12 @@ async def remove(cluster: Context, node: Node) -> Done:
     """Remove a node. Its running tasks finish there, and its results stay available as long as it is reachable."""
     count = len(view(cluster, node).tasks)
     await cluster.registry.remove(node)
-    rest = f"; {count} running {'task finishes' if count == 1 else 'tasks finish'} there" if count else ""
+    tasks = f"{count} running {'task' if count == 1 else 'tasks'}"
+    if not node.online:
+        rest = f"; it does not answer, and {tasks} will move once it counts as lost (`task retry` moves a task at once)"
+    else:
+        rest = f"; {tasks} will finish there"
+    rest = rest if count else ""
     return Done(text=f"{node.address} removed{rest}")
 
 

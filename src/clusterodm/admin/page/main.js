@@ -24,8 +24,6 @@ const PAGES = {
 };
 /** @type {Record<string, string>} */
 const KEYS = { o: "#/", t: "#/tasks", n: "#/nodes", m: "#/machines", h: "#/history", s: "#/settings" };
-/** @type {Record<string, string>} */
-const HEALTH = { well: "healthy", busy: "busy", trouble: "degraded" };
 const root = byId("content");
 /** @type {View} */
 let view = {};
@@ -51,7 +49,7 @@ function show() {
 function health() {
   const pill = byId("health");
   const state = cluster.status?.health || "";
-  const [text, kind] = cluster.connected ? [HEALTH[state] || state || "…", state] : ["connection lost", "away"];
+  const [text, kind] = cluster.connected ? [state || "…", state] : ["connection lost", "away"];
   if (pill.textContent !== text) { pill.textContent = text; pill.className = `pill ${kind}`; }
 }
 
