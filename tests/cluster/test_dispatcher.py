@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.aio import Leadership
+from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.tasks import prefetch
 from clusterodm.cluster.tasks.attempts import Failed
@@ -278,14 +279,8 @@ async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
 
     odd.first, odd.work = hold, odd.done
     node, context = await unit.add_node(odd.port), unit.context
-    cleaner = Cleaner(
-        context.store,
-        context.tasks,
-        context.registry,
-        context.client,
-        leadership=Leadership(unit.clock),
-        clock=unit.clock,
-    )
+    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=context.metrics)
+    cleaner = Cleaner(state=context.control.state, client=context.client, runtime=runtime)
     async with running(context.dispatcher, context.tracker, cleaner):
         entry = await unit.add_task()
         await reached.wait()

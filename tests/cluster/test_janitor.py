@@ -31,16 +31,13 @@ class Aged:
         self.clock = clock
         parts = cluster.context
         self.janitor = Janitor(
-            parts.store,
-            parts.tasks,
-            parts.spool,
-            parts.consoles,
-            parts.results,
-            parts.autoscaler.fleet,
-            parts.uploads,
-            parts.strays,
-            stale_uploads_hours=stale,
-            keep_finished_hours=720,
+            state=parts.control.state,
+            files=parts.control.files,
+            fleet=parts.autoscaler.fleet,
+            uploads=parts.uploads,
+            strays=parts.strays,
+            stale_uploads=(stale or janitor.DEFAULT_HOURS) * HOUR,
+            keep_finished=720 * HOUR,
             clock=clock,
         )
 
@@ -191,7 +188,7 @@ async def test_what_no_task_is_known_of_is_told_at_once_and_rests_in_the_trash_a
         f"results-{UNKNOWN}",
         f"spool-{UNKNOWN}",
     ]
-    assert context.strays.trash.size == context.spool.room.trash == 15
+    assert context.strays.files.trash.size == context.spool.room.trash == 15
     assert not any(UNKNOWN in problem for problem in (await status(context)).problems)
     old.clock.ahead = (49 + 24 * 7 - 1) * HOUR
     await old.janitor.sweep()

@@ -63,12 +63,12 @@ class Units:
     @property
     def placer(self) -> Placer:
         """What decides."""
-        return self.context.dispatcher._placer
+        return self.context.dispatcher.placer
 
     @property
     def sender(self) -> Sender:
         """What sends."""
-        return self.context.dispatcher._sender
+        return self.context.dispatcher.sender
 
     async def add_node(self, port: int) -> Node:
         """A node, once it is online."""

@@ -141,7 +141,7 @@ class Schedule:
         """Before the first loop: fill memory from the store, and become the leader if there is none."""
         context = self._context
         await context.spool.measure()
-        await context.strays.trash.measure()
+        await context.strays.files.trash.measure()
         await context.registry.load()
         await context.tasks.load()
         await context.claims.load()

@@ -69,7 +69,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterSta
         expected_wait=guesses.next_one,
         held_bytes=cluster.spool.room.held,
         room_bytes=max(0, cluster.spool.room.left()),
-        trash_bytes=cluster.strays.trash.size,
+        trash_bytes=cluster.strays.files.trash.size,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -17,11 +18,8 @@ import structlog
 
 from clusterodm.aio import Clock
 from clusterodm.cluster.machines.lifecycle import Lifecycle
-from clusterodm.cluster.state.machines import Machines
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.outlook import Outlook
-from clusterodm.cluster.state.registry import Registry
-from clusterodm.cluster.state.tasks import Tasks
-from clusterodm.cluster.tasks.dispatcher import Dispatcher
 from clusterodm.cluster.tasks.forecasts import Forecasts
 from clusterodm.core.errors import ProviderError, StaleMachine, Throttled
 from clusterodm.core.machines import PENDING_STATES, Machine, State
@@ -31,7 +29,7 @@ from clusterodm.core.scaling import Budget, Demand, Launch, MachineLoad, Rules, 
 from clusterodm.core.tasks import Phase
 from clusterodm.files.spool import Spool
 from clusterodm.providers import BoundedProvider, Fleet
-from clusterodm.store import Cost, Store
+from clusterodm.store import Cost
 
 _log = structlog.get_logger("autoscaler")
 
@@ -45,48 +43,33 @@ _MOST: Final = 1000
 _RESTING: Final = 900.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Autoscaler:
     """Launches machines for waiting tasks, and drains idle ones."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        machines: Machines,
-        lifecycle: Lifecycle,
-        tasks: Tasks,
-        dispatcher: Dispatcher,
-        registry: Registry,
-        spool: Spool,
-        sizes: Forecasts,
-        store: Store,
-        *,
-        outlook: Outlook,
-        cluster: str,
-        clock: Clock,
-    ) -> None:
-        self.fleet = fleet
-        self._machines = machines
-        self._lifecycle = lifecycle
-        self._tasks = tasks
-        self._dispatcher = dispatcher
-        self._registry = registry
-        self._spool = spool
-        self.sizes = sizes
-        self._store = store
-        self._cluster = cluster
-        self._clock = clock
-        #: Problems of providers at the start, by name.
-        self.troubles: dict[str, str] = {}
-        self._costs: dict[tuple[str, str, str], Cost] = {}
-        self._counted_at = clock.steady()
-        self._kept_at = clock.steady()
-        self._spent: tuple[str, float] = ("", 0.0)
-        self._outlook = outlook
+    fleet: Fleet
+    state: ClusterState
+    lifecycle: Lifecycle
+    spool: Spool
+    sizes: Forecasts
+    outlook: Outlook
+    #: The tag of the machines.
+    cluster: str
+    clock: Clock
+    #: Problems of providers at the start, by name.
+    troubles: dict[str, str] = field(init=False, default_factory=dict)
+    _costs: dict[tuple[str, str, str], Cost] = field(init=False, default_factory=dict)
+    _counted_at: float = field(init=False)
+    _kept_at: float = field(init=False)
+    _spent: tuple[str, float] = field(init=False, default=("", 0.0))
+
+    def __post_init__(self) -> None:
+        self._counted_at = self._kept_at = self.clock.steady()
 
     async def on_elected(self) -> None:
         """Start the clocks of idle times and costs anew, and forget what was known to be spent."""
-        self._machines.begin()
-        self._counted_at = self._kept_at = self._clock.steady()
+        self.state.machines.begin()
+        self._counted_at = self._kept_at = self.clock.steady()
         self._spent = ("", 0.0)
 
     async def check(self) -> None:
@@ -111,8 +94,8 @@ class Autoscaler:
         if not self.fleet.providers:
             return
         self._note_idle()
-        demands = [self._demand(uuid) for uuid in self._dispatcher.wanting[:_MOST]]
-        demands += [self._demand(uuid, soon=True) for uuid in self._dispatcher.soon[:_MOST]]
+        demands = [self._demand(uuid) for uuid in self.outlook.wanting[:_MOST]]
+        demands += [self._demand(uuid, soon=True) for uuid in self.outlook.soon[:_MOST]]
         demands += await self._early()
         scale_plan = self.decide(demands)
         self._remark(scale_plan)
@@ -125,10 +108,10 @@ class Autoscaler:
 
     def decide(self, demands: list[Demand]) -> ScalePlan:
         """Return the plan for these tasks now."""
-        steady, wall = self._clock.steady(), self._clock()
+        steady, wall = self.clock.steady(), self.clock()
         skipped = {
             offering: wall + until - steady
-            for offering, until in self._lifecycle.backoff.until.items()
+            for offering, until in self.lifecycle.backoff.until.items()
             if until > steady
         }
         budget = Budget(
@@ -137,11 +120,11 @@ class Autoscaler:
         loads = [
             MachineLoad(
                 machine=machine,
-                busy=self._machines.busy(machine),
+                busy=self.state.machines.busy(machine),
                 memory=self.sizes.of(machine.provider, machine.size),
-                usable=self._machines.usable(machine),
+                usable=self.state.machines.usable(machine),
             )
-            for machine in self._machines.alive()
+            for machine in self.state.machines.alive()
         ]
         rules = [_rules(provider, self.sizes, wall) for provider in self.fleet.providers.values()]
         return plan(demands, loads, rules, budget, skipped, wall)
@@ -150,21 +133,21 @@ class Autoscaler:
         """Return demands of uploads that have outgrown the free nodes, if machines may be prewarmed."""
         if not any(provider.config.prewarm for provider in self.fleet.providers.values()):
             return []
-        demands, now = [], self._clock()
-        for entry in list(self._tasks.active()):
+        demands, now = [], self.clock()
+        for entry in list(self.state.tasks.active()):
             uuid = entry.task.uuid
             if entry.task.phase is not Phase.RECEIVING or now - entry.last_activity > _RESTING:
                 continue
-            images = counted_files(file.name for file in await self._spool.listing(uuid))
+            images = counted_files(file.name for file in await self.spool.listing(uuid))
             needs = Needs(images=images)
-            free = (node for node in self._registry.facts() if node.free > 0 and not refusal(node, needs, now))
-            mine = any(machine.task == uuid for machine in self._machines.alive())
+            free = (node for node in self.state.registry.facts() if node.free > 0 and not refusal(node, needs, now))
+            mine = any(machine.task == uuid for machine in self.state.machines.alive())
             if images and (mine or next(free, None) is None):
                 demands.append(Demand(task=uuid, images=images, early=True))
         return demands[:_MOST]
 
     def _demand(self, uuid: str, *, soon: bool = False) -> Demand:
-        entry = self._tasks.get(uuid)
+        entry = self.state.tasks.get(uuid)
         task = entry.task if entry else None
         if task is None:
             return Demand(task=uuid, images=0, soon=soon)
@@ -181,18 +164,18 @@ class Autoscaler:
         remarks = dict(scale_plan.unmet)
         remarks |= {launch.task: f"machine ordered: {launch.offering}" for launch in scale_plan.launches}
         for uuid, machine_id in scale_plan.matched.items():
-            machine = self._machines.get(machine_id)
+            machine = self.state.machines.get(machine_id)
             if machine is not None and machine.state in PENDING_STATES:
                 remarks[uuid] = f"machine {machine.id} is {machine.state} for this task ({self._where(machine)})"
-        self._outlook.remarks = remarks
-        self._outlook.served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
+        self.outlook.remarks = remarks
+        self.outlook.served = {*scale_plan.matched, *(launch.task for launch in scale_plan.launches)}
 
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size
         provider = self.fleet.providers.get(machine.provider)
         if provider is not None and provider.pause.left:
             return f"{place}; {provider.pause.text}"
-        if (why := self._lifecycle.waiting.get(machine.id)) is not None:
+        if (why := self.lifecycle.waiting.get(machine.id)) is not None:
             return f"{place}, pending at {machine.provider}{f': {why}' if why else ''}"
         return place
 
@@ -200,7 +183,7 @@ class Autoscaler:
         offering = launch.offering
         provider = self.fleet.providers[offering.provider]
         machine = Machine(
-            id=f"clusterodm-{self._cluster}-{secrets.token_hex(4)}",
+            id=f"clusterodm-{self.cluster}-{secrets.token_hex(4)}",
             provider=offering.provider,
             state=State.ORDERED,
             size=offering.size,
@@ -211,30 +194,30 @@ class Autoscaler:
             price=offering.price,
             task=launch.task,
             token=secrets.token_hex(24),
-            ordered_at=self._clock(),
+            ordered_at=self.clock(),
             reason=launch.why,
         )
-        await self._machines.add(machine)
-        entry = self._tasks.get(launch.task)
+        await self.state.machines.add(machine)
+        entry = self.state.tasks.get(launch.task)
         if entry is not None:
-            await self._tasks.note(entry, f"machine {machine.id} ordered: {launch.why}")
+            await self.state.tasks.note(entry, f"machine {machine.id} ordered: {launch.why}")
 
     async def _drain(self, machine_id: str, why: str) -> None:
-        machine = self._machines.get(machine_id)
-        if machine is None or machine.state is not State.READY or machine.kept or self._machines.busy(machine):
+        machine = self.state.machines.get(machine_id)
+        if machine is None or machine.state is not State.READY or machine.kept or self.state.machines.busy(machine):
             return
         try:
-            await self._machines.advance(machine, State.DRAINING, why)
+            await self.state.machines.advance(machine, State.DRAINING, why)
         except StaleMachine:
             return
 
     def _note_idle(self) -> None:
         """Record when each machine was last busy."""
-        for machine in self._machines.alive():
-            node = self._machines.node(machine)
-            wanted = self._machines.busy(machine) or (node is not None and node.prefetches)
+        for machine in self.state.machines.alive():
+            node = self.state.machines.node(machine)
+            wanted = self.state.machines.busy(machine) or (node is not None and node.prefetches)
             if machine.state is State.READY and wanted:
-                self._machines.touch(machine, self._clock())
+                self.state.machines.touch(machine, self.clock())
 
     # Costs
 
@@ -246,16 +229,16 @@ class Autoscaler:
 
     async def read_costs(self) -> None:
         """Read what was spent this month, on replicas that do not count it."""
-        month = time.strftime("%Y-%m", time.gmtime(self._clock()))
-        self._spent = (month, await self._store.spent(month))
+        month = time.strftime("%Y-%m", time.gmtime(self.clock()))
+        self._spent = (month, await self.state.store.spent(month))
 
     async def _count_costs(self) -> None:
-        now, month = self._clock.steady(), time.strftime("%Y-%m", time.gmtime(self._clock()))
+        now, month = self.clock.steady(), time.strftime("%Y-%m", time.gmtime(self.clock()))
         seconds, self._counted_at = now - self._counted_at, now
         if self._spent[0] != month:
-            self._spent = (month, await self._store.spent(month))
-        for machine in self._machines.alive():
-            if machine.state is not State.ORDERED and machine.id not in self._lifecycle.waiting:
+            self._spent = (month, await self.state.store.spent(month))
+        for machine in self.state.machines.alive():
+            if machine.state is not State.ORDERED and machine.id not in self.lifecycle.waiting:
                 self._charge(machine, month, seconds)
         if now - self._kept_at >= _KEEP_COSTS:
             self._kept_at = now
@@ -263,7 +246,7 @@ class Autoscaler:
 
     def _charge(self, machine: Machine, month: str, seconds: float) -> None:
         """Charge time on a machine to the tasks on it, in equal parts."""
-        owners = {entry.task.uuid: entry.task.owner for entry in self._machines.entries(machine)} or {"": ""}
+        owners = {entry.task.uuid: entry.task.owner for entry in self.state.machines.entries(machine)} or {"": ""}
         part = seconds / len(owners)
         for uuid, owner in owners.items():
             key = (month, machine.id, uuid)
@@ -278,9 +261,9 @@ class Autoscaler:
         """Store the costs so far."""
         costs, self._costs = self._costs, {}
         if costs:
-            await self._store.charge(costs.values())
-            oldest = time.strftime("%Y-%m", time.gmtime(self._clock() - _KEEP))
-            await self._store.forget_machines(self._clock() - _KEEP, month=oldest)
+            await self.state.store.charge(costs.values())
+            oldest = time.strftime("%Y-%m", time.gmtime(self.clock() - _KEEP))
+            await self.state.store.forget_machines(self.clock() - _KEEP, month=oldest)
             month, kept = self._spent
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 

@@ -36,9 +36,9 @@ class BootStep:
     interval: float
     clock: Clock
     #: Machines pending at their provider, and its reason.
-    waiting: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, str] = field(init=False, default_factory=dict)
     #: (Monotonic) times before which no time to boot counts, by machine.
-    _since: dict[str, float] = field(default_factory=dict)
+    _since: dict[str, float] = field(init=False, default_factory=dict)
 
     async def step(self, machine: Machine, provider: BoundedProvider) -> float | None:
         """Look at a machine; make it ready, or terminate it when it is gone or takes too long."""

@@ -8,6 +8,7 @@ backup.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -23,18 +24,19 @@ _log = structlog.get_logger("reaper")
 GRACE: Final = 600.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Reaper:
     """Compares the machines that providers list with those that are known."""
 
-    def __init__(self, fleet: Fleet, machines: Machines, *, cluster: str, clock: Clock) -> None:
-        self._fleet = fleet
-        self._machines = machines
-        self._cluster = cluster
-        self._clock = clock
-        #: Orphans by provider and id, and the (monotonic) time when each was first seen.
-        self._seen: dict[tuple[str, str], float] = {}
-        #: Orphans whose disks are deleted once their provider no longer lists them.
-        self._dying: dict[tuple[str, str], ProviderMachine] = {}
+    fleet: Fleet
+    machines: Machines
+    #: The tag of the machines.
+    cluster: str
+    clock: Clock
+    #: Orphans by provider and id, and the (monotonic) time when each was first seen.
+    _seen: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
+    #: Orphans whose disks are deleted once their provider no longer lists them.
+    _dying: dict[tuple[str, str], ProviderMachine] = field(init=False, default_factory=dict)
 
     @property
     def orphans(self) -> list[str]:
@@ -43,15 +45,15 @@ class Reaper:
 
     async def sweep(self) -> None:
         """Compare all providers; one that fails does not affect the others."""
-        for provider in self._fleet.providers.values():
+        for provider in self.fleet.providers.values():
             try:
                 await self._compare(provider)
             except ProviderError as error:
                 _log.warning("cannot list machines", provider=provider.name, error=str(error))
 
     async def _compare(self, provider: BoundedProvider) -> None:
-        listed = await provider.list_machines(self._cluster)
-        known = {machine.id: machine.provider_id for machine in self._machines.alive()}
+        listed = await provider.list_machines(self.cluster)
+        known = {machine.id: machine.provider_id for machine in self.machines.alive()}
         orphans = {
             (provider.name, each.id): each
             for each in listed
@@ -62,8 +64,8 @@ class Reaper:
         for key in mine - set(orphans):
             del self._seen[key]
         for key, orphan in orphans.items():
-            since = self._seen.setdefault(key, self._clock.steady())
-            if self._clock.steady() - since >= GRACE:
+            since = self._seen.setdefault(key, self.clock.steady())
+            if self.clock.steady() - since >= GRACE:
                 await self._delete(provider, key, orphan)
         await self._drop_disks(provider, set(orphans))
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import structlog
 
+from clusterodm.aio import Clock
 from clusterodm.auth import Authenticator
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.tasks.claims import unclaimed_owner
@@ -39,22 +41,15 @@ class OldRoute(msgspec.Struct):
     accessed: float = 0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Importer:
     """Reads the two files in the data folder."""
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        authenticator: Authenticator,
-        folder: Path,
-        clock: Callable[[], float],
-    ) -> None:
-        self._store = store
-        self._registry = registry
-        self._authenticator = authenticator
-        self._folder = folder
-        self._clock = clock
+    store: Store
+    registry: Registry
+    authenticator: Authenticator
+    folder: Path
+    clock: Clock
 
     async def run(self) -> bool:
         """Import both files if they exist and have changed; return True if there were tasks. Raises ConfigError."""
@@ -62,26 +57,26 @@ class Importer:
         return bool(await self._once("routes.json", dict[str, OldRoute], self._routes))
 
     async def _once(self, name: str, kind: Any, take: Callable[[Any], Awaitable[int]]) -> int:
-        path = self._folder / name
+        path = self.folder / name
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             return 0
         mark = hashlib.sha256(content).hexdigest()
-        if await self._store.value(f"imported {name}") == mark:
+        if await self.store.value(f"imported {name}") == mark:
             return 0
         try:
             entries = decode_file(content.strip() or b"null", name, kind | None, strict=False)
         except ConfigError as error:
-            raise ConfigError(f"{self._folder} cannot be imported: {error}") from None
+            raise ConfigError(f"{self.folder} cannot be imported: {error}") from None
         count = await take(entries) if entries else 0
-        await self._store.keep_value(f"imported {name}", mark)
+        await self.store.keep_value(f"imported {name}", mark)
         _log.info("imported", file=name, entries=count)
         return count
 
     async def _nodes(self, nodes: list[NodeEntry]) -> int:
         for node in nodes:
-            await self._registry.add(node.address(), locked=node.closed)
+            await self.registry.add(node.address(), locked=node.closed)
             if node.machine:
                 _log.warning("node imported as locked: its machine must be deleted by hand", machine=node.machine)
         return len(nodes)
@@ -95,14 +90,14 @@ class Importer:
 
     async def _route(self, uuid: str, route: OldRoute) -> bool:
         """Import a task that runs or ran on a node: it is tracked there. Return False if its node is unknown."""
-        node = self._registry.find(route.node.address())
+        node = self.registry.find(route.node.address())
         if node is None:
             _log.warning("task not imported: its node is gone", task=uuid, node=str(route.node.address()))
             return False
-        now = self._clock()
+        now = self.clock()
         at = route.accessed / 1000 if route.accessed > _MS else route.accessed or now
         token = route.token or ""
-        owner = self._authenticator.imported_owner(token) or unclaimed_owner(token)
+        owner = self.authenticator.imported_owner(token) or unclaimed_owner(token)
         task = Task(uuid=uuid, owner=owner, phase=Phase.RUNNING, attempts=1, created_at=at, committed_at=at)
         attempt = Attempt(
             task=uuid,
@@ -113,4 +108,4 @@ class Importer:
             stage=Stage.RUNNING,
             started_at=at,
         )
-        return await self._store.add_task(task, "imported from routes.json", attempt=attempt)
+        return await self.store.add_task(task, "imported from routes.json", attempt=attempt)

@@ -9,20 +9,21 @@ reported.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Leadership, chance
+from clusterodm.aio import chance
 from clusterodm.auth import Authenticator
 from clusterodm.cluster.controller import Controller, Loop
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import BadRequest, ServiceDown, StaleTask
 from clusterodm.core.tasks import OWNER_MARK, Outcome, Phase, Task, has_results, task_info
-from clusterodm.store import Store
 
 _log = structlog.get_logger("accounts")
 
@@ -36,31 +37,31 @@ _OVER: Final = (Phase.FINISHED, Phase.REMOVED)
 _CHECK: Final = 1.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Accounts:
     """Approve and report tasks."""
 
-    def __init__(
-        self, store: Store, tasks: Tasks, authenticator: Authenticator, *, leadership: Leadership, clock: Clock
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._authenticator = authenticator
-        self._clock = clock
-        self._tries: dict[str, int] = {}
+    state: ClusterState
+    authenticator: Authenticator
+    runtime: Runtime
+    _tries: dict[str, int] = field(init=False, default_factory=dict)
+    _queue: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._queue = Controller(
             "accounts",
             self._settle,
             "has tasks approved, and reports their ends, where a service knows the owners",
             keys=self._keys,
             concurrency=20,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
         )
-        tasks.watch(self._task_changed)
+        self.state.tasks.watch(self._task_changed)
 
     async def _keys(self) -> list[str]:
-        unapproved = [entry.task.uuid for entry in self._tasks.active() if _is_due(entry.task)]
-        return [*unapproved, *await self._store.unreported()]
+        unapproved = [entry.task.uuid for entry in self.state.tasks.active() if _is_due(entry.task)]
+        return [*unapproved, *await self.state.store.unreported()]
 
     def loops(self) -> tuple[Loop, ...]:
         """Return its loops."""
@@ -69,12 +70,12 @@ class Accounts:
     async def approved(self, task: Task, images: int) -> bool:
         """Return True if a task with this many images is approved, False if that is asked again later. Raises
         BadRequest when it is refused."""
-        if not self._authenticator.billing or OWNER_MARK in task.owner:
+        if not self.authenticator.billing or OWNER_MARK in task.owner:
             return True
         if task.zipurl:
             return False
         try:
-            refused = await self._authenticator.approve(task.owner, images)
+            refused = await self.authenticator.approve(task.owner, images)
         except ServiceDown as error:
             _log.warning("approval deferred", task=task.uuid, error=str(error))
             return False
@@ -87,7 +88,7 @@ class Accounts:
             self._queue.put(entry.task.uuid)
 
     async def _settle(self, uuid: str) -> float | None:
-        entry = await self._tasks.find(uuid)
+        entry = await self.state.tasks.find(uuid)
         try:
             if entry is not None and entry.task.phase is Phase.QUEUED and entry.task.approval_due:
                 return await self._approve(entry)
@@ -103,12 +104,14 @@ class Accounts:
         task = entry.task
         if task.zipurl:
             return _CHECK
-        refused = await self._authenticator.approve(task.owner, task.image_count)
+        refused = await self.authenticator.approve(task.owner, task.image_count)
         if refused:
             text = f"not approved: {refused}"
-            await self._tasks.finish(entry, Outcome.FAILED, text, error=refused, approval_due=False, billing_due=False)
+            await self.state.tasks.finish(
+                entry, Outcome.FAILED, text, error=refused, approval_due=False, billing_due=False
+            )
         else:
-            await self._tasks.change(entry, "approved", approval_due=False)
+            await self.state.tasks.change(entry, "approved", approval_due=False)
         return None
 
     async def _report(self, entry: Entry) -> float | None:
@@ -116,15 +119,15 @@ class Accounts:
         count = self._tries[task.uuid] = self._tries.get(task.uuid, 0) + 1
         text = "reported to the service that knows its owner"
         try:
-            await self._authenticator.finished(task.owner, task_info(_as_reported(entry)))
+            await self.authenticator.finished(task.owner, task_info(_as_reported(entry)))
         except ServiceDown as error:
             if count < _TRIES:
                 raise
-            if self._clock.age(task.finished_at) < _GIVE_UP:
+            if self.runtime.clock.age(task.finished_at) < _GIVE_UP:
                 return _LONG_PAUSES.wait(count, chance())
             text = f"never reported to the service that knows its owner: {error}"
         self._tries.pop(task.uuid, None)
-        await self._tasks.change(entry, text, billing_due=False)
+        await self.state.tasks.change(entry, text, billing_due=False)
         return None
 
 

@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import msgspec
 
-from clusterodm.aio import Clock, chance
+from clusterodm.aio import chance
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Registry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.evidence import Evidence
 from clusterodm.cluster.tasks.holdings import Holdings
 from clusterodm.cluster.tasks.rescue import Rescue
@@ -33,8 +34,7 @@ from clusterodm.core.retry import (
 )
 from clusterodm.core.tasks import RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Task, shown_code
 from clusterodm.files.console import Consoles
-from clusterodm.observe import Metrics, outcome_of
-from clusterodm.store import Store
+from clusterodm.observe import outcome_of
 
 #: Nodes that one task avoids at most.
 _MOST_AVOIDED: Final = 20
@@ -75,31 +75,21 @@ class Over(msgspec.Struct, frozen=True, kw_only=True):
     error: str
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Attempts:
     """Judge failed attempts, and carry the verdict out."""
 
-    def __init__(
-        self,
-        store: Store,
-        tasks: Tasks,
-        registry: Registry,
-        consoles: Consoles,
-        holdings: Holdings,
-        metrics: Metrics,
-        *,
-        max_attempts: int,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._registry = registry
-        self._consoles = consoles
-        self._holdings = holdings
-        self._metrics = metrics
-        self._max_attempts = max_attempts
-        self._clock = clock
-        self.evidence = Evidence(tasks, registry, clock)
-        self._rescue = Rescue(tasks, registry, consoles)
+    state: ClusterState
+    consoles: Consoles
+    holdings: Holdings
+    max_attempts: int
+    runtime: Runtime
+    evidence: Evidence = field(init=False)
+    _rescue: Rescue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.evidence = Evidence(self.state.tasks, self.state.registry, self.runtime.clock)
+        self._rescue = Rescue(self.state.tasks, self.state.registry, self.consoles)
 
     async def rescue(self, entries: Iterable[Entry]) -> None:
         """Collect the results of finished tasks before their machine goes."""
@@ -115,10 +105,10 @@ class Attempts:
         await self._carry_out(entry, verdict)
 
     async def _circumstances(self, task: Task, attempt: Attempt, failure: Failure, detail: str) -> Circumstances:
-        rule, node, why = RULES[failure], self._registry.get(attempt.node_id), describe(failure, detail)
-        earlier = await self._store.attempts(task.uuid) if rule.avoid else []
+        rule, node, why = RULES[failure], self.state.registry.get(attempt.node_id), describe(failure, detail)
+        earlier = await self.state.store.attempts(task.uuid) if rule.avoid else []
         return Circumstances(
-            max_attempts=self._max_attempts,
+            max_attempts=self.max_attempts,
             larger_exists=rule.larger and node is not None and self._larger_exists(task, node.facts()),
             with_others=rule.shared and self.evidence.lost_with_others(attempt),
             confirmed=any(each.reason == why and each.node_id in task.avoid for each in earlier),
@@ -126,13 +116,13 @@ class Attempts:
 
     async def _judge(self, task: Task, attempt: Attempt, failed: Failed, around: Circumstances) -> Retry | Over:
         """Decide what follows; a task whose files are gone is over in any case."""
-        (failure, detail), now = failed, self._clock()
+        (failure, detail), now = failed, self.runtime.clock()
         why = describe(failure, detail)
         decision = decide(task, failure, detail, now, around, chance())
         if not isinstance(decision, Again):
             return _over(task, attempt.ended(now, why, Cleanup.NONE), decision.error)
         try:
-            restored = await self._holdings.restored(task)
+            restored = await self.holdings.restored(task)
         except FilesLost as lost:
             error = detail if failure is Failure.FILES else f"{why}; {lost}, so it cannot go on elsewhere"
             return _over(task, attempt.ended(now, why, Cleanup.NONE), error)
@@ -153,7 +143,7 @@ class Attempts:
 
     def _changes(self, task: Task, attempt: Attempt, failed: Failed, decision: Again) -> TaskChanges:
         """Return the changed columns of a task that goes back to the queue."""
-        node = self._registry.get(attempt.node_id)
+        node = self.state.registry.get(attempt.node_id)
         shown = task.node_code if task.phase is Phase.DISPATCHING else shown_code(task)
         changes: TaskChanges = {
             "charged": decision.charged,
@@ -172,28 +162,30 @@ class Attempts:
 
     def _record(self, task: Task, attempt: Attempt, failed: Failed, around: Circumstances) -> None:
         """Record what the failure tells about the node, before the task is queued and placed again."""
-        self._metrics.attempts.labels(outcome_of(failed.failure)).inc()
+        self.runtime.metrics.attempts.labels(outcome_of(failed.failure)).inc()
         self.evidence.record(attempt, task, *failed)
         if RULES[failed.failure].shared:
             self.evidence.record_loss(attempt)
         if around.confirmed:
-            self._registry.health.absolve(task.uuid)
+            self.state.registry.health.absolve(task.uuid)
 
     async def _carry_out(self, entry: Entry, verdict: Retry | Over) -> None:
         if isinstance(verdict, Over):
             text = f"failed: {verdict.error}"
-            await self._tasks.finish(entry, Outcome.FAILED, text, attempt=verdict.attempt, error=verdict.error)
+            await self.state.tasks.finish(entry, Outcome.FAILED, text, attempt=verdict.attempt, error=verdict.error)
             return
-        await self._tasks.advance(entry, Phase.QUEUED, verdict.text, attempt=verdict.attempt, **verdict.changes)
+        await self.state.tasks.advance(entry, Phase.QUEUED, verdict.text, attempt=verdict.attempt, **verdict.changes)
         if verdict.console:
             # between attempts only: a node's lines are counted from the start of its attempt; the back-off leaves time
-            await self._consoles.append(entry.task.uuid, [f"[clusterodm] {verdict.console}"])
+            await self.consoles.append(entry.task.uuid, [f"[clusterodm] {verdict.console}"])
 
     def _larger_exists(self, task: Task, small: NodeFacts) -> bool:
         needs = msgspec.structs.replace(Needs.of(task), avoid=(), **_larger_than(small))
-        if any(machine_takes(size, needs) for size in self._registry.machines()):
+        if any(machine_takes(size, needs) for size in self.state.registry.machines()):
             return True
-        nodes = (msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self._registry.facts())
+        nodes = (
+            msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self.state.registry.facts()
+        )
         return any(not refusal(node, needs, 0.0) for node in nodes)
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,27 +17,25 @@ from clusterodm.core.splitmerge import unusable
 from clusterodm.core.tasks import Task
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Callbacks:
     """Make callback addresses, with the keys and tokens that they need."""
 
-    def __init__(
-        self, jobs: JobTokens, registry: Registry, *, public_address: str, machines: bool, splitmerge: bool
-    ) -> None:
-        self._jobs = jobs
-        self._registry = registry
-        self._public_address = public_address
-        #: True if nodes run on machines of providers, which are other hosts.
-        self._machines = machines
-        self._splitmerge = splitmerge
+    jobs: JobTokens
+    registry: Registry
+    public_address: str
+    #: True if nodes run on machines of providers, which are other hosts.
+    machines: bool
+    splitmerge: bool
 
     def webhook(self, uuid: str) -> str:
         """Return the webhook that a node gets for a task; empty without a public address."""
-        query = urlencode({"task": uuid, "key": self._jobs.callback_key(uuid)})
-        return f"{self._public_address}/commit?{query}" if self._public_address else ""
+        query = urlencode({"task": uuid, "key": self.jobs.callback_key(uuid)})
+        return f"{self.public_address}/commit?{query}" if self.public_address else ""
 
     def with_cluster(self, options: list[dict[str, Any]], address: str) -> list[dict[str, Any]]:
         """Return the options, with `address` for the submodels of a split-merge job if split-merge is enabled."""
-        return with_split_cluster(options, address if self._splitmerge else None)
+        return with_split_cluster(options, address if self.splitmerge else None)
 
     def for_node(self, task: Task, attempt: int) -> Task:
         """Return a task as sent to the node of an attempt."""
@@ -44,7 +43,7 @@ class Callbacks:
 
     def options(self, uuid: str, options: list[dict[str, Any]], attempt: int) -> list[dict[str, Any]]:
         """Return options as sent to the node of an attempt."""
-        return with_job_token(options, self._jobs.token(uuid, attempt))
+        return with_job_token(options, self.jobs.token(uuid, attempt))
 
     def trouble(self, options: list[dict[str, Any]]) -> str:
         """Return why a split-merge job with these options cannot send its submodels here; empty if nothing is wrong,
@@ -54,6 +53,6 @@ class Callbacks:
 
     def address_trouble(self, address: str) -> str:
         """Return why nodes cannot use this address of the cluster; empty if nothing is wrong."""
-        hosts = [node.address.host for node in self._registry.nodes()]
-        why = unusable(address, hosts or ["elsewhere"] * self._machines)
+        hosts = [node.address.host for node in self.registry.nodes()]
+        why = unusable(address, hosts or ["elsewhere"] * self.machines)
         return f"split-merge jobs cannot send their submodels to {address}: {why} (see --public-address)" if why else ""

@@ -7,16 +7,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import aiohttp
 import structlog
 
-from clusterodm.aio import Clock, KeyedLock, next_piece
+from clusterodm.aio import KeyedLock, next_piece
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Node, Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import (
     BadArchive,
     BadRequest,
@@ -31,10 +33,9 @@ from clusterodm.core.nodes import Origin
 from clusterodm.core.retry import FETCHED
 from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, has_results
 from clusterodm.files.archives import ARCHIVE_MARK, TAIL, Tail, check_whole
-from clusterodm.files.results import ARCHIVE, Results
-from clusterodm.files.spool import Spool
+from clusterodm.files.bundle import Files
+from clusterodm.files.results import ARCHIVE
 from clusterodm.nodeodm import Download, NodeClient
-from clusterodm.observe import Metrics
 from clusterodm.providers import Bucket, Fleet
 
 _log = structlog.get_logger("collector")
@@ -42,32 +43,18 @@ _log = structlog.get_logger("collector")
 _MARK: Final = len(ARCHIVE_MARK)
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Collector:
     """Take tasks from COLLECTING to completed."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        registry: Registry,
-        client: NodeClient,
-        spool: Spool,
-        results: Results,
-        metrics: Metrics,
-        fleet: Fleet,
-        *,
-        keep: bool,
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._registry = registry
-        self._client = client
-        self._spool = spool
-        self._results = results
-        self._metrics = metrics
-        self._fleet = fleet
-        self._keep = keep
-        self._clock = clock
-        self._pulls: KeyedLock[str] = KeyedLock()
+    state: ClusterState
+    client: NodeClient
+    files: Files
+    fleet: Fleet
+    #: True if the cluster keeps all results.
+    keep: bool
+    runtime: Runtime
+    _pulls: KeyedLock[str] = field(init=False, default_factory=KeyedLock)
 
     async def collect(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Complete a task whose node has finished. Raises a NodeError when its results cannot be fetched now."""
@@ -76,21 +63,23 @@ class Collector:
         provider = await self._bucket_with(attempt, node) if attempt.reason != FETCHED else ""
         if provider:
             text = f"completed; results in the bucket of {provider}"
-        elif self._keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
+        elif self.keep or node.record.origin is Origin.AUTOSCALER:  # its machine may be gone any moment
             await self._pull(uuid, attempt, node)
             text = "completed; results kept by the cluster"
         else:
             await self._check_remote(attempt, node)
             text = f"completed; results stay on {attempt.node_name}"
-        ended = attempt.ended(self._clock(), COMPLETED, attempt.cleanup)
-        await self._tasks.finish(entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider)
-        self._metrics.attempts.labels("completed").inc()
-        await self._spool.drop(uuid)
+        ended = attempt.ended(self.runtime.clock(), COMPLETED, attempt.cleanup)
+        await self.state.tasks.finish(
+            entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider
+        )
+        self.runtime.metrics.attempts.labels("completed").inc()
+        await self.files.spool.drop(uuid)
 
     async def _bucket_with(self, attempt: Attempt, node: Node) -> str:
         """Return the provider whose bucket holds the results; empty if none does, or the bucket cannot be read."""
         provider = node.record.labels.get("provider", "")
-        bucket = self._fleet.bucket(provider) if node.record.origin is Origin.AUTOSCALER else None
+        bucket = self.fleet.bucket(provider) if node.record.origin is Origin.AUTOSCALER else None
         if bucket is None:
             return ""
         try:
@@ -125,7 +114,7 @@ class Collector:
     def _download(
         self, node: Node, attempt: Attempt, ranged: str
     ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        return self._client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": ranged})
+        return self.client.download(node.address, attempt.node_uuid, ARCHIVE, {"Range": ranged})
 
     async def archive(self, entry: Entry) -> Path:
         """Return the archive of a completed task on local disk, pulled from its node or bucket if needed.
@@ -134,13 +123,13 @@ class Collector:
         """
         if not has_results(entry.task, entry.attempt):
             raise BadRequest("Asset not ready")
-        if path := self._results.archive(entry.task.uuid):
+        if path := self.files.results.archive(entry.task.uuid):
             return path
         attempt, uuid = entry.attempt, entry.task.uuid
-        bucket = self._fleet.bucket(entry.task.results_in) if entry.task.results_in else None
+        bucket = self.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
         if attempt is not None and bucket is not None:
             return await self._keep_once(uuid, _stored(bucket, f"{attempt.node_uuid}/{ARCHIVE}"))
-        node = self._registry.get(attempt.node_id) if attempt else None
+        node = self.state.registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None:
             raise results_gone(attempt)
         try:
@@ -149,23 +138,23 @@ class Collector:
             raise why_no_results(attempt, error) from None
 
     async def _pull(self, uuid: str, attempt: Attempt, node: Node) -> Path:
-        return await self._keep_once(uuid, _downloaded(self._client, node, attempt))
+        return await self._keep_once(uuid, _downloaded(self.client, node, attempt))
 
     async def _keep_once(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
         """Store an archive once: a second caller waits for the first."""
         async with self._pulls.hold(uuid):
-            return self._results.archive(uuid) or await self._receive(uuid, blocks)
+            return self.files.results.archive(uuid) or await self._receive(uuid, blocks)
 
     async def _receive(self, uuid: str, blocks: AsyncIterator[bytes]) -> Path:
-        self._results.drop_part(uuid)
-        part = self._results.new_part(uuid)
+        self.files.results.drop_part(uuid)
+        part = self.files.results.new_part(uuid)
         try:
             async for block in blocks:
                 await part.write(block)
             await part.close()
             with _translated():
                 await asyncio.to_thread(_check, part.path)
-            return self._results.publish(uuid, part)
+            return self.files.results.publish(uuid, part)
         finally:
             part.drop()
 

@@ -6,14 +6,14 @@ by the cleaner, so that no response waits for a node."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Registry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.cluster.tasks.holdings import Holdings
 from clusterodm.cluster.tasks.uploads import Uploads
@@ -32,9 +32,7 @@ from clusterodm.core.tasks import (
     Phase,
     Stage,
 )
-from clusterodm.files.console import Consoles
-from clusterodm.files.results import Results
-from clusterodm.files.spool import Spool
+from clusterodm.files.bundle import Files
 from clusterodm.nodeodm import NodeClient
 
 #: Columns of a restarted task.
@@ -59,72 +57,55 @@ _TRIES: Final = 5
 _NO_LIMITS: Final = Limits()
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Control:
     """Carry out requests of owners and operators."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        registry: Registry,
-        client: NodeClient,
-        spool: Spool,
-        holdings: Holdings,
-        consoles: Consoles,
-        results: Results,
-        uploads: Uploads,
-        callbacks: Callbacks,
-        *,
-        before_restart: Callable[[str], Awaitable[object]],
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._registry = registry
-        self._client = client
-        self._spool = spool
-        self._holdings = holdings
-        self._consoles = consoles
-        self._results = results
-        self._uploads = uploads
-        self._callbacks = callbacks
-        self._clock = clock
-        #: Called with a split-merge job before it is restarted.
-        self._before_restart = before_restart
+    state: ClusterState
+    client: NodeClient
+    files: Files
+    holdings: Holdings
+    uploads: Uploads
+    callbacks: Callbacks
+    #: Called with a split-merge job before it is restarted.
+    before_restart: Callable[[str], Awaitable[object]]
+    clock: Clock
 
     async def cancel(self, entry: Entry, *, by: str = "its owner", cleanup: Cleanup = Cleanup.CANCEL) -> None:
         """Cancel a task in any phase, and have its node cancel or remove it; an upload is removed. Like on a node, a
         finished task can be canceled and keeps its results. With Cleanup.REMOVE its held files go, too."""
-        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+        if entry.task.phase is Phase.RECEIVING and await self.uploads.remove(entry, by=by):
             return
         for _ in range(_TRIES):
             if entry.task.phase is Phase.REMOVED or entry.task.outcome is Outcome.CANCELED:
                 return
             try:
                 if entry.task.phase is Phase.FINISHED:
-                    await self._tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
+                    await self.state.tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
                     return
                 ended = self._ended(entry, cleanup)
-                await self._tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
+                await self.state.tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
             except StaleTask:
                 continue
             if cleanup is Cleanup.REMOVE:
-                await self._spool.drop(entry.task.uuid)
+                await self.files.spool.drop(entry.task.uuid)
             return
         raise BadRequest("The task is changing, try again")
 
     async def remove(self, entry: Entry, *, by: str = "its owner") -> None:
         """Remove a task in any phase with its files, here and on its node."""
-        if entry.task.phase is Phase.RECEIVING and await self._uploads.remove(entry, by=by):
+        if entry.task.phase is Phase.RECEIVING and await self.uploads.remove(entry, by=by):
             return
         for _ in range(_TRIES):
             if entry.task.phase is Phase.REMOVED:
                 return
             try:
                 ended = self._ended(entry, Cleanup.REMOVE)
-                await self._tasks.advance(entry, Phase.REMOVED, f"removed by {by}", attempt=ended)
+                await self.state.tasks.advance(entry, Phase.REMOVED, f"removed by {by}", attempt=ended)
             except StaleTask:
                 continue
-            await self._spool.drop(entry.task.uuid)
-            await self._results.drop(entry.task.uuid)
+            await self.files.spool.drop(entry.task.uuid)
+            await self.files.results.drop(entry.task.uuid)
             return
         raise BadRequest("The task is changing, try again")
 
@@ -136,14 +117,14 @@ class Control:
         `cluster_url`."""
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
-        described = self._registry.options
+        described = self.state.registry.options
         given = [] if options is None else parse_options(options)
         chosen = None
         if options is not None:
             chosen = limited_options(check_options(given, described), described, limits)
-            chosen = self._callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
+            chosen = self.callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
         if split_cluster(entry.task.options):
-            await self._before_restart(entry.task.uuid)
+            await self.before_restart(entry.task.uuid)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given, described)
         try:
@@ -154,38 +135,38 @@ class Control:
                 await self._restart_here(entry, changes, unknown)
         except StaleTask:
             return  # it was restarted or removed at the same moment
-        await self._results.drop(entry.task.uuid)
+        await self.files.results.drop(entry.task.uuid)
 
     async def _begin_console(self, entry: Entry, notes: list[str]) -> None:
         """Empty the console, as a node does on a restart, and begin it with notes on the options."""
-        await self._consoles.reset(entry.task.uuid)
-        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in notes])
+        await self.files.consoles.reset(entry.task.uuid)
+        await self.files.consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in notes])
         for text in notes:
-            await self._tasks.note(entry, text)
+            await self.state.tasks.note(entry, text)
 
     async def _restart_here(self, entry: Entry, changes: TaskChanges, notes: list[str]) -> None:
         """Queue a task again, under its lock so that its files are not released meanwhile."""
-        async with self._tasks.locked(entry):
+        async with self.state.tasks.locked(entry):
             try:
-                restored = await self._holdings.restored(entry.task)
+                restored = await self.holdings.restored(entry.task)
             except FilesLost as lost:
                 raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
             await self._begin_console(entry, notes)
             text = "restarted from the held files"
-            await self._tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
+            await self.state.tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
 
     async def _restart_there(self, entry: Entry, options: list[Option] | None) -> Attempt | None:
         """Restart the latest attempt on its node; return None if that is not possible there."""
         attempt = entry.attempt
-        node = self._registry.get(attempt.node_id) if attempt else None
+        node = self.state.registry.get(attempt.node_id) if attempt else None
         if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
             return None
         if options is not None:
-            options = self._callbacks.options(attempt.task, options, attempt.number)
+            options = self.callbacks.options(attempt.task, options, attempt.number)
         try:
             if attempt.cleanup is Cleanup.CANCEL:  # still pending: carried out later, it would end the new run
-                await self._client.cancel(node.address, attempt.node_uuid)
-            await self._client.restart(node.address, attempt.node_uuid, options)
+                await self.client.cancel(node.address, attempt.node_uuid)
+            await self.client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:
             return None
         except NodeError as error:
@@ -194,11 +175,11 @@ class Control:
 
     async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
         """Return True if a refused restart was already carried out by an earlier request."""
-        node = self._registry.get(attempt.node_id)
+        node = self.state.registry.get(attempt.node_id)
         if node is None or not isinstance(error, NodeRefused):
             return False
         try:
-            snapshot = await self._client.task(node.address, attempt.node_uuid)
+            snapshot = await self.client.task(node.address, attempt.node_uuid)
         except NodeError:
             return False
         return snapshot.status.code in (QUEUED_CODE, RUNNING_CODE)
@@ -207,14 +188,14 @@ class Control:
         attempt = msgspec.structs.replace(
             before,
             stage=Stage.RUNNING,
-            started_at=max(self._clock(), entry.task.committed_at),
+            started_at=max(self.clock(), entry.task.committed_at),
             ended_at=0.0,
             reason="",
-            console_start=await self._consoles.count(entry.task.uuid),
+            console_start=await self.files.consoles.count(entry.task.uuid),
             cleanup=Cleanup.NONE,
         )
         text = f"restarted on {attempt.node_name}"
-        await self._tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
+        await self.state.tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
 
     def _ended(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
         """Return the ended attempt with its cleanup; None if nothing is to be done on a node."""
@@ -225,4 +206,4 @@ class Control:
             cleanup = Cleanup.REMOVE
         elif cleanup is Cleanup.CANCEL and entry.task.phase not in ON_NODE:
             return None
-        return attempt.ended(self._clock(), BY_OWNER, cleanup)
+        return attempt.ended(self.clock(), BY_OWNER, cleanup)

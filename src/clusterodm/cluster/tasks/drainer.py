@@ -4,65 +4,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import structlog
 
 from clusterodm.aio import Clock
-from clusterodm.cluster.state.registry import Node, Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.state.bundle import ClusterState
+from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.collector import Collector
 from clusterodm.core.errors import ClusterError, ResultsGone
 from clusterodm.files.results import Results
-from clusterodm.store import Store
 
 _log = structlog.get_logger("drainer")
 _PAGE = 200
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Drainer:
     """Empty nodes that drain, end soon, or were removed."""
 
-    def __init__(
-        self, store: Store, tasks: Tasks, registry: Registry, collector: Collector, results: Results, *, clock: Clock
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._registry = registry
-        self._collector = collector
-        self._results = results
-        self._clock = clock
-        #: Nodes that can be switched off: idle, with all their results pulled.
-        self.drained: frozenset[int] = frozenset()
+    state: ClusterState
+    collector: Collector
+    results: Results
+    clock: Clock
+    #: Nodes that can be switched off: idle, with all their results pulled.
+    drained: frozenset[int] = field(init=False, default=frozenset())
 
     async def sweep(self) -> None:
         """Empty all nodes that are about to go. A drained one is not checked again: it gets no new tasks."""
-        draining = {node.record.id: node for node in self._registry.all() if node.record.leaving(self._clock())}
+        draining = {node.record.id: node for node in self.state.registry.all() if node.record.leaving(self.clock())}
         done = self.drained - self._busy()
         left = {node_id: 0 if node_id in done else await self._empty(node) for node_id, node in draining.items()}
         self.drained = frozenset(node_id for node_id, count in left.items() if not count) - self._busy()
 
     def _busy(self) -> set[int]:
         """Return the nodes that have tasks."""
-        return {attempt.node_id for _, attempt in self._tasks.on_nodes()}
+        return {attempt.node_id for _, attempt in self.state.tasks.on_nodes()}
 
     async def _empty(self, node: Node) -> int:
         """Pull all results of a node; return how many are left there."""
         left = offset = 0
-        while uuids := await self._store.completed_on(node.record.id, limit=_PAGE, offset=offset):
+        while uuids := await self.state.store.completed_on(node.record.id, limit=_PAGE, offset=offset):
             offset += len(uuids)
             for uuid in uuids:
-                left += not (self._results.archive(uuid) or await self._pull(uuid, node))
+                left += not (self.results.archive(uuid) or await self._pull(uuid, node))
         return left
 
     async def _pull(self, uuid: str, node: Node) -> bool:
-        entry = await self._tasks.find(uuid)
+        entry = await self.state.tasks.find(uuid)
         if entry is None or entry.task.results_in:
             return True
         try:
-            await self._collector.archive(entry)
+            await self.collector.archive(entry)
         except ResultsGone:  # deleted there before: nothing is lost with the node
             return True
         except ClusterError as error:
             _log.warning("results cannot be pulled", task=uuid, node=str(node.address), error=str(error))
             return False
-        await self._tasks.note(entry, f"results fetched from {node.address} before it is switched off")
+        await self.state.tasks.note(entry, f"results fetched from {node.address} before it is switched off")
         return True

@@ -7,15 +7,16 @@ from __future__ import annotations
 import asyncio
 import zipfile
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
 import aiohttp
 
-from clusterodm.aio import Clock, Leadership
 from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.egress import EgressPolicy, failed, is_web_url
+from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.forecasts import Forecasts
@@ -40,41 +41,31 @@ def check_zipurl(url: str) -> None:
         raise BadRequest("zipurl must be an http or https URL")
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Fetcher:
     """Fetch and unpack the zipurl of queued tasks, or unpack their uploaded archives."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        spool: Spool,
-        *,
-        holdings: Holdings,
-        forecasts: Forecasts,
-        max_size: int,
-        max_files: int,
-        allow_private: bool,
-        leadership: Leadership,
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._spool = spool
-        self._holdings = holdings
-        self._forecasts = forecasts
-        self._max_size = max_size
-        self._max_files = max_files
-        self._egress = EgressPolicy(allow_private=allow_private)
-        self._clock = clock
-        self._tries: dict[str, int] = {}
+    tasks: Tasks
+    spool: Spool
+    holdings: Holdings
+    forecasts: Forecasts
+    bounds: Bounds
+    egress: EgressPolicy
+    runtime: Runtime
+    _tries: dict[str, int] = field(init=False, default_factory=dict)
+    _queue: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._queue = Controller(
             "fetcher",
             self._fetch,
             "fetches and unpacks zipurls, unpacks uploaded archives of photos",
             keys=self._keys,
             concurrency=4,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
         )
-        tasks.watch(self._task_changed)
+        self.tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
         if entry.task.phase is Phase.QUEUED and entry.task.zipurl:
@@ -84,7 +75,7 @@ class Fetcher:
             self._queue.cancel(entry.task.uuid)
 
     async def _keys(self) -> list[str]:
-        active = (entry.task for entry in self._tasks.active())
+        active = (entry.task for entry in self.tasks.active())
         return [task.uuid for task in active if task.phase is Phase.QUEUED and task.zipurl]
 
     def loops(self) -> tuple[Loop, ...]:
@@ -92,7 +83,7 @@ class Fetcher:
         return (self._queue,)
 
     async def _fetch(self, uuid: str) -> None:
-        entry = self._tasks.get(uuid)
+        entry = self.tasks.get(uuid)
         if entry is None or entry.task.phase is not Phase.QUEUED or not entry.task.zipurl:
             return
         held = entry.task.zipurl == HELD
@@ -105,10 +96,10 @@ class Fetcher:
                 raise
             self._tries.pop(uuid, None)
             text = str(error) if held else f"zipurl: {error}"
-            await self._tasks.finish(entry, Outcome.FAILED, text, error=text)
+            await self.tasks.finish(entry, Outcome.FAILED, text, error=text)
 
     async def _fetch_url(self, uuid: str, url: str) -> None:
-        part = self._spool.new_part(uuid)
+        part = self.spool.new_part(uuid)
         try:
             await self._download(url, part)
             await self._unpack(uuid, part.path)
@@ -118,27 +109,27 @@ class Fetcher:
     async def _unpack_held(self, uuid: str) -> None:
         """Unpack each uploaded archive, then delete it; safe to run again after an interruption."""
         try:
-            await self._holdings.check_packed(uuid)
+            await self.holdings.check_packed(uuid)
         except FilesLost as lost:
             raise FetchFailed(str(lost), final=True) from None
-        for file in await self._spool.listing(uuid):
+        for file in await self.spool.listing(uuid):
             if is_archive(file.name):
                 try:
-                    await self._unpack(uuid, self._spool.path(uuid, file.name))
+                    await self._unpack(uuid, self.spool.path(uuid, file.name))
                 except FetchFailed as error:
                     raise FetchFailed(f"{file.name} {error}", final=error.final) from None
-                await self._spool.discard(uuid, file.name)
+                await self.spool.discard(uuid, file.name)
 
     async def _ready(self, entry: Entry, how: str) -> None:
-        files = await self._spool.listing(entry.task.uuid)
+        files = await self.spool.listing(entry.task.uuid)
         if not files:
             raise FetchFailed("the archive holds no files", final=True)
-        if len(files) > self._max_files:
-            raise FetchFailed(f"too many files: {len(files)} (at most {self._max_files})", final=True)
+        if len(files) > self.bounds.max_files:
+            raise FetchFailed(f"too many files: {len(files)} (at most {self.bounds.max_files})", final=True)
         images = sum(is_image(file.name) for file in files)
-        expected = await self._forecasts.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
+        expected = await self.forecasts.expect(entry.task.uuid, [file.name for file in files], entry.task.options)
         try:
-            await self._tasks.change(
+            await self.tasks.change(
                 entry,
                 f"{len(files)} files {how}",
                 manifest=Manifest(files, "" if entry.task.zipurl == HELD else entry.task.zipurl),
@@ -154,9 +145,9 @@ class Fetcher:
 
     async def _download(self, url: str, part: Part) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
-        async with self._egress.session(timeout) as session:
+        async with self.egress.session(timeout) as session:
             for _ in range(_MAX_REDIRECTS + 1):
-                wanted = self._egress.check(url)
+                wanted = self.egress.check(url)
                 try:
                     async with session.get(wanted, allow_redirects=False) as response:
                         if response.status in (301, 302, 303, 307, 308):
@@ -177,22 +168,22 @@ class Fetcher:
         received = 0
         async for content in response.content.iter_any():
             received += len(content)
-            if received > self._max_size:
-                raise FetchFailed(f"larger than {self._max_size} bytes", final=True)
+            if received > self.bounds.max_size:
+                raise FetchFailed(f"larger than {self.bounds.max_size} bytes", final=True)
             await part.write(content)
         await part.close()
 
     async def _unpack(self, uuid: str, path: Path) -> None:
         try:
-            archive = await asyncio.to_thread(open_archive, path, Bounds(self._max_files, self._max_size))
+            archive = await asyncio.to_thread(open_archive, path, self.bounds)
         except BadArchive as error:
             raise FetchFailed(str(error), final=True) from None
         with archive:
             for entry in wanted(archive):
-                part = self._spool.new_part(uuid)
+                part = self.spool.new_part(uuid)
                 try:
                     await _extract(archive, entry, part)
-                    await self._spool.publish(uuid, part, base_name(entry.filename))
+                    await self.spool.publish(uuid, part, base_name(entry.filename))
                 except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError):
                     raise FetchFailed("is a damaged or encrypted zip archive", final=True) from None
                 finally:

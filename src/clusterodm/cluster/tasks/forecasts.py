@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from clusterodm.aio import Clock, Leadership
 from clusterodm.cluster.controller import Controller, Loop
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.machines import Machines
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.names import is_image
 from clusterodm.core.options import Option
@@ -20,56 +20,45 @@ from clusterodm.core.retry import Failure, failure_of
 from clusterodm.core.sizing import Forecast, Peak, forecast, options_key
 from clusterodm.core.tasks import COMPLETED, Phase, Stage
 from clusterodm.files.spool import Spool
-from clusterodm.store import Store
 
 #: Peaks kept.
 _PEAKS: Final = 2000
 _MEMORY_KEY: Final = "machine_memory"
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Forecasts:
     """Learn the memory that tasks take, and that machine sizes have."""
 
-    def __init__(
-        self,
-        store: Store,
-        tasks: Tasks,
-        machines: Machines,
-        spool: Spool,
-        *,
-        wanted: bool,
-        leadership: Leadership,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._machines = machines
-        self._spool = spool
-        #: True if there are machine sizes to choose from.
-        self._wanted = wanted
-        self._clock = clock
-        self.peaks: list[Peak] = []
-        #: Peaks not stored yet.
-        self._fresh: list[Peak] = []
-        #: Bytes of memory by "provider/size", as reported by their nodes.
-        self.memory: dict[str, int] = {}
-        self._megapixels: dict[str, float] = {}
+    state: ClusterState
+    spool: Spool
+    #: True if there are machine sizes to choose from.
+    wanted: bool
+    runtime: Runtime
+    peaks: list[Peak] = field(init=False, default_factory=list)
+    #: Peaks not stored yet.
+    _fresh: list[Peak] = field(init=False, default_factory=list)
+    #: Bytes of memory by "provider/size", as reported by their nodes.
+    memory: dict[str, int] = field(init=False, default_factory=dict)
+    _megapixels: dict[str, float] = field(init=False, default_factory=dict)
+    _queue: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._queue = Controller(
             "forecasts",
             self._keep,
             "keeps what tasks took of their machines, for later ones",
             concurrency=1,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
         )
-        self._leadership = leadership
-        tasks.watch(self._task_changed)
-        machines.watch(self._machine_changed)
+        self.state.tasks.watch(self._task_changed)
+        self.state.machines.watch(self._machine_changed)
 
     async def load(self) -> None:
         """Load what was learned before."""
-        self.peaks = await self._store.peaks(limit=_PEAKS)
-        self.memory = await self._store.value(_MEMORY_KEY) or {}
+        self.peaks = await self.state.store.peaks(limit=_PEAKS)
+        self.memory = await self.state.store.value(_MEMORY_KEY) or {}
 
     def loops(self) -> tuple[Loop, ...]:
         """Return its loops."""
@@ -80,8 +69,13 @@ class Forecasts:
         return self.memory.get(f"{provider}/{size}", 0)
 
     def _machine_changed(self, machine: Machine) -> None:
-        node = self._machines.node(machine)
-        if self._leadership.held and machine.state is State.READY and node is not None and node.info.total_memory:
+        node = self.state.machines.node(machine)
+        if (
+            self.runtime.leadership.held
+            and machine.state is State.READY
+            and node is not None
+            and node.info.total_memory
+        ):
             key, memory = f"{machine.provider}/{machine.size}", node.info.total_memory
             if self.memory.get(key) != memory:
                 self.memory = {**self.memory, key: memory}
@@ -89,19 +83,19 @@ class Forecasts:
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
-        ended = self._leadership.held and attempt is not None and attempt.stage is Stage.ENDED
+        ended = self.runtime.leadership.held and attempt is not None and attempt.stage is Stage.ENDED
         if (
             ended
             and attempt is not None
             and (attempt.reason == COMPLETED or failure_of(attempt.reason) is Failure.MEMORY)
         ):
-            self._learn(entry, self._machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
+            self._learn(entry, self.state.machines.of_node(attempt.node_id), enough=attempt.reason == COMPLETED)
         if task.phase in (Phase.FINISHED, Phase.REMOVED):
             self._megapixels.pop(task.uuid, None)
 
     def _learn(self, entry: Entry, machine: Machine | None, *, enough: bool) -> None:
         """Record the peak of a task; it is known only where the machine ran no other task."""
-        node = self._machines.node(machine) if machine is not None else None
+        node = self.state.machines.node(machine) if machine is not None else None
         if machine is None or node is None or machine.slots != 1 or not node.info.total_memory:
             return
         used = node.most_used if enough else node.info.total_memory
@@ -109,7 +103,7 @@ class Forecasts:
             return
         task = entry.task
         peak = Peak(
-            at=self._clock(),
+            at=self.runtime.clock(),
             images=task.image_count,
             megapixels=self._megapixels.get(task.uuid, 0.0),
             options=options_key(task.options),
@@ -124,16 +118,16 @@ class Forecasts:
         """Return the memory forecast for a task with these files; None without similar tasks, or without machine sizes
         to choose from."""
         images = [name for name in files if is_image(name)]
-        if not images or not self._wanted:
+        if not images or not self.wanted:
             return None
-        megapixels = await asyncio.to_thread(_megapixels, self._spool.path(uuid, images[0]))
+        megapixels = await asyncio.to_thread(_megapixels, self.spool.path(uuid, images[0]))
         self._megapixels[uuid] = megapixels
         return forecast(len(images), megapixels, options_key(options), self.peaks)
 
     async def _keep(self, _: str) -> None:
         fresh, self._fresh = self._fresh, []
-        await self._store.add_peaks(fresh, keep=_PEAKS)
-        await self._store.keep_value(_MEMORY_KEY, self.memory)
+        await self.state.store.add_peaks(fresh, keep=_PEAKS)
+        await self.state.store.keep_value(_MEMORY_KEY, self.memory)
 
 
 def _megapixels(path: Path) -> float:

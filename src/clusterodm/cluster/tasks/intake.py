@@ -8,16 +8,15 @@ import asyncio
 import uuid as uuid_module
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from clusterodm.aio import Clock
 from clusterodm.auth import Grant
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Registry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.accounts import Accounts
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.cluster.tasks.fetcher import check_zipurl
@@ -34,9 +33,9 @@ from clusterodm.core.names import SEED, counted_files, is_archive, is_image, pri
 from clusterodm.core.options import check_options, parse_options, parse_outputs, unknown_options
 from clusterodm.core.placement import Needs
 from clusterodm.core.tasks import HELD, Phase, Task, is_submodel, visible
-from clusterodm.files.archives import Bounds, open_archive, photo_names
-from clusterodm.files.console import Consoles
-from clusterodm.files.spool import Part, Spool
+from clusterodm.files.archives import open_archive, photo_names
+from clusterodm.files.bundle import Files
+from clusterodm.files.spool import Part
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,74 +56,56 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
         return self.grant.owner
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Intake:
     """Accept announcements, files and commits."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        spool: Spool,
-        registry: Registry,
-        consoles: Consoles,
-        *,
-        splitmerge: bool,
-        bounds: Bounds,
-        callbacks: Callbacks,
-        accounts: Accounts,
-        forecasts: Forecasts,
-        prefetcher: Prefetcher,
-        uploads: Uploads,
-        strays: Strays,
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._callbacks = callbacks
-        self._accounts = accounts
-        self._forecasts = forecasts
-        self._prefetcher = prefetcher
-        self._uploads = uploads
-        self._strays = strays
-        self._spool = spool
-        self._registry = registry
-        self._consoles = consoles
-        self._splitmerge = splitmerge
-        self._bounds = bounds
-        self._refusals = Refusals(spool, bounds.max_files)
-        self._clock = clock
+    state: ClusterState
+    files: Files
+    callbacks: Callbacks
+    accounts: Accounts
+    forecasts: Forecasts
+    prefetcher: Prefetcher
+    uploads: Uploads
+    strays: Strays
+    _refusals: Refusals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._refusals = Refusals(self.files.spool, self.files.bounds.max_files)
 
     async def announce(self, announcement: Announcement) -> str:
         """Create a task that receives files (`/task/new/init`). Repeated with the same set-uuid before the commit, the
         latest announcement counts."""
         check_tasks_allowed(announcement.grant.limits)
         uuid = parse_set_uuid(announcement.set_uuid) if announcement.set_uuid else str(uuid_module.uuid4())
-        with self._uploads.admitted(announcement.caller, uuid):
+        with self.uploads.admitted(announcement.caller, uuid):
             task = self._task(uuid, announcement)
-            if self._uploads.is_arriving(uuid):
+            if self.uploads.is_arriving(uuid):
                 raise BadRequest(f"Invalid set-uuid: {uuid}")
-            entry = await self._tasks.add(task, "announced")
+            entry = await self.state.tasks.add(task, "announced")
             if entry is None:
                 entry = await self._announce_again(task)
             elif announcement.set_uuid:
-                await self._strays.clear(uuid)
-            self._uploads.began(uuid, announcement.caller)
+                await self.strays.clear(uuid)
+            self.uploads.began(uuid, announcement.caller)
         await self._note_unknown_options(entry, announcement)
         return uuid
 
     async def _announce_again(self, task: Task) -> Entry:
-        entry = await self._tasks.find(task.uuid)
+        entry = await self.state.tasks.find(task.uuid)
         if entry is None or entry.task.owner != task.owner or entry.task.phase is not Phase.RECEIVING:
             raise BadRequest(f"Invalid set-uuid: {task.uuid}")
         names = ("name", "options", "skip_post_processing", "outputs", "webhook", "date_created")
-        await self._tasks.change(entry, "announced again", **{name: getattr(task, name) for name in names})
-        await self._consoles.drop(task.uuid)
+        await self.state.tasks.change(entry, "announced again", **{name: getattr(task, name) for name in names})
+        await self.files.consoles.drop(task.uuid)
         return entry
 
     async def _note_unknown_options(self, entry: Entry, announcement: Announcement) -> None:
         """Note the options that nodes ignore silently."""
-        unknown = unknown_options(parse_options(announcement.fields.get("options", "")), self._registry.options)
+        unknown = unknown_options(parse_options(announcement.fields.get("options", "")), self.state.registry.options)
         for text in unknown:
-            await self._tasks.note(entry, text)
-        await self._consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in unknown])
+            await self.state.tasks.note(entry, text)
+        await self.files.consoles.append(entry.task.uuid, [f"[clusterodm] {text}" for text in unknown])
 
     @asynccontextmanager
     async def reserved(self, announcement: Announcement) -> AsyncIterator[str]:
@@ -132,30 +113,30 @@ class Intake:
         comes of it."""
         check_tasks_allowed(announcement.grant.limits)
         uuid = parse_set_uuid(announcement.set_uuid) if announcement.set_uuid else str(uuid_module.uuid4())
-        if self._uploads.is_arriving(uuid):
+        if self.uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
-        with self._uploads.admitted(announcement.caller, uuid), self._uploads.arriving(uuid, announcement.owner):
-            async with self._tasks.claimed(uuid) as claimed:
-                if not claimed or await self._tasks.find(uuid) is not None:
+        with self.uploads.admitted(announcement.caller, uuid), self.uploads.arriving(uuid, announcement.owner):
+            async with self.state.tasks.claimed(uuid) as claimed:
+                if not claimed or await self.state.tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")
                 if announcement.set_uuid:
-                    await self._strays.clear(uuid)
+                    await self.strays.clear(uuid)
                 try:
                     yield uuid
                 finally:  # the next one to get the uuid must not find these files
-                    if await self._tasks.find(uuid) is None:
-                        await self._spool.drop(uuid)
+                    if await self.state.tasks.find(uuid) is None:
+                        await self.files.spool.drop(uuid)
 
     async def new(self, uuid: str, announcement: Announcement) -> str:
         """Create and commit a task at once (`/task/new`); its files lie in the spool under `uuid`."""
-        self._uploads.check_cut(uuid, announcement.owner)
+        self.uploads.check_cut(uuid, announcement.owner)
         task = self._task(uuid, announcement)
         zipurl = announcement.fields.get("zipurl", "")
         if zipurl:
             check_zipurl(zipurl)
-        elif not await self._spool.listing(uuid):
+        elif not await self.files.spool.listing(uuid):
             raise BadRequest("Need at least 1 file or a zip file url.")
-        entry = await self._tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
+        entry = await self.state.tasks.add(msgspec.structs.replace(task, zipurl=zipurl), "announced")
         if entry is None:
             raise BadRequest(f"Invalid set-uuid: {uuid}")
         await self._note_unknown_options(entry, announcement)
@@ -164,21 +145,21 @@ class Intake:
     async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
         """Store a complete file of an upload. Raises BadRequest when the upload is over, or has too many images."""
         entry = await self.receiving(uuid, grant.owner)
-        async with self._tasks.locked(entry):
+        async with self.state.tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
-            kept = await self._spool.publish(uuid, part, name)
+            kept = await self.files.spool.publish(uuid, part, name)
             try:
                 await self._check_images(uuid, kept, grant.limits)
                 await self._check_files(entry, kept)
             except BadRequest as error:
                 await self._refusals.add(uuid, kept, error)
                 raise
-            self._prefetcher.grew(uuid, HeldFile(kept, part.size))
+            self.prefetcher.grew(uuid, HeldFile(kept, part.size))
 
     async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
         """Store that a file of an upload was refused: there is no commit without it."""
         entry = await self.receiving(uuid, grant.owner)
-        async with self._tasks.locked(entry):
+        async with self.state.tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
             await self._refusals.add(uuid, name, error)
 
@@ -186,70 +167,70 @@ class Intake:
         """Discard the file that is one too many; a file uploaded twice counts once."""
         if limits.max_images is None or not is_image(kept):
             return
-        count = sum(is_image(file.name) for file in await self._spool.listing(uuid))
+        count = sum(is_image(file.name) for file in await self.files.spool.listing(uuid))
         try:
             check_images(count, limits)
         except BadRequest:
-            await self._spool.discard(uuid, kept)
+            await self.files.spool.discard(uuid, kept)
             raise
 
     async def _check_files(self, entry: Entry, kept: str) -> None:
         """Discard the file with which an upload exceeds what any node accepts. Files are listed only once there may be
         too many; those received by other replicas are counted at the commit."""
         entry.counted += kept != SEED
-        if not self._registry.never(Needs(images=entry.counted)):
+        if not self.state.registry.never(Needs(images=entry.counted)):
             return
         uuid = entry.task.uuid
-        entry.counted = counted_files(file.name for file in await self._spool.listing(uuid))
-        if why := self._registry.never(Needs(images=entry.counted)):
-            await self._spool.discard(uuid, kept)
+        entry.counted = counted_files(file.name for file in await self.files.spool.listing(uuid))
+        if why := self.state.registry.never(Needs(images=entry.counted)):
+            await self.files.spool.discard(uuid, kept)
             entry.counted -= 1
             raise BadRequest(why, no_retry=True)
 
     async def receiving(self, uuid: str, owner: str) -> Entry:
         """Return the task of an upload, and mark it active. Raises BadRequest, as a node does."""
-        entry = await self._tasks.known(uuid)
+        entry = await self.state.tasks.known(uuid)
         if entry is None or entry.task.owner != owner or entry.task.phase is not Phase.RECEIVING:
-            raise self._uploads.unknown(uuid, owner)
-        entry.last_activity = self._clock()
+            raise self.uploads.unknown(uuid, owner)
+        entry.last_activity = self.uploads.clock()
         return entry
 
     def check_name(self, name: str) -> None:
         """Raise BadRequest for a file that is not accepted at all."""
-        if not self._splitmerge and safe_name(name).lower() == SEED:
+        if not self.callbacks.splitmerge and safe_name(name).lower() == SEED:
             raise BadRequest("seed.zip is not accepted: split-merge is turned off here", no_retry=True)
 
     async def commit(self, uuid: str, grant: Grant) -> str:
         """Commit a task (`/task/new/commit`): after the response it is never lost. A repeat is answered alike."""
-        entry = await self._tasks.find(uuid)
+        entry = await self.state.tasks.find(uuid)
         if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
-            raise self._uploads.unknown(uuid, grant.owner)
-        async with self._tasks.locked(entry):
+            raise self.uploads.unknown(uuid, grant.owner)
+        async with self.state.tasks.locked(entry):
             if entry.task.phase is Phase.RECEIVING:
                 await self._commit(entry, grant)
         if not visible(entry.task):  # it was removed while this waited for the lock
-            raise self._uploads.unknown(uuid, grant.owner)
+            raise self.uploads.unknown(uuid, grant.owner)
         return uuid
 
     async def _commit(self, entry: Entry, grant: Grant) -> None:
-        task, files = entry.task, await self._spool.listing(entry.task.uuid)
+        task, files = entry.task, await self.files.spool.listing(entry.task.uuid)
         held = [file.name for file in files]
         await self._refusals.check(task.uuid, held)
         if not files and not task.zipurl:
             raise BadRequest("Need at least 1 file.")
         packed = [] if task.zipurl or any(map(is_image, held)) else [name for name in held if is_archive(name)]
         names = [name for name in held if name not in packed] + await self._inside(task.uuid, packed)
-        if len(names) > self._bounds.max_files:
-            raise BadRequest(f"Too many files: {len(names)} (at most {self._bounds.max_files})", no_retry=True)
+        if len(names) > self.files.bounds.max_files:
+            raise BadRequest(f"Too many files: {len(names)} (at most {self.files.bounds.max_files})", no_retry=True)
         images = sum(map(is_image, names))
         check_images(images, grant.limits)
         counted = counted_files(names)
-        if why := self._registry.never(Needs(images=counted)):
+        if why := self.state.registry.never(Needs(images=counted)):
             raise BadRequest(why, no_retry=True)
         await self._check_seed(task.uuid, held)
-        approved = await self._accounts.approved(task, images)
-        expected = await self._forecasts.expect(task.uuid, held, task.options)
-        now = self._clock()
+        approved = await self.accounts.approved(task, images)
+        expected = await self.forecasts.expect(task.uuid, held, task.options)
+        now = self.uploads.clock()
         allowed = grant.limits.max_concurrent_tasks
         columns: dict[str, Any] = {
             "committed_at": now,
@@ -272,23 +253,23 @@ class Intake:
         elif not task.zipurl and (unused := [name for name in held if is_archive(name)]):
             note = f"not unpacked, because photos were uploaded with it: {printable(', '.join(unused[:3]))[:300]}"
             text += f"; {note}"
-            await self._consoles.append(task.uuid, [f"[clusterodm] {note}; nodes delete it"])
+            await self.files.consoles.append(task.uuid, [f"[clusterodm] {note}; nodes delete it"])
         if expected is not None:
             text += f"; {expected.memory / 1e9:.1f} GB of memory expected: {expected.why}"
         try:
             manifest = Manifest(files, task.zipurl)
-            await self._tasks.advance(entry, Phase.QUEUED, text, manifest=manifest, **columns)
+            await self.state.tasks.advance(entry, Phase.QUEUED, text, manifest=manifest, **columns)
         except StaleTask:
-            raise self._uploads.unknown(task.uuid, task.owner) from None
-        if trouble := self._callbacks.trouble(task.options):
-            await self._tasks.note(entry, trouble, warning=True)
+            raise self.uploads.unknown(task.uuid, task.owner) from None
+        if trouble := self.callbacks.trouble(task.options):
+            await self.state.tasks.note(entry, trouble, warning=True)
 
     async def _inside(self, uuid: str, packed: list[str]) -> list[str]:
         """Return the names of the files in uploaded archives. Raises BadRequest for an archive that cannot be used."""
         names: list[str] = []
         for name in packed:
             try:
-                names += await asyncio.to_thread(photo_names, self._spool.path(uuid, name), self._bounds)
+                names += await asyncio.to_thread(photo_names, self.files.spool.path(uuid, name), self.files.bounds)
             except BadArchive as error:
                 raise BadRequest(f"{name} {error}", no_retry=True) from None
         if packed and not any(map(is_image, names)):
@@ -299,16 +280,16 @@ class Intake:
         """Raise BadRequest for a bad seed archive: nodes unpack it unchecked."""
         if SEED not in names:
             return
-        path = self._spool.path(uuid, SEED)
+        path = self.files.spool.path(uuid, SEED)
         try:
-            archive = await asyncio.to_thread(open_archive, path, self._bounds)
+            archive = await asyncio.to_thread(open_archive, path, self.files.bounds)
         except BadArchive as error:
             raise BadRequest(f"{SEED} {error}", no_retry=True) from None
         archive.close()
 
     def _task(self, uuid: str, announcement: Announcement) -> Task:
         fields = announcement.fields
-        described = self._registry.options
+        described = self.state.registry.options
         options = check_options(parse_options(fields.get("options", "")), described)
         options = limited_options(options, described, announcement.grant.limits)
         return Task(
@@ -316,18 +297,20 @@ class Intake:
             owner=announcement.owner,
             phase=Phase.RECEIVING,
             name=printable(fields.get("name", ""))[:1000] or f"Task of {self._day()}",
-            options=self._callbacks.with_cluster(options, announcement.cluster_url),
+            options=self.callbacks.with_cluster(options, announcement.cluster_url),
             skip_post_processing=fields.get("skipPostProcessing", "").lower() == "true",
             outputs=parse_outputs(fields.get("outputs", "")),
             webhook=fields.get("webhook", "")[:4000],
             date_created=_milliseconds(fields.get("dateCreated", "")),
-            created_at=self._clock(),
+            created_at=self.uploads.clock(),
             job=announcement.grant.job,
             job_attempt=announcement.grant.job_attempt,
         )
 
     def _day(self) -> str:
-        return datetime.fromtimestamp(self._clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return (
+            datetime.fromtimestamp(self.uploads.clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        )
 
 
 def _milliseconds(text: str) -> int:

@@ -4,23 +4,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import structlog
 
 from clusterodm.aio import Clock
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.strays import Strays
 from clusterodm.cluster.tasks.uploads import Uploads
 from clusterodm.core.errors import ProviderError, StaleTask
 from clusterodm.core.tasks import Cleanup, Outcome, Phase
-from clusterodm.files.console import Consoles
-from clusterodm.files.results import Results
-from clusterodm.files.spool import Spool
+from clusterodm.files.bundle import Files
 from clusterodm.providers import Fleet
-from clusterodm.store import Store
 
 _log = structlog.get_logger("janitor")
 
@@ -31,35 +29,20 @@ DEFAULT_HOURS: Final = 48
 _PAGE: Final = 200
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Janitor:
     """Remove what has expired."""
 
-    def __init__(
-        self,
-        store: Store,
-        tasks: Tasks,
-        spool: Spool,
-        consoles: Consoles,
-        results: Results,
-        fleet: Fleet,
-        uploads: Uploads,
-        strays: Strays,
-        *,
-        stale_uploads_hours: int,
-        keep_finished_hours: float,
-        clock: Clock,
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._spool = spool
-        self._consoles = consoles
-        self._results = results
-        self._fleet = fleet
-        self._uploads = uploads
-        self._strays = strays
-        self._stale = (stale_uploads_hours or DEFAULT_HOURS) * HOUR
-        self._keep_finished = keep_finished_hours * HOUR
-        self._clock = clock
+    state: ClusterState
+    files: Files
+    fleet: Fleet
+    uploads: Uploads
+    strays: Strays
+    #: Seconds after which an upload without requests is given up.
+    stale_uploads: float
+    #: Seconds to keep finished tasks.
+    keep_finished: float
+    clock: Clock
 
     async def sweep(self) -> None:
         """Remove everything that has expired by now."""
@@ -67,20 +50,20 @@ class Janitor:
         await self._forget_old_tasks()
         await self._release_files()
         await self._drop_traces()
-        await self._strays.sweep()
+        await self.strays.sweep()
 
     async def _give_up_uploads(self) -> None:
-        for entry in self._uploads.open():
-            if self._uploads.idle(entry) > self._stale:
-                await self._uploads.give_up(entry, self._stale, short=False)
+        for entry in self.uploads.open():
+            if self.uploads.idle(entry) > self.stale_uploads:
+                await self.uploads.give_up(entry, self.stale_uploads, short=False)
 
     async def _forget_old_tasks(self) -> None:
         while True:
-            page = await self._store.ended_before(self._clock() - self._keep_finished, limit=_PAGE)
+            page = await self.state.store.ended_before(self.clock() - self.keep_finished, limit=_PAGE)
             removed = 0
             for task, _ in page:
-                old = self._clock.age(task.finished_at) > self._keep_finished
-                if old and (entry := await self._tasks.find(task.uuid)):
+                old = self.clock.age(task.finished_at) > self.keep_finished
+                if old and (entry := await self.state.tasks.find(task.uuid)):
                     removed += await self._remove(entry, "expired: it ended long ago")
             if not removed:
                 return
@@ -88,29 +71,29 @@ class Janitor:
     async def _remove(self, entry: Entry, text: str) -> bool:
         attempt = entry.attempt and msgspec.structs.replace(entry.attempt, cleanup=Cleanup.REMOVE)
         try:
-            await self._tasks.advance(entry, Phase.REMOVED, text, attempt=attempt)
+            await self.state.tasks.advance(entry, Phase.REMOVED, text, attempt=attempt)
         except StaleTask:
             return False
         return True
 
     async def _release_files(self) -> None:
         """Delete held files of completed tasks, and of others that ended long ago."""
-        for uuid in await self._spool.tasks():
-            entry = None if self._spool.receives(uuid) else await self._tasks.find(uuid)
+        for uuid in await self.files.spool.tasks():
+            entry = None if self.files.spool.receives(uuid) else await self.state.tasks.find(uuid)
             if entry is None or entry.aside or entry.task.phase not in (Phase.FINISHED, Phase.REMOVED):
                 continue
             completed = entry.task.outcome is Outcome.COMPLETED
-            long_ago = self._clock.age(entry.task.finished_at) > DEFAULT_HOURS * HOUR
-            if (completed or long_ago) and self._clock.age(entry.last_activity) > HOUR:
-                await self._spool.drop(uuid)
+            long_ago = self.clock.age(entry.task.finished_at) > DEFAULT_HOURS * HOUR
+            if (completed or long_ago) and self.clock.age(entry.last_activity) > HOUR:
+                await self.files.spool.drop(uuid)
 
     async def _clear_bucket(self, uuid: str, provider: str) -> bool:
         """Delete the results of a removed task from a bucket; return False if that must be retried."""
-        bucket = self._fleet.bucket(provider) if provider else None
+        bucket = self.fleet.bucket(provider) if provider else None
         if bucket is None:
             return True
         try:
-            for attempt in await self._store.attempts(uuid):
+            for attempt in await self.state.store.attempts(uuid):
                 await bucket.clear(f"{attempt.node_uuid}/")
         except ProviderError as error:
             _log.warning("bucket cleanup failed", task=uuid, error=str(error))
@@ -120,11 +103,11 @@ class Janitor:
     async def _drop_traces(self) -> None:
         """Delete files of removed tasks, and their rows once no cleanup on a node is pending."""
         last = ""
-        while page := await self._store.removed(limit=_PAGE, after=last):
+        while page := await self.state.store.removed(limit=_PAGE, after=last):
             last = page[-1][0]
             uuids = [uuid for uuid, provider in page if await self._clear_bucket(uuid, provider)]
             for uuid in uuids:
-                await self._spool.drop(uuid)
-                await self._consoles.drop(uuid)
-                await self._results.drop(uuid)
-            await self._store.forget(uuids)
+                await self.files.spool.drop(uuid)
+                await self.files.consoles.drop(uuid)
+                await self.files.results.drop(uuid)
+            await self.state.store.forget(uuids)

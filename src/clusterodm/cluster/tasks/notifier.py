@@ -4,22 +4,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Leadership
 from clusterodm.cluster.controller import Controller, Loop
 from clusterodm.cluster.egress import EgressPolicy, failed
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.photos import Photos
 from clusterodm.core.errors import FetchFailed, StaleTask
 from clusterodm.core.tasks import Phase, has_results, task_info
-from clusterodm.observe import Metrics
-from clusterodm.store import Store
 
 _log = structlog.get_logger("notifier")
 
@@ -32,40 +31,30 @@ _LATE: Final = 2.0
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Notifier:
     """Call owners' webhooks."""
 
-    def __init__(
-        self,
-        store: Store,
-        tasks: Tasks,
-        photos: Photos,
-        metrics: Metrics,
-        *,
-        leadership: Leadership,
-        clock: Clock,
-        allow_private: bool,
-        nodes_call: bool,
-    ) -> None:
-        self._store = store
-        self._tasks = tasks
-        self._photos = photos
-        #: True if nodes call a webhook of the cluster.
-        self._nodes_call = nodes_call
-        self._egress = EgressPolicy(allow_private=allow_private)
-        self._metrics = metrics
-        self._tries: dict[str, int] = {}
+    state: ClusterState
+    photos: Photos
+    egress: EgressPolicy
+    #: True if nodes call a webhook of the cluster.
+    nodes_call: bool
+    runtime: Runtime
+    _tries: dict[str, int] = field(init=False, default_factory=dict)
+    _queue: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._queue = Controller(
             "notifier",
             self._notify,
             "calls the owner's webhook",
-            keys=store.webhooks_due,
+            keys=self.state.store.webhooks_due,
             concurrency=20,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
         )
-        self._leadership = leadership
-        tasks.watch(self._task_changed)
+        self.state.tasks.watch(self._task_changed)
 
     def loops(self) -> tuple[Loop, ...]:
         """Return its loops."""
@@ -80,29 +69,29 @@ class Notifier:
             self._queue.put(entry.task.uuid)
 
     async def _notify(self, uuid: str) -> float | None:
-        entry = await self._tasks.find(uuid)
+        entry = await self.state.tasks.find(uuid)
         if entry is None or not entry.task.webhook_due or entry.task.phase is not Phase.FINISHED:
             self._tries.pop(uuid, None)
             return None
-        if not self._leadership.held:  # the new leader calls it
+        if not self.runtime.leadership.held:  # the new leader calls it
             return None
-        images = await self._photos.of(entry.task, entry.attempt)
-        if images is None and uuid not in self._tries and self._nodes_call and has_results(entry.task, entry.attempt):
+        images = await self.photos.of(entry.task, entry.attempt)
+        if images is None and uuid not in self._tries and self.nodes_call and has_results(entry.task, entry.attempt):
             self._tries[uuid] = 0
             return _LATE
         count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
         text = "the owner's webhook was called"
         try:
             await self._call(entry, images or [])
-            self._metrics.webhooks.labels("taken").inc()
+            self.runtime.metrics.webhooks.labels("taken").inc()
         except FetchFailed as error:
-            self._metrics.webhooks.labels("failed").inc()
+            self.runtime.metrics.webhooks.labels("failed").inc()
             if count < _TRIES and not error.final:
                 raise
             text = f"gave up calling the owner's webhook after {count} tries: {error}"
         self._tries.pop(uuid, None)
         try:
-            await self._tasks.change(entry, text, webhook_due=False)
+            await self.state.tasks.change(entry, text, webhook_due=False)
         except StaleTask:
             _log.info("webhook note superseded", task=uuid)
         return None
@@ -112,11 +101,11 @@ class Notifier:
         secret."""
         info = task_info(entry.task) | {"images": images}
         body = msgspec.json.encode(info)
-        url = self._egress.check(entry.task.webhook)
+        url = self.egress.check(entry.task.webhook)
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         try:
             async with (
-                self._egress.session(_TIMEOUT) as session,
+                self.egress.session(_TIMEOUT) as session,
                 session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status >= 300:

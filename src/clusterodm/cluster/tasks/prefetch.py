@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
-from clusterodm.aio import Clock, Leadership
 from clusterodm.cluster.controller import Controller, Loop, Periodic, Scope
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Node, Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.core.errors import FilesLost, NodeError, NodeRefused, NodeUnreachable, StaleTask
 from clusterodm.core.files import HeldFile
@@ -27,7 +28,6 @@ from clusterodm.core.retry import RULES, Failure, classify_refusal
 from clusterodm.core.tasks import DISCARDED, Attempt, Cleanup, Phase, Stage, Task, node_uuid
 from clusterodm.files.spool import Spool
 from clusterodm.nodeodm import NodeClient, Transfer, Transfers
-from clusterodm.observe import Metrics
 
 #: Bytes of an upload below which prefetching is not worth it.
 WORTH: Final = 8 << 20
@@ -65,50 +65,38 @@ class Prefetch:
             raise self.error
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Prefetcher:
     """Prefetch uploads to free nodes."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        registry: Registry,
-        spool: Spool,
-        client: NodeClient,
-        metrics: Metrics,
-        *,
-        most: int,
-        transfers: Transfers,
-        callbacks: Callbacks,
-        sender: str,
-        leadership: Leadership,
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._registry = registry
-        self._spool = spool
-        self._client = client
-        self._metrics = metrics
-        #: Uploads prefetched at a time.
-        self.most = most
-        self._transfers = transfers
-        self._callbacks = callbacks
-        self._sender = sender
-        self._leadership = leadership
-        self._clock = clock
-        self._prefetches: dict[str, Prefetch] = {}
-        #: Uploads refused by a node.
-        self._refused: set[str] = set()
-        #: Held while an attempt is ended, so that it ends only once.
-        self._ending = asyncio.Lock()
-        #: Prefetches under way, by the uuid on their node.
-        self._sending: dict[str, Prefetch] = {}
+    state: ClusterState
+    spool: Spool
+    client: NodeClient
+    transfers: Transfers
+    callbacks: Callbacks
+    #: The id of this replica.
+    sender: str
+    #: Uploads prefetched at a time.
+    most: int
+    runtime: Runtime
+    _prefetches: dict[str, Prefetch] = field(init=False, default_factory=dict)
+    #: Uploads refused by a node.
+    _refused: set[str] = field(init=False, default_factory=set)
+    #: Held while an attempt is ended, so that it ends only once.
+    _ending: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    #: Prefetches under way, by the uuid on their node.
+    _sending: dict[str, Prefetch] = field(init=False, default_factory=dict)
+    _sends: Controller[str] = field(init=False)
+    _looks: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._sends = Controller(
             "prefetch sends",
             self._send,
             "sends the files of uploads to their node; goes on after the commit, whoever leads then",
-            concurrency=2 * most + 1,
-            clock=clock,
-            at_end=transfers.close,
+            concurrency=2 * self.most + 1,
+            clock=self.runtime.clock,
+            at_end=self.transfers.close,
         )
         self._looks = Controller(
             "prefetch",
@@ -116,12 +104,12 @@ class Prefetcher:
             "chooses a free node while the client still uploads",
             keys=self._keys,
             concurrency=1,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
             at_end=self._drop_all,
         )
-        tasks.watch(self._task_changed)
-        registry.watch(self._look_at_all)
+        self.state.tasks.watch(self._task_changed)
+        self.state.registry.watch(self._look_at_all)
 
     def nodes(self) -> dict[str, int]:
         """Return the node that has files already, by task."""
@@ -139,7 +127,7 @@ class Prefetcher:
         if file.name not in prefetch.names and not is_archive(file.name):  # unpacked here, or deleted by nodes
             prefetch.names.add(file.name)
             prefetch.files += file.name != SEED
-            prefetch.transfer.add(self._spool.path(uuid, file.name), file.size)
+            prefetch.transfer.add(self.spool.path(uuid, file.name), file.size)
 
     def _task_changed(self, entry: Entry) -> None:
         """Drop the prefetch of a task that was removed, or is under way already."""
@@ -153,7 +141,7 @@ class Prefetcher:
 
     async def _keys(self) -> list[str]:
         """Return uploads that another replica prefetched: that is discarded, and may begin anew."""
-        found = (entry for entry in self._tasks.active() if entry.attempt is not None)
+        found = (entry for entry in self.state.tasks.active() if entry.attempt is not None)
         return [entry.task.uuid for entry in found if entry.attempt and entry.attempt.stage is Stage.PREFETCHING]
 
     def loops(self) -> tuple[Loop, ...]:
@@ -164,7 +152,7 @@ class Prefetcher:
             "looks at uploads whose files come in at other replicas",
             scope=Scope.LEADER,
             every=_LOOK,
-            clock=self._clock,
+            clock=self.runtime.clock,
         )
         return (self._sends, self._looks, sweep)
 
@@ -174,13 +162,13 @@ class Prefetcher:
 
     async def _sweep(self) -> None:
         """Look at uploads received by other replicas."""
-        if self._tasks.others and self.most:
-            for entry in self._tasks.active():
+        if self.state.tasks.others and self.most:
+            for entry in self.state.tasks.active():
                 if entry.task.phase is Phase.RECEIVING:
                     self._looks.put(entry.task.uuid)
 
     async def _look(self, uuid: str) -> float | None:
-        entry = self._tasks.get(uuid)
+        entry = self.state.tasks.get(uuid)
         if entry is None or entry.task.phase not in (Phase.RECEIVING, Phase.QUEUED):
             return None
         prefetch = self._prefetches.get(uuid)
@@ -192,8 +180,8 @@ class Prefetcher:
         if why := self._wrong(entry, prefetch):
             await self._discard(entry, why)
             return _SETTLE
-        if self._tasks.others:
-            for file in await self._spool.listing(uuid):
+        if self.state.tasks.others:
+            for file in await self.spool.listing(uuid):
                 self._add(prefetch, uuid, file)
         return _LOOK
 
@@ -204,7 +192,7 @@ class Prefetcher:
             return None
         if self._rests(entry) or uuid in self._refused:
             return None
-        files = [file for file in await self._spool.listing(uuid) if not is_archive(file.name)]
+        files = [file for file in await self.spool.listing(uuid) if not is_archive(file.name)]
         if sum(file.size for file in files) < WORTH:
             return None
         node = self._choose(counted_files(file.name for file in files))
@@ -218,32 +206,32 @@ class Prefetcher:
             node_name=str(node.address),
             node_uuid=node_uuid(uuid, number),
             stage=Stage.PREFETCHING,
-            started_at=self._clock(),
-            sender=self._sender,
+            started_at=self.runtime.clock(),
+            sender=self.sender,
         )
-        async with self._tasks.locked(entry):
+        async with self.state.tasks.locked(entry):
             if entry.task.phase is not Phase.RECEIVING:
                 return None
             text = f"prefetching to {node.address}"
-            await self._tasks.change(entry, text, attempt=attempt, attempts=number)
+            await self.state.tasks.change(entry, text, attempt=attempt, attempts=number)
             self._start(entry.task, attempt, node, files)
         return _LOOK
 
     def _with_room(self) -> list[NodeFacts]:
         """Return the nodes with more free slots than prefetches."""
-        return [node for node in self._registry.facts() if node.free > node.prefetching]
+        return [node for node in self.state.registry.facts() if node.free > node.prefetching]
 
     def _choose(self, files: int) -> Node | None:
         """Return the node for an upload with this many files so far; one that takes twice as many comes first, because
         the upload grows."""
-        free, now = self._with_room(), self._clock()
+        free, now = self._with_room(), self.runtime.clock()
         for count in (2 * files, files):
             if node := best(free, Needs(images=count), now):
-                return self._registry.get(node.id)
+                return self.state.registry.get(node.id)
         return None
 
     def _start(self, task: Task, attempt: Attempt, node: Node, files: list[HeldFile]) -> None:
-        transfer = self._transfers.to(node.address, attempt.node_uuid)
+        transfer = self.transfers.to(node.address, attempt.node_uuid)
         prefetch = self._prefetches[task.uuid] = Prefetch(task, attempt, transfer)
         node.prefetches.add(task.uuid)
         for file in files:
@@ -253,15 +241,15 @@ class Prefetcher:
 
     async def _send(self, key: str) -> None:
         prefetch = self._sending.pop(key, None)
-        node = self._registry.get(prefetch.attempt.node_id) if prefetch is not None else None
+        node = self.state.registry.get(prefetch.attempt.node_id) if prefetch is not None else None
         if prefetch is None:
             return
         prefetch.begun = True
         prefetch.error = NodeUnreachable("the transfer was stopped")
         try:
             if node is not None:
-                task = self._callbacks.for_node(prefetch.task, prefetch.attempt.number)
-                await self._client.init(node.address, task, key, self._callbacks.webhook(task.uuid))
+                task = self.callbacks.for_node(prefetch.task, prefetch.attempt.number)
+                await self.client.init(node.address, task, key, self.callbacks.webhook(task.uuid))
                 await prefetch.transfer.run()
                 prefetch.error = None
         except (NodeError, FilesLost) as error:
@@ -282,7 +270,7 @@ class Prefetcher:
 
     def _wrong(self, entry: Entry, prefetch: Prefetch) -> str:
         """Return why a prefetch is of no use; empty if it is of use."""
-        node = self._registry.get(prefetch.attempt.node_id)
+        node = self.state.registry.get(prefetch.attempt.node_id)
         if prefetch.done.is_set() and prefetch.error is not None:
             if isinstance(prefetch.error, NodeError):
                 self._blame(prefetch, prefetch.error)
@@ -291,7 +279,7 @@ class Prefetcher:
             return "the node was deleted"
         if any(getattr(entry.task, name) != getattr(prefetch.task, name) for name in _SETTINGS):
             return "announced again with other settings"
-        if why := refusal(node.facts(), Needs(images=prefetch.files), self._clock()):
+        if why := refusal(node.facts(), Needs(images=prefetch.files), self.runtime.clock()):
             return f"the node {why}" if why.startswith("takes") else f"the node is {why}"
         return "nothing was uploaded for a while" if self._rests(entry) else ""
 
@@ -302,17 +290,17 @@ class Prefetcher:
         if failure is Failure.REFUSED:
             self._refused.add(uuid)
         else:
-            self._registry.health.set_aside(node_id, RULES[failure].set_aside)
-            self._registry.health.failed(node_id, uuid, failure, str(error), 0.0)
+            self.state.registry.health.set_aside(node_id, RULES[failure].set_aside)
+            self.state.registry.health.failed(node_id, uuid, failure, str(error), 0.0)
 
     def _rests(self, entry: Entry) -> bool:
-        last = max(entry.last_activity, self._spool.last_change(entry.task.uuid))
-        return entry.task.phase is Phase.RECEIVING and self._clock.age(last) > RESTING
+        last = max(entry.last_activity, self.spool.last_change(entry.task.uuid))
+        return entry.task.phase is Phase.RECEIVING and self.runtime.clock.age(last) > RESTING
 
     async def take(self, entry: Entry, node: Node) -> Prefetch | None:
         """Return the prefetch of a task that goes to `node` now. One on another node, or of no use, is discarded."""
         uuid = entry.task.uuid
-        held = {file.name for file in await self._spool.listing(uuid)}
+        held = {file.name for file in await self.spool.listing(uuid)}
         prefetch = self._prefetches.get(uuid)
         if prefetch is None:
             await self._end(entry, "interrupted")
@@ -323,7 +311,7 @@ class Prefetcher:
         if why:
             await self._discard(entry, why)
             return None
-        self._metrics.prefetches.labels("used").inc()
+        self.runtime.metrics.prefetches.labels("used").inc()
         self._pop(uuid)
         return prefetch
 
@@ -337,22 +325,22 @@ class Prefetcher:
             attempt = entry.attempt
             if attempt is None or attempt.stage is not Stage.PREFETCHING:
                 return
-            ended = attempt.ended(self._clock(), DISCARDED, Cleanup.REMOVE)
+            ended = attempt.ended(self.runtime.clock(), DISCARDED, Cleanup.REMOVE)
             with suppress(StaleTask):
                 text = f"prefetch to {attempt.node_name} discarded: {why}"
-                await self._tasks.change(entry, text, attempt=ended)
+                await self.state.tasks.change(entry, text, attempt=ended)
 
     def _drop(self, uuid: str) -> None:
         """Stop a prefetch that is of no use."""
         prefetch = self._pop(uuid)
         if prefetch is not None:
             self._cancel(prefetch)
-            self._metrics.prefetches.labels("discarded").inc()
-            self._metrics.sent.inc(prefetch.transfer.sent_bytes)
+            self.runtime.metrics.prefetches.labels("discarded").inc()
+            self.runtime.metrics.sent.inc(prefetch.transfer.sent_bytes)
 
     def _pop(self, uuid: str) -> Prefetch | None:
         prefetch = self._prefetches.pop(uuid, None)
-        node = self._registry.get(prefetch.attempt.node_id) if prefetch is not None else None
+        node = self.state.registry.get(prefetch.attempt.node_id) if prefetch is not None else None
         if node is not None:
             node.prefetches.discard(uuid)
         return prefetch

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -17,8 +18,7 @@ from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.uploads import Uploads
 from clusterodm.core.quota import Holding, Rank, to_release
 from clusterodm.core.tasks import Phase
-from clusterodm.files.spool import Spool
-from clusterodm.files.trash import Trash
+from clusterodm.files.bundle import Files
 
 _log = structlog.get_logger("room")
 
@@ -35,23 +35,23 @@ _TEXTS: Final = {
 _PHASES: Final = {Rank.LEFTOVER: Phase.FINISHED, Rank.RUNNING: Phase.RUNNING}
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Reclaimer:
     """Release held files."""
 
-    def __init__(
-        self, tasks: Tasks, spool: Spool, uploads: Uploads, trash: Trash, *, release_running: bool, clock: Clock
-    ) -> None:
-        self._tasks = tasks
-        self._spool = spool
-        self._uploads = uploads
-        self._trash = trash
-        self._release_running = release_running
-        self._clock = clock
-        self._began = clock()
+    tasks: Tasks
+    files: Files
+    uploads: Uploads
+    release_running: bool
+    clock: Clock
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.clock()
 
     async def run(self) -> None:
         """Free space whenever an upload finds none, until canceled."""
-        room = self._spool.room
+        room = self.files.spool.room
         while True:
             await room.short.wait()
             room.short.clear()
@@ -63,54 +63,54 @@ class Reclaimer:
 
     async def make_room(self) -> None:
         """Release what the waiting uploads need; nothing if all that may go would not be enough for any of them."""
-        room = self._spool.room
-        if self._tasks.others:
-            await self._spool.measure()
+        room = self.files.spool.room
+        if self.tasks.others:
+            await self.files.spool.measure()
         holdings = [holding async for holding in self._holdings()]
-        missing = room.missing(self._trash.size + sum(holding.size for holding in holdings))
-        missing -= await self._trash.release(missing)
+        missing = room.missing(self.files.trash.size + sum(holding.size for holding in holdings))
+        missing -= await self.files.trash.release(missing)
         for holding in to_release(holdings, missing):
             await self._release(holding)
 
     async def _holdings(self) -> AsyncIterator[Holding]:
-        for uuid in self._spool.room.tasks():
-            entry = await self._tasks.find(uuid)
+        for uuid in self.files.spool.room.tasks():
+            entry = await self.tasks.find(uuid)
             placed = self._rank(entry) if entry is not None and not entry.aside else None
             if placed is not None:
                 rank, since = placed
-                yield Holding(uuid, self._spool.room.of(uuid).size, rank, since)
+                yield Holding(uuid, self.files.spool.room.of(uuid).size, rank, since)
 
     def _rank(self, entry: Entry) -> tuple[Rank, float] | None:
         """Return how early a task's files may go, and since when they are of less use; None if they may not go."""
         match entry.task.phase:
-            case Phase.RECEIVING if self._uploads.idle(entry) > ABANDONED and self._clients_had_time():
-                return Rank.ABANDONED, self._uploads.active_at(entry)
+            case Phase.RECEIVING if self.uploads.idle(entry) > ABANDONED and self._clients_had_time():
+                return Rank.ABANDONED, self.uploads.active_at(entry)
             case Phase.REMOVED:
                 return Rank.ABANDONED, 0.0
             case Phase.FINISHED:
                 return Rank.LEFTOVER, entry.task.finished_at
-            case Phase.RUNNING if self._release_running and entry.attempt is not None:
+            case Phase.RUNNING if self.release_running and entry.attempt is not None:
                 return Rank.RUNNING, entry.attempt.started_at
         return None
 
     def _clients_had_time(self) -> bool:
         """Return True if clients have had time to continue their uploads since the start."""
-        return self._clock.age(self._began) > ABANDONED
+        return self.clock.age(self._began) > ABANDONED
 
     async def _release(self, holding: Holding) -> None:
-        entry = await self._tasks.find(holding.task)
+        entry = await self.tasks.find(holding.task)
         if entry is None:
             return
         if entry.task.phase is Phase.REMOVED:
-            await self._spool.drop(holding.task)
+            await self.files.spool.drop(holding.task)
         elif holding.rank is Rank.ABANDONED:
-            await self._uploads.give_up(entry, ABANDONED, short=True)
+            await self.uploads.give_up(entry, ABANDONED, short=True)
         else:
             await self._release_of(entry, holding.rank)
 
     async def _release_of(self, entry: Entry, rank: Rank) -> None:
         """Release under the task's lock, so that it is not restarted from files that go at this moment."""
-        async with self._tasks.locked(entry):
+        async with self.tasks.locked(entry):
             if entry.task.phase is _PHASES[rank]:
-                await self._spool.drop(entry.task.uuid)
-                await self._tasks.note(entry, _TEXTS[rank])
+                await self.files.spool.drop(entry.task.uuid)
+                await self.tasks.note(entry, _TEXTS[rank])

@@ -9,6 +9,7 @@ All state is stored with the task and its attempt, so that another replica can c
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -32,21 +33,21 @@ _log = structlog.get_logger("redelivery")
 _LONGEST_WORDS: Final = 300
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Redelivery:
     """Carry out what follows when a node reports a failure without a reason."""
 
-    def __init__(self, tasks: Tasks, consoles: Consoles, client: NodeClient, fleet: Fleet, *, clock: Clock) -> None:
-        self._tasks = tasks
-        self._consoles = consoles
-        self._client = client
-        self._fleet = fleet
-        self._clock = clock
+    tasks: Tasks
+    consoles: Consoles
+    client: NodeClient
+    fleet: Fleet
+    clock: Clock
 
     def wait(self, entry: Entry) -> float:
         """Return the seconds until a task is restarted on its node; 0 if it is due now, or not planned."""
         if not awaits_restart(entry.task, entry.attempt):
             return 0.0
-        left = entry.task.not_before - self._clock()
+        left = entry.task.not_before - self.clock()
         return left if 0 < left <= RESTART_BACK_OFF.longest else 0.0  # further ahead: the clock was set back
 
     async def failed(self, entry: Entry, attempt: Attempt, node: Node) -> bool:
@@ -55,7 +56,7 @@ class Redelivery:
         if awaits_restart(entry.task, entry.attempt):
             await self._restart(entry, attempt, node)
             return True
-        last = (await self._consoles.last_line(attempt.task)).strip()[:_LONGEST_WORDS]
+        last = (await self.consoles.last_line(attempt.task)).strip()[:_LONGEST_WORDS]
         problem = f"{attempt.node_name} could not deliver the results" + (f" ({last})" if last else "")
         step = undelivered(attempt.reason, last, self._time_left(attempt, node), chance())
         _log.warning("results not delivered", task=attempt.task, node=attempt.node_name, step=type(step).__name__)
@@ -63,34 +64,34 @@ class Redelivery:
             number, reasoned = restarts(step.reason), msgspec.structs.replace(attempt, reason=step.reason)
             count = f"{span(step.wait)} ({number} of {RESTARTS})"
             text = f"{problem}; restarting the task there in {count}"
-            await self._tasks.change(entry, text, attempt=reasoned, not_before=self._clock() + step.wait)
+            await self.tasks.change(entry, text, attempt=reasoned, not_before=self.clock() + step.wait)
         elif step is not None:
             reasoned = msgspec.structs.replace(attempt, reason=FETCHED)
             text = f"{problem}; fetching them through the node: {step.why}"
-            await self._tasks.advance(entry, Phase.COLLECTING, text, attempt=reasoned, not_before=0.0)
+            await self.tasks.advance(entry, Phase.COLLECTING, text, attempt=reasoned, not_before=0.0)
         return step is not None
 
     async def _restart(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Restart a task on its node. A refusal, or no answer, counts as a restart that did not help."""
-        await self._tasks.change(entry)  # raises StaleTask if the owner has canceled it through another replica
+        await self.tasks.change(entry)  # raises StaleTask if the owner has canceled it through another replica
         try:
-            await self._client.restart(node.address, attempt.node_uuid, None)
+            await self.client.restart(node.address, attempt.node_uuid, None)
         except NodeError as error:
             text = f"{attempt.node_name} could not restart the task: {error}"
-            await self._tasks.change(entry, text, not_before=0.0)
+            await self.tasks.change(entry, text, not_before=0.0)
             return
         # the node's lines begin at 0 again, after this one
-        await self._consoles.append(attempt.task, [f"[clusterodm] restarted on its node: {attempt.reason}"])
-        restarted = msgspec.structs.replace(attempt, console_start=await self._consoles.count(attempt.task))
+        await self.consoles.append(attempt.task, [f"[clusterodm] restarted on its node: {attempt.reason}"])
+        restarted = msgspec.structs.replace(attempt, console_start=await self.consoles.count(attempt.task))
         text = f"restarted on {attempt.node_name} to deliver its results"
-        await self._tasks.change(entry, text, attempt=restarted, not_before=0.0)
+        await self.tasks.change(entry, text, attempt=restarted, not_before=0.0)
 
     def _time_left(self, attempt: Attempt, node: Node) -> float:
         """Return the seconds until the node goes away; infinite if that is not known."""
         record, left = node.record, math.inf
         if record.ends_at:
-            left = record.ends_at - self._clock()
-        provider = self._fleet.providers.get(record.labels.get("provider", ""))
+            left = record.ends_at - self.clock()
+        provider = self.fleet.providers.get(record.labels.get("provider", ""))
         if provider is not None and provider.config.max_runtime > 0:
-            left = min(left, provider.config.max_runtime - self._clock.age(attempt.started_at))
+            left = min(left, provider.config.max_runtime - self.clock.age(attempt.started_at))
         return left

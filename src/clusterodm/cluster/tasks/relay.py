@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -43,15 +44,15 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
     whole: bool
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Relay:
     """Poll nodes for tasks, and append new lines to their consoles."""
 
-    def __init__(self, tasks: Tasks, consoles: Consoles, client: NodeClient) -> None:
-        self._tasks = tasks
-        self._consoles = consoles
-        self._client = client
-        #: Restarts of the console of each attempt, by its uuid on the node.
-        self._restarts: dict[str, int] = {}
+    tasks: Tasks
+    consoles: Consoles
+    client: NodeClient
+    #: Restarts of the console of each attempt, by its uuid on the node.
+    _restarts: dict[str, int] = field(init=False, default_factory=dict)
 
     def forget(self, attempt: Attempt) -> None:
         """Forget an attempt that is over."""
@@ -61,9 +62,9 @@ class Relay:
         """Poll a task with its new lines and a few known ones; each call may take this long. Raises a NodeError."""
         line, known = await self._known(attempt)
         try:
-            snapshot = await self._client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
+            snapshot = await self.client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
         except AnswerTooLarge:
-            snapshot = await self._client.task(node.address, attempt.node_uuid, seconds=seconds)
+            snapshot = await self.client.task(node.address, attempt.node_uuid, seconds=seconds)
             return Poll(snapshot=snapshot, line=line, known=known, whole=False)
         return Poll(snapshot=snapshot, line=line, known=known, whole=True)
 
@@ -72,7 +73,7 @@ class Relay:
         if poll.whole:
             lines = [shortened(line) for line in poll.snapshot.output]
             if lines[: len(poll.known)] == poll.known or not self._may_restart(attempt):
-                await self._consoles.append(attempt.task, lines[len(poll.known) :])
+                await self.consoles.append(attempt.task, lines[len(poll.known) :])
                 return True
             attempt = await self._restart(entry, attempt)
         for pause in (*_PAUSES, None):
@@ -88,15 +89,15 @@ class Relay:
 
     async def _known(self, attempt: Attempt) -> tuple[int, list[str]]:
         """Return the number of the first line to request, and the known lines from there on."""
-        count = await self._consoles.count(attempt.task) - attempt.console_start
+        count = await self.consoles.count(attempt.task) - attempt.console_start
         overlap = min(_OVERLAP, count)
-        known = await self._consoles.read(attempt.task, -overlap) if overlap else b"[]"
+        known = await self.consoles.read(attempt.task, -overlap) if overlap else b"[]"
         return count - overlap, msgspec.json.decode(known, type=list[str])
 
     async def _read(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Copy a console piece by piece, from the first unknown line."""
         line, known = await self._known(attempt)
-        async with aclosing(self._client.output(node.address, attempt.node_uuid, line)) as pieces:
+        async with aclosing(self.client.output(node.address, attempt.node_uuid, line)) as pieces:
             first = await _first(pieces, len(known))
             if first[: len(known)] == known or not self._may_restart(attempt):
                 await self._append(attempt, first[len(known) :])
@@ -104,12 +105,12 @@ class Relay:
                     await self._append(attempt, piece)
                 return
         attempt = await self._restart(entry, attempt)
-        async with aclosing(self._client.output(node.address, attempt.node_uuid, 0)) as pieces:
+        async with aclosing(self.client.output(node.address, attempt.node_uuid, 0)) as pieces:
             async for piece in pieces:
                 await self._append(attempt, piece)
 
     async def _append(self, attempt: Attempt, lines: list[str]) -> None:
-        await self._consoles.append(attempt.task, [shortened(line) for line in lines])
+        await self.consoles.append(attempt.task, [shortened(line) for line in lines])
 
     def _may_restart(self, attempt: Attempt) -> bool:
         return self._restarts.get(attempt.node_uuid, 0) < _RESTARTS
@@ -117,8 +118,8 @@ class Relay:
     async def _restart(self, entry: Entry, attempt: Attempt) -> Attempt:
         """Map the node's line 0 to the next line of the task's console."""
         self._restarts[attempt.node_uuid] = self._restarts.get(attempt.node_uuid, 0) + 1
-        start = await self._consoles.count(attempt.task)
-        return await self._tasks.change_attempt(entry, attempt, console_start=start)
+        start = await self.consoles.count(attempt.task)
+        return await self.tasks.change_attempt(entry, attempt, console_start=start)
 
 
 async def _first(pieces: AsyncGenerator[list[str], None], count: int) -> list[str]:

@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.aio import Clock
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Node, Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.attempts import Failed
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.cluster.tasks.holdings import Holdings
@@ -24,27 +24,24 @@ from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import Attempt, Phase, Stage, node_uuid
 from clusterodm.files.console import Consoles
 from clusterodm.nodeodm import NodeClient, Transfer, Transfers
-from clusterodm.observe import Metrics
 
 _COMMIT_TRIES: Final = 3
 
 
-@dataclass(kw_only=True, eq=False)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Sender:
     """Send attempts; each step returns how it failed, or None."""
 
-    tasks: Tasks
-    registry: Registry
+    state: ClusterState
     prefetcher: Prefetcher
     holdings: Holdings
     consoles: Consoles
     client: NodeClient
     transfers: Transfers
     callbacks: Callbacks
-    metrics: Metrics
-    clock: Clock
+    runtime: Runtime
     #: Transfers under way, by task.
-    under_way: dict[str, Transfer] = field(default_factory=dict)
+    under_way: dict[str, Transfer] = field(init=False, default_factory=dict)
 
     async def begin(self, entry: Entry, node: Node, sender: str) -> Failed | None:
         """Store the choice of a node, and send if `sender` is given; otherwise any replica may claim the attempt."""
@@ -58,17 +55,17 @@ class Sender:
             node_id=node.record.id,
             node_name=str(node.address),
             node_uuid=node_uuid(task.uuid, number),
-            started_at=max(self.clock(), task.committed_at),
+            started_at=max(self.runtime.clock(), task.committed_at),
             console_start=await self.consoles.count(task.uuid),
             sender=sender,
         )
         text = f"attempt {number}: sending to {node.address}"
-        await self.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt, attempts=number)
+        await self.state.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt, attempts=number)
         return await self._send(entry, attempt) if sender else None
 
     async def claim(self, entry: Entry, attempt: Attempt, sender: str) -> Failed | None:
         """Send an attempt that no replica sends yet. Raises StaleTask when another one was faster."""
-        return await self._send(entry, await self.tasks.change_attempt(entry, attempt, sender=sender))
+        return await self._send(entry, await self.state.tasks.change_attempt(entry, attempt, sender=sender))
 
     async def resume(self, entry: Entry, attempt: Attempt) -> Failed | None:
         """Pick up an attempt interrupted by a restart or a failed write: its files are sent anew, but a commit may have
@@ -85,18 +82,18 @@ class Sender:
             attempt = msgspec.structs.replace(
                 prefetch.attempt,
                 stage=Stage.SENDING,
-                started_at=max(self.clock(), entry.task.committed_at),
+                started_at=max(self.runtime.clock(), entry.task.committed_at),
                 console_start=await self.consoles.count(entry.task.uuid),
             )
             count = f"{prefetch.transfer.arrived_files} of {entry.task.file_count} files"
             text = f"attempt {attempt.number}: {count} prefetched to {node.address}, sending the rest"
-            await self.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
+            await self.state.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
             return await self._send(entry, attempt, prefetch)
         finally:
             await self.prefetcher.stop(prefetch)
 
     async def _send(self, entry: Entry, attempt: Attempt, prefetch: Prefetch | None = None) -> Failed | None:
-        node = self.registry.get(attempt.node_id)
+        node = self.state.registry.get(attempt.node_id)
         if node is None:
             return Failed(Failure.DISPATCH, "the node was deleted")
         try:
@@ -109,7 +106,7 @@ class Sender:
         except NodeError as error:
             return Failed(Failure.DISPATCH, str(error))
         images = await self.holdings.expected_images(entry.task.uuid, files)
-        attempt = await self.tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
+        attempt = await self.state.tasks.change_attempt(entry, attempt, stage=Stage.COMMITTING, expected_images=images)
         return await self._commit(entry, attempt, node)
 
     async def _send_files(
@@ -122,7 +119,7 @@ class Sender:
             if prefetch is None or file.name not in prefetch.names:
                 transfer.add(self.holdings.path(uuid, file.name), file.size)
         transfer.end()
-        transfer.elsewhere = partial(self.registry.has_room_elsewhere, entry.task, node.record.id)
+        transfer.elsewhere = partial(self.state.registry.has_room_elsewhere, entry.task, node.record.id)
         transfer.prioritise()
         self.under_way[uuid] = transfer
         try:
@@ -134,7 +131,7 @@ class Sender:
                 await transfer.run()
         finally:
             del self.under_way[uuid]
-            self.metrics.sent.inc(transfer.sent_bytes)
+            self.runtime.metrics.sent.inc(transfer.sent_bytes)
 
     async def _commit(self, entry: Entry, attempt: Attempt, node: Node) -> Failed | None:
         """Start the task on its node, once: after a commit without an answer the node is asked for the task, and the
@@ -169,6 +166,6 @@ class Sender:
 
     async def _now_running(self, entry: Entry, attempt: Attempt, text: str) -> None:
         running = msgspec.structs.replace(attempt, stage=Stage.RUNNING)
-        await self.tasks.advance(
+        await self.state.tasks.advance(
             entry, Phase.RUNNING, text, attempt=running, progress=0, processing_time=-1, node_code=0
         )

@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
-from clusterodm.aio import Clock, Leadership
 from clusterodm.cluster.controller import Controller, Loop
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.state.registry import Node, Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.attempts import Attempts, Failed
 from clusterodm.cluster.tasks.collector import Collector
 from clusterodm.cluster.tasks.redelivery import Redelivery
@@ -29,8 +30,7 @@ from clusterodm.core.tasks import (
     Attempt,
     Phase,
 )
-from clusterodm.files.console import Consoles
-from clusterodm.nodeodm import CALL_TIMEOUT, NodeClient, Snapshot
+from clusterodm.nodeodm import CALL_TIMEOUT, Snapshot
 
 _log = structlog.get_logger("tracker")
 
@@ -50,65 +50,54 @@ _CUT: Final = "[clusterodm] the rest of the output could not be read from the no
 _LONGEST_PAUSE: Final = 30.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Tracker:
     """Poll tasks in the phases RUNNING and COLLECTING."""
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        registry: Registry,
-        attempts: Attempts,
-        collector: Collector,
-        redelivery: Redelivery,
-        consoles: Consoles,
-        client: NodeClient,
-        *,
-        leadership: Leadership,
-        interval: float,
-        lost_after: float,
-        clock: Clock,
-    ) -> None:
-        self._tasks = tasks
-        self._registry = registry
-        self._attempts = attempts
-        self._collector = collector
-        self._redelivery = redelivery
-        self._consoles = consoles
-        self._relay = Relay(tasks, consoles, client)
-        self._interval = interval
-        self._lost_after = lost_after
-        self._clock = clock
+    state: ClusterState
+    attempts: Attempts
+    collector: Collector
+    redelivery: Redelivery
+    relay: Relay
+    interval: float
+    lost_after: float
+    runtime: Runtime
+    _polls: Controller[str] = field(init=False)
+
+    def __post_init__(self) -> None:
         self._polls = Controller(
             "tracker",
             self._follow,
             "polls running tasks, appends console lines, collects results",
             keys=self._keys,
             concurrency=200,
-            leadership=leadership,
-            clock=clock,
+            leadership=self.runtime.leadership,
+            clock=self.runtime.clock,
         )
-        registry.ended.add(self.look)
-        tasks.watch(self._task_changed)
+        self.state.registry.ended.add(self.look)
+        self.state.tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
         entry.unreachable_since, entry.misses = 0.0, 0
         if entry.attempt is not None and entry.task.phase is not Phase.RUNNING:
-            self._relay.forget(entry.attempt)
+            self.relay.forget(entry.attempt)
         if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING):
-            self._polls.put(entry.task.uuid, self._interval / 4 if entry.task.phase is Phase.RUNNING else 0.0)
+            self._polls.put(entry.task.uuid, self.interval / 4 if entry.task.phase is Phase.RUNNING else 0.0)
         else:
             self._polls.cancel(entry.task.uuid)
 
     async def _keys(self) -> list[str]:
         """Return tasks to follow; what an earlier term observed of their nodes does not count."""
-        followed = [entry for entry in self._tasks.active() if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING)]
+        followed = [
+            entry for entry in self.state.tasks.active() if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING)
+        ]
         for entry in followed:
             entry.unreachable_since, entry.misses = 0.0, 0
         return [entry.task.uuid for entry in followed]
 
     def look(self, uuid: str) -> None:
         """Poll a task soon: its node reported a change."""
-        entry = self._tasks.get(uuid)
+        entry = self.state.tasks.get(uuid)
         if entry is not None and entry.task.phase is Phase.RUNNING:
             self._polls.put(uuid)
 
@@ -117,21 +106,21 @@ class Tracker:
         return (self._polls,)
 
     async def _follow(self, uuid: str) -> float | None:
-        entry = self._tasks.get(uuid)
+        entry = self.state.tasks.get(uuid)
         if entry is None or entry.attempt is None or entry.task.phase not in (Phase.RUNNING, Phase.COLLECTING):
             return None
         try:
             step = await self._step(entry, entry.attempt)
             if not isinstance(step, Failed):
                 return step
-            await self._attempts.failed(entry, *step)
+            await self.attempts.failed(entry, *step)
         except StaleTask as stale:
             _log.info("poll superseded", task=uuid, why=str(stale))
         return None
 
     async def _step(self, entry: Entry, attempt: Attempt) -> float | Failed | None:
         """Poll or collect a task; return the seconds until the next time, or how its attempt failed."""
-        node = self._registry.get(attempt.node_id)
+        node = self.state.registry.get(attempt.node_id)
         if node is None:
             return Failed(Failure.UNREACHABLE, "the node was deleted")
         if entry.task.phase is Phase.RUNNING:
@@ -139,15 +128,15 @@ class Tracker:
         return await self._collect(entry, attempt, node)
 
     async def _poll(self, entry: Entry, attempt: Attempt, node: Node) -> float | Failed | None:
-        if wait := self._redelivery.wait(entry):
+        if wait := self.redelivery.wait(entry):
             return wait
         try:
             seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
-            poll = await self._relay.poll(attempt, node, seconds)
+            poll = await self.relay.poll(attempt, node, seconds)
         except NodeForgot as error:
             entry.misses += 1
             if entry.misses < _MISSES:
-                return self._interval
+                return self.interval
             return Failed(Failure.FORGOTTEN, str(error))
         except (NodeUnreachable, NodeRefused) as error:
             return self._unreachable(entry, str(error))
@@ -155,20 +144,20 @@ class Tracker:
         if entry.attempt is not attempt or entry.task.phase is not Phase.RUNNING:
             return None
         failed = await self._apply(entry, attempt, node, poll)
-        return failed or max(self._interval, len(self._polls) / _POLLS_PER_SECOND)
+        return failed or max(self.interval, len(self._polls) / _POLLS_PER_SECOND)
 
     def _unreachable(self, entry: Entry, why: str) -> float | Failed:
         """Give a node up once it has not answered for `lost_after` seconds."""
-        entry.unreachable_since = entry.unreachable_since or self._clock.steady()
+        entry.unreachable_since = entry.unreachable_since or self.runtime.clock.steady()
         if (left := self._left(entry)) > 0:
-            return min(self._interval * 2, 30.0, left)
+            return min(self.interval * 2, 30.0, left)
         return Failed(Failure.UNREACHABLE, why)
 
     def _left(self, entry: Entry) -> float:
         """Return the seconds until the node of a task is given up if it stays silent."""
         if not entry.unreachable_since:
-            return self._lost_after
-        return self._lost_after - (self._clock.steady() - entry.unreachable_since)
+            return self.lost_after
+        return self.lost_after - (self.runtime.clock.steady() - entry.unreachable_since)
 
     async def _apply(self, entry: Entry, attempt: Attempt, node: Node, poll: Poll) -> Failed | None:
         """Keep what a node reports of a task; return how its attempt failed."""
@@ -178,10 +167,10 @@ class Tracker:
         if failed := self._check_count(entry, attempt, snapshot):
             return failed
         code = snapshot.status.code
-        if not await self._relay.keep(entry, attempt, node, poll) and code in _OVER:
-            await self._consoles.append(attempt.task, [_CUT])
+        if not await self.relay.keep(entry, attempt, node, poll) and code in _OVER:
+            await self.relay.consoles.append(attempt.task, [_CUT])
         attempt = entry.attempt or attempt
-        self._tasks.progress(
+        self.state.tasks.progress(
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
             processing_time=_processing_time(snapshot),
@@ -192,12 +181,12 @@ class Tracker:
         if not entry.task.date_created:
             await self._adopt(entry, snapshot)
         if code == COMPLETED_CODE:
-            await self._tasks.advance(
+            await self.state.tasks.advance(
                 entry, Phase.COLLECTING, f"completed on {attempt.node_name}; checking its results", node_code=code
             )
         elif code == FAILED_CODE:
             text = snapshot.status.error_message
-            if text or not await self._redelivery.failed(entry, attempt, node):
+            if text or not await self.redelivery.failed(entry, attempt, node):
                 return Failed.on_node(entry.task, text)
         elif code == CANCELED_CODE:
             return Failed(Failure.CANCELED_THERE)
@@ -218,7 +207,7 @@ class Tracker:
 
     async def _adopt(self, entry: Entry, snapshot: Snapshot) -> None:
         """Take over the description of an imported task from its node."""
-        await self._tasks.change(
+        await self.state.tasks.change(
             entry,
             name=snapshot.name,
             options=snapshot.options,
@@ -230,11 +219,11 @@ class Tracker:
 
     async def _collect(self, entry: Entry, attempt: Attempt, node: Node) -> float | Failed | None:
         try:
-            await self._collector.collect(entry, attempt, node)
+            await self.collector.collect(entry, attempt, node)
         except (NodeForgot, NodeRefused, BadResults) as error:
             entry.misses += 1
             if entry.misses < _RESULT_TRIES:
-                return min(_LONGEST_PAUSE, self._interval * 2.0**entry.misses)
+                return min(_LONGEST_PAUSE, self.interval * 2.0**entry.misses)
             failure = Failure.NOT_DELIVERED if attempt.reason == FETCHED else Failure.NO_RESULTS
             return Failed(failure, str(error))
         except NodeUnreachable as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from clusterodm.aio import Clock
@@ -34,51 +35,53 @@ class Arrival(NamedTuple):
     began_at: float
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Uploads:
     """Count, expire and drop uploads."""
 
-    def __init__(self, tasks: Tasks, spool: Spool, metrics: Metrics, *, flood_limit: int, clock: Clock) -> None:
-        self._tasks = tasks
-        self._spool = spool
-        self._metrics = metrics
-        self._flood_limit = flood_limit
-        self._clock = clock
-        #: `/task/new` requests under way, by uuid.
-        self._arriving: dict[str, Arrival] = {}
-        #: Callers of uploads that began here, and of those about to begin.
-        self._callers: dict[str, str] = {}
-        self._admitted: Counter[tuple[str, str]] = Counter()
-        #: Owners of dropped uploads, and the reasons.
-        self._dropped: OrderedDict[str, tuple[str, str]] = OrderedDict()
-        tasks.watch(self._task_changed)
+    tasks: Tasks
+    spool: Spool
+    flood_limit: int
+    clock: Clock
+    metrics: Metrics
+    #: `/task/new` requests under way, by uuid.
+    _arriving: dict[str, Arrival] = field(init=False, default_factory=dict)
+    #: Callers of uploads that began here, and of those about to begin.
+    _callers: dict[str, str] = field(init=False, default_factory=dict)
+    _admitted: Counter[tuple[str, str]] = field(init=False, default_factory=Counter)
+    #: Owners of dropped uploads, and the reasons.
+    _dropped: OrderedDict[str, tuple[str, str]] = field(init=False, default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self.tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
         """Abort transfers of an upload that another replica removed."""
         if entry.task.phase is not Phase.RECEIVING:
             self._callers.pop(entry.task.uuid, None)
         if entry.task.phase is Phase.REMOVED:
-            self._spool.abort(entry.task.uuid)
+            self.spool.abort(entry.task.uuid)
 
     def open(self) -> list[Entry]:
         """Return all uncommitted uploads."""
-        return [entry for entry in self._tasks.active() if entry.task.phase is Phase.RECEIVING]
+        return [entry for entry in self.tasks.active() if entry.task.phase is Phase.RECEIVING]
 
     def active_at(self, entry: Entry) -> float:
         """Return when the last bytes came; now while a request is being received."""
-        if self._spool.receives(entry.task.uuid):
-            return self._clock()
-        return max(entry.task.created_at, entry.last_activity, self._spool.last_change(entry.task.uuid))
+        if self.spool.receives(entry.task.uuid):
+            return self.clock()
+        return max(entry.task.created_at, entry.last_activity, self.spool.last_change(entry.task.uuid))
 
     def idle(self, entry: Entry) -> float:
         """Return the seconds since the last bytes."""
-        return max(0.0, self._clock.age(self.active_at(entry)))
+        return max(0.0, self.clock.age(self.active_at(entry)))
 
     @contextmanager
     def admitted(self, caller: str, uuid: str) -> Iterator[None]:
         """Count an upload that is not listed yet while the block runs. Raises BadRequest when its caller has too many
         others in progress."""
-        if self._flood_limit and self._count(caller, uuid) >= self._flood_limit:
-            raise BadRequest(f"Too many uploads at the same time (at most {self._flood_limit}), try again later")
+        if self.flood_limit and self._count(caller, uuid) >= self.flood_limit:
+            raise BadRequest(f"Too many uploads at the same time (at most {self.flood_limit}), try again later")
         key = (caller, uuid)
         self._admitted[key] += 1
         try:
@@ -102,13 +105,13 @@ class Uploads:
 
     def arrivals(self) -> list[Arrival]:
         """Return the `/task/new` requests under way in this process that are no tasks yet."""
-        return [each for each in self._arriving.values() if self._tasks.get(each.uuid) is None]
+        return [each for each in self._arriving.values() if self.tasks.get(each.uuid) is None]
 
     def cut(self, arrival: Arrival, *, why: str) -> None:
         """Abort a `/task/new` request under way; its files are deleted."""
         self._remember(arrival.uuid, arrival.owner, why)
-        self._spool.abort(arrival.uuid)
-        self._metrics.uploads_dropped.labels("removed").inc()
+        self.spool.abort(arrival.uuid)
+        self.metrics.uploads_dropped.labels("removed").inc()
 
     def check_cut(self, uuid: str, owner: str) -> None:
         """Raise BadRequest for an aborted `/task/new`."""
@@ -123,7 +126,7 @@ class Uploads:
     def arriving(self, uuid: str, owner: str) -> Iterator[None]:
         """Register a `/task/new` request while the block runs."""
         self._dropped.pop(uuid, None)
-        self._arriving[uuid] = Arrival(uuid, owner, self._clock())
+        self._arriving[uuid] = Arrival(uuid, owner, self.clock())
         try:
             yield
         finally:
@@ -139,12 +142,12 @@ class Uploads:
     async def remove(self, entry: Entry, *, by: str, why: str = "") -> bool:
         """Remove an upload with its files, here and on the node of a prefetch; return False if it is over already. An
         owner who continues it is told why."""
-        async with self._tasks.locked(entry):
+        async with self.tasks.locked(entry):
             return await self._drop(entry, f"removed by {by} before its commit", why, outcome="removed")
 
     async def give_up(self, entry: Entry, rest: float, *, short: bool) -> bool:
         """Remove an upload idle for this many seconds; return False if it is not, or is over already."""
-        async with self._tasks.locked(entry):
+        async with self.tasks.locked(entry):
             idle = self.idle(entry)
             if idle < rest:
                 return False
@@ -158,12 +161,12 @@ class Uploads:
         if task.phase is not Phase.RECEIVING:
             return False
         try:
-            await self._tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended(entry.attempt))
+            await self.tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended(entry.attempt))
         except StaleTask:
             return False
         self._remember(task.uuid, task.owner, why)
-        await self._spool.drop(task.uuid)
-        self._metrics.uploads_dropped.labels(outcome).inc()
+        await self.spool.drop(task.uuid)
+        self.metrics.uploads_dropped.labels(outcome).inc()
         return True
 
     def _remember(self, uuid: str, owner: str, why: str) -> None:
@@ -175,4 +178,4 @@ class Uploads:
         """Return the ended attempt of a prefetch, to be removed on its node."""
         if attempt is None or attempt.stage is not Stage.PREFETCHING:
             return None
-        return attempt.ended(self._clock(), _GIVEN_UP, Cleanup.REMOVE)
+        return attempt.ended(self.clock(), _GIVEN_UP, Cleanup.REMOVE)

@@ -32,7 +32,7 @@ class Waits:
     def __init__(self, consoles: Consoles, outlook: Outlook, clock: Clock) -> None:
         self._consoles = consoles
         self._clock = clock
-        self._outlook = outlook
+        self.outlook = outlook
         self._stuck: Mapping[str, Wait] = {}
         #: Since when (monotonic) each task is stuck, and what its owner was told.
         self._since: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Waits:
         self._stuck = stuck = {
             uuid: wait if wait.never else Wait(texts[uuid], stuck=True)
             for uuid, wait in stuck.items()
-            if wait.never or (machines_known and uuid not in self._outlook.served)
+            if wait.never or (machines_known and uuid not in self.outlook.served)
         }
         self._since = {uuid: self._since.get(uuid, now) for uuid in stuck}
         self._written = {uuid: text for uuid, text in self._written.items() if uuid in stuck}
