@@ -19,13 +19,13 @@ from aiohttp import web
 from clusterodm.admin.operations import machines as admin
 from clusterodm.aio import BACKOFF, Clock
 from clusterodm.auth import JobTokens
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.machines.absence import SETTLE
 from clusterodm.core.errors import ClusterError, StaleMachine
 from clusterodm.core.machines import ALIVE, Machine, State
 from clusterodm.core.scaling import Offering
 from clusterodm.providers import bounded
 from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.server.context import Context
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from clusterodm.testing import FakeMachine, World

@@ -17,7 +17,6 @@ from aiohttp import web
 
 from clusterodm.admin.operations import machines
 from clusterodm.cluster import replicas
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.tasks import dispatcher
 from clusterodm.core.machines import State
@@ -27,6 +26,7 @@ from clusterodm.devnode import Knobs, running_devnode
 from clusterodm.files.spool import Spool
 from clusterodm.server import schedule
 from clusterodm.server.app import Cluster, running_cluster
+from clusterodm.server.context import Context
 from clusterodm.settings import load_settings
 from tests.postgres import Server
 from tests.providers.support import running_cloud

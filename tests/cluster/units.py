@@ -17,7 +17,6 @@ import aiohttp
 
 from clusterodm.aio import Clock
 from clusterodm.auth import JobTokens
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.placement import Placer
@@ -27,6 +26,7 @@ from clusterodm.core.files import Manifest
 from clusterodm.core.nodes import make_address
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.server.context import Context
 from clusterodm.server.schedule import Part
 from clusterodm.settings import load_settings
 from clusterodm.store import Store

@@ -15,13 +15,13 @@ from clusterodm.admin.operations import machines, nodes, tasks
 from clusterodm.admin.operations.operation import Operation
 from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NodeId, Nothing, TaskId, UploadId
 from clusterodm.admin.operations.table import ROUTES
-from clusterodm.cluster.context import Context
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.core.errors import Malformed
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: How a path names the subject of an operation.
-_SUBJECTS: Final[dict[type[Any], Callable[[Context, Any], Any]]] = {
+_SUBJECTS: Final[dict[type[Any], Callable[[OperatorPlane, Any], Any]]] = {
     NodeId: lambda cluster, path: nodes.by_id(cluster, path.id),
     TaskId: lambda cluster, path: tasks.find(cluster, path.uuid),
     MachineId: lambda cluster, path: machines.find(cluster, path.machine),
@@ -30,7 +30,7 @@ _SUBJECTS: Final[dict[type[Any], Callable[[Context, Any], Any]]] = {
 }
 
 
-def add_operations(app: web.Application, cluster: Context) -> None:
+def add_operations(app: web.Application, cluster: OperatorPlane) -> None:
     """Route every operation that has a route."""
     for operation in ROUTES:
         app.router.add_route(operation.method, _pattern(operation.path), _handler(cluster, operation))
@@ -41,7 +41,7 @@ def _pattern(path: str) -> str:
     return path.replace("{id}", r"{id:\d+}").replace("{uuid}", "{uuid:[0-9a-fA-F-]{4,36}}")
 
 
-def _handler(cluster: Context, operation: Operation) -> Handler:
+def _handler(cluster: OperatorPlane, operation: Operation) -> Handler:
     find = _SUBJECTS.get(operation.subject)
 
     async def handle(request: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from clusterodm.cluster.context import Context
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.durations import elapsed
 from clusterodm.core.estimates import Pace, Running, pace, waits
@@ -37,7 +37,7 @@ class Guesses(msgspec.Struct, frozen=True):
         return (0, None) if place is None else (place + 1, self.expected[place])
 
     @classmethod
-    async def now(cls, cluster: Context) -> Guesses:
+    async def now(cls, cluster: OperatorPlane) -> Guesses:
         """Estimate from the present state of the cluster."""
         known, clock = await _pace(cluster), cluster.clock()
         entries = list(cluster.tasks.active())
@@ -66,7 +66,7 @@ def _shown(expected: float | None, passed_over: bool) -> float | None:
     return None if expected == 0.0 and passed_over else expected
 
 
-async def _pace(cluster: Context) -> Pace:
+async def _pace(cluster: OperatorPlane) -> Pace:
     """Return the pace of recent tasks, computed once a minute."""
     known = cluster.tasks.pace
     now = cluster.clock.steady()

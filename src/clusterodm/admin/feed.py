@@ -13,7 +13,7 @@ import msgspec
 
 from clusterodm.admin.estimates import Guesses
 from clusterodm.admin.operations import figures, machines, nodes, tasks
-from clusterodm.cluster.context import Context
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.cluster.state.entry import Entry
 
 #: Seconds between two ticks.
@@ -48,7 +48,7 @@ def event(kind: str, value: Any) -> bytes:
 class Feed:
     """Watches tasks, nodes and machines, and sends changes to watchers."""
 
-    def __init__(self, cluster: Context) -> None:
+    def __init__(self, cluster: OperatorPlane) -> None:
         self._cluster = cluster
         self._watchers: set[asyncio.Queue[bytes]] = set()
         self._changed: dict[str, Entry] = {}

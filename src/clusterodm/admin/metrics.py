@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from clusterodm import __version__
 from clusterodm.admin.operations import uploads
-from clusterodm.cluster.context import Context
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.machines import State
 from clusterodm.core.nodes import Origin
@@ -45,7 +45,7 @@ GAUGES: Final[dict[str, tuple[str, list[str]]]] = {
 class LiveGauges(Collector):
     """Gauges that are looked up for each scrape."""
 
-    def __init__(self, cluster: Context) -> None:
+    def __init__(self, cluster: OperatorPlane) -> None:
         self._cluster = cluster
 
     def describe(self) -> list[Metric]:
@@ -92,7 +92,7 @@ def _sum(counted: Iterable[Counter[str]]) -> Counter[str]:
     return total
 
 
-def _add_uploads(gauges: dict[str, GaugeMetricFamily], cluster: Context) -> None:
+def _add_uploads(gauges: dict[str, GaugeMetricFamily], cluster: OperatorPlane) -> None:
     gauges["clusterodm_upload_bytes"].add_metric([], uploads.held_bytes(cluster))
     states = uploads.count(cluster)
     for state in uploads.STATES:
@@ -109,6 +109,6 @@ def _add_node(gauges: dict[str, GaugeMetricFamily], node: Node) -> None:
         gauges["clusterodm_node_slots"].add_metric([name, state], count)
 
 
-def exposition(cluster: Context) -> bytes:
+def exposition(cluster: OperatorPlane) -> bytes:
     """Return the metrics in the text format of Prometheus."""
     return generate_latest(cluster.metrics.registry)

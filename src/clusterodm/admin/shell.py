@@ -14,9 +14,9 @@ from clusterodm import __version__
 from clusterodm.admin.guard import same
 from clusterodm.admin.operations.operation import Operation
 from clusterodm.admin.operations.table import VERBS
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.text import LineReader
 from clusterodm.admin.verbs import carry_out, help_lines
-from clusterodm.cluster.context import Context
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError
 from clusterodm.core.names import printable
@@ -36,7 +36,7 @@ _LOGIN_TIME: Final = 60.0
 class Shell:
     """Serves sessions."""
 
-    def __init__(self, cluster: Context) -> None:
+    def __init__(self, cluster: OperatorPlane) -> None:
         self._cluster = cluster
         self._password = cluster.settings.admin_pass.get_secret_value()
         self._sessions = 0

@@ -17,8 +17,8 @@ from clusterodm.admin.operations import machines, nodes, tasks, uploads
 from clusterodm.admin.operations.operation import Operation, Verb
 from clusterodm.admin.operations.parameters import AnyMachineId, MachineId, NewNode, NodeId, TaskId, UploadId
 from clusterodm.admin.operations.table import VERBS
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import Done, MachineDetail, MachinePlan, MachineView, NodeView, TaskView, UploadPage
-from clusterodm.cluster.context import Context
 from clusterodm.core.errors import BadRequest, NodeNotFound, TaskNotFound
 from clusterodm.http import answers
 
@@ -33,7 +33,7 @@ class Invalid(BadRequest):
     """Wrong parameters of a command."""
 
 
-async def carry_out(cluster: Context, operation: Operation, words: list[str]) -> str | list[str]:
+async def carry_out(cluster: OperatorPlane, operation: Operation, words: list[str]) -> str | list[str]:
     """Carry out a command; return its answer. Raises ClusterError for what has no answer of its own."""
     verb = operation.shell or Verb("")
     try:
@@ -52,7 +52,7 @@ async def carry_out(cluster: Context, operation: Operation, words: list[str]) ->
 
 
 async def _arguments(
-    cluster: Context, operation: Operation, verb: Verb, words: list[str]
+    cluster: OperatorPlane, operation: Operation, verb: Verb, words: list[str]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the subject, if the operation has one, and its parameters."""
     if operation.parameters is NewNode:
@@ -93,7 +93,7 @@ def _number(word: str) -> int:
 
 
 #: How a word names the subject of an operation.
-_SUBJECTS: Final[dict[type[Any], Callable[[Context, str], Any]]] = {
+_SUBJECTS: Final[dict[type[Any], Callable[[OperatorPlane, str], Any]]] = {
     NodeId: lambda cluster, word: nodes.by_number(cluster, _number(word)),
     TaskId: tasks.find,
     MachineId: machines.find,

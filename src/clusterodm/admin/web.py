@@ -20,9 +20,8 @@ from clusterodm.admin.feed import Feed
 from clusterodm.admin.guard import HEADERS, Guard
 from clusterodm.admin.metrics import exposition
 from clusterodm.admin.operations import nodes, original, tasks
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.aio import Clock
-from clusterodm.cluster.context import Context
-from clusterodm.cluster.delivery import deliver
 from clusterodm.core.cluster import PROGRAM
 from clusterodm.core.errors import ClusterError, ConfigError
 from clusterodm.http import answers
@@ -45,7 +44,7 @@ _KINDS: Final = {
 }
 
 
-def make_admin_app(cluster: Context, feed: Feed) -> web.Application:
+def make_admin_app(cluster: OperatorPlane, feed: Feed) -> web.Application:
     """Make the web application of the admin port. Raises ConfigError for an unsafe combination of settings."""
     guard = Guard(cluster.settings, cluster.clock)
     middlewares = [_guarding(guard)]
@@ -107,7 +106,7 @@ def _error(status: int, text: str) -> web.Response:
     return web.json_response({"error": text}, status=status)
 
 
-def _add_others(app: web.Application, cluster: Context, feed: Feed) -> None:
+def _add_others(app: web.Application, cluster: OperatorPlane, feed: Feed) -> None:
     described = msgspec.json.encode(openapi.document())
 
     async def document(request: web.Request) -> web.Response:
@@ -121,7 +120,7 @@ def _add_others(app: web.Application, cluster: Context, feed: Feed) -> None:
 
     async def download(request: web.Request) -> web.StreamResponse:
         entry = await tasks.find(cluster, request.match_info["uuid"])
-        return await deliver(request, cluster, entry, request.match_info["asset"])
+        return await cluster.delivery.deliver(request, entry, request.match_info["asset"])
 
     async def alive(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -172,7 +171,7 @@ async def _page(request: web.Request) -> web.Response:
 # The original's paths
 
 
-def _add_original(app: web.Application, cluster: Context) -> None:
+def _add_original(app: web.Application, cluster: OperatorPlane) -> None:
     async def info(request: web.Request) -> web.Response:
         return answer({"name": PROGRAM, "version": __version__})
 

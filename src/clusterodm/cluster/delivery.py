@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import Final
@@ -18,17 +19,18 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.tasks.collector import results_gone, why_no_results
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.tasks.collector import Collector, results_gone, why_no_results
 from clusterodm.core.assets import FOLDERS
 from clusterodm.core.conditional import judge
 from clusterodm.core.errors import BadRequest, ClientGone, NodeError, NodeForgot, NodeRefused, ProviderError
 from clusterodm.core.tasks import has_results
-from clusterodm.files.results import ARCHIVE, Content, Packed, find_asset
+from clusterodm.files.results import ARCHIVE, Content, Packed, Results, find_asset
 from clusterodm.http.zero_copy import Splicer, flushed, lane
-from clusterodm.nodeodm import Download
-from clusterodm.providers import Bucket
+from clusterodm.nodeodm import Download, NodeClient
+from clusterodm.observe import Metrics
+from clusterodm.providers import Bucket, Fleet
 
 #: A name that needs no quotes (RFC 9110).
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -38,33 +40,88 @@ _PASSED: Final = ("Content-Type", "Content-Length", "Content-Range", "Accept-Ran
 _FORWARDED: Final = ("Range", "If-Range")
 
 
-async def deliver(request: web.Request, cluster: Context, entry: Entry, asset: str) -> web.StreamResponse:
-    """Answer with `all.zip` or with one file out of it. Raises BadRequest when the task has none, and NodeError."""
-    if not has_results(entry.task, entry.attempt):
-        raise BadRequest("Asset not ready")
-    content = await _content(cluster, entry, asset, head=request.method == "HEAD")
-    if content is None:
-        return await _stream(request, cluster, entry)
-    try:
-        return await _send(request, cluster, content, _attachment(asset))
-    finally:
-        content.close()
+@dataclass(kw_only=True, slots=True, eq=False)
+class Delivery:
+    """Answers requests for results."""
 
+    registry: Registry
+    collector: Collector
+    client: NodeClient
+    results: Results
+    fleet: Fleet
+    #: True if clients fetch from buckets themselves.
+    redirect: bool
+    metrics: Metrics
 
-async def _content(cluster: Context, entry: Entry, asset: str, *, head: bool) -> Content | None:
-    """Return the content from disk or from a bucket; None if the whole archive is to be streamed from its node. An
-    asset of an archive that is still on its node pulls that here first. HEAD of an object in a bucket is answered
-    here: a signed URL is valid for GET alone."""
-    kept = cluster.results.whole(entry.task.uuid)
-    bucket = cluster.autoscaler.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
-    if kept is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
-        folder, redirect = entry.attempt.node_uuid, cluster.settings.results_from_s3 == "redirect" and not head
-        if content := await _in_bucket(bucket, folder, asset, redirect=redirect):
-            return content
-    if asset == ARCHIVE:
-        return kept
-    await cluster.collector.archive(entry)
-    return await cluster.results.asset(entry.task.uuid, asset)
+    async def deliver(self, request: web.Request, entry: Entry, asset: str) -> web.StreamResponse:
+        """Answer with `all.zip` or with one file out of it. Raises BadRequest when the task has none, and NodeError."""
+        if not has_results(entry.task, entry.attempt):
+            raise BadRequest("Asset not ready")
+        content = await self._content(entry, asset, head=request.method == "HEAD")
+        if content is None:
+            return await self._stream(request, entry)
+        try:
+            return await self._send(request, content, _attachment(asset))
+        finally:
+            content.close()
+
+    async def _content(self, entry: Entry, asset: str, *, head: bool) -> Content | None:
+        """Return the content from disk or from a bucket; None if the whole archive is to be streamed from its node. An
+        asset of an archive that is still on its node pulls that here first. HEAD of an object in a bucket is answered
+        here: a signed URL is valid for GET alone."""
+        kept = self.results.whole(entry.task.uuid)
+        bucket = self.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
+        if kept is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
+            folder, redirect = entry.attempt.node_uuid, self.redirect and not head
+            if content := await _in_bucket(bucket, folder, asset, redirect=redirect):
+                return content
+        if asset == ARCHIVE:
+            return kept
+        await self.collector.archive(entry)
+        return await self.results.asset(entry.task.uuid, asset)
+
+    async def _send(self, request: web.Request, content: Content, headers: dict[str, str]) -> web.StreamResponse:
+        """Answer a request for content whose bytes are at hand: whole, in part, or not modified."""
+        verdict = judge(request.headers, size=content.size, etag=content.etag, modified=content.modified)
+        headers = headers | {"Accept-Ranges": "bytes"}
+        headers |= {"ETag": content.etag} if content.etag else {}
+        headers |= {"Last-Modified": formatdate(content.modified, usegmt=True)} if content.modified else {}
+        headers |= {"Content-Range": part} if (part := verdict.content_range(content.size)) else {}
+        if verdict.status not in (200, 206):
+            return web.Response(status=verdict.status, headers=headers)
+        response = web.StreamResponse(status=verdict.status, headers=headers)
+        response.content_length = verdict.length
+        await response.prepare(request)
+        if request.method == "HEAD":
+            await response.write_eof()
+            return response
+        with lane(request, verdict.length) as free:
+            if free is not None and content.place is not None:
+                path, first = content.place
+                sent = await _along(request, free, path, first + verdict.start, verdict.length)
+                await response.write_eof()
+            else:
+                async with aclosing(content.blocks(verdict.start, verdict.length)) as blocks:
+                    sent = await _write(request, lambda: anext(blocks, b""), response)
+        self.metrics.delivered.inc(sent)
+        return response
+
+    async def _stream(self, request: web.Request, entry: Entry) -> web.StreamResponse:
+        """Stream a node's response through."""
+        node = self.registry.get(entry.attempt.node_id) if entry.attempt else None
+        if entry.attempt is None or node is None:
+            raise results_gone(entry.attempt)
+        forwarded = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        try:
+            async with Download(self.client, node.address, entry.attempt.node_uuid, ARCHIVE, forwarded) as answer:
+                passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
+                response = web.StreamResponse(status=answer.status, headers=_attachment(ARCHIVE) | passed)
+                await response.prepare(request)
+                sent = await _through(request, answer, response) if request.method != "HEAD" else 0
+                self.metrics.delivered.inc(sent)
+                return response
+        except (NodeForgot, NodeRefused) as error:
+            raise why_no_results(entry.attempt, error) from None
 
 
 def _attachment(asset: str) -> dict[str, str]:
@@ -126,35 +183,6 @@ def _out_of_bucket(bucket: Bucket, key: str, size: int, etag: str, asset: str) -
 # Sending
 
 
-async def _send(
-    request: web.Request, cluster: Context, content: Content, headers: dict[str, str]
-) -> web.StreamResponse:
-    """Answer a request for content whose bytes are at hand: whole, in part, or not modified."""
-    verdict = judge(request.headers, size=content.size, etag=content.etag, modified=content.modified)
-    headers = headers | {"Accept-Ranges": "bytes"}
-    headers |= {"ETag": content.etag} if content.etag else {}
-    headers |= {"Last-Modified": formatdate(content.modified, usegmt=True)} if content.modified else {}
-    headers |= {"Content-Range": part} if (part := verdict.content_range(content.size)) else {}
-    if verdict.status not in (200, 206):
-        return web.Response(status=verdict.status, headers=headers)
-    response = web.StreamResponse(status=verdict.status, headers=headers)
-    response.content_length = verdict.length
-    await response.prepare(request)
-    if request.method == "HEAD":
-        await response.write_eof()
-        return response
-    with lane(request, verdict.length) as free:
-        if free is not None and content.place is not None:
-            path, first = content.place
-            sent = await _along(request, free, path, first + verdict.start, verdict.length)
-            await response.write_eof()
-        else:
-            async with aclosing(content.blocks(verdict.start, verdict.length)) as blocks:
-                sent = await _write(request, lambda: anext(blocks, b""), response)
-    cluster.metrics.delivered.inc(sent)
-    return response
-
-
 async def _along(request: web.Request, free: Splicer, path: Path, start: int, length: int) -> int:
     """Send a part of a file by sendfile; return how many bytes were sent."""
     try:
@@ -166,24 +194,6 @@ async def _along(request: web.Request, free: Splicer, path: Path, start: int, le
         _cut(request)
         raise ClientGone("results went away in the middle of a download")
     return sent
-
-
-async def _stream(request: web.Request, cluster: Context, entry: Entry) -> web.StreamResponse:
-    """Stream a node's response through."""
-    node = cluster.registry.get(entry.attempt.node_id) if entry.attempt else None
-    if entry.attempt is None or node is None:
-        raise results_gone(entry.attempt)
-    forwarded = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
-    try:
-        async with Download(cluster.client, node.address, entry.attempt.node_uuid, ARCHIVE, forwarded) as answer:
-            passed = {name: answer.headers[name] for name in _PASSED if name in answer.headers}
-            response = web.StreamResponse(status=answer.status, headers=_attachment(ARCHIVE) | passed)
-            await response.prepare(request)
-            sent = await _through(request, answer, response) if request.method != "HEAD" else 0
-            cluster.metrics.delivered.inc(sent)
-            return response
-    except (NodeForgot, NodeRefused) as error:
-        raise why_no_results(entry.attempt, error) from None
 
 
 async def _through(request: web.Request, answer: Download, response: web.StreamResponse) -> int:

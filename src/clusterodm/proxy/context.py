@@ -4,23 +4,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
 
-from clusterodm.auth import SHARED_OWNER, Grant
-from clusterodm.cluster.context import Context
+from clusterodm.aio import Clock
+from clusterodm.auth import SHARED_OWNER, Authenticator, Grant, JobTokens
+from clusterodm.cluster.delivery import Delivery
+from clusterodm.cluster.replicas import Replicas
+from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.tasks.claims import Claims
+from clusterodm.cluster.tasks.control import Control
+from clusterodm.cluster.tasks.intake import Intake
+from clusterodm.cluster.tasks.photos import Photos
+from clusterodm.cluster.tasks.submodels import Submodels
 from clusterodm.core.errors import Unauthorized
 from clusterodm.core.forwarding import network_of
+from clusterodm.files.console import Consoles
+from clusterodm.files.spool import Spool
 from clusterodm.http.forwarded import Proxies
 from clusterodm.http.logins import Logins
+from clusterodm.nodeodm import NodeClient
+from clusterodm.observe import Metrics
+from clusterodm.settings import Settings
 
-CONTEXT: Final = web.AppKey("context", Context)
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPlane:
+    """The parts of a cluster that clients reach."""
+
+    settings: Settings
+    clock: Clock
+    tasks: Tasks
+    registry: Registry
+    replicas: Replicas
+    intake: Intake
+    control: Control
+    submodels: Submodels
+    claims: Claims
+    consoles: Consoles
+    spool: Spool
+    photos: Photos
+    client: NodeClient
+    delivery: Delivery
+    authenticator: Authenticator
+    jobs: JobTokens
+    metrics: Metrics
+
+
+CONTEXT: Final = web.AppKey("context", ClientPlane)
 PROXIES: Final = web.AppKey("proxies", Proxies)
 LOGINS: Final = web.AppKey("logins", Logins)
 
 
-def context(request: web.Request) -> Context:
+def context(request: web.Request) -> ClientPlane:
     """Return the cluster that a request is for."""
     return request.app[CONTEXT]
 

@@ -9,7 +9,6 @@ from urllib.parse import quote
 from aiohttp import web
 from yarl import URL
 
-from clusterodm.cluster.delivery import deliver
 from clusterodm.core.tasks import has_results
 from clusterodm.proxy.context import caller, context
 
@@ -23,4 +22,4 @@ async def download(request: web.Request) -> web.StreamResponse:
     asset, prefix = request.match_info["asset"], cluster.settings.downloads_from_s3
     if prefix and has_results(entry.task, entry.attempt):
         raise web.HTTPFound(URL(f"{prefix.rstrip('/')}/{entry.task.uuid}/{quote(asset)}", encoded=True))
-    return await deliver(request, cluster, entry, asset)
+    return await cluster.delivery.deliver(request, entry, asset)

@@ -18,9 +18,9 @@ from typing import Final, cast
 from aiohttp import web
 
 from clusterodm.auth import Grant
-from clusterodm.cluster.context import Context
 from clusterodm.core.tasks import visible
 from clusterodm.http.connections import Connections
+from clusterodm.proxy.context import ClientPlane
 
 #: A request without a body, of well-formed lines only. A request that a proxy in front could read differently from the
 #: web server does not match.
@@ -45,7 +45,7 @@ _LINE: Final = re.compile(r"-?\d{1,15}")
 class FastPath:
     """Answers polling requests from memory."""
 
-    def __init__(self, cluster: Context, connections: Connections) -> None:
+    def __init__(self, cluster: ClientPlane, connections: Connections) -> None:
         self._cluster = cluster
         self.connections = connections
         self._date = (0, b"")

@@ -7,13 +7,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from clusterodm.auth import Grant
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.tasks.intake import Announcement
 from clusterodm.core.errors import BadRequest, ClusterError, SpoolFull
 from clusterodm.http import answers
 from clusterodm.http.forms import Form, open_form, read_fields
 from clusterodm.http.render import json_answer
-from clusterodm.proxy.context import caller, caller_name, cluster_url, context
+from clusterodm.proxy.context import ClientPlane, caller, caller_name, cluster_url, context
 
 
 async def init(request: web.Request) -> web.Response:
@@ -83,7 +82,7 @@ async def new(request: web.Request) -> web.Response:
     return json_answer({"uuid": uuid})
 
 
-async def _no_room(cluster: Context, request: web.Request) -> BadRequest | SpoolFull | None:
+async def _no_room(cluster: ClientPlane, request: web.Request) -> BadRequest | SpoolFull | None:
     """Return the error of a body that there is no room for; None if there is."""
     try:
         await cluster.spool.room.admit(request.content_length or 0)
@@ -92,7 +91,7 @@ async def _no_room(cluster: Context, request: web.Request) -> BadRequest | Spool
     return None
 
 
-def _check(cluster: Context, form: Form, name: str) -> None:
+def _check(cluster: ClientPlane, form: Form, name: str) -> None:
     """Raise BadRequest for a file that is not accepted, or one too many."""
     cluster.intake.check_name(name)
     if form.file_count > (most := cluster.settings.max_files):

@@ -6,16 +6,15 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from clusterodm.cluster.context import Context
 from clusterodm.http import connections, render
 from clusterodm.http.forwarded import Proxies
 from clusterodm.http.kit import KIT, Kit
 from clusterodm.http.logins import Logins
 from clusterodm.proxy import downloads, intake, page, reads, verbs
-from clusterodm.proxy.context import CONTEXT, LOGINS, PROXIES
+from clusterodm.proxy.context import CONTEXT, LOGINS, PROXIES, ClientPlane
 
 
-def make_app(cluster: Context) -> web.Application:
+def make_app(cluster: ClientPlane) -> web.Application:
     """Return the web application that clients talk to."""
     app = web.Application(middlewares=[connections.count_requests, render.errors])
     app[CONTEXT] = cluster

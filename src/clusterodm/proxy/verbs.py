@@ -9,14 +9,13 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from clusterodm.auth import Grant
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.errors import BadRequest, ClusterError, Unauthorized
 from clusterodm.core.tasks import Phase
 from clusterodm.http import answers
 from clusterodm.http.forms import read_fields
 from clusterodm.http.render import json_answer
-from clusterodm.proxy.context import caller, cluster_url, context, token_of
+from clusterodm.proxy.context import ClientPlane, caller, cluster_url, context, token_of
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -39,11 +38,11 @@ async def restart(request: web.Request) -> web.Response:
     )
 
 
-async def _committed(cluster: Context, uuid: str, owner: str) -> Entry:
+async def _committed(cluster: ClientPlane, uuid: str, owner: str) -> Entry:
     return await cluster.tasks.require(uuid, owner)
 
 
-async def _task_or_upload(cluster: Context, uuid: str, owner: str) -> Entry:
+async def _task_or_upload(cluster: ClientPlane, uuid: str, owner: str) -> Entry:
     """Return a task, or an upload that is not committed yet: its owner may end that, too."""
     entry = await cluster.tasks.known(uuid)
     if entry is not None and entry.task.owner == owner and entry.task.phase is Phase.RECEIVING:
@@ -53,8 +52,8 @@ async def _task_or_upload(cluster: Context, uuid: str, owner: str) -> Entry:
 
 async def _order(
     request: web.Request,
-    carry_out: Callable[[Context, Entry, Grant, dict[str, str]], Awaitable[None]],
-    find: Callable[[Context, str, str], Awaitable[Entry]] = _task_or_upload,
+    carry_out: Callable[[ClientPlane, Entry, Grant, dict[str, str]], Awaitable[None]],
+    find: Callable[[ClientPlane, str, str], Awaitable[Entry]] = _task_or_upload,
     *,
     late: bool = False,
 ) -> web.Response:

@@ -22,7 +22,6 @@ from clusterodm.admin.shell import Shell
 from clusterodm.admin.web import make_admin_app
 from clusterodm.aio import Clock, unless
 from clusterodm.auth import JobTokens
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.controller import Loops, Scope
 from clusterodm.cluster.pairing import after_copy, pair, require_new
 from clusterodm.core.cluster import PROGRAM
@@ -31,6 +30,7 @@ from clusterodm.files.folder import locked_folder, note_ports
 from clusterodm.observe import access_logged_to, logging_to
 from clusterodm.proxy.routes import make_app
 from clusterodm.server.assembly import ClusterIdentity, build
+from clusterodm.server.context import Context
 from clusterodm.server.restoring import DATABASE, settle
 from clusterodm.server.serving import Renewal, Sockets, open_admin_ports, open_ports, tls_context
 from clusterodm.settings import Settings

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from clusterodm.admin.feed import TICK, Feed
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.controller import Loop, Loops, Periodic, Scope, Service, Step, Work
 from clusterodm.cluster.nodes.discovery import Discovery
 from clusterodm.cluster.nodes.importer import Importer
 from clusterodm.cluster.tasks.janitor import Janitor
 from clusterodm.cluster.tasks.reclaimer import Reclaimer
+from clusterodm.server.context import Context
 
 #: Seconds between two flushes of progress to the store (and with it to other replicas).
 _FLUSH: Final = 5.0

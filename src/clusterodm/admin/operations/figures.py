@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from clusterodm import __version__
 from clusterodm.admin.estimates import Guesses
 from clusterodm.admin.operations import uploads
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import Bar, Charts, ClusterStatus, History, Hour, NodeHistory, SettingView
-from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.options import split_cluster
 from clusterodm.core.retry import awaits_restart
@@ -31,7 +31,7 @@ _SPANS: Final = 24
 _SPAN: Final = 3600.0
 
 
-async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterStatus:
+async def status(cluster: OperatorPlane, guesses: Guesses | None = None) -> ClusterStatus:
     """Return the state of the cluster; `guesses` saves making them again."""
     phases = Counter(entry.task.phase for entry in cluster.tasks.active())
     ended = await cluster.store.count_ended()
@@ -73,7 +73,7 @@ async def status(cluster: Context, guesses: Guesses | None = None) -> ClusterSta
     )
 
 
-def _problems(cluster: Context) -> list[str]:
+def _problems(cluster: OperatorPlane) -> list[str]:
     """Return what an operator should look at, a sentence each."""
     nodes = cluster.registry.nodes()
     found: list[str] = []
@@ -108,7 +108,7 @@ def _problems(cluster: Context) -> list[str]:
     return found
 
 
-def _set_aside(cluster: Context) -> list[str]:
+def _set_aside(cluster: OperatorPlane) -> list[str]:
     """Return rows of the database that cannot be read."""
     aside = cluster.store.aside
     tasks = [f"task {uuid} is set aside, its record cannot be read: {task.why}" for uuid, task in aside.tasks.items()]
@@ -117,7 +117,7 @@ def _set_aside(cluster: Context) -> list[str]:
     return [*tasks, *rows][:_LISTED] + ([f"{more} more rows cannot be read: clusterodm doctor"] if more > 0 else [])
 
 
-def _ill(cluster: Context) -> list[str]:
+def _ill(cluster: OperatorPlane) -> list[str]:
     """Return nodes that are set aside because tasks fail there, with their error messages."""
     now, found = cluster.clock(), []
     for node_id, health in cluster.registry.health.ill().items():
@@ -129,7 +129,7 @@ def _ill(cluster: Context) -> list[str]:
     return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
 
 
-def _silent(cluster: Context) -> list[str]:
+def _silent(cluster: OperatorPlane) -> list[str]:
     """Name the nodes with running tasks that do not answer, those with most tasks first."""
     nodes = Counter(
         entry.attempt.node_name for entry in cluster.tasks.active() if entry.unreachable_since and entry.attempt
@@ -139,14 +139,14 @@ def _silent(cluster: Context) -> list[str]:
     return [*lines, *([f"{rest} more nodes with running tasks do not answer"] if rest else [])]
 
 
-def _unreachable_addresses(cluster: Context) -> list[str]:
+def _unreachable_addresses(cluster: OperatorPlane) -> list[str]:
     """Return why split-merge jobs cannot send their submodels to the cluster, once for each address."""
     active = [entry.task for entry in cluster.tasks.active() if entry.task.phase is not Phase.RECEIVING]
     addresses = {split_cluster(task.options) for task in active} | {cluster.settings.public_address}
     return [trouble for each in sorted(addresses - {""}) if (trouble := cluster.callbacks.address_trouble(each))]
 
 
-async def history(cluster: Context, *, hours: float) -> History:
+async def history(cluster: OperatorPlane, *, hours: float) -> History:
     """Return the attempts on all nodes in the last hours."""
     until = cluster.clock()
     since = until - hours * 3600
@@ -180,7 +180,7 @@ def _bar(past: PastAttempt) -> Bar:
     )
 
 
-async def charts(cluster: Context) -> Charts:
+async def charts(cluster: OperatorPlane) -> Charts:
     """Return hourly figures of the last 24 hours; the last one is the current hour."""
     now = cluster.clock()
     first = now - now % _SPAN - (_SPANS - 1) * _SPAN
@@ -204,7 +204,7 @@ def _hour(at: float, tasks: Iterable[EndedTask]) -> Hour:
     )
 
 
-def settings(cluster: Context) -> list[SettingView]:
+def settings(cluster: OperatorPlane) -> list[SettingView]:
     """List all settings; secrets are masked."""
     return [
         SettingView(

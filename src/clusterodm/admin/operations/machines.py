@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from clusterodm.admin.operations.parameters import CostKey
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import CostView, Done, MachineDetail, MachineEventView, MachinePlan, MachineView
-from clusterodm.cluster.context import Context
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
@@ -20,22 +20,22 @@ from clusterodm.core.scaling import Demand
 _GONE: Final = 100
 
 
-def listing(cluster: Context) -> list[MachineView]:
+def listing(cluster: OperatorPlane) -> list[MachineView]:
     """List machines that are not gone, oldest launch first."""
     return [_view(cluster, machine) for machine in cluster.machines.alive()]
 
 
-async def gone(cluster: Context) -> list[MachineView]:
+async def gone(cluster: OperatorPlane) -> list[MachineView]:
     """List the last hundred machines that are gone, latest first."""
     return [_view(cluster, machine) for machine in await cluster.store.machines_gone(limit=_GONE)]
 
 
-def find(cluster: Context, name: str) -> Machine:
+def find(cluster: OperatorPlane, name: str) -> Machine:
     """Return a machine by its id or a unique suffix of it. Raises MachineNotFound."""
     return _one(cluster.machines.alive(), name)
 
 
-async def show(cluster: Context, name: str) -> MachineDetail:
+async def show(cluster: OperatorPlane, name: str) -> MachineDetail:
     """Show a machine with its history, also one of the last hundred that are gone. Raises MachineNotFound."""
     machine = _one([*cluster.machines.alive(), *await cluster.store.machines_gone(limit=_GONE)], name)
     history = [
@@ -52,7 +52,7 @@ def _one(machines: Iterable[Machine], name: str) -> Machine:
     return matches[0]
 
 
-def _view(cluster: Context, machine: Machine) -> MachineView:
+def _view(cluster: OperatorPlane, machine: Machine) -> MachineView:
     node = cluster.machines.node(machine)
     end = machine.gone_at or cluster.clock()
     return MachineView(
@@ -79,7 +79,7 @@ def _view(cluster: Context, machine: Machine) -> MachineView:
     )
 
 
-def plan_for(cluster: Context, images: int) -> MachinePlan:
+def plan_for(cluster: OperatorPlane, images: int) -> MachinePlan:
     """Show which machine would be created for a task now if no node had a free slot. Raises BadRequest with the reason
     if none would."""
     if not cluster.autoscaler.fleet.providers:
@@ -103,7 +103,7 @@ def plan_for(cluster: Context, images: int) -> MachinePlan:
     )
 
 
-async def keep(cluster: Context, machine: Machine) -> Done:
+async def keep(cluster: OperatorPlane, machine: Machine) -> Done:
     """Keep a machine although it is idle, also one that is draining."""
     if machine.state is not State.DELETING:
         machine = await cluster.machines.change(machine, kept=True)
@@ -114,13 +114,13 @@ async def keep(cluster: Context, machine: Machine) -> Done:
     return Done(text=f"{machine.id} is kept")
 
 
-async def release(cluster: Context, machine: Machine) -> Done:
+async def release(cluster: OperatorPlane, machine: Machine) -> Done:
     """Let a kept machine go once it has been idle for the configured time."""
     await cluster.machines.change(machine, kept=False)
     return Done(text=f"{machine.id} is no longer kept")
 
 
-async def delete(cluster: Context, machine: Machine) -> Done:
+async def delete(cluster: OperatorPlane, machine: Machine) -> Done:
     """Delete a machine now. Its tasks are retried elsewhere."""
     if machine.state is State.DELETING:
         return Done(text=f"{machine.id} is being deleted")
@@ -130,7 +130,7 @@ async def delete(cluster: Context, machine: Machine) -> Done:
     return Done(text=f"deleting {machine.id}{rest}")
 
 
-async def costs(cluster: Context, *, month: str, by: CostKey) -> list[CostView]:
+async def costs(cluster: OperatorPlane, *, month: str, by: CostKey) -> list[CostView]:
     """Return the costs of a month (as "2026-11"; empty: the current one), highest first."""
     await cluster.autoscaler.keep_costs()
     month = month or time.strftime("%Y-%m", time.gmtime(cluster.clock()))

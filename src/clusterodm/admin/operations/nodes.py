@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from clusterodm.admin.operations.parameters import Certificate
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import Done, Lease, NodeView
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import BadRequest, ConfigError, NodeNotFound
 from clusterodm.core.membership import lease_terms
@@ -14,26 +14,26 @@ from clusterodm.core.nodes import NodeAddress, Origin, is_loopback, make_address
 from clusterodm.core.placement import Needs, best, wait_reason
 
 
-def listing(cluster: Context) -> list[NodeView]:
+def listing(cluster: OperatorPlane) -> list[NodeView]:
     """List all nodes."""
     tasks = _tasks_by_node(cluster)
     return [_view(cluster, node, number, tasks) for number, node in enumerate(cluster.registry.nodes(), 1)]
 
 
-def view(cluster: Context, node: Node) -> NodeView:
+def view(cluster: OperatorPlane, node: Node) -> NodeView:
     """Show a node."""
     number = 1 + [each.record.id for each in cluster.registry.nodes()].index(node.record.id)
     return _view(cluster, node, number, _tasks_by_node(cluster))
 
 
-def _tasks_by_node(cluster: Context) -> dict[int, list[str]]:
+def _tasks_by_node(cluster: OperatorPlane) -> dict[int, list[str]]:
     tasks: dict[int, list[str]] = {}
     for task, attempt in cluster.tasks.on_nodes():
         tasks.setdefault(attempt.node_id, []).append(task.uuid)
     return tasks
 
 
-def _view(cluster: Context, node: Node, number: int, tasks: dict[int, list[str]]) -> NodeView:
+def _view(cluster: OperatorPlane, node: Node, number: int, tasks: dict[int, list[str]]) -> NodeView:
     info, record = node.info, node.record
     return NodeView(
         id=record.id,
@@ -66,7 +66,7 @@ def _view(cluster: Context, node: Node, number: int, tasks: dict[int, list[str]]
     )
 
 
-def by_number(cluster: Context, number: int) -> Node:
+def by_number(cluster: OperatorPlane, number: int) -> Node:
     """Return the node at a place in the list, from 1. Raises NodeNotFound."""
     nodes = cluster.registry.nodes()
     if not 1 <= number <= len(nodes):
@@ -74,7 +74,7 @@ def by_number(cluster: Context, number: int) -> Node:
     return nodes[number - 1]
 
 
-def by_id(cluster: Context, node_id: int) -> Node:
+def by_id(cluster: OperatorPlane, node_id: int) -> Node:
     """Return a node by its id. Raises NodeNotFound."""
     node = cluster.registry.get(node_id)
     if node is None or node.record.removed:
@@ -83,7 +83,7 @@ def by_id(cluster: Context, node_id: int) -> Node:
 
 
 async def add(
-    cluster: Context, *, host: str, port: int = 0, token: str = "", certificate: Certificate = "verified"
+    cluster: OperatorPlane, *, host: str, port: int = 0, token: str = "", certificate: Certificate = "verified"
 ) -> NodeView:
     """Add a node; a known one gets the new address and token. Port 0: `host` is a whole address. Raises
     ConfigError."""
@@ -93,7 +93,7 @@ async def add(
     return view(cluster, node)
 
 
-def _check_loopback(cluster: Context, address: NodeAddress) -> None:
+def _check_loopback(cluster: OperatorPlane, address: NodeAddress) -> None:
     """Refuse an address that may be another one's node: a server that listens on all interfaces is reached at each
     loopback address, and would get twice as many tasks as it has slots."""
     if cluster.registry.find(address) is not None or not is_loopback(address.host):
@@ -113,7 +113,7 @@ def _address(host: str, port: int, token: str, certificate: Certificate) -> Node
     )
 
 
-async def remove(cluster: Context, node: Node) -> Done:
+async def remove(cluster: OperatorPlane, node: Node) -> Done:
     """Remove a node. Its running tasks finish there, and its results stay available as long as it is reachable."""
     count = len(view(cluster, node).tasks)
     await cluster.registry.remove(node)
@@ -126,27 +126,27 @@ async def remove(cluster: Context, node: Node) -> Done:
     return Done(text=f"{node.address} removed{rest}")
 
 
-async def lock(cluster: Context, node: Node) -> NodeView:
+async def lock(cluster: OperatorPlane, node: Node) -> NodeView:
     """Lock a node: it accepts no new tasks."""
     await cluster.registry.change(node, locked=True)
     return view(cluster, node)
 
 
-async def unlock(cluster: Context, node: Node) -> NodeView:
+async def unlock(cluster: OperatorPlane, node: Node) -> NodeView:
     """Let a node accept tasks again, also one that is draining or set aside."""
     cluster.registry.health.pardon(node)
     await cluster.registry.change(node, locked=False, draining=False)
     return view(cluster, node)
 
 
-async def drain(cluster: Context, node: Node) -> NodeView:
+async def drain(cluster: OperatorPlane, node: Node) -> NodeView:
     """Stop giving tasks to a node and fetch its results, so that it can be switched off."""
     await cluster.registry.change(node, draining=True)
     await cluster.drainer.sweep()
     return view(cluster, node)
 
 
-def update(cluster: Context) -> Done:
+def update(cluster: OperatorPlane) -> Done:
     """Poll all nodes now."""
     nodes = cluster.registry.nodes()
     for node in nodes:
@@ -154,7 +154,7 @@ def update(cluster: Context) -> Done:
     return Done(text=f"polling {len(nodes)} nodes")
 
 
-def best_for(cluster: Context, images: int) -> NodeView:
+def best_for(cluster: OperatorPlane, images: int) -> NodeView:
     """Find the node that a task with this many images would go to now. Raises BadRequest with the reason if there is
     none."""
     needs, facts, now = Needs(images=images), cluster.registry.facts(), cluster.clock()
@@ -165,7 +165,7 @@ def best_for(cluster: Context, images: int) -> NodeView:
 
 
 async def lease(
-    cluster: Context,
+    cluster: OperatorPlane,
     *,
     host: str,
     port: int,
@@ -189,7 +189,7 @@ async def lease(
     return Lease(node=view(cluster, node), ttl=ttl)
 
 
-async def end_lease(cluster: Context, node: Node) -> Done:
+async def end_lease(cluster: OperatorPlane, node: Node) -> Done:
     """End the lease of a node: its running tasks finish there, and its results are fetched. Raises NodeNotFound for a
     node without a lease."""
     if node.record.origin is not Origin.LEASE:

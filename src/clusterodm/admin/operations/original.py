@@ -10,8 +10,8 @@ import msgspec
 
 from clusterodm.admin.operations import nodes, tasks
 from clusterodm.admin.operations.parameters import MAX_PAGE
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import NodeView
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import NodeNotFound, TaskNotFound
@@ -36,12 +36,12 @@ def node_data(node: Node) -> dict[str, Any]:
     }
 
 
-def node_info(cluster: Context, node: Node) -> dict[str, Any]:
+def node_info(cluster: OperatorPlane, node: Node) -> dict[str, Any]:
     """Return the answer to `NODE INFO`."""
     return node_data(node) | msgspec.structs.asdict(nodes.view(cluster, node))
 
 
-def node_list(cluster: Context) -> list[dict[str, Any]]:
+def node_list(cluster: OperatorPlane) -> list[dict[str, Any]]:
     """Return the answer to `/r/node/list`."""
     return [_listed(node, view) for node, view in zip(cluster.registry.nodes(), nodes.listing(cluster), strict=True)]
 
@@ -72,7 +72,7 @@ def _listed(node: Node, view: NodeView) -> dict[str, Any]:
     }
 
 
-async def routes(cluster: Context, *, number: int | None = None) -> dict[str, Any]:
+async def routes(cluster: OperatorPlane, *, number: int | None = None) -> dict[str, Any]:
     """Return the answer to `ROUTE LIST`: the latest tasks that were sent to any node, or to this one."""
     return {
         entry.task.uuid: _route(cluster, entry.attempt)
@@ -81,14 +81,14 @@ async def routes(cluster: Context, *, number: int | None = None) -> dict[str, An
     }
 
 
-def route(cluster: Context, entry: Entry) -> dict[str, Any]:
+def route(cluster: OperatorPlane, entry: Entry) -> dict[str, Any]:
     """Return the answer to `ROUTE INFO`. Raises TaskNotFound for a task that was sent to no node yet."""
     if entry.attempt is None:
         raise TaskNotFound("the task has no node yet")
     return _route(cluster, entry.attempt)
 
 
-def _route(cluster: Context, attempt: Attempt) -> dict[str, Any]:
+def _route(cluster: OperatorPlane, attempt: Attempt) -> dict[str, Any]:
     node = cluster.registry.get(attempt.node_id)
     address = node.address if node is not None else parse_address(attempt.node_name)
     return {
@@ -103,7 +103,7 @@ def _route(cluster: Context, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-async def task_list(cluster: Context, *, number: int | None = None) -> list[dict[str, Any]]:
+async def task_list(cluster: OperatorPlane, *, number: int | None = None) -> list[dict[str, Any]]:
     """Return the answer to `TASK LIST`: the latest tasks, of all nodes or this one, as their clients see them."""
     return [
         task_info(entry.task)
@@ -112,19 +112,19 @@ async def task_list(cluster: Context, *, number: int | None = None) -> list[dict
     ]
 
 
-async def task_details(cluster: Context, entry: Entry) -> dict[str, Any]:
+async def task_details(cluster: OperatorPlane, entry: Entry) -> dict[str, Any]:
     """Return the answer to `TASK INFO`. No key is `error`, by which the original tells that the command failed."""
     shown = msgspec.structs.asdict((await tasks.show(cluster, entry)).task)
     del shown["error"]
     return task_info(entry.task) | {key: value for key, value in shown.items() if key not in ("status", "progress")}
 
 
-async def _latest(cluster: Context, number: int | None) -> list[Entry]:
+async def _latest(cluster: OperatorPlane, number: int | None) -> list[Entry]:
     node_id = nodes.by_number(cluster, number).record.id if number is not None else None
     return await tasks.latest(cluster, TaskFilter(phases=_ROUTED, node_id=node_id), limit=LONGEST)
 
 
-def by_number(cluster: Context, number: Any) -> Node | None:
+def by_number(cluster: OperatorPlane, number: Any) -> Node | None:
     """Return the node of a body's `number`; None if there is none."""
     try:
         return nodes.by_number(cluster, int(number))

@@ -12,6 +12,7 @@ import msgspec
 
 from clusterodm.admin.estimates import Guesses
 from clusterodm.admin.operations.parameters import HIGHEST, LOWEST, MAX_PAGE, OUTCOMES, PHASES, STATES
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import (
     AttemptView,
     Done,
@@ -23,7 +24,6 @@ from clusterodm.admin.views import (
     TaskView,
     Why,
 )
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.durations import span
 from clusterodm.core.errors import BadRequest, FilesLost, TaskNotFound
@@ -70,7 +70,7 @@ def entry_view(entry: Entry, guesses: Guesses) -> TaskView:
     )
 
 
-async def find(cluster: Context, uuid: str) -> Entry:
+async def find(cluster: OperatorPlane, uuid: str) -> Entry:
     """Return the task with this id or unique prefix of it, of any owner, unless it was removed. Raises TaskNotFound."""
     prefix = uuid.strip().lower()
     entry = await cluster.tasks.find(prefix)
@@ -86,7 +86,7 @@ async def find(cluster: Context, uuid: str) -> Entry:
 
 
 async def page(
-    cluster: Context, *, state: str = "", owner: str = "", text: str = "", limit: int = 50, offset: int = 0
+    cluster: OperatorPlane, *, state: str = "", owner: str = "", text: str = "", limit: int = 50, offset: int = 0
 ) -> TaskPage:
     """Return a page of the tasks that match a filter, and their total number. Raises BadRequest."""
     matching = _filter(state, owner=owner, text=text)
@@ -109,21 +109,21 @@ def _filter(states: str, *, owner: str, text: str) -> TaskFilter:
     return TaskFilter(phases=phases, outcome=outcome, owner=owner, text=text[:200])
 
 
-async def latest(cluster: Context, matching: TaskFilter, *, limit: int, offset: int = 0) -> list[Entry]:
+async def latest(cluster: OperatorPlane, matching: TaskFilter, *, limit: int, offset: int = 0) -> list[Entry]:
     """Return tasks, latest commit first. Memory is newer than the store and wins."""
     stored = await cluster.store.find_tasks(matching, limit=min(limit, MAX_PAGE), offset=offset)
     attempts = await cluster.store.last_attempts(task.uuid for task in stored)
     return [cluster.tasks.get(task.uuid) or Entry(task, attempts.get(task.uuid)) for task in stored]
 
 
-async def queue(cluster: Context) -> list[TaskView]:
+async def queue(cluster: OperatorPlane) -> list[TaskView]:
     """List queued tasks, next first."""
     guesses = await Guesses.now(cluster)
     waiting = (cluster.tasks.get(turn.task.uuid) for turn in guesses.turns)
     return [entry_view(entry, guesses) for entry in waiting if entry is not None]
 
 
-async def active(cluster: Context) -> list[TaskView]:
+async def active(cluster: OperatorPlane) -> list[TaskView]:
     """List unfinished tasks that are not queued: those on nodes first, then those that receive files."""
     guesses = await Guesses.now(cluster)
     entries = [entry for entry in cluster.tasks.active() if entry.task.phase is not Phase.QUEUED]
@@ -131,7 +131,7 @@ async def active(cluster: Context) -> list[TaskView]:
     return [entry_view(entry, guesses) for entry in entries]
 
 
-async def show(cluster: Context, entry: Entry) -> TaskDetail:
+async def show(cluster: OperatorPlane, entry: Entry) -> TaskDetail:
     """Show everything known about a task."""
     task, uuid = entry.task, entry.task.uuid
     guesses = await Guesses.now(cluster)
@@ -185,23 +185,23 @@ def _inside(archive: object) -> list[FileView]:
     return [FileView(name=entry.filename, size=entry.file_size) for entry in entries[:_MAX_FILES]]
 
 
-async def timeline(cluster: Context, entry: Entry) -> list[EventView]:
+async def timeline(cluster: OperatorPlane, entry: Entry) -> list[EventView]:
     """Return the timeline of a task, oldest event first."""
     return [EventView(at=event.at, text=event.text) for event in await cluster.store.timeline(entry.task.uuid)]
 
 
-async def output(cluster: Context, entry: Entry, line: int = 0) -> list[str]:
+async def output(cluster: OperatorPlane, entry: Entry, line: int = 0) -> list[str]:
     """Return console lines from number `line`; negative: counted from the end."""
     return msgspec.json.decode(await cluster.consoles.read(entry.task.uuid, line), type=list[str])
 
 
-async def why(cluster: Context, entry: Entry) -> Why:
+async def why(cluster: OperatorPlane, entry: Entry) -> Why:
     """Explain the state of a task."""
     guesses = await Guesses.now(cluster)
     return Why(uuid=entry.task.uuid, phase=entry.task.phase, why=_why(cluster, entry, guesses))
 
 
-def _why(cluster: Context, entry: Entry, guesses: Guesses) -> str:
+def _why(cluster: OperatorPlane, entry: Entry, guesses: Guesses) -> str:
     task, node = entry.task, entry.attempt.node_name if entry.attempt else "a node"
     is_prefetching = entry.attempt is not None and entry.attempt.stage is Stage.PREFETCHING
     prefetch = f"; its files are prefetched to {node}" if is_prefetching else ""
@@ -233,7 +233,7 @@ def _arrived(task: Task, transfer: Transfer | None) -> str:
     return f"{share} % of its files have arrived{under_way}"
 
 
-def _why_running(cluster: Context, entry: Entry, node: str) -> str:
+def _why_running(cluster: OperatorPlane, entry: Entry, node: str) -> str:
     if entry.unreachable_since:
         silent = cluster.clock.steady() - entry.unreachable_since
         left = cluster.settings.node_lost_after - silent
@@ -254,19 +254,19 @@ def _why_over(task: Task, node: str) -> str:
     return "canceled" if task.outcome is Outcome.CANCELED else f"completed on {node}"
 
 
-async def cancel(cluster: Context, entry: Entry) -> Done:
+async def cancel(cluster: OperatorPlane, entry: Entry) -> Done:
     """Cancel a task in any phase; a finished one stays as it is, an upload is removed."""
     await cluster.control.cancel(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is {entry.task.outcome or entry.task.phase}")
 
 
-async def remove(cluster: Context, entry: Entry) -> Done:
+async def remove(cluster: OperatorPlane, entry: Entry) -> Done:
     """Remove a task with its files, here and on its node."""
     await cluster.control.remove(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} removed")
 
 
-async def retry(cluster: Context, entry: Entry) -> Done:
+async def retry(cluster: OperatorPlane, entry: Entry) -> Done:
     """Restart a finished task; move one that is on a node to another node. Raises BadRequest."""
     if entry.task.phase is Phase.FINISHED:
         await cluster.control.restart(entry, None)
@@ -281,7 +281,7 @@ async def retry(cluster: Context, entry: Entry) -> Done:
     return Done(text=f"{entry.task.uuid} moves to another node")
 
 
-async def prioritize(cluster: Context, entry: Entry, priority: int) -> Done:
+async def prioritize(cluster: OperatorPlane, entry: Entry, priority: int) -> Done:
     """Set the priority of a task; higher goes first, the default is 0. Raises BadRequest."""
     if not LOWEST <= priority <= HIGHEST:
         raise BadRequest(f"the priority must be between {LOWEST} and {HIGHEST}")

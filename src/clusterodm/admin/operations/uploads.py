@@ -9,8 +9,8 @@ from typing import Final
 
 from clusterodm.admin.operations import tasks
 from clusterodm.admin.operations.parameters import MAX_PAGE
+from clusterodm.admin.plane import OperatorPlane
 from clusterodm.admin.views import Done, UploadPage, UploadView
-from clusterodm.cluster.context import Context
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.tasks.reclaimer import ABANDONED
 from clusterodm.cluster.tasks.uploads import Arrival
@@ -22,7 +22,7 @@ from clusterodm.core.tasks import Phase, Stage
 STATES: Final = ("receiving", "idle", "abandoned")
 
 
-def page(cluster: Context, *, limit: int = 50, offset: int = 0) -> UploadPage:
+def page(cluster: OperatorPlane, *, limit: int = 50, offset: int = 0) -> UploadPage:
     """Return a page of uploads, longest idle first, with requests to `/task/new`, which have no name until they end."""
     views = _all(cluster)
     return UploadPage(
@@ -32,23 +32,23 @@ def page(cluster: Context, *, limit: int = 50, offset: int = 0) -> UploadPage:
     )
 
 
-def count(cluster: Context) -> Counter[str]:
+def count(cluster: OperatorPlane) -> Counter[str]:
     """Count uploads by their state."""
     return Counter(view.state for view in _all(cluster))
 
 
-def held_bytes(cluster: Context) -> int:
+def held_bytes(cluster: OperatorPlane) -> int:
     """Return the bytes of all uploads."""
     return sum(view.bytes for view in _all(cluster))
 
 
-def _all(cluster: Context) -> list[UploadView]:
+def _all(cluster: OperatorPlane) -> list[UploadView]:
     views = [_view(cluster, entry) for entry in cluster.uploads.open()]
     views += [_arrival(cluster, each) for each in cluster.uploads.arrivals()]
     return sorted(views, key=lambda view: (view.active_at, view.uuid))
 
 
-def _view(cluster: Context, entry: Entry) -> UploadView:
+def _view(cluster: OperatorPlane, entry: Entry) -> UploadView:
     task, attempt, usage = entry.task, entry.attempt, cluster.spool.room.of(entry.task.uuid)
     idle = cluster.uploads.idle(entry)
     return UploadView(
@@ -65,7 +65,7 @@ def _view(cluster: Context, entry: Entry) -> UploadView:
     )
 
 
-def _arrival(cluster: Context, arrival: Arrival) -> UploadView:
+def _arrival(cluster: OperatorPlane, arrival: Arrival) -> UploadView:
     """Show a request in progress; it is cut before it could count as abandoned."""
     usage, now = cluster.spool.room.of(arrival.uuid), cluster.clock()
     receives = cluster.spool.receives(arrival.uuid)
@@ -84,7 +84,7 @@ def _arrival(cluster: Context, arrival: Arrival) -> UploadView:
     )
 
 
-def _state(cluster: Context, uuid: str, idle: float) -> str:
+def _state(cluster: OperatorPlane, uuid: str, idle: float) -> str:
     """Return one of STATES."""
     if cluster.spool.receives(uuid):
         return "receiving"
@@ -99,7 +99,7 @@ def line(upload: UploadView) -> str:
     return f"{upload.uuid} {state}, {size}, {upload.owner}{where} {upload.name[:60]!r}"
 
 
-async def drop(cluster: Context, uuid: str) -> Done:
+async def drop(cluster: OperatorPlane, uuid: str) -> Done:
     """Drop an upload with its files, here and on the node that they were prefetched to."""
     by = "an operator"
     why = f"the upload was dropped by {by}"

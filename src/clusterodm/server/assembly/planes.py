@@ -13,7 +13,7 @@ import aiohttp
 from clusterodm.admin.feed import Feed
 from clusterodm.admin.metrics import LiveGauges
 from clusterodm.aio import Clock
-from clusterodm.cluster.context import Context
+from clusterodm.cluster.delivery import Delivery
 from clusterodm.cluster.nodes.discovery import Discovery
 from clusterodm.cluster.nodes.importer import Importer
 from clusterodm.cluster.tasks.intake import Intake
@@ -22,6 +22,7 @@ from clusterodm.cluster.tasks.reclaimer import Reclaimer
 from clusterodm.server.assembly.base import Base, ClusterIdentity, make_base
 from clusterodm.server.assembly.machines import Scaling, scale
 from clusterodm.server.assembly.tasks import Ending, Following, Placing, end_tasks, follow_tasks, place_tasks
+from clusterodm.server.context import Context
 from clusterodm.server.schedule import Schedule
 from clusterodm.settings import Settings
 from clusterodm.store import Store
@@ -81,6 +82,15 @@ def _context(base: Base, following: Following, placing: Placing, scaling: Scalin
         fair=base.fair,
         collector=following.collector,
         drainer=following.drainer,
+        delivery=Delivery(
+            registry=base.state.registry,
+            collector=following.collector,
+            client=base.client,
+            results=base.files.results,
+            fleet=base.fleet,
+            redirect=base.settings.results_from_s3 == "redirect",
+            metrics=base.runtime.metrics,
+        ),
         tracker=following.tracker,
         consoles=base.files.consoles,
         spool=base.files.spool,

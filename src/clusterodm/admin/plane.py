@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The parts of a cluster that the planes of clients and operators share."""
+"""The parts of a cluster that operators reach."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from clusterodm.aio import Clock
-from clusterodm.auth import Authenticator, JobTokens
+from clusterodm.cluster.delivery import Delivery
 from clusterodm.cluster.machines.autoscaler import Autoscaler
 from clusterodm.cluster.machines.lifecycle import Lifecycle
 from clusterodm.cluster.machines.reaper import Reaper
@@ -17,65 +17,50 @@ from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.attempts import Attempts
 from clusterodm.cluster.tasks.callbacks import Callbacks
-from clusterodm.cluster.tasks.claims import Claims
-from clusterodm.cluster.tasks.collector import Collector
 from clusterodm.cluster.tasks.control import Control
 from clusterodm.cluster.tasks.dispatcher import Dispatcher
 from clusterodm.cluster.tasks.drainer import Drainer
 from clusterodm.cluster.tasks.fairshare import FairShare
-from clusterodm.cluster.tasks.forecasts import Forecasts
 from clusterodm.cluster.tasks.holdings import Holdings
-from clusterodm.cluster.tasks.intake import Intake
-from clusterodm.cluster.tasks.photos import Photos
 from clusterodm.cluster.tasks.strays import Strays
 from clusterodm.cluster.tasks.submodels import Submodels
-from clusterodm.cluster.tasks.tracker import Tracker
 from clusterodm.cluster.tasks.uploads import Uploads
 from clusterodm.files.console import Consoles
 from clusterodm.files.results import Results
 from clusterodm.files.spool import Spool
-from clusterodm.nodeodm import NodeClient
 from clusterodm.observe import Metrics
 from clusterodm.settings import Settings
 from clusterodm.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
-    """Built by the composition root."""
+class OperatorPlane:
+    """What operations, shell, feed and metrics need of a cluster."""
 
     settings: Settings
     clock: Clock
     store: Store
     tasks: Tasks
     registry: Registry
+    machines: Machines
     replicas: Replicas
-    intake: Intake
     control: Control
     uploads: Uploads
     submodels: Submodels
     callbacks: Callbacks
-    claims: Claims
     attempts: Attempts
     dispatcher: Dispatcher
     fair: FairShare
-    collector: Collector
     drainer: Drainer
-    tracker: Tracker
     consoles: Consoles
     spool: Spool
     holdings: Holdings
     results: Results
-    photos: Photos
-    machines: Machines
-    sizes: Forecasts
     strays: Strays
+    delivery: Delivery
     lifecycle: Lifecycle
     autoscaler: Autoscaler
     reaper: Reaper
-    client: NodeClient
-    authenticator: Authenticator
-    jobs: JobTokens
     metrics: Metrics
     #: Seconds since the epoch.
     started_at: float
