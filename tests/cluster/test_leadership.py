@@ -18,6 +18,8 @@ from clusterodm.aio import Leadership
 from clusterodm.cluster.controller import Loops, Scope, Service, Step
 from clusterodm.cluster.nodes.description import Description
 from clusterodm.cluster.replicas import Replicas
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
@@ -25,6 +27,7 @@ from clusterodm.core.errors import StaleTask, StoreDown
 from clusterodm.core.nodes import NodeInfo
 from clusterodm.core.tasks import Phase, Task
 from clusterodm.nodeodm import NodeClient
+from clusterodm.observe import Metrics
 from clusterodm.store import SILENT, Replica, Store
 from tests.clock import DrivenClock, background, settle
 from tests.postgres import Server
@@ -89,15 +92,12 @@ class Member:
             store, self.tasks, NodeClient(session), shipped, interval=10.0, machines=list, clock=self.clock
         )
         self.looked: list[str] = []
+        machines = Machines(store, self.tasks, registry, self.clock)
         self.replicas = Replicas(
-            store,
-            self.leadership,
-            self.tasks,
-            registry,
-            Machines(store, self.tasks, registry, self.clock),
-            look=self.looked.append,
-            forget=self._forget,
-            clock=self.clock,
+            state=ClusterState(store=store, tasks=self.tasks, registry=registry, machines=machines),
+            poll=self.looked.append,
+            drop_grants=self._forget,
+            runtime=Runtime(clock=self.clock, leadership=self.leadership, metrics=Metrics()),
         )
         self.forgotten: list[str] = []
         self.elections = 0

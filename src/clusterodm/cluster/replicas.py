@@ -14,18 +14,18 @@ import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from clusterodm import __version__
-from clusterodm.aio import Clock, Leadership, Timer
+from clusterodm.aio import Timer
 from clusterodm.cluster.controller import Loop, Loops, Scope, Service
-from clusterodm.cluster.state.machines import Machines
-from clusterodm.cluster.state.registry import Registry
-from clusterodm.cluster.state.tasks import Tasks
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.core.errors import ClusterError
-from clusterodm.store import SILENT, Replica, Store
+from clusterodm.store import SILENT, Replica
 
 _log = structlog.get_logger("replicas")
 
@@ -40,67 +40,59 @@ _GAP: Final = 3.0
 _RELOAD: Final = 300.0
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
 class Replicas:
     """This replica among the others; on a database that is not shared it is alone and leads."""
 
-    def __init__(
-        self,
-        store: Store,
-        leadership: Leadership,
-        tasks: Tasks,
-        registry: Registry,
-        machines: Machines,
-        *,
-        look: Callable[[str], None],
-        forget: Callable[[str], Awaitable[None]],
-        clock: Clock,
-    ) -> None:
-        """`look(uuid)` polls a task soon, on the leader; `forget(owner)` drops what an owner's tokens were granted."""
-        self._store = store
-        self._leadership = leadership
-        self._tasks = tasks
-        self._registry = registry
-        self._machines = machines
-        self._look = look
-        self._forget = forget
-        self._clock = clock
-        self.me = Replica(id=store.origin, name=f"{socket.gethostname()}:{os.getpid()}", version=__version__)
-        self.there: list[Replica] = [self.me]
-        #: The name of the leader; empty while there is none.
-        self.leader = self.me.name
-        self._beat_at = clock.steady()
-        #: Until then a replica that is gone cannot be told from one that could not reach the store.
-        self._doubt_until = -math.inf
-        #: Ends the term unless a heartbeat extends it.
-        self._expiry: Timer | None = None
-        self._changed = asyncio.Event()
-        self._stale_tasks: set[str] = set()
-        self._stale: set[str] = set()
-        self._work = asyncio.Event()
-        self._wanted = True
-        #: How often this replica was elected, and the term whose election work is done.
-        self._term = 0
-        self._ready = -1
-        if store.shared:
-            leadership.until = -math.inf
+    state: ClusterState
+    #: Polls a task soon, on the leader.
+    poll: Callable[[str], None]
+    #: Drops what an owner's tokens were granted.
+    drop_grants: Callable[[str], Awaitable[None]]
+    runtime: Runtime
+    me: Replica = field(init=False)
+    there: list[Replica] = field(init=False)
+    #: The name of the leader; empty while there is none.
+    leader: str = field(init=False)
+    _beat_at: float = field(init=False)
+    #: Until then a replica that is gone cannot be told from one that could not reach the store.
+    _doubt_until: float = field(init=False, default=-math.inf)
+    #: Ends the term unless a heartbeat extends it.
+    _expiry: Timer | None = field(init=False, default=None)
+    _changed: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _stale_tasks: set[str] = field(init=False, default_factory=set)
+    _stale: set[str] = field(init=False, default_factory=set)
+    _work: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _wanted: bool = field(init=False, default=True)
+    #: How often this replica was elected, and the term whose election work is done.
+    _term: int = field(init=False, default=0)
+    _ready: int = field(init=False, default=-1)
+
+    def __post_init__(self) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self.me = Replica(id=self.state.store.origin, name=name, version=__version__)
+        self.there, self.leader = [self.me], name
+        self._beat_at = self.runtime.clock.steady()
+        if self.state.store.shared:
+            self.runtime.leadership.until = -math.inf
 
     @property
     def leads(self) -> bool:
         """True if this replica is the leader."""
-        return self._leadership.held
+        return self.runtime.leadership.held
 
     def alive(self, replica: str) -> bool:
         """True if a replica is alive, or may be: after a time in which this one could not reach the store, all get
         time for a heartbeat."""
         known = replica == self.me.id or any(each.id == replica for each in self.there)
-        return known or self._clock.steady() < self._doubt_until
+        return known or self.runtime.clock.steady() < self._doubt_until
 
     async def begin(self, loops: Loops) -> None:
         """Before the first loop runs: become the leader if there is none, and do the election work."""
-        if self._store.shared:
+        if self.state.store.shared:
             await self._beat()
-            await self._store.say("replicas", "")  # the others stop relying on their memory alone
-        if self._leadership.held:
+            await self.state.store.say("replicas", "")  # the others stop relying on their memory alone
+        if self.runtime.leadership.held:
             await self._elect(loops)
 
     async def _elect(self, loops: Loops) -> None:
@@ -123,7 +115,7 @@ class Replicas:
         """Run the loops of the leader in each term, after its election work, until canceled."""
         while True:
             self._changed.clear()
-            if not self._leadership.held:
+            if not self.runtime.leadership.held:
                 await self._changed.wait()
             elif self._ready == self._term:
                 await self._run_term(loops)
@@ -139,7 +131,7 @@ class Replicas:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(loops.run(Scope.LEADER))
             term = self._term
-            while self._leadership.held and self._term == term:
+            while self.runtime.leadership.held and self._term == term:
                 self._changed.clear()
                 await self._changed.wait()
             _log.warning("stepped down", replica=self.me.name)
@@ -147,69 +139,69 @@ class Replicas:
 
     async def beat(self) -> None:
         """Send heartbeats until canceled, and hold the lock or wait for it; return at once without other replicas."""
-        while self._store.shared:
+        while self.state.store.shared:
             try:
                 await self._beat()
             except Exception as error:  # noqa: BLE001 - one of the three edges: the next heartbeat is another attempt
                 _log.warning("heartbeat failed", error=str(error) or type(error).__name__)
-            await self._clock.sleep(_BEAT)
+            await self.runtime.clock.sleep(_BEAT)
 
     async def _beat(self) -> None:
-        begun = self._clock.steady()
-        holder, self.there = await self._store.beat(self.me, LOCK, leads=self._wanted)
-        if self._store.shared and begun - self._beat_at > _GAP:
-            self._doubt_until = self._clock.steady() + SILENT
+        begun = self.runtime.clock.steady()
+        holder, self.there = await self.state.store.beat(self.me, LOCK, leads=self._wanted)
+        if self.state.store.shared and begun - self._beat_at > _GAP:
+            self._doubt_until = self.runtime.clock.steady() + SILENT
         self._beat_at = max(begun, self._beat_at)  # heartbeats may overtake each other
-        self._tasks.others = len(self.there) > 1
+        self.state.tasks.others = len(self.there) > 1
         self.leader = next((each.name for each in self.there if each.id == holder), "")
         if holder != self.me.id:
             self._step_down()
-        elif (left := self._beat_at + _HOLD - self._clock.steady()) > 0:
-            if not self._leadership.held:
+        elif (left := self._beat_at + _HOLD - self.runtime.clock.steady()) > 0:
+            if not self.runtime.leadership.held:
                 self._term += 1
                 self._changed.set()
-            self._leadership.until = self._beat_at + _HOLD
+            self.runtime.leadership.until = self._beat_at + _HOLD
             if self._expiry is not None:
                 self._expiry.cancel()
-            self._expiry = self._clock.call_later(left, self._step_down)
+            self._expiry = self.runtime.clock.call_later(left, self._step_down)
 
     def _step_down(self) -> None:
-        if self._leadership.until > -math.inf:
-            self._leadership.until = -math.inf
+        if self.runtime.leadership.until > -math.inf:
+            self.runtime.leadership.until = -math.inf
             self._changed.set()
 
     async def leave(self) -> None:
         """Before the end: release the lock, so that another replica may lead at once."""
         self._wanted = False
         self._step_down()
-        if self._store.shared:
+        if self.state.store.shared:
             try:
-                await self._store.leave(self.me.id)
+                await self.state.store.leave(self.me.id)
             except ClusterError as error:
                 _log.warning("other replicas were not told of the end", error=str(error))
 
     async def look(self, uuid: str) -> None:
         """Have the leader poll a task soon: its node reports that something happened."""
-        if self._leadership.held:
-            self._look(uuid)
+        if self.runtime.leadership.held:
+            self.poll(uuid)
         else:
-            await self._store.say("look", uuid)
+            await self.state.store.say("look", uuid)
 
     async def forget(self, owner: str) -> None:
         """Drop on every replica what the tokens of an owner were granted."""
-        await self._forget(owner)
-        if self._store.shared:
-            await self._store.say("grant", owner)
+        await self.drop_grants(owner)
+        if self.state.store.shared:
+            await self.state.store.say("grant", owner)
 
     # What other replicas change
 
     async def listen(self) -> None:
         """Listen for changes until canceled."""
-        await self._store.listen(self._heard, self.reload)
+        await self.state.store.listen(self._heard, self.reload)
 
     def _heard(self, kind: str, key: str) -> None:
         if kind == "look":
-            self._look(key)
+            self.poll(key)
             return
         if kind == "task":
             self._stale_tasks.add(key)
@@ -219,14 +211,14 @@ class Replicas:
 
     async def reload(self) -> None:
         """Reload everything."""
-        await self._tasks.reload()
-        await self._registry.reload()
-        await self._machines.reload()
+        await self.state.tasks.reload()
+        await self.state.registry.reload()
+        await self.state.machines.reload()
 
     async def follow(self) -> None:
         """Reload what other replicas changed, until canceled."""
-        while self._store.shared:
-            if not await self._clock.wait(self._work, _RELOAD):
+        while self.state.store.shared:
+            if not await self.runtime.clock.wait(self._work, _RELOAD):
                 self._stale.add("all")
             self._work.clear()
             tasks, self._stale_tasks = self._stale_tasks, set()
@@ -238,21 +230,21 @@ class Replicas:
                 self._stale_tasks |= tasks
                 self._stale |= kinds
                 self._work.set()
-                await self._clock.sleep(_BEAT)
+                await self.runtime.clock.sleep(_BEAT)
 
     async def _reload_stale(self, tasks: set[str], kinds: set[str]) -> None:
         if "all" in kinds:
             await self.reload()
         if tasks:
-            await self._tasks.refresh(tasks)
+            await self.state.tasks.refresh(tasks)
         if "nodes" in kinds:
-            await self._registry.reload()
+            await self.state.registry.reload()
         if "machines" in kinds:
-            await self._machines.reload()
+            await self.state.machines.reload()
         if "value description" in kinds:
-            await self._registry.description.reload()
+            await self.state.registry.description.reload()
         for kind in kinds:
             if kind.startswith("grant "):
-                await self._forget(kind.removeprefix("grant "))
+                await self.drop_grants(kind.removeprefix("grant "))
         if "replicas" in kinds and self._wanted:
             await self._beat()

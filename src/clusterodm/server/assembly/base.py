@@ -50,7 +50,7 @@ class ClusterIdentity:
     cluster: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Base:
     """What all parts stand on."""
 
@@ -84,34 +84,35 @@ def make_base(
     held = _files(settings, folder, store, clock)
     state = _state(settings, store, client, authenticator, fleet, clock)
     uploads = Uploads(
-        tasks=state.tasks,
-        spool=held.spool,
-        flood_limit=settings.flood_limit,
-        clock=clock,
-        metrics=runtime.metrics,
+        tasks=state.tasks, spool=held.spool, flood_limit=settings.flood_limit, clock=clock, metrics=runtime.metrics
+    )
+    holdings = Holdings(store, held.spool)
+    photos = Photos(held.results, fleet)
+    strays = Strays(store=store, files=held, uploads=uploads, clock=clock)
+    fair = FairShare(store, state.tasks, ageing=settings.priority_ageing * 60, clock=clock)
+    callbacks = Callbacks(
+        jobs=own.jobs,
+        registry=state.registry,
+        public_address=settings.public_address,
+        machines=bool(fleet.providers),
+        splitmerge=settings.splitmerge,
     )
     return Base(
-        settings=settings,
-        folder=folder,
-        own=own,
-        runtime=runtime,
-        client=client,
-        authenticator=authenticator,
-        fleet=fleet,
-        files=held,
-        state=state,
-        holdings=Holdings(store, held.spool),
-        photos=Photos(held.results, fleet),
-        uploads=uploads,
-        strays=Strays(store=store, files=held, uploads=uploads, clock=clock),
-        fair=FairShare(store, state.tasks, ageing=settings.priority_ageing * 60, clock=clock),
-        callbacks=Callbacks(
-            jobs=own.jobs,
-            registry=state.registry,
-            public_address=settings.public_address,
-            machines=bool(fleet.providers),
-            splitmerge=settings.splitmerge,
-        ),
+        settings,
+        folder,
+        own,
+        runtime,
+        client,
+        authenticator,
+        fleet,
+        held,
+        state,
+        holdings,
+        photos,
+        uploads,
+        strays,
+        fair,
+        callbacks,
     )
 
 

@@ -13,7 +13,7 @@ from clusterodm.server.assembly.base import Base
 from clusterodm.server.assembly.tasks import Following, Placing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scaling:
     """The parts that launch and delete machines."""
 
@@ -46,4 +46,4 @@ def scale(base: Base, running: Following, waiting: Placing) -> Scaling:
         clock=clock,
     )
     reaper = Reaper(fleet=fleet, machines=state.machines, cluster=cluster, clock=clock)
-    return Scaling(lifecycle=lifecycle, autoscaler=autoscaler, reaper=reaper)
+    return Scaling(lifecycle, autoscaler, reaper)

@@ -33,7 +33,7 @@ from clusterodm.nodeodm import RateLimit, Transfers
 from clusterodm.server.assembly.base import Base
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Following:
     """The parts that follow tasks on nodes."""
 
@@ -74,21 +74,12 @@ def follow_tasks(base: Base) -> Following:
         lost_after=settings.node_lost_after,
         runtime=base.runtime,
     )
-    replicas = Replicas(
-        state.store,
-        base.runtime.leadership,
-        state.tasks,
-        state.registry,
-        state.machines,
-        look=tracker.look,
-        forget=base.authenticator.forget,
-        clock=clock,
-    )
+    replicas = Replicas(state=state, poll=tracker.look, drop_grants=base.authenticator.forget, runtime=base.runtime)
     drainer = Drainer(state=state, collector=collector, results=files.results, clock=clock)
-    return Following(attempts=attempts, collector=collector, drainer=drainer, tracker=tracker, replicas=replicas)
+    return Following(attempts, collector, drainer, tracker, replicas)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Placing:
     """The parts that take tasks from their announcement to a node."""
 
@@ -127,14 +118,8 @@ def place_tasks(base: Base, running: Following) -> Placing:
         egress=EgressPolicy(allow_private=settings.zipurl_allow_private),
         runtime=base.runtime,
     )
-    return Placing(
-        prefetcher=prefetcher,
-        dispatcher=dispatcher,
-        outlook=outlook,
-        sizes=sizes,
-        fetcher=fetcher,
-        accounts=Accounts(state=state, authenticator=base.authenticator, runtime=base.runtime),
-    )
+    accounts = Accounts(state=state, authenticator=base.authenticator, runtime=base.runtime)
+    return Placing(prefetcher, dispatcher, outlook, sizes, fetcher, accounts)
 
 
 def _dispatcher(
@@ -162,7 +147,7 @@ def _dispatcher(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Ending:
     """The parts that carry out requests of owners, and what follows the end of a task."""
 
@@ -187,16 +172,13 @@ def end_tasks(base: Base) -> Ending:
         clock=runtime.clock,
     )
     submodels = Submodels(state=state, control=control, runtime=runtime)
-    return Ending(
-        control=control,
-        submodels=submodels,
-        claims=Claims(state.store, state.tasks),
-        cleaner=Cleaner(state=state, client=base.client, runtime=runtime),
-        notifier=Notifier(
-            state=state,
-            photos=base.photos,
-            egress=EgressPolicy(allow_private=settings.webhook_allow_private),
-            nodes_call=bool(settings.public_address),
-            runtime=runtime,
-        ),
+    claims = Claims(state.store, state.tasks)
+    cleaner = Cleaner(state=state, client=base.client, runtime=runtime)
+    notifier = Notifier(
+        state=state,
+        photos=base.photos,
+        egress=EgressPolicy(allow_private=settings.webhook_allow_private),
+        nodes_call=bool(settings.public_address),
+        runtime=runtime,
     )
+    return Ending(control, submodels, claims, cleaner, notifier)
