@@ -22,14 +22,14 @@ class Scaling:
     reaper: Reaper
 
 
-def scale(base: Base, running: Following, waiting: Placing) -> Scaling:
+def scale(base: Base, following: Following, placing: Placing) -> Scaling:
     """Make them."""
     fleet, state, cluster, clock = base.fleet, base.state, base.own.cluster, base.runtime.clock
     lifecycle = Lifecycle(
         fleet,
         state.machines,
         state.registry,
-        running.attempts,
+        following.attempts,
         cluster=cluster,
         interval=base.settings.machine_poll_interval,
         leadership=base.runtime.leadership,
@@ -40,8 +40,8 @@ def scale(base: Base, running: Following, waiting: Placing) -> Scaling:
         state=state,
         lifecycle=lifecycle,
         spool=base.files.spool,
-        sizes=waiting.sizes,
-        outlook=waiting.outlook,
+        sizes=placing.sizes,
+        outlook=placing.outlook,
         cluster=cluster,
         clock=clock,
     )

@@ -91,7 +91,7 @@ class Placing:
     accounts: Accounts
 
 
-def place_tasks(base: Base, running: Following) -> Placing:
+def place_tasks(base: Base, following: Following) -> Placing:
     """Make the parts that take tasks to a node."""
     settings, state, spool = base.settings, base.state, base.files.spool
     limit = RateLimit(settings.upload_max_speed, base.runtime.clock)
@@ -102,12 +102,12 @@ def place_tasks(base: Base, running: Following) -> Placing:
         client=base.client,
         transfers=transfers(most=settings.prefetch, urgent=False),
         callbacks=base.callbacks,
-        sender=running.replicas.me.id,
+        sender=following.replicas.me.id,
         most=settings.prefetch,
         runtime=base.runtime,
     )
     outlook = Outlook()
-    dispatcher = _dispatcher(base, running, prefetcher, transfers(most=settings.max_sending, urgent=True), outlook)
+    dispatcher = _dispatcher(base, following, prefetcher, transfers(most=settings.max_sending, urgent=True), outlook)
     sizes = Forecasts(state=state, spool=spool, wanted=bool(base.fleet.providers), runtime=base.runtime)
     fetcher = Fetcher(
         tasks=state.tasks,
@@ -123,12 +123,12 @@ def place_tasks(base: Base, running: Following) -> Placing:
 
 
 def _dispatcher(
-    base: Base, running: Following, prefetcher: Prefetcher, transfers: Transfers, outlook: Outlook
+    base: Base, following: Following, prefetcher: Prefetcher, transfers: Transfers, outlook: Outlook
 ) -> Dispatcher:
     clock, consoles = base.runtime.clock, base.files.consoles
     return Dispatcher(
         state=base.state,
-        replicas=running.replicas,
+        replicas=following.replicas,
         placer=Placer(state=base.state, prefetcher=prefetcher, fair=base.fair, clock=clock),
         sender=Sender(
             state=base.state,
@@ -140,7 +140,7 @@ def _dispatcher(
             callbacks=base.callbacks,
             runtime=base.runtime,
         ),
-        attempts=running.attempts,
+        attempts=following.attempts,
         waits=Waits(consoles, outlook, clock),
         max_sending=base.settings.max_sending,
         runtime=base.runtime,
