@@ -46,7 +46,7 @@ def test_no_two_operations_have_the_same_name_route_verb_or_command() -> None:
     for rows in (
         [operation.name for operation in OPERATIONS],
         [operation.route for operation in ROUTES],
-        [operation.shell.words for operation in OPERATIONS if operation.shell],
+        [operation.verb.words for operation in OPERATIONS if operation.verb],
         [operation.command for operation in OPERATIONS if operation.command],
     ):
         assert len(set(rows)) == len(rows)

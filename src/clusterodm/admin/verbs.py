@@ -35,7 +35,7 @@ class Invalid(BadRequest):
 
 async def carry_out(cluster: OperatorPlane, operation: Operation, words: list[str]) -> str | list[str]:
     """Carry out a command; return its answer. Raises ClusterError for what has no answer of its own."""
-    verb = operation.shell or Verb("")
+    verb = operation.verb or Verb("")
     try:
         subject, parameters = await _arguments(cluster, operation, verb, words)
         result = await operation.run(cluster, *subject, **parameters)
@@ -196,7 +196,7 @@ def help_rows() -> list[tuple[str, str]]:
     rows = [
         (f"{verb.words} {verb.usage}".strip(), verb.meaning or operation.summary.rstrip("."))
         for operation in VERBS.values()
-        if (verb := operation.shell) is not None
+        if (verb := operation.verb) is not None
     ]
     return [*rows, *OTHERS]
 

@@ -40,7 +40,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     parameters: type[View] = Nothing
     #: Method and path below /api/v1. Parameters are the query of a GET, the body of a POST.
     route: str = ""
-    shell: Verb | None = None
+    verb: Verb | None = None
     #: Group and name of the command.
     command: str = ""
 

@@ -82,7 +82,7 @@ _NODES: Final = (
         result=NodeView,
         parameters=NewNode,
         route="POST /nodes",
-        shell=Verb("NODE ADD", "<host> <port> [token]", "Add a node; a URL can replace host and port"),
+        verb=Verb("NODE ADD", "<host> <port> [token]", "Add a node; a URL can replace host and port"),
         command="node add",
     ),
     Operation(
@@ -91,7 +91,7 @@ _NODES: Final = (
         result=Done,
         subject=NodeId,
         route="DELETE /nodes/{id}",
-        shell=Verb("NODE DEL", "<number>"),
+        verb=Verb("NODE DEL", "<number>"),
         command="node remove",
     ),
     Operation(name="nodes.view", summary="Show a node.", result=NodeView, subject=NodeId, route="GET /nodes/{id}"),
@@ -100,14 +100,14 @@ _NODES: Final = (
         summary="Show everything known about a node.",
         result=_JSON,
         subject=NodeId,
-        shell=Verb("NODE INFO", "<number>", unknown="INVALID"),
+        verb=Verb("NODE INFO", "<number>", unknown="INVALID"),
     ),
     Operation(
         name="nodes.listing",
         summary="List all nodes.",
         result=list[NodeView],
         route="GET /nodes",
-        shell=Verb("NODE LIST"),
+        verb=Verb("NODE LIST"),
         command="node list",
     ),
     Operation(
@@ -116,7 +116,7 @@ _NODES: Final = (
         result=NodeView,
         subject=NodeId,
         route="POST /nodes/{id}/lock",
-        shell=Verb("NODE LOCK", "<number>"),
+        verb=Verb("NODE LOCK", "<number>"),
         command="node lock",
     ),
     Operation(
@@ -125,7 +125,7 @@ _NODES: Final = (
         result=NodeView,
         subject=NodeId,
         route="POST /nodes/{id}/unlock",
-        shell=Verb("NODE UNLOCK", "<number>"),
+        verb=Verb("NODE UNLOCK", "<number>"),
         command="node unlock",
     ),
     Operation(
@@ -134,7 +134,7 @@ _NODES: Final = (
         result=NodeView,
         subject=NodeId,
         route="POST /nodes/{id}/drain",
-        shell=Verb("NODE DRAIN", "<number>"),
+        verb=Verb("NODE DRAIN", "<number>"),
         command="node drain",
     ),
     Operation(
@@ -142,7 +142,7 @@ _NODES: Final = (
         summary="Poll all nodes now.",
         result=Done,
         route="POST /nodes/update",
-        shell=Verb("NODE UPDATE"),
+        verb=Verb("NODE UPDATE"),
     ),
     Operation(
         name="nodes.best_for",
@@ -150,7 +150,7 @@ _NODES: Final = (
         result=NodeView,
         parameters=Images,
         route="GET /nodes/best",
-        shell=Verb("NODE BEST", "<images>", failure="No best node available: {}"),
+        verb=Verb("NODE BEST", "<images>", failure="No best node available: {}"),
         command="node best",
     ),
     Operation(
@@ -175,28 +175,28 @@ _TASKS: Final = (
         summary="Show the node of a task.",
         result=_JSON,
         subject=TaskId,
-        shell=Verb("ROUTE INFO", "<task>", unknown="INVALID"),
+        verb=Verb("ROUTE INFO", "<task>", unknown="INVALID"),
     ),
     Operation(
         name="original.routes",
         summary="List tasks with their nodes, of all nodes or one.",
         result=_JSON,
         parameters=NodeNumber,
-        shell=Verb("ROUTE LIST", "[number]", unknown="INVALID"),
+        verb=Verb("ROUTE LIST", "[number]", unknown="INVALID"),
     ),
     Operation(
         name="original.task_list",
         summary="List tasks, latest commit first, of all nodes or one.",
         result=list[_JSON],
         parameters=NodeNumber,
-        shell=Verb("TASK LIST", "[number]", unknown="INVALID"),
+        verb=Verb("TASK LIST", "[number]", unknown="INVALID"),
     ),
     Operation(
         name="original.task_details",
         summary="Show everything known about a task.",
         result=_JSON,
         subject=TaskId,
-        shell=Verb("TASK INFO", "<task>", unknown="INVALID"),
+        verb=Verb("TASK INFO", "<task>", unknown="INVALID"),
     ),
     Operation(
         name="tasks.page",
@@ -227,7 +227,7 @@ _TASKS: Final = (
         subject=TaskId,
         parameters=ConsoleLines,
         route="GET /tasks/{uuid}/output",
-        shell=Verb(
+        verb=Verb(
             "TASK OUTPUT", "<task> [line]", "Show the console of a task from a line on; -20: the last 20", "INVALID"
         ),
         command="task logs",
@@ -238,7 +238,7 @@ _TASKS: Final = (
         result=Done,
         subject=TaskId,
         route="POST /tasks/{uuid}/cancel",
-        shell=Verb("TASK CANCEL", "<task>", unknown="INVALID"),
+        verb=Verb("TASK CANCEL", "<task>", unknown="INVALID"),
         command="task cancel",
     ),
     Operation(
@@ -247,7 +247,7 @@ _TASKS: Final = (
         result=Done,
         subject=TaskId,
         route="DELETE /tasks/{uuid}",
-        shell=Verb("TASK REMOVE", "<task>", unknown="INVALID"),
+        verb=Verb("TASK REMOVE", "<task>", unknown="INVALID"),
         command="task remove",
     ),
     Operation(
@@ -256,7 +256,7 @@ _TASKS: Final = (
         result=Done,
         subject=TaskId,
         route="POST /tasks/{uuid}/retry",
-        shell=Verb("TASK RETRY", "<task>", unknown="INVALID"),
+        verb=Verb("TASK RETRY", "<task>", unknown="INVALID"),
         command="task retry",
     ),
     Operation(
@@ -265,7 +265,7 @@ _TASKS: Final = (
         result=Why,
         subject=TaskId,
         route="GET /tasks/{uuid}/why",
-        shell=Verb("TASK WHY", "<task>", unknown="INVALID"),
+        verb=Verb("TASK WHY", "<task>", unknown="INVALID"),
         command="task why",
     ),
     Operation(
@@ -274,7 +274,7 @@ _TASKS: Final = (
         result=list[EventView],
         subject=TaskId,
         route="GET /tasks/{uuid}/timeline",
-        shell=Verb("TASK TIMELINE", "<task>", unknown="INVALID"),
+        verb=Verb("TASK TIMELINE", "<task>", unknown="INVALID"),
     ),
     Operation(
         name="tasks.prioritize",
@@ -283,7 +283,7 @@ _TASKS: Final = (
         subject=TaskId,
         parameters=Priority,
         route="POST /tasks/{uuid}/priority",
-        shell=Verb(
+        verb=Verb(
             "TASK PRIORITY", "<task> <n>", "Set the priority of a task; higher goes first, the default is 0", "INVALID"
         ),
         command="task priority",
@@ -293,7 +293,7 @@ _TASKS: Final = (
         summary="List queued tasks, next first, and why they wait.",
         result=list[TaskView],
         route="GET /queue",
-        shell=Verb("QUEUE LIST"),
+        verb=Verb("QUEUE LIST"),
         command="queue",
     ),
 )
@@ -305,7 +305,7 @@ _UPLOADS: Final = (
         result=UploadPage,
         parameters=Page,
         route="GET /uploads",
-        shell=Verb("UPLOAD LIST", "[count]"),
+        verb=Verb("UPLOAD LIST", "[count]"),
         command="upload list",
     ),
     Operation(
@@ -314,7 +314,7 @@ _UPLOADS: Final = (
         result=Done,
         subject=UploadId,
         route="DELETE /uploads/{uuid}",
-        shell=Verb("UPLOAD DROP", "<upload>"),
+        verb=Verb("UPLOAD DROP", "<upload>"),
         command="upload drop",
     ),
 )
@@ -325,7 +325,7 @@ _MACHINES: Final = (
         summary="List machines that are not gone.",
         result=list[MachineView],
         route="GET /machines",
-        shell=Verb("MACHINE LIST"),
+        verb=Verb("MACHINE LIST"),
         command="machine list",
     ),
     Operation(
@@ -341,7 +341,7 @@ _MACHINES: Final = (
         result=MachineDetail,
         subject=AnyMachineId,
         route="GET /machines/{machine}",
-        shell=Verb("MACHINE SHOW", "<machine>"),
+        verb=Verb("MACHINE SHOW", "<machine>"),
         command="machine show",
     ),
     Operation(
@@ -358,7 +358,7 @@ _MACHINES: Final = (
         result=Done,
         subject=MachineId,
         route="POST /machines/{machine}/keep",
-        shell=Verb("MACHINE KEEP", "<machine>"),
+        verb=Verb("MACHINE KEEP", "<machine>"),
         command="machine keep",
     ),
     Operation(
@@ -367,7 +367,7 @@ _MACHINES: Final = (
         result=Done,
         subject=MachineId,
         route="POST /machines/{machine}/release",
-        shell=Verb("MACHINE RELEASE", "<machine>"),
+        verb=Verb("MACHINE RELEASE", "<machine>"),
         command="machine release",
     ),
     Operation(
@@ -376,7 +376,7 @@ _MACHINES: Final = (
         result=Done,
         subject=MachineId,
         route="POST /machines/{machine}/delete",
-        shell=Verb("MACHINE DELETE", "<machine>"),
+        verb=Verb("MACHINE DELETE", "<machine>"),
         command="machine delete",
     ),
     Operation(
@@ -385,12 +385,12 @@ _MACHINES: Final = (
         result=MachinePlan,
         parameters=Images,
         route="GET /machines/plan",
-        shell=Verb("ASR VIEWCMD", "<images>", "Show how a machine for this many images would be created"),
+        verb=Verb("ASR VIEWCMD", "<images>", "Show how a machine for this many images would be created"),
         command="machine plan",
     ),
 )
 
 OPERATIONS: Final = (*_CLUSTER, *_NODES, *_TASKS, *_UPLOADS, *_MACHINES)
 ROUTES: Final = tuple(operation for operation in OPERATIONS if operation.route)
-VERBS: Final = {operation.shell.words: operation for operation in OPERATIONS if operation.shell}
+VERBS: Final = {operation.verb.words: operation for operation in OPERATIONS if operation.verb}
 COMMANDS: Final = {operation.command: operation for operation in OPERATIONS if operation.command}
