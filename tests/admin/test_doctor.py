@@ -156,7 +156,7 @@ async def test_a_certificate_is_for_the_name_that_clients_use(tmp_path: Path, mo
             [("error", "has the same token as [alice]")],
         ),
         ("[alice\n", 0o600, [("error", "not valid TOML")]),
-        ("", 0o600, [("warning", "names nobody")]),
+        ("", 0o600, [("warning", "names no owner")]),
         ('[alice]\ntoken = "hush-alice"\n', 0o644, [("warning", "can be read by every user"), ("ok", "has 1 owners")]),
         (None, 0, [("error", "cannot be read: No such file or directory")]),
     ],
