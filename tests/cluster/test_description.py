@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from clusterodm.cluster.nodes import description
+from clusterodm.cluster.state import description
 from clusterodm.core.backoff import Backoff
 from clusterodm.core.nodes import make_address
 from tests.support import Rig, eventually

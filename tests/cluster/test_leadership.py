@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, literal
 
 from clusterodm.aio import Leadership
 from clusterodm.cluster.controller import Loops, Scope, Service, Step
-from clusterodm.cluster.nodes.description import Description
 from clusterodm.cluster.replicas import Replicas
 from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.bundle import ClusterState
+from clusterodm.cluster.state.description import Description
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks

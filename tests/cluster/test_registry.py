@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.cluster.controller import Controller
-from clusterodm.cluster.nodes.description import Description
+from clusterodm.cluster.state.description import Description
 from clusterodm.cluster.state.registry import Node, Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.errors import StoreDown

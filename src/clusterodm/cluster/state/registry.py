@@ -13,9 +13,9 @@ import structlog
 
 from clusterodm.aio import Clock, Observers
 from clusterodm.cluster.controller import Controller, Loop
-from clusterodm.cluster.nodes.description import Describer, Description
-from clusterodm.cluster.nodes.health import Healths
+from clusterodm.cluster.state.description import Describer, Description
 from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.health import Healths
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.changes import NodeChanges, NodeTerms
 from clusterodm.core.cluster import cluster_info

@@ -13,9 +13,9 @@ import msgspec
 
 from clusterodm.aio import Clock, Leadership
 from clusterodm.auth import Authenticator, JobTokens, make_authenticator
-from clusterodm.cluster.nodes.description import Description
 from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.bundle import ClusterState
+from clusterodm.cluster.state.description import Description
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
