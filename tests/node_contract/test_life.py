@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tests.node_contract.client import Client
 from tests.node_contract.conftest import Start
+from tests.support import eventually
 
 DAYS_AGO = str(int(time.time() * 1000) - 3 * 24 * 3600 * 1000)
 
@@ -19,7 +21,8 @@ async def test_an_orderly_end_keeps_tasks_and_loses_consoles_and_those_that_ran_
     node = start("--test-seconds", "2", "-q", "1")
     done = await node.completed(name="done", skipPostProcessing="true")
     running, waiting = await node.created(("a.jpg", b"a"), ("b.jpg", b"b")), await node.created()
-    await node.reaches(running, 20)
+    for uuid in (running, waiting):
+        await eventually(functools.partial(_is_in_place, node, uuid))
     assert await node.get(f"/task/{done}/output")
     await node.restart(signal.SIGTERM)
     info = await node.info(done, with_output=0)
@@ -89,3 +92,9 @@ async def test_an_orderly_end_is_one(start: Start) -> None:
     for how in (signal.SIGTERM, signal.SIGINT):
         node: Client = start("--test-seconds", "0")
         assert node.program.end(how) == 0
+
+
+async def _is_in_place(node: Client, uuid: str) -> bool:
+    """A task shows as running, too, until its files are in place; a node that ends before that forgets it."""
+    info = await node.info(uuid)
+    return bool(info["status"]["code"] == 10 or info["processingTime"] >= 0)
