@@ -117,13 +117,14 @@ async def remove(cluster: OperatorPlane, node: Node) -> Done:
     """Remove a node. Its running tasks finish there, and its results stay available as long as it is reachable."""
     count = len(view(cluster, node).tasks)
     await cluster.registry.remove(node)
-    tasks = f"{count} running {'task' if count == 1 else 'tasks'}"
-    if not node.online:
-        rest = f"; it does not answer, and {tasks} will move once it counts as lost (`task retry` moves a task at once)"
-    else:
-        rest = f"; {tasks} will finish there"
-    rest = rest if count else ""
-    return Done(text=f"{node.address} removed{rest}")
+    text, tasks = f"{node.address} removed", f"{count} running {'task' if count == 1 else 'tasks'}"
+    if count and node.online:
+        text += f"; {tasks} will finish there"
+    elif count:
+        text += (
+            f"; it does not answer, and {tasks} will move once it counts as lost (`task retry` moves a task at once)"
+        )
+    return Done(text=text)
 
 
 async def lock(cluster: OperatorPlane, node: Node) -> NodeView:

@@ -255,7 +255,7 @@ def _why_over(task: Task, node: str) -> str:
 
 
 async def cancel(cluster: OperatorPlane, entry: Entry) -> Done:
-    """Cancel a task in any phase; a finished one stays as it is, an upload is removed."""
+    """Cancel a task in any phase; a finished one does not change, an upload is removed."""
     await cluster.control.cancel(entry, by=_OPERATOR)
     return Done(text=f"{entry.task.uuid} is {entry.task.outcome or entry.task.phase}")
 

@@ -45,7 +45,7 @@ class Describer:
         self._etag = ""
         self._due = 0.0
         self._failures = 0
-        #: The one in the store, as far as it is known.
+        #: What was last read from the store or written to it; before that, the shipped one.
         self._kept = shipped
         self._take(shipped)
 
