@@ -68,6 +68,8 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 
 #: Phases in which a task is on a node or on its way there.
 ON_NODE: Final = frozenset({Phase.DISPATCHING, Phase.RUNNING, Phase.COLLECTING})
+#: Phases in which its node has a task, and is polled for it or for its results.
+FOLLOWED: Final = frozenset({Phase.RUNNING, Phase.COLLECTING})
 #: Phases that loops work on; memory holds these, the rest is read on demand.
 ACTIVE: Final = frozenset({Phase.RECEIVING, Phase.QUEUED}) | ON_NODE
 

@@ -66,6 +66,10 @@ class Entry:
             return on_node
         raise StaleTask(f"task {self.task.uuid} is {self.task.phase}, on no node")
 
+    def reset_misses(self) -> None:
+        """Count the silence of its node, and its denials, from the beginning."""
+        self.unreachable_since, self.misses = 0.0, 0
+
     def require_readable(self) -> None:
         """Raise BadRequest if it is set aside."""
         if self.aside:

@@ -58,7 +58,7 @@ class Failed(NamedTuple):
         return cls(classify(text, task.processing_time / 1000), text)
 
 
-class Retry(msgspec.Struct, frozen=True, kw_only=True):
+class Requeue(msgspec.Struct, frozen=True, kw_only=True):
     """The task goes back to the queue."""
 
     attempt: Attempt
@@ -68,7 +68,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     console: str
 
 
-class Over(msgspec.Struct, frozen=True, kw_only=True):
+class Fail(msgspec.Struct, frozen=True, kw_only=True):
     """The task has failed."""
 
     attempt: Attempt
@@ -99,13 +99,14 @@ class Attempts:
         """End the current attempt of a task: it is queued again, or has failed. Raises StaleTask."""
         task, attempt = entry.require_on_node()
         detail = "" if failure is Failure.FORGOTTEN else detail.replace(attempt.node_uuid, task.uuid)
-        around = await self._circumstances(task, attempt, failure, detail)
-        verdict = await self._judge(task, attempt, Failed(failure, detail), around)
-        self._record(task, attempt, Failed(failure, detail), around)
+        failed = Failed(failure, detail)
+        around = await self._circumstances(task, attempt, failed)
+        verdict = await self._judge(task, attempt, failed, around)
+        self._record(task, attempt, failed, around)
         await self._carry_out(entry, verdict)
 
-    async def _circumstances(self, task: Task, attempt: Attempt, failure: Failure, detail: str) -> Circumstances:
-        rule, node, why = RULES[failure], self.state.registry.get(attempt.node_id), describe(failure, detail)
+    async def _circumstances(self, task: Task, attempt: Attempt, failed: Failed) -> Circumstances:
+        rule, node, why = RULES[failed.failure], self.state.registry.get(attempt.node_id), describe(*failed)
         earlier = await self.state.store.attempts(task.uuid) if rule.avoid else []
         return Circumstances(
             max_attempts=self.max_attempts,
@@ -114,27 +115,27 @@ class Attempts:
             confirmed=any(each.reason == why and each.node_id in task.avoid for each in earlier),
         )
 
-    async def _judge(self, task: Task, attempt: Attempt, failed: Failed, around: Circumstances) -> Retry | Over:
+    async def _judge(self, task: Task, attempt: Attempt, failed: Failed, around: Circumstances) -> Requeue | Fail:
         """Decide what follows; a task whose files are gone is over in any case."""
         (failure, detail), now = failed, self.runtime.clock()
         why = describe(failure, detail)
         decision = decide(task, failure, detail, now, around, chance())
         if not isinstance(decision, Again):
-            return _over(task, attempt.ended(now, why, Cleanup.NONE), decision.error)
+            return _fail(task, attempt.ended(now, why, Cleanup.NONE), decision.error)
         try:
             restored = await self.holdings.restored(task)
         except FilesLost as lost:
             error = detail if failure is Failure.FILES else f"{why}; {lost}, so it cannot go on elsewhere"
-            return _over(task, attempt.ended(now, why, Cleanup.NONE), error)
-        return self._retry(task, attempt.ended(now, why, Cleanup.REMOVE), failed, decision, restored)
+            return _fail(task, attempt.ended(now, why, Cleanup.NONE), error)
+        return self._requeue(task, attempt.ended(now, why, Cleanup.REMOVE), failed, decision, restored)
 
-    def _retry(self, task: Task, ended: Attempt, failed: Failed, decision: Again, restored: TaskChanges) -> Retry:
+    def _requeue(self, task: Task, ended: Attempt, failed: Failed, decision: Again, restored: TaskChanges) -> Requeue:
         text = f"attempt {ended.number} on {ended.node_name} ended: {ended.reason}"
         newly_alone = decision.alone and not task.alone
         alone = "retrying on a node of its own, because other tasks were lost with it" if newly_alone else ""
         refetch = "fetching its zipurl again" if restored else ""
         unseen = RULES[failed.failure].unseen
-        return Retry(
+        return Requeue(
             attempt=ended,
             changes=restored | self._changes(task, ended, failed, decision),
             text="; ".join(filter(None, [text, alone, refetch])),
@@ -169,8 +170,8 @@ class Attempts:
         if around.confirmed:
             self.state.registry.health.absolve(task.uuid)
 
-    async def _carry_out(self, entry: Entry, verdict: Retry | Over) -> None:
-        if isinstance(verdict, Over):
+    async def _carry_out(self, entry: Entry, verdict: Requeue | Fail) -> None:
+        if isinstance(verdict, Fail):
             text = f"failed: {verdict.error}"
             await self.state.tasks.finish(entry, Outcome.FAILED, text, attempt=verdict.attempt, error=verdict.error)
             return
@@ -189,10 +190,10 @@ class Attempts:
         return any(not refusal(node, needs, 0.0) for node in nodes)
 
 
-def _over(task: Task, ended: Attempt, error: str) -> Over:
+def _fail(task: Task, ended: Attempt, error: str) -> Fail:
     """Return the verdict on a failed task; one that was never committed to its node is removed there."""
     cleanup = Cleanup.REMOVE if task.phase is Phase.DISPATCHING else Cleanup.NONE
-    return Over(attempt=msgspec.structs.replace(ended, cleanup=cleanup), error=error)
+    return Fail(attempt=msgspec.structs.replace(ended, cleanup=cleanup), error=error)
 
 
 def _larger_than(node: NodeFacts) -> TaskChanges:

@@ -164,8 +164,8 @@ class Dispatcher:
         entry = self.state.tasks.get(uuid)
         self._working.add(uuid)
         try:
-            if entry is not None:
-                await self._end(entry, await self._step(entry))
+            if entry is not None and (failed := await self._step(entry)):
+                await self.attempts.failed(entry, *failed)
         except StaleTask as stale:
             _log.info("dispatch superseded", task=uuid, why=str(stale))
         finally:
@@ -193,7 +193,3 @@ class Dispatcher:
         if attempt.sender == me or (self.runtime.leadership.held and self._orphaned(attempt)):
             return await self.sender.resume(entry, attempt)
         return None
-
-    async def _end(self, entry: Entry, failed: Failed | None) -> None:
-        if failed is not None:
-            await self.attempts.failed(entry, *failed)

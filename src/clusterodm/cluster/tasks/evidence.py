@@ -11,7 +11,7 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Registry
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.retry import RULES, Failure, describe, failure_of, told_limit
-from clusterodm.core.tasks import COMPLETED, Attempt, Outcome, Phase, Stage, Task
+from clusterodm.core.tasks import COMPLETED, FOLLOWED, Attempt, Outcome, Stage, Task
 
 #: Seconds for which an ended attempt counts as evidence.
 _RECENT: Final = 60.0
@@ -72,7 +72,7 @@ class Evidence:
         return lost or any(
             task.uuid != attempt.task and other.node_id == attempt.node_id
             for task, other in self._tasks.on_nodes()
-            if task.phase in (Phase.RUNNING, Phase.COLLECTING)
+            if task.phase in FOLLOWED
         )
 
     def _recent_losses(self) -> list[tuple[int, str, float]]:

@@ -5,7 +5,7 @@
 The work to do follows from a job and its submodels as stored, so a restart or a missed event only delays it until the
 next sweep.
 
-A queued submodel is shown as running: a job takes back what it sees queued, and sends fewer at a time from then on. If
+A queued submodel is shown as running: a job takes back what it sees queued, and from then on sends fewer at a time. If
 jobs hold all slots and none would become free, it is shown as queued, so that the job processes it on its own node.
 """
 
@@ -25,7 +25,7 @@ from clusterodm.core.errors import StaleTask
 from clusterodm.core.machines import PENDING_STATES
 from clusterodm.core.options import split_cluster
 from clusterodm.core.splitmerge import GRACE, Fate, fate, is_under_way, stuck
-from clusterodm.core.tasks import ACTIVE, ON_NODE, Cleanup, Phase, Task
+from clusterodm.core.tasks import ACTIVE, FOLLOWED, ON_NODE, Cleanup, Phase, Task
 
 #: Submodels of a job ended in one round.
 _PAGE: Final = 200
@@ -109,7 +109,7 @@ class Submodels:
             job = self.state.tasks.get(task.job)
             if job is None or not is_under_way(job.task, task.job_attempt):
                 self._queue.put(task.job)
-        if task.attempts and task.phase not in (Phase.RUNNING, Phase.COLLECTING) and split_cluster(task.options):
+        if task.attempts and task.phase not in FOLLOWED and split_cluster(task.options):
             self._queue.put(task.uuid)
 
     async def drop(self, uuid: str) -> None:

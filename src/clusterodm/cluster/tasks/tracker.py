@@ -25,6 +25,7 @@ from clusterodm.core.tasks import (
     CANCELED_CODE,
     COMPLETED_CODE,
     FAILED_CODE,
+    FOLLOWED,
     QUEUED_CODE,
     RUNNING_CODE,
     Attempt,
@@ -78,21 +79,19 @@ class Tracker:
         self.state.tasks.watch(self._task_changed)
 
     def _task_changed(self, entry: Entry) -> None:
-        entry.unreachable_since, entry.misses = 0.0, 0
+        entry.reset_misses()
         if entry.attempt is not None and entry.task.phase is not Phase.RUNNING:
             self.relay.forget(entry.attempt)
-        if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING):
+        if entry.task.phase in FOLLOWED:
             self._polls.put(entry.task.uuid, self.interval / 4 if entry.task.phase is Phase.RUNNING else 0.0)
         else:
             self._polls.cancel(entry.task.uuid)
 
     async def _keys(self) -> list[str]:
         """Return tasks to follow; what an earlier term observed of their nodes does not count."""
-        followed = [
-            entry for entry in self.state.tasks.active() if entry.task.phase in (Phase.RUNNING, Phase.COLLECTING)
-        ]
+        followed = [entry for entry in self.state.tasks.active() if entry.task.phase in FOLLOWED]
         for entry in followed:
-            entry.unreachable_since, entry.misses = 0.0, 0
+            entry.reset_misses()
         return [entry.task.uuid for entry in followed]
 
     def look(self, uuid: str) -> None:
@@ -107,7 +106,7 @@ class Tracker:
 
     async def _follow(self, uuid: str) -> float | None:
         entry = self.state.tasks.get(uuid)
-        if entry is None or entry.attempt is None or entry.task.phase not in (Phase.RUNNING, Phase.COLLECTING):
+        if entry is None or entry.attempt is None or entry.task.phase not in FOLLOWED:
             return None
         try:
             step = await self._step(entry, entry.attempt)
@@ -140,7 +139,7 @@ class Tracker:
             return Failed(Failure.FORGOTTEN, str(error))
         except (NodeUnreachable, NodeRefused) as error:
             return self._unreachable(entry, str(error))
-        entry.unreachable_since, entry.misses = 0.0, 0
+        entry.reset_misses()
         if entry.attempt is not attempt or entry.task.phase is not Phase.RUNNING:
             return None
         failed = await self._apply(entry, attempt, node, poll)
