@@ -61,10 +61,10 @@ async def eventually(check: Callable[[], Any], *, seconds: float = 20.0) -> Any:
         await asyncio.sleep(0.005)
 
 
-async def holder(store: Store, lease: str) -> str:
-    """Who has a lease, by its database; empty when nobody does."""
+async def holder(store: Store, lock: str) -> str:
+    """The holder of a lock, by the database; empty if it is free."""
     async with store._transaction() as connection:
-        return (await connection.execute(store._holder(lease))).scalar_one_or_none() or ""
+        return (await connection.execute(store._holder(lock))).scalar_one_or_none() or ""
 
 
 class Api:

@@ -199,9 +199,9 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     cloud.world.knobs |= {"fail": "", "total_memory": 64 << 30}
     await api.ends(uuid)
     await no_machines(cluster, cloud)
-    sizes = cluster.cluster.context.autoscaler.sizes
-    assert sizes.memory == {"hetzner/small": 8 << 30, "hetzner/large": 64 << 30}
-    await eventually(lambda: [(peak.images, peak.enough) for peak in sizes.peaks] == [(2, False), (2, True)])
+    forecasts = cluster.cluster.context.autoscaler.forecasts
+    assert forecasts.memory == {"hetzner/small": 8 << 30, "hetzner/large": 64 << 30}
+    await eventually(lambda: [(peak.images, peak.enough) for peak in forecasts.peaks] == [(2, False), (2, True)])
     await cluster.stop()
 
     api = await start(cluster, cloud)

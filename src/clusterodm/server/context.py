@@ -19,4 +19,4 @@ class Context(ClientPlane, OperatorPlane):
 
     collector: Collector
     tracker: Tracker
-    sizes: Forecasts
+    forecasts: Forecasts

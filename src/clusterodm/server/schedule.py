@@ -147,7 +147,7 @@ class Schedule:
         await context.claims.load()
         await context.fair.load()
         await context.machines.load()
-        await context.sizes.load()
+        await context.forecasts.load()
         await context.replicas.begin(self.loops)
 
     async def _reload(self) -> None:
@@ -155,7 +155,7 @@ class Schedule:
         if context.store.shared:
             await context.replicas.reload()
             await context.fair.load()
-            await context.sizes.load()
+            await context.forecasts.load()
 
     async def _drop_remains(self) -> None:
         """Delete what dead processes left. A process whose heartbeat is only late must not lose what it works on."""
@@ -177,5 +177,5 @@ class Schedule:
             await context.store.drop_accounts(context.clock())
         else:
             await context.autoscaler.read_costs()
-            await context.sizes.load()
+            await context.forecasts.load()
         await context.fair.load()

@@ -51,7 +51,7 @@ class Autoscaler:
     state: ClusterState
     lifecycle: Lifecycle
     spool: Spool
-    sizes: Forecasts
+    forecasts: Forecasts
     outlook: Outlook
     #: The tag of the machines.
     cluster: str
@@ -121,12 +121,12 @@ class Autoscaler:
             MachineLoad(
                 machine=machine,
                 busy=self.state.machines.busy(machine),
-                memory=self.sizes.of(machine.provider, machine.size),
+                memory=self.forecasts.of(machine.provider, machine.size),
                 usable=self.state.machines.usable(machine),
             )
             for machine in self.state.machines.alive()
         ]
-        rules = [_rules(provider, self.sizes, wall) for provider in self.fleet.providers.values()]
+        rules = [_rules(provider, self.forecasts, wall) for provider in self.fleet.providers.values()]
         return plan(demands, loads, rules, budget, skipped, wall)
 
     async def _early(self) -> list[Demand]:
@@ -268,7 +268,7 @@ class Autoscaler:
             self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
-def _rules(provider: BoundedProvider, sizes: Forecasts, now: float) -> Rules:
+def _rules(provider: BoundedProvider, forecasts: Forecasts, now: float) -> Rules:
     config = provider.config
     here = time.localtime(now)
     windows = config.windows
@@ -285,5 +285,5 @@ def _rules(provider: BoundedProvider, sizes: Forecasts, now: float) -> Rules:
         ready=ready,
         prewarm=config.prewarm,
         paused=provider.pause.text,
-        memory={size.slug: sizes.of(provider.name, size.slug) for size in config.image_size_mapping},
+        memory={size.slug: forecasts.of(provider.name, size.slug) for size in config.image_size_mapping},
     )

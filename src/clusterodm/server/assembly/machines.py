@@ -40,7 +40,7 @@ def scale(base: Base, following: Following, placing: Placing) -> Scaling:
         state=state,
         lifecycle=lifecycle,
         spool=base.files.spool,
-        sizes=placing.sizes,
+        forecasts=placing.forecasts,
         outlook=placing.outlook,
         cluster=cluster,
         clock=clock,

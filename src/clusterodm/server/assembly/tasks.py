@@ -86,7 +86,7 @@ class Placing:
     prefetcher: Prefetcher
     dispatcher: Dispatcher
     outlook: Outlook
-    sizes: Forecasts
+    forecasts: Forecasts
     fetcher: Fetcher
     accounts: Accounts
 
@@ -108,18 +108,18 @@ def place_tasks(base: Base, following: Following) -> Placing:
     )
     outlook = Outlook()
     dispatcher = _dispatcher(base, following, prefetcher, transfers(most=settings.max_sending, urgent=True), outlook)
-    sizes = Forecasts(state=state, spool=spool, wanted=bool(base.fleet.providers), runtime=base.runtime)
+    forecasts = Forecasts(state=state, spool=spool, wanted=bool(base.fleet.providers), runtime=base.runtime)
     fetcher = Fetcher(
         tasks=state.tasks,
         spool=spool,
         holdings=base.holdings,
-        forecasts=sizes,
+        forecasts=forecasts,
         bounds=base.files.bounds,
         egress=EgressPolicy(allow_private=settings.zipurl_allow_private),
         runtime=base.runtime,
     )
     accounts = Accounts(state=state, authenticator=base.authenticator, runtime=base.runtime)
-    return Placing(prefetcher, dispatcher, outlook, sizes, fetcher, accounts)
+    return Placing(prefetcher, dispatcher, outlook, forecasts, fetcher, accounts)
 
 
 def _dispatcher(
