@@ -26,12 +26,13 @@ class _Timer:
 
 
 class DrivenClock(Clock):
-    """Begins at EPOCH, and at 0 monotonic seconds."""
+    """Begins at a wall time (a real one where others go by theirs), and at 0 monotonic seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: float = EPOCH) -> None:
+        self.start = start
         self.passed = 0.0
         self._timers: list[_Timer] = []
-        super().__init__(lambda: EPOCH + self.passed, lambda: self.passed)
+        super().__init__(lambda: start + self.passed, lambda: self.passed)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback()` once so much time has passed."""

@@ -160,7 +160,7 @@ async def test_a_node_that_gives_no_answer_is_waited_for_as_long_as_it_may_be_aw
             asked.clear()
             await asked.wait()
         assert entry.task.phase is Phase.COLLECTING
-        unit.clock.turn(LOST_AFTER + 1)
+        unit.clock.ahead += LOST_AFTER + 1
         await unit.until(lambda: entry.task.phase is Phase.QUEUED)
     assert "the node could not be reached for too long" in (await unit.timeline(entry))[-1]
 

@@ -65,7 +65,7 @@ async def _is_queued_again(unit: Units, entry: Entry, failed: Failed | None, exp
     task, attempt = entry.task, _attempt(entry)
     assert (task.phase, task.charged, attempt.stage, attempt.cleanup) == (Phase.QUEUED, 0, Stage.ENDED, Cleanup.REMOVE)
     assert (unit.sender.under_way, _plan(unit)) == ({}, [])
-    unit.clock.turn(61)
+    unit.clock.ahead += 61
 
 
 async def test_a_node_that_vanishes_after_the_choice_leaves_its_task_in_the_queue(unit: Units, odd: OddNode) -> None:

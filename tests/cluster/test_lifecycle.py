@@ -17,7 +17,7 @@ import pytest
 from aiohttp import web
 
 from clusterodm.admin.operations import machines as admin
-from clusterodm.aio import BACKOFF, Clock
+from clusterodm.aio import BACKOFF
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.machines.absence import SETTLE
 from clusterodm.core.errors import ClusterError, StaleMachine
@@ -30,6 +30,7 @@ from clusterodm.settings import load_settings
 from clusterodm.store import Store
 from clusterodm.testing import FakeMachine, World
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
+from tests.clock import DrivenClock
 from tests.providers.support import Cloud, running_cloud
 from tests.support import FAST, eventually
 
@@ -38,19 +39,10 @@ BOOT_TIMEOUT = 300.0
 PAUSE = 300.0
 
 
-class HandClock(Clock):
-    """A clock that stands still until it is turned."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        start = time.time()
-        super().__init__(lambda: start + self.now, lambda: self.now)
-
-
 class Bench:
     """One machine, its cloud and its clock."""
 
-    def __init__(self, context: Context, cloud: Cloud, clock: HandClock) -> None:
+    def __init__(self, context: Context, cloud: Cloud, clock: DrivenClock) -> None:
         assert cloud.world is not None
         self.context, self.world, self.clock = context, cloud.world, clock
         self.machine_id = ""
@@ -102,17 +94,17 @@ class Bench:
 
     async def turn(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
         """Turn the clock and take each step that is due, until a condition holds."""
-        end = self.clock.now + seconds
+        end = self.clock.passed + seconds
         while not self.gone and not until():
             before = self.machine.state
             delay = await self.step()
             if delay is None and not self.gone and self.machine.state is not before:
                 continue
-            if delay is None or self.clock.now + delay > end:
+            if delay is None or self.clock.passed + delay > end:
                 break
-            self.clock.now += delay
+            self.clock.freeze(delay)
         if not until():
-            self.clock.now = end
+            self.clock.passed = end
 
     async def reach(self, state: State) -> None:
         """Take a machine to a state as it gets there by itself."""
@@ -142,7 +134,7 @@ class Bench:
 
     async def deny_once(self) -> None:
         """Have the next look at the machine, when its provider is listed anew, be in vain."""
-        self.clock.now += INTERVAL
+        self.clock.freeze(INTERVAL)
         denied = hidden(self.world)
         await self.step()
         self.world.machines |= denied
@@ -162,7 +154,7 @@ class Bench:
 
 @asynccontextmanager
 async def benched(folder: Path, name: str = "hetzner") -> AsyncIterator[Bench]:
-    clock = HandClock()
+    clock = DrivenClock(time.time())
     async with running_cloud(name) as cloud, aiohttp.ClientSession() as session:
         file = folder / "asr.json"
         file.write_text(json.dumps(cloud.entry | {"bootTimeout": BOOT_TIMEOUT, "createRetries": 1, "idleTimeout": 60}))
@@ -227,9 +219,9 @@ async def test_a_machine_that_may_be_listed_late_is_looked_for_until_the_cloud_h
     lost = list[FakeMachine]()
 
     def late(request: web.Request) -> str:
-        if bench.world.created and request.method == "GET" and bench.clock.now < 45:
+        if bench.world.created and request.method == "GET" and bench.clock.passed < 45:
             lost.extend(hidden(bench.world).values())
-        return LOSE if request.method == "POST" and bench.clock.now < 45 else ""
+        return LOSE if request.method == "POST" and bench.clock.passed < 45 else ""
 
     bench.world.misbehave = late
     bench.world.dead_on_arrival = True
@@ -248,12 +240,12 @@ async def test_what_was_never_created_is_given_up_only_after_the_cloud_has_settl
     bench.world.misbehave = lambda request: REFUSE if request.method == "POST" else ""
     await bench.order()
     await bench.turn(3600, lambda: bench.machine.state is State.DELETING)
-    begun = bench.clock.now
+    begun = bench.clock.passed
     await bench.turn(SETTLE - 1)
     assert not bench.gone
     await bench.turn(SETTLE)
     assert bench.gone
-    assert bench.clock.now - begun < 2 * SETTLE + 1
+    assert bench.clock.passed - begun < 2 * SETTLE + 1
     assert bench.failed
 
 
@@ -310,7 +302,7 @@ async def test_a_machine_whose_node_is_online_boots_though_its_provider_denies_i
     await bench.turn(SETTLE + INTERVAL, lambda: bool(bench.machine.node_id))
     await bench.online()
     hidden(bench.world)
-    bench.clock.now += SETTLE + INTERVAL
+    bench.clock.freeze(SETTLE + INTERVAL)
     await bench.step()
     assert bench.machine.state is State.READY
 
@@ -380,7 +372,7 @@ async def test_a_new_leader_counts_from_its_own_first_look(bench: Bench) -> None
     await bench.reach(State.READY)
     await bench.offline()
     await bench.deny_once()
-    bench.clock.now += 3600  # another replica led
+    bench.clock.freeze(3600)  # another replica led
     for loop in bench.context.lifecycle.loops():
         await loop.on_elected()
     await bench.deny_once()
@@ -394,10 +386,10 @@ async def test_a_new_leader_counts_from_its_own_first_look(bench: Bench) -> None
 
 async def test_a_slow_deletion_is_repeated_until_the_provider_denies_the_machine_twice(bench: Bench) -> None:
     await bench.reach(State.READY)
-    fake, begun = bench.fake, bench.clock.now
+    fake, begun = bench.fake, bench.clock.passed
 
     def slow(request: web.Request) -> str:
-        if bench.clock.now < begun + 1800:
+        if bench.clock.passed < begun + 1800:
             bench.world.machines[fake.id] = fake
             fake.state = "deleting"
         return ""

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid as uuid_module
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +14,6 @@ from typing import Any
 
 import aiohttp
 
-from clusterodm.aio import Clock
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
@@ -30,26 +28,9 @@ from clusterodm.server.context import Context
 from clusterodm.server.schedule import Part
 from clusterodm.settings import load_settings
 from clusterodm.store import Store
-from tests.support import FAST, empty_database
+from tests.support import FAST, TurnedClock, empty_database
 
 PHOTOS = {"a.jpg": b"first", "b.jpg": b"second"}
-
-
-class HandClock(Clock):
-    """A clock that a test turns forward; between that it goes on, as loops need it."""
-
-    def __init__(self) -> None:
-        self.turned = 0.0
-        super().__init__(lambda: self.now, lambda: self.now)
-
-    @property
-    def now(self) -> float:
-        """Near the times of files."""
-        return time.time() + self.turned
-
-    def turn(self, seconds: float) -> None:
-        """Have time go by."""
-        self.turned += seconds
 
 
 @dataclass
@@ -57,7 +38,7 @@ class Units:
     """The parts of one cluster."""
 
     context: Context
-    clock: HandClock
+    clock: TurnedClock
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -143,7 +124,7 @@ async def running(
 async def units(folder: Path, **settings: Any) -> AsyncIterator[Units]:
     """The parts of a cluster; only its nodes are polled."""
     (folder / "clusterodm.db").write_bytes(await empty_database())
-    clock = HandClock()
+    clock = TurnedClock()
     flags = FAST | {"data_dir": folder, "prefetch": 0} | settings
     async with AsyncExitStack() as stack:
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from clusterodm.providers import BoundedProvider, MachineStatus, ProviderMachine
 from clusterodm.providers.throttling import Pause, retry_at
 from clusterodm.testing import KubernetesApi
 from clusterodm.testing.world import REFUSE, THROTTLE, World
+from tests.clock import DrivenClock
 from tests.processes import free_port
 from tests.providers.support import CLOUDS, KUBERNETES_TOKEN, kubeconfig, provider_of, running_cloud, spec
 
@@ -58,17 +59,6 @@ def test_what_an_answer_asks_for(headers: dict[str, str], seconds: float | None)
     assert retry_at(headers, NOW) == (0.0 if seconds is None else NOW + seconds)
 
 
-@dataclass
-class Hands:
-    """A clock that only a test turns forward."""
-
-    began: float = field(default_factory=time.time)
-    ahead: float = 0.0
-
-    def clock(self) -> Clock:
-        return Clock(lambda: self.began + self.ahead, lambda: 1000.0 + self.ahead)
-
-
 def test_a_pause_is_as_long_as_asked_for_within_bounds_and_grows_where_nothing_is_said() -> None:
     gone = 0.0
     pause = Pause("hetzner", Clock(lambda: NOW + gone, lambda: 1000.0 + gone))
@@ -96,7 +86,7 @@ class Gate:
     """What a provider sees of us, and a switch for what it answers."""
 
     provider: BoundedProvider
-    hands: Hands
+    clock: DrivenClock
     #: Have it throttle from now on, or no longer.
     throttle: Callable[[bool], None]
     #: Requests so far.
@@ -108,7 +98,7 @@ class Gate:
 
 @asynccontextmanager
 async def kubernetes_gate(folder: Path) -> AsyncIterator[Gate]:
-    hands, api = Hands(), KubernetesApi(token=KUBERNETES_TOKEN, port=free_port())
+    clock, api = DrivenClock(time.time()), KubernetesApi(token=KUBERNETES_TOKEN, port=free_port())
 
     def throttle(on: bool) -> None:
         api.throttle = 7 if on else 0
@@ -116,14 +106,14 @@ async def kubernetes_gate(folder: Path) -> AsyncIterator[Gate]:
     async with api.running() as url:
         entry = {"provider": "kubernetes", "kubeconfig": str(kubeconfig(folder, url)), "nodePort": api._port}
         entry["imageSizeMapping"] = [{"maxImages": 10, "slug": "small", "cpu": "2", "memory": "8Gi"}]
-        async with provider_of(folder, entry, clock=hands.clock()) as made:
-            yield Gate(made, hands, throttle, lambda: len(api.requests), 7.0, lambda: list(api.objects["jobs"]))
+        async with provider_of(folder, entry, clock=clock) as made:
+            yield Gate(made, clock, throttle, lambda: len(api.requests), 7.0, lambda: list(api.objects["jobs"]))
 
 
 @asynccontextmanager
 async def aws_gate(folder: Path) -> AsyncIterator[Gate]:
     """EC2 throttles with an error code; moto does not, so something in front of it does."""
-    hands, throttled, count = Hands(), False, 0
+    clock, throttled, count = DrivenClock(time.time()), False, 0
     error = "<Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message>"
     body = f"<?xml version='1.0'?><Response><Errors><Error>{error}</Error></Errors><RequestID>r</RequestID></Response>"
 
@@ -144,13 +134,13 @@ async def aws_gate(folder: Path) -> AsyncIterator[Gate]:
 
         async with serving(answer) as url:
             entry = cloud.entry | {"apiUrl": url}
-            async with provider_of(folder, entry, clock=hands.clock()) as made:
-                yield Gate(made, hands, throttle, lambda: count, 1.0, cloud.names)
+            async with provider_of(folder, entry, clock=clock) as made:
+                yield Gate(made, clock, throttle, lambda: count, 1.0, cloud.names)
 
 
 @asynccontextmanager
 async def cloud_gate(folder: Path, name: str) -> AsyncIterator[Gate]:
-    hands = Hands()
+    clock = DrivenClock(time.time())
     async with running_cloud(name) as cloud:
         world = cloud.world
         assert world is not None
@@ -160,8 +150,8 @@ async def cloud_gate(folder: Path, name: str) -> AsyncIterator[Gate]:
             world.misbehave = lambda request: THROTTLE if on else ""
 
         seconds = {"hetzner": 40.0, "digitalocean": 40.0, "scaleway": 1.0}[name]
-        async with provider_of(folder, cloud.entry, clock=hands.clock()) as made:
-            yield Gate(made, hands, throttle, lambda: sum(world.calls.values()), seconds, cloud.names)
+        async with provider_of(folder, cloud.entry, clock=clock) as made:
+            yield Gate(made, clock, throttle, lambda: sum(world.calls.values()), seconds, cloud.names)
 
 
 @asynccontextmanager
@@ -191,7 +181,7 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
     with pytest.raises(Throttled, match=rf"^{provider.name} asks for a pause until .* \(rate limit\)$") as first:
         await provider.create(spec(provider))
     # the fakes go by the real clock and say when in whole seconds; half of a pause of our own is left to chance
-    assert gate.hands.began + gate.seconds / 2 <= first.value.until <= time.time() + gate.seconds + 1.0
+    assert gate.clock.start + gate.seconds / 2 <= first.value.until <= time.time() + gate.seconds + 1.0
     before = gate.requests()
     location = provider.offerings[0].location
     machine = ProviderMachine(id="1001", name="m", status=MachineStatus.RUNNING, location=location)
@@ -203,29 +193,29 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
         await provider.delete(machine)
     assert gate.requests() == before
     gate.throttle(False)
-    gate.hands.ahead += provider.pause.left
+    gate.clock.freeze(provider.pause.left)
     assert (await provider.create(spec(provider))).name == "clusterodm-c1-m1"
     assert gate.names() == ["clusterodm-c1-m1"]
     assert not provider.pause.strikes
 
 
 @asynccontextmanager
-async def hetzner(folder: Path) -> AsyncIterator[tuple[World, BoundedProvider, Hands]]:
-    hands = Hands()
-    async with running_cloud("hetzner") as cloud, provider_of(folder, cloud.entry, clock=hands.clock()) as made:
+async def hetzner(folder: Path) -> AsyncIterator[tuple[World, BoundedProvider, DrivenClock]]:
+    clock = DrivenClock(time.time())
+    async with running_cloud("hetzner") as cloud, provider_of(folder, cloud.entry, clock=clock) as made:
         assert cloud.world is not None
-        yield cloud.world, made, hands
+        yield cloud.world, made, clock
 
 
 async def test_after_a_pause_one_call_finds_out_whether_it_is_over(tmp_path: Path) -> None:
-    async with hetzner(tmp_path) as (world, provider, hands):
+    async with hetzner(tmp_path) as (world, provider, clock):
         world.misbehave = lambda request: THROTTLE
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
         assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
         burst = sum(world.calls.values())
         assert burst <= bounded._CONCURRENCY
         assert provider.pause.strikes == 1
-        hands.ahead += throttling.LONGEST
+        clock.freeze(throttling.LONGEST)
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
         assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
         assert sum(world.calls.values()) == burst + 1
@@ -260,11 +250,11 @@ async def test_who_is_overloaded_and_says_for_how_long_is_left_alone_too(tmp_pat
 
 
 async def test_a_refusal_is_an_answer_and_ends_the_doubt(tmp_path: Path) -> None:
-    async with hetzner(tmp_path) as (world, provider, hands):
+    async with hetzner(tmp_path) as (world, provider, clock):
         world.misbehave = lambda request: THROTTLE
         with pytest.raises(Throttled):
             await provider.create(spec(provider))
-        hands.ahead += throttling.LONGEST
+        clock.freeze(throttling.LONGEST)
         world.misbehave = lambda request: REFUSE
         with pytest.raises(Unreachable):
             await provider.create(spec(provider))
