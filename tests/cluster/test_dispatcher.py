@@ -53,6 +53,19 @@ def _plan(unit: Units) -> list[Placement]:
     return unit.placer.plan(8, lambda entry: False).placements
 
 
+def _hold(odd: OddNode) -> asyncio.Event:
+    """Have a node never answer an upload; the event is set once one has begun."""
+    reached = asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse | None:
+        reached.set()
+        await asyncio.Event().wait()
+        return None
+
+    odd.before = hold
+    return reached
+
+
 def _attempt(entry: Entry) -> Attempt:
     assert entry.attempt is not None
     return entry.attempt
@@ -113,14 +126,7 @@ async def test_a_node_that_goes_down_while_files_are_sent_costs_nothing(unit: Un
 async def test_a_sender_that_dies_while_it_sends_has_the_task_sent_anew_under_another_uuid(
     unit: Units, odd: OddNode
 ) -> None:
-    reached = asyncio.Event()
-
-    async def hold(request: web.Request) -> web.StreamResponse | None:
-        reached.set()
-        await asyncio.Event().wait()
-        return None
-
-    odd.before = hold
+    reached = _hold(odd)
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     async with running(lambda: unit.sender.begin(entry, node, ME)):
         await reached.wait()
@@ -347,14 +353,7 @@ async def test_a_prefetch_whose_node_vanishes_is_discarded_and_the_task_is_sent_
 async def test_a_cancel_while_the_rest_of_a_prefetch_is_sent_leaves_nothing_in_flight(
     eager: Units, odd: OddNode
 ) -> None:
-    reached = asyncio.Event()
-
-    async def hold(request: web.Request) -> web.StreamResponse | None:
-        reached.set()
-        await asyncio.Event().wait()
-        return None
-
-    odd.before = hold
+    reached = _hold(odd)
     node = await eager.add_node(odd.port)
     entry = await _prefetching(eager)
     await reached.wait()

@@ -12,27 +12,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from clusterodm.admin.operations import machines as admin
 from clusterodm.aio import BACKOFF
-from clusterodm.auth import JobTokens
 from clusterodm.cluster.machines.absence import SETTLE
 from clusterodm.core.errors import ClusterError, StaleMachine
 from clusterodm.core.machines import ALIVE, Machine, State
 from clusterodm.core.scaling import Offering
 from clusterodm.providers import bounded
-from clusterodm.server.assembly import ClusterIdentity, build
 from clusterodm.server.context import Context
-from clusterodm.settings import load_settings
-from clusterodm.store import Store
 from clusterodm.testing import FakeMachine, World
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.clock import DrivenClock
+from tests.cluster.units import assembled
 from tests.providers.support import Cloud, running_cloud
-from tests.support import FAST, eventually
+from tests.support import eventually
 
 INTERVAL = 10.0
 BOOT_TIMEOUT = 300.0
@@ -155,19 +151,14 @@ class Bench:
 @asynccontextmanager
 async def benched(folder: Path, name: str = "hetzner") -> AsyncIterator[Bench]:
     clock = DrivenClock(time.time())
-    async with running_cloud(name) as cloud, aiohttp.ClientSession() as session:
+    async with running_cloud(name) as cloud:
         file = folder / "asr.json"
         file.write_text(json.dumps(cloud.entry | {"bootTimeout": BOOT_TIMEOUT, "createRetries": 1, "idleTimeout": 60}))
-        flags = FAST | {"data_dir": folder, "asr": file, "machine_poll_interval": INTERVAL}
-        settings = load_settings(flags, environ={})
-        store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
-        parts = build(settings, folder, store, session, ClusterIdentity(JobTokens(JobTokens.new_key()), "c1"), clock)
-        bench = Bench(parts.context, cloud, clock)
-        yield bench
-        for fake in bench.world.created:  # hidden ones, too
-            fake.gone.set()
-        await parts.close()
-        await store.close()
+        async with assembled(folder, clock, asr=file, machine_poll_interval=INTERVAL) as context:
+            bench = Bench(context, cloud, clock)
+            yield bench
+            for fake in bench.world.created:  # hidden ones, too
+                fake.gone.set()
 
 
 @pytest.fixture

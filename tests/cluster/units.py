@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from clusterodm.aio import Clock
 from clusterodm.auth import JobTokens
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
@@ -121,20 +122,29 @@ async def running(
 
 
 @asynccontextmanager
-async def units(folder: Path, **settings: Any) -> AsyncIterator[Units]:
-    """The parts of a cluster; only its nodes are polled."""
+async def assembled(folder: Path, clock: Clock, **settings: Any) -> AsyncIterator[Context]:
+    """All parts of the cluster c1 over a real database; no loop runs."""
     (folder / "clusterodm.db").write_bytes(await empty_database())
-    clock = TurnedClock()
-    flags = FAST | {"data_dir": folder, "prefetch": 0} | settings
+    flags = FAST | {"data_dir": folder} | settings
     async with AsyncExitStack() as stack:
         store = await Store.open(f"sqlite+aiosqlite:///{folder / 'clusterodm.db'}")
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        own = ClusterIdentity(JobTokens(JobTokens.new_key()), "units")
+        own = ClusterIdentity(JobTokens(JobTokens.new_key()), "c1")
         parts = build(load_settings(flags, environ={}), folder, store, session, own, clock)
         stack.push_async_callback(parts.close)
-        built = Units(parts.context, clock)
+        yield parts.context
+
+
+@asynccontextmanager
+async def units(folder: Path, **settings: Any) -> AsyncIterator[Units]:
+    """The parts of a cluster; only its nodes are polled."""
+    clock = TurnedClock()
+    async with assembled(folder, clock, **{"prefetch": 0, **settings}) as context:
+        built = Units(context, clock)
         built.watch()
-        stack.callback(built.sender.transfers.close)
-        await stack.enter_async_context(running(built.context.registry))
-        yield built
+        async with running(context.registry):
+            try:
+                yield built
+            finally:
+                built.sender.transfers.close()
