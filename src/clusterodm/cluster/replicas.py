@@ -178,7 +178,7 @@ class Replicas:
             try:
                 await self.state.store.leave(self.me.id)
             except ClusterError as error:
-                _log.warning("other replicas were not told of the end", error=str(error))
+                _log.warning("cannot announce the end to other replicas", error=str(error))
 
     async def look(self, uuid: str) -> None:
         """Have the leader poll a task soon: its node reports that something happened."""
