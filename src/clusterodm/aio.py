@@ -10,9 +10,9 @@ import math
 import random
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager, suppress
-from typing import Final, Generic, ParamSpec, Protocol, TypeVar
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import structlog
 from aiohttp import StreamReader
@@ -21,6 +21,7 @@ from clusterodm.core.backoff import Backoff
 from clusterodm.core.errors import ClusterError
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 P = ParamSpec("P")
 
 _log = structlog.get_logger("observers")
@@ -322,6 +323,19 @@ async def next_piece(stream: StreamReader) -> bytes:
     while not piece and not stream.at_eof():
         piece, _ = await stream.readchunk()
     return piece
+
+
+async def to_end(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return the result of `work`. A cancel of the caller waits for its end, for so many seconds at most."""
+    running = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running], timeout=seconds)
+        raise
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 async def unless(event: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,11 @@ async def test_a_node_that_refuses_the_commit_has_its_words_kept(unit: Units, od
     assert await unit.sender.begin(entry, node, ME) == Failed(Failure.REFUSED, "no such option")
 
 
+def _cleaner(unit: Units) -> Cleaner:
+    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=unit.context.metrics)
+    return Cleaner(state=unit.context.control.state, client=unit.context.client, runtime=runtime)
+
+
 @pytest.mark.parametrize(
     ("path", "cleanup"),
     [
@@ -285,9 +291,7 @@ async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
 
     odd.first, odd.work = hold, odd.done
     node, context = await unit.add_node(odd.port), unit.context
-    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=context.metrics)
-    cleaner = Cleaner(state=context.control.state, client=context.client, runtime=runtime)
-    async with running(context.dispatcher, context.tracker, cleaner):
+    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
         entry = await unit.add_task()
         await reached.wait()
         ended: list[Cleanup] = []
@@ -302,6 +306,68 @@ async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
         assert (other.task.outcome, unit.sender.under_way) == (Outcome.COMPLETED, {})
     assert entry.task.outcome is Outcome.CANCELED
     assert (await unit.timeline(entry))[-1] == "canceled by its owner"
+
+
+@dataclass
+class Slow:
+    """Cancel and restart at a node as they are carried out; the first of one kind takes until it is released."""
+
+    slow: str
+    begun: int = 0
+    done: list[str] = field(default_factory=list)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse | None:
+        """In place of the node."""
+        order = request.path.removeprefix("/task/")
+        if order not in ("cancel", "restart"):
+            return None
+        self.begun += 1
+        if order == self.slow and not self.reached.is_set():
+            self.reached.set()
+            await self.released.wait()
+        self.done.append(order)
+        return web.json_response({"success": True})
+
+
+async def test_a_cancel_on_its_way_never_ends_the_run_that_follows_it(unit: Units, odd: OddNode) -> None:
+    slow = odd.first = Slow("cancel")
+    await unit.add_node(odd.port)
+    context = unit.context
+    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
+        entry = await unit.add_task()
+        await unit.until(lambda: entry.task.phase is Phase.RUNNING)
+        await context.control.cancel(entry)
+        await slow.reached.wait()
+        async with asyncio.TaskGroup() as group:
+            restart = group.create_task(context.control.restart(entry, None))
+            await asyncio.wait([restart], timeout=0.3)  # it must not get there now
+            slow.released.set()
+        await eventually(lambda: len(slow.done) == slow.begun)
+        assert (slow.done[0], slow.done[-1], slow.done.count("restart")) == ("cancel", "restart", 1)
+        assert (entry.task.phase, _attempt(entry).cleanup) == (Phase.RUNNING, Cleanup.NONE)
+
+
+async def test_a_restart_on_its_way_never_follows_the_cancel_of_its_owner(unit: Units, odd: OddNode) -> None:
+    slow = odd.first = Slow("restart")
+    odd.work = lambda task: setattr(task, "code", 30)
+    await unit.add_node(odd.port)
+    context = unit.context
+    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
+        entry = await unit.add_task()
+        await unit.until(lambda: entry.task.not_before)
+        unit.clock.ahead += 61
+        context.tracker.look(entry.task.uuid)
+        await slow.reached.wait()
+        await context.control.cancel(entry)
+        async with asyncio.TaskGroup() as group:
+            canceled = group.create_task(eventually(lambda: slow.done))
+            await asyncio.wait([canceled], timeout=0.3)  # it must not get there now
+            slow.released.set()
+        await eventually(lambda: len(slow.done) == 2)
+        assert slow.done == ["restart", "cancel"]
+        assert (entry.task.outcome, entry.task.phase) == (Outcome.CANCELED, Phase.FINISHED)
 
 
 async def test_a_cancel_in_the_queue_gives_the_chosen_slot_back(unit: Units, odd: OddNode) -> None:

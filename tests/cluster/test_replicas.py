@@ -221,6 +221,36 @@ async def test_orders_to_a_follower_are_carried_out(group: Group) -> None:
     await eventually(lambda: _clean(store))
 
 
+async def test_one_replica_at_a_time_commands_a_task_on_its_node(group: Group) -> None:
+    await three(group)
+    one, other, third = (cluster.context.tasks for cluster in group.clusters)
+    order: list[str] = []
+
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        await held.wait()
+        order.append("released")
+
+    async def note(text: str) -> None:
+        order.append(text)
+
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(one.command("a task", hold))
+        await eventually(lambda: _is_commanded(group))
+        waiting = [tasks.create_task(other.command("a task", lambda: note("waited"))) for _ in range(3)]
+        await third.command("another", lambda: note("another task"))
+        first.cancel()  # what is on its way to a node is waited for
+        await asyncio.wait([first, *waiting], timeout=0.5)
+        held.set()
+    assert order == ["another task", "released", *["waited"] * 3]
+    assert first.cancelled()
+
+
+async def _is_commanded(group: Group) -> bool:
+    return not await group.clusters[2].context.store.take("command a task", "a test", 0.0)
+
+
 async def _gone(api: Api, uuid: str) -> bool:
     return "error" in await api.get(f"/task/{uuid}/info")
 
@@ -275,8 +305,8 @@ async def test_an_upload_that_comes_in_at_one_replica_is_ended_through_another(g
             await go_on.wait()
             yield b"s" * 600_000 + b"\r\n--x--\r\n"
 
-        async with asyncio.TaskGroup() as group_of_two:
-            sent = group_of_two.create_task(apis[0].post(f"/task/new/upload/{uuid}", body(), headers=headers))
+        async with asyncio.TaskGroup() as tasksof_two:
+            sent = tasksof_two.create_task(apis[0].post(f"/task/new/upload/{uuid}", body(), headers=headers))
             await eventually(lambda: spool.room.held > 1000)
             assert await apis[1].post("/task/cancel", {"uuid": uuid}) == {"success": True}
             await eventually(partial(_received, spool, uuid))

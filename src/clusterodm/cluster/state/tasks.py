@@ -5,22 +5,24 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Final, Unpack
+from typing import Any, Final, TypeVar, Unpack
 
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, Observers
+from clusterodm.aio import Clock, KeyedLock, Observers, to_end
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.freshness import Freshness
 from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
-from clusterodm.core.errors import StaleTask, TaskNotFound
+from clusterodm.core.errors import BadRequest, StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, OnNode, Outcome, Phase, Task, visible
 from clusterodm.store import Store
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("tasks")
 
@@ -28,6 +30,13 @@ _log = structlog.get_logger("tasks")
 _KEEP_FINISHED: Final = 1000
 #: Seconds for which a uuid can be claimed; the claim of a process that dies ends as soon as that is noticed.
 _LONGEST_UPLOAD: Final = 86400.0
+#: Seconds for which a task can be commanded on its node, and others wait: longer than a cancel, a restart and a look at
+#: the task can take.
+_LONGEST_COMMAND: Final = 180.0
+#: Seconds for which a command that was canceled waits for the node's answer.
+_PATIENCE: Final = 10.0
+#: Seconds between two tries to get it from another process.
+_PAUSE: Final = 0.2
 #: Tasks per query of a refresh.
 _BATCH: Final = 500
 
@@ -44,6 +53,7 @@ class Tasks:
         self.observers: Observers[[Entry]] = Observers()
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
+        self._commands: KeyedLock[str] = KeyedLock()
         self.freshness = Freshness(self._read_newer, clock)
         #: True if other processes change tasks, too.
         self.others = store.shared
@@ -135,16 +145,37 @@ class Tasks:
     @asynccontextmanager
     async def claimed(self, uuid: str) -> AsyncIterator[bool]:
         """Yield True while this process holds the claim to a uuid that no task has yet."""
+        async with self._taken(f"uuid {uuid}", _LONGEST_UPLOAD) as taken:
+            yield taken
+
+    async def command(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `work`, which cancels, removes or restarts a task on its node, while no other process commands that task:
+        a request that were overtaken would end a new run, or begin an unwanted one. A cancel of the caller waits
+        for the node's answer. Raises BadRequest if others command it for too long. No database connection is held
+        meanwhile, since a node may be slow."""
+        async with self._commands.hold(uuid):
+            end = self._clock.steady() + _LONGEST_COMMAND
+            while self._clock.steady() < end:
+                async with self._taken(f"command {uuid}", _LONGEST_COMMAND) as taken:
+                    if taken:
+                        if self._store.shared and uuid in self:
+                            await self.refresh([uuid])
+                        return await to_end(work(), _PATIENCE)
+                await self._clock.sleep(_PAUSE)
+        raise BadRequest("The task is changing, try again")
+
+    @asynccontextmanager
+    async def _taken(self, lock: str, seconds: float) -> AsyncIterator[bool]:
+        """Yield True while this process, of all that share the database, holds a lock."""
         if not self._store.shared:
             yield True
             return
-        lock, holder = f"uuid {uuid}", self._store.origin
-        claimed = await self._store.take(lock, holder, _LONGEST_UPLOAD)
+        taken = await self._store.take(lock, self._store.origin, seconds)
         try:
-            yield claimed
+            yield taken
         finally:
-            if claimed:
-                await self._store.release(lock, holder)
+            if taken:
+                await self._store.release(lock, self._store.origin)
 
     async def known(self, uuid: str) -> Entry | None:
         """Return an active task, from the store if another process created it."""

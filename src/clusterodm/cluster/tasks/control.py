@@ -14,6 +14,7 @@ import msgspec
 from clusterodm.aio import Clock
 from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.cluster.tasks.holdings import Holdings
 from clusterodm.cluster.tasks.uploads import Uploads
@@ -128,10 +129,10 @@ class Control:
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given, described)
         try:
-            if attempt := await self._restart_there(entry, chosen):
-                await self._begin_console(entry, unknown)
-                await self._now_running(entry, attempt, changes)
-            else:
+            there = self._keeps_it(entry) is not None and await self.state.tasks.command(
+                entry.task.uuid, lambda: self._restart_there(entry, chosen, changes, unknown)
+            )
+            if not there:
                 await self._restart_here(entry, changes, unknown)
         except StaleTask:
             return  # it was restarted or removed at the same moment
@@ -155,12 +156,28 @@ class Control:
             text = "restarted from the held files"
             await self.state.tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
 
-    async def _restart_there(self, entry: Entry, options: list[Option] | None) -> Attempt | None:
-        """Restart the latest attempt on its node; return None if that is not possible there."""
+    async def _restart_there(
+        self, entry: Entry, options: list[Option] | None, changes: TaskChanges, notes: list[str]
+    ) -> bool:
+        """Restart the latest attempt on its node; return False if that is not possible there. Raises StaleTask."""
+        _require_finished(entry)
+        attempt, node = entry.attempt, self._keeps_it(entry)
+        if attempt is None or node is None or not await self._ordered_there(attempt, node, options):
+            return False
+        await self._begin_console(entry, notes)
+        _require_finished(entry)
+        await self._now_running(entry, attempt, changes)
+        return True
+
+    def _keeps_it(self, entry: Entry) -> Node | None:
+        """Return the node that still has the task's files, if it is online."""
         attempt = entry.attempt
         node = self.state.registry.get(attempt.node_id) if attempt else None
-        if attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE:
-            return None
+        gone = attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE
+        return None if gone else node
+
+    async def _ordered_there(self, attempt: Attempt, node: Node, options: list[Option] | None) -> bool:
+        """Return True once a node has the order to restart an attempt."""
         if options is not None:
             options = self.callbacks.options(attempt.task, options, attempt.number)
         try:
@@ -168,10 +185,10 @@ class Control:
                 await self.client.cancel(node.address, attempt.node_uuid)
             await self.client.restart(node.address, attempt.node_uuid, options)
         except NodeForgot:
-            return None
+            return False
         except NodeError as error:
-            return attempt if await self._runs_there(attempt, error) else None
-        return attempt
+            return await self._runs_there(attempt, error)
+        return True
 
     async def _runs_there(self, attempt: Attempt, error: NodeError) -> bool:
         """Return True if a refused restart was already carried out by an earlier request."""
@@ -207,3 +224,9 @@ class Control:
         elif cleanup is Cleanup.CANCEL and entry.task.phase not in ON_NODE:
             return None
         return attempt.ended(self.clock(), BY_OWNER, cleanup)
+
+
+def _require_finished(entry: Entry) -> None:
+    """Raise StaleTask if a task was restarted or removed meanwhile."""
+    if entry.task.phase is not Phase.FINISHED:
+        raise StaleTask(f"task {entry.task.uuid} is {entry.task.phase}")

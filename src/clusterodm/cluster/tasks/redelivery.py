@@ -20,7 +20,7 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.durations import span
-from clusterodm.core.errors import NodeError
+from clusterodm.core.errors import NodeError, StaleTask
 from clusterodm.core.retry import FETCHED, RESTART_BACK_OFF, RESTARTS, Restart, awaits_restart, restarts, undelivered
 from clusterodm.core.tasks import Attempt, Phase
 from clusterodm.files.console import Consoles
@@ -54,7 +54,7 @@ class Redelivery:
         """Take the next step for a task that failed without a reason; return False if none is left. Raises
         StaleTask."""
         if awaits_restart(entry.task, entry.attempt):
-            await self._restart(entry, attempt, node)
+            await self.tasks.command(attempt.task, lambda: self._restart(entry, attempt, node))
             return True
         last = (await self.consoles.last_line(attempt.task)).strip()[:_LONGEST_WORDS]
         problem = f"{attempt.node_name} could not deliver the results" + (f" ({last})" if last else "")
@@ -73,10 +73,12 @@ class Redelivery:
 
     async def _restart(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Restart a task on its node. A refusal, or no answer, counts as a restart that did not help."""
-        await self.tasks.change(entry)  # raises StaleTask if the owner has canceled it through another replica
+        _require_wait(entry)
+        await self.tasks.change(entry)  # raises StaleTask if its owner canceled it through another replica
         try:
             await self.client.restart(node.address, attempt.node_uuid, None)
         except NodeError as error:
+            _require_wait(entry)
             text = f"{attempt.node_name} could not restart the task: {error}"
             await self.tasks.change(entry, text, not_before=0.0)
             return
@@ -84,6 +86,7 @@ class Redelivery:
         await self.consoles.append(attempt.task, [f"[clusterodm] restarted on its node: {attempt.reason}"])
         restarted = msgspec.structs.replace(attempt, console_start=await self.consoles.count(attempt.task))
         text = f"restarted on {attempt.node_name} to deliver its results"
+        _require_wait(entry)
         await self.tasks.change(entry, text, attempt=restarted, not_before=0.0)
 
     def _time_left(self, attempt: Attempt, node: Node) -> float:
@@ -95,3 +98,9 @@ class Redelivery:
         if provider is not None and provider.config.max_runtime > 0:
             left = min(left, provider.config.max_runtime - self.clock.age(attempt.started_at))
         return left
+
+
+def _require_wait(entry: Entry) -> None:
+    """Raise StaleTask if a task does not wait for its restart any more: canceled, removed or restarted by its owner."""
+    if not awaits_restart(entry.task, entry.attempt):
+        raise StaleTask(f"task {entry.task.uuid} does not wait for a restart")
