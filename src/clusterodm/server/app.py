@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +87,7 @@ async def running_cluster(
     async with AsyncExitStack() as stack:
         shared = settings.database_url.get_secret_value()
         folder = stack.enter_context(locked_folder(settings.data_dir, shared=bool(shared)))
-        if settings.access_log not in ("", "-"):
-            path = _log_file(folder / settings.access_log, settings, sockets, shared=bool(shared))
-            stack.enter_context(access_logged_to(path))
-        if settings.log_file:
-            stack.enter_context(
-                logging_to(_log_file(folder / settings.log_file, settings, sockets, shared=bool(shared)))
-            )
+        stack.enter_context(_log_files(folder, settings, sockets, shared=bool(shared)))
         # many uploads may wait for the disk at once, and none may starve the others
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="work"))
         if warning := await settle(folder, shared):
@@ -101,11 +95,7 @@ async def running_cluster(
         tls = tls_context(settings)
         renewal = Renewal(tls, settings) if tls is not None else None
         nodes = [parse_address(text) for text in settings.node]
-        if not shared and (folder / DATABASE).exists():
-            await asyncio.to_thread(require_whole, folder / DATABASE)
-        elif not shared and not adopt:
-            require_new(folder)
-        store = await Store.open(shared or f"sqlite+aiosqlite:///{folder / DATABASE}")
+        store = await _opened_store(shared, folder, adopt=adopt)
         stack.push_async_callback(store.close)
         session = await stack.enter_async_context(_client_session())
         identity = await pair(folder, store, clock, adopt=adopt)
@@ -146,6 +136,15 @@ async def running_cluster(
         yield Cluster(parts.context, parts.schedule.loops, app, ports, shell_port, admin_port, reload)
 
 
+async def _opened_store(url: str, folder: Path, *, adopt: bool) -> Store:
+    """Open the shared database at `url`, else the one in the data folder, which must be undamaged, or new like it."""
+    if not url and (folder / DATABASE).exists():
+        await asyncio.to_thread(require_whole, folder / DATABASE)
+    elif not url and not adopt:
+        require_new(folder)
+    return await Store.open(url or f"sqlite+aiosqlite:///{folder / DATABASE}")
+
+
 async def _kept(store: Store, name: str, make: Callable[[], str]) -> str:
     """Return a stored value, generated at the first start."""
     value: str | None = await store.value(name)
@@ -177,7 +176,13 @@ async def _running(loops: Loops) -> AsyncIterator[None]:
             work.cancel()
 
 
-def _log_file(path: Path, settings: Settings, sockets: Sockets, *, shared: bool) -> Path:
-    """Return the log file of this process: several must not rotate the same one."""
+@contextmanager
+def _log_files(folder: Path, settings: Settings, sockets: Sockets, *, shared: bool) -> Iterator[None]:
+    """Write the configured log files while the block runs, each process its own: several must not rotate the same."""
     worker = f"-{sockets.worker}" if settings.workers > 1 else ""
-    return path.with_stem(f"{path.stem}-{socket.gethostname()}-{settings.port}{worker}") if shared else path
+    suffix = f"-{socket.gethostname()}-{settings.port}{worker}" if shared else ""
+    with ExitStack() as stack:
+        for name, logged_to in ((settings.access_log, access_logged_to), (settings.log_file, logging_to)):
+            if name not in ("", "-"):
+                stack.enter_context(logged_to((folder / name).with_stem(f"{(folder / name).stem}{suffix}")))
+        yield

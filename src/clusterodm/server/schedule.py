@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, Protocol
 
 from clusterodm.admin.feed import TICK, Feed
@@ -54,74 +54,64 @@ class Schedule:
     ) -> None:
         self._context = context
         self._importer = importer
-        self.loops = loops = Loops()
-        flush = _FLUSH_SHARED if context.store.shared else _FLUSH
-        loops.add(
-            Step("reload", self._reload, "reads what other replicas changed, counted and learned"),
-            self._sweep(
-                "remains",
-                self._drop_remains,
-                _REMAINS,
-                "deletes what dead processes left: files that they were receiving, uuids that they had claimed",
-                elected=self._drop_remains,
-            ),
-            Step("import", self._import, "imports `nodes.json` and `routes.json` of the original"),
-            self._sweep(
-                "discovery",
-                discovery.sweep,
-                _DISCOVER,
-                "nodes of a watched file and of a name, leases that expire",
-                elected=discovery.sync_file,
-            ),
-            self._sweep(
-                "autoscaler",
-                context.autoscaler.sweep,
-                _SCALE,
-                "decides which machines are launched and drained (`core/scaling.py`), counts costs",
-                elected=context.autoscaler.on_elected,
-            ),
-            Service(
-                "providers",
-                context.autoscaler.check,
-                "checks that every provider can be used",
-                scope=Scope.LEADER,
-                rhythm="once a term",
-            ),
-        )
+        self.loops = Loops()
+        self.loops.add(*self._first(discovery))
         for part in parts:
-            loops.add(*part.loops())
-        loops.add(
-            self._sweep(
-                "standstill",
-                context.submodels.give_back,
-                _STANDSTILL,
-                "gives back submodels that wait behind their own jobs",
-            ),
-            self._sweep("jobs", context.submodels.sweep, _SWEEP, "queues all jobs that have submodels"),
-            self._sweep(
-                "reaper",
-                context.reaper.sweep,
-                _REAP,
-                "deletes machines with the tag of the cluster that it does not know",
-            ),
-            self._sweep("janitor", janitor.sweep, _SWEEP, "deletes expired uploads, old tasks, files without a task"),
-            self._sweep("drainer", context.drainer.sweep, _DRAIN, "collects results from nodes that are about to end"),
-            self._sweep(
-                "nodes", context.registry.forget_removed, _SWEEP, "deletes removed nodes that no task refers to"
-            ),
-            self._sweep("flush", context.tasks.flush, flush, "writes progress to the store (every 1 s with replicas)"),
-            self._sweep("usage", context.spool.measure, _SWEEP, "measures held files", Scope.REPLICA),
-            self._sweep(
-                "figures", self._follow, _SWEEP, "reads costs, forecasts and shares of other replicas", Scope.REPLICA
-            ),
-            self._sweep("feed", feed.tick, TICK, "sends operators what changed", Scope.REPLICA),
-            Service("freshness", context.tasks.freshness.run, "answers reads by what other replicas wrote last"),
-            Service(
-                "reclaimer",
-                reclaimer.run,
-                "makes room for uploads: abandoned ones go, then leftovers, in the order of `core/quota.py`",
-            ),
-            *context.replicas.loops(loops),
+            self.loops.add(*part.loops())
+        self.loops.add(*self._leader_sweeps(janitor), *self._replica_loops(feed, reclaimer))
+        self.loops.add(*context.replicas.loops(self.loops))
+
+    def _first(self, discovery: Discovery) -> Iterator[Loop]:
+        """Yield what brings memory up to date before other loops look at it."""
+        autoscaler = self._context.autoscaler
+        yield Step("reload", self._reload, "reads what other replicas changed, counted and learned")
+        yield self._sweep(
+            "remains",
+            self._drop_remains,
+            _REMAINS,
+            "deletes what dead processes left: files that they were receiving, uuids that they had claimed",
+            elected=self._drop_remains,
+        )
+        yield Step("import", self._import, "imports `nodes.json` and `routes.json` of the original")
+        yield self._sweep(
+            "discovery",
+            discovery.sweep,
+            _DISCOVER,
+            "nodes of a watched file and of a name, leases that expire",
+            elected=discovery.sync_file,
+        )
+        yield self._sweep(
+            "autoscaler",
+            autoscaler.sweep,
+            _SCALE,
+            "decides which machines are launched and drained (`core/scaling.py`), counts costs",
+            elected=autoscaler.on_elected,
+        )
+        does, scope = "checks that every provider can be used", Scope.LEADER
+        yield Service("providers", autoscaler.check, does, scope=scope, rhythm="once a term")
+
+    def _leader_sweeps(self, janitor: Janitor) -> Iterator[Loop]:
+        context, sweep = self._context, self._sweep
+        flush = _FLUSH_SHARED if context.store.shared else _FLUSH
+        submodels, reaper = context.submodels, context.reaper
+        yield sweep("standstill", submodels.give_back, _STANDSTILL, "gives back submodels that wait behind their jobs")
+        yield sweep("jobs", submodels.sweep, _SWEEP, "queues all jobs that have submodels")
+        yield sweep("reaper", reaper.sweep, _REAP, "deletes machines with the cluster's tag that it does not know")
+        yield sweep("janitor", janitor.sweep, _SWEEP, "deletes expired uploads, old tasks, files without a task")
+        yield sweep("drainer", context.drainer.sweep, _DRAIN, "collects results from nodes that are about to end")
+        yield sweep("nodes", context.registry.forget_removed, _SWEEP, "deletes removed nodes that no task refers to")
+        yield sweep("flush", context.tasks.flush, flush, "writes progress to the store (every 1 s with replicas)")
+
+    def _replica_loops(self, feed: Feed, reclaimer: Reclaimer) -> Iterator[Loop]:
+        context, scope = self._context, Scope.REPLICA
+        yield self._sweep("usage", context.spool.measure, _SWEEP, "measures held files", scope)
+        yield self._sweep("figures", self._follow, _SWEEP, "reads costs, forecasts and shares of other replicas", scope)
+        yield self._sweep("feed", feed.tick, TICK, "sends operators what changed", scope)
+        yield Service("freshness", context.tasks.freshness.run, "answers reads by what other replicas wrote last")
+        yield Service(
+            "reclaimer",
+            reclaimer.run,
+            "makes room for uploads: abandoned ones go, then leftovers, in the order of `core/quota.py`",
         )
 
     def _sweep(
