@@ -13,7 +13,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, MetaData, Table, insert, text
+from sqlalchemy import Connection, MetaData, Table, insert, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from clusterodm.core.machines import Machine, State
@@ -94,6 +94,55 @@ async def test_what_an_earlier_version_kept_is_still_there(
         assert version == migrate.HEAD
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_new_database_has_the_tables_that_all_migrations_lead_to(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    urls = [f"sqlite+aiosqlite:///{tmp_path / name}" for name in ("new", "migrated")]
+    if kind == "postgresql":
+        server: Server = request.getfixturevalue("postgres")
+        urls = [server.new_database(), server.new_database()]
+    await (await Store.open(urls[0])).close()
+    structures = []
+    for url, migrated in zip(urls, (False, True), strict=True):
+        engine = create_async_engine(url)
+        async with engine.begin() as connection:
+            if migrated:
+                await connection.run_sync(lambda sync: command.upgrade(alembic(sync), "head"))
+            structures.append(await connection.run_sync(_structure))
+        await engine.dispose()
+    assert structures[0] == structures[1]
+    assert len(structures[0]) > 10
+
+
+def _structure(connection: Connection) -> dict[str, Any]:
+    """All tables, with their columns, keys and indexes, and the recorded schema."""
+    inspector = inspect(connection)
+    return {
+        "version": connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all(),
+        **{
+            table: {
+                "columns": {
+                    column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                    for column in inspector.get_columns(table)
+                },
+                "key": inspector.get_pk_constraint(table)["constrained_columns"],
+                "foreign": sorted(map(str, inspector.get_foreign_keys(table))),
+                "unique": sorted(map(str, inspector.get_unique_constraints(table))),
+                "indexes": {
+                    index["name"]: (index["column_names"], index["unique"], _conditions(index))
+                    for index in inspector.get_indexes(table)
+                },
+            }
+            for table in inspector.get_table_names()
+        },
+    }
+
+
+def _conditions(index: Any) -> list[str]:
+    return sorted(str(value) for key, value in index.get("dialect_options", {}).items() if key.endswith("_where"))
 
 
 async def test_submodels_of_an_earlier_version_are_known_by_the_name_of_their_owner(tmp_path: Path) -> None:
