@@ -254,6 +254,24 @@ async def test_canceled_work_stops_and_is_forgotten() -> None:
         await eventually(lambda: not len(queue))
 
 
+async def test_work_that_is_canceled_before_its_first_step_is_done_when_it_is_put_again() -> None:
+    done = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.set()
+
+    async with working(work) as queue:
+        queue.put("a")
+        for _ in range(100):
+            if queue._running:  # its task exists, and has not run yet
+                break
+            await asyncio.sleep(0)
+        queue.cancel("a")
+        queue.put("a")
+        await asyncio.wait_for(done.wait(), 5)
+        await eventually(lambda: not len(queue))
+
+
 async def test_work_that_cancels_itself_goes_on_to_its_end() -> None:
     done = asyncio.Event()
 

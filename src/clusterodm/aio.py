@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar
 
 import structlog
@@ -202,7 +203,7 @@ class WorkQueue(Generic[K]):
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._sequence = 0
-        self._running: dict[K, asyncio.Task[None]] = {}
+        self._running: dict[K, asyncio.Task[float | None]] = {}
         self._again: dict[K, float] = {}
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Event()
@@ -278,21 +279,19 @@ class WorkQueue(Generic[K]):
                 return delay
             heapq.heappop(self._heap)
             del self._due[key]
-            self._running[key] = group.create_task(self._one(key), name=f"{self.name} {key}")
+            task = self._running[key] = group.create_task(self._one(key), name=f"{self.name} {key}")
+            # not at the end of `_one`: a task that is canceled before its first step never gets there
+            task.add_done_callback(partial(self._finish, key))
         return None
 
-    async def _one(self, key: K) -> None:
-        delay: float | None = None
+    async def _one(self, key: K) -> float | None:
+        """Return the seconds until the next call."""
         try:
             delay = await self.work(key)
-            self._failures.pop(key, None)
-        except asyncio.CancelledError:
-            delay = None  # the key was canceled, or the queue ends: either way this task is over
         except Exception as error:  # noqa: BLE001 - one of the three edges: a work item
-            delay = self._failed(key, error)
-        finally:
-            del self._running[key]
-            self._finish(key, delay)
+            return self._failed(key, error)
+        self._failures.pop(key, None)
+        return delay
 
     def _failed(self, key: K, error: Exception) -> float:
         count = self._failures[key] = self._failures.get(key, 0) + 1
@@ -307,10 +306,11 @@ class WorkQueue(Generic[K]):
         )
         return delay
 
-    def _finish(self, key: K, delay: float | None) -> None:
+    def _finish(self, key: K, task: asyncio.Task[float | None]) -> None:
         self._wake.set()
+        del self._running[key]
         due = self._again.pop(key, None)
-        if delay is not None:
+        if not task.cancelled() and (delay := task.result()) is not None:
             due = min(due or math.inf, self._clock.steady() + delay)
         if due is not None and due < self._due.get(key, math.inf):
             self._schedule(key, due)
