@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import functools
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -17,6 +21,9 @@ from tests.support import Rig, rig
 
 #: Every secret that a test uses begins with this; none may be in any log of the whole run.
 SECRET = "hush-"
+Test = Callable[..., Coroutine[Any, Any, None]]
+#: Seconds for the fixtures of a test that took too long to be torn down, before its process is ended.
+_GRACE = 20.0
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,6 +43,24 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The storms are the longest files: begun last, they would keep one process busy while the others have ended."""
     items.sort(key=lambda item: "faults" not in item.path.parts)
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            item.obj = _limited(item.obj, float(marker.args[0] if marker else item.config.getini("timeout")) - _GRACE)
+
+
+def _limited(
+    test: Callable[..., Coroutine[Any, Any, None]], seconds: float
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    """The same test, which fails where it stands once its time is over. pytest-timeout cannot do that: what a signal
+    handler raises is lost in uvloop, so it has to end the process."""
+
+    @functools.wraps(test)
+    async def limited(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*args, **kwargs)
+
+    return limited
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
