@@ -99,6 +99,15 @@ class Client:
 
         return await eventually(there)
 
+    async def runs(self, uuid: str) -> None:
+        """Wait until the task has a slot: before its files are in place a node shows 20, and has not queued it."""
+
+        async def has_a_slot() -> bool:
+            info = await self.info(uuid)
+            return bool(info["status"]["code"] == 20 and info["processingTime"] != -1)
+
+        await eventually(has_a_slot)
+
     async def ends(self, uuid: str, code: int = 40) -> Any:
         """The task's info once it is over, which must be with this code."""
         info = await self.reaches(uuid, 30, 40, 50)

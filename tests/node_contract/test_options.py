@@ -70,7 +70,7 @@ def _one(name: str, value: Any) -> str:
 @pytest.fixture
 async def waiting(slow: Client) -> Client:
     """A node with a task that holds its slot: what is committed now is shown and never begun."""
-    await slow.reaches(await slow.created(), 20)
+    await slow.runs(await slow.created())
     return slow
 
 

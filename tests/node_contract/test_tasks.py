@@ -81,7 +81,7 @@ async def test_tasks_wait_for_a_slot_in_their_order(slow: Client) -> None:
     second, third = waiting
     assert (await slow.get("/info"))["taskQueueCount"] == 3
     assert await slow.post("/task/cancel", {"uuid": first}) == {"success": True}
-    await slow.reaches(second, 20)
+    await slow.runs(second)
     assert (await slow.info(third))["status"] == {"code": 10}
     assert (await slow.get("/info"))["taskQueueCount"] == 2
     assert {"uuid": first} in await slow.get("/task/list")
@@ -136,7 +136,7 @@ async def test_orders_that_cannot_be_read_are_an_error(node: Client, body: bytes
 
 async def test_a_task_is_canceled_while_it_runs_and_while_it_waits_and_twice(slow: Client) -> None:
     running, waiting = await slow.created(), await slow.created()
-    await slow.reaches(running, 20)
+    await slow.runs(running)
     for uuid in (waiting, running):
         assert await slow.post("/task/cancel", {"uuid": uuid}) == {"success": True}
         info = await slow.info(uuid)
@@ -161,15 +161,15 @@ async def test_a_removed_task_leaves_nothing(node: Client) -> None:
 
 async def test_a_running_task_is_removed(slow: Client) -> None:
     running, waiting = await slow.created(), await slow.created()
-    await slow.reaches(running, 20)
+    await slow.runs(running)
     assert await slow.post("/task/remove", {"uuid": running}) == {"success": True}
     assert await slow.info(running) == {"error": f"{running} not found"}
-    await slow.reaches(waiting, 20)
+    await slow.runs(waiting)
 
 
 async def test_a_task_that_runs_or_waits_is_not_restarted(slow: Client) -> None:
     running, waiting = await slow.created(), await slow.created()
-    await slow.reaches(running, 20)
+    await slow.runs(running)
     await slow.reaches(waiting, 10)
     for uuid in (running, waiting):
         answer = await slow.post("/task/restart", {"uuid": uuid})
@@ -215,7 +215,7 @@ async def test_a_restart_with_wrong_options_is_refused_and_changes_nothing(node:
 
 async def test_a_canceled_task_is_restarted(slow: Client) -> None:
     running, waiting = await slow.created(), await slow.created()
-    await slow.reaches(running, 20)
+    await slow.runs(running)
     await slow.reaches(waiting, 10)
     assert await slow.post("/task/cancel", {"uuid": waiting}) == {"success": True}
     assert await slow.post("/task/restart", {"uuid": waiting}) == {"success": True}
