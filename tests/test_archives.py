@@ -7,6 +7,8 @@ from __future__ import annotations
 import io
 import random
 import zipfile
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -25,15 +27,20 @@ def _archive(entries: int = 3, *, size: int = 1000, comment: bytes = b"", large:
     return content.getvalue()
 
 
-WHOLE = {
-    "small": _archive(),
-    "empty": _archive(0),
-    "with a comment": _archive(comment=b"PK\x05\x06 is how it ends" * 100),
-    "with the longest comment": _archive(comment=b"c" * 65_535),
-    "with more entries than the end can count": _archive(70_000, size=0),
-    "with a table of contents that is longer than what is read of the end": _archive(5000, size=10),
-    "with fields for large files": _archive(large=True),
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "small": _archive,
+    "empty": partial(_archive, 0),
+    "with a comment": partial(_archive, comment=b"PK\x05\x06 is how it ends" * 100),
+    "with the longest comment": partial(_archive, comment=b"c" * 65_535),
+    "with more entries than the end can count": partial(_archive, 70_000, size=0),
+    "with a table of contents that is longer than what is read of the end": partial(_archive, 5000, size=10),
+    "with fields for large files": partial(_archive, large=True),
 }
+
+
+@cache
+def _whole(kind: str) -> bytes:
+    return WHOLE[kind]()
 
 
 def _streamed(content: bytes, block: int = 1000) -> None:
@@ -45,13 +52,14 @@ def _streamed(content: bytes, block: int = 1000) -> None:
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_whole_archive_is_one_from_disk_and_from_a_stream(kind: str) -> None:
-    check_whole(io.BytesIO(WHOLE[kind]))
-    _streamed(WHOLE[kind], block=max(1000, len(WHOLE[kind]) // 100))
+    whole = _whole(kind)
+    check_whole(io.BytesIO(whole))
+    _streamed(whole, block=max(1000, len(whole) // 100))
 
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_cut_archive_is_none_wherever_it_was_cut(kind: str) -> None:
-    whole = WHOLE[kind]
+    whole = _whole(kind)
     for cut in {0, 1, 21, len(whole) // 2, len(whole) - 23, len(whole) - 1} - {len(whole)}:
         if 0 <= cut < len(whole):
             with pytest.raises(BadArchive):
@@ -61,7 +69,7 @@ def test_a_cut_archive_is_none_wherever_it_was_cut(kind: str) -> None:
 
 
 def test_a_hole_where_the_table_of_contents_was_is_noticed() -> None:
-    whole = WHOLE["small"]
+    whole = _whole("small")
     start = whole.index(b"PK\x01\x02")
     end = whole.index(b"PK\x05\x06")
     with pytest.raises(BadArchive, match="table of contents"):
@@ -69,7 +77,7 @@ def test_a_hole_where_the_table_of_contents_was_is_noticed() -> None:
 
 
 def test_a_table_of_contents_with_fewer_entries_than_the_end_says_is_noticed() -> None:
-    whole = WHOLE["small"]
+    whole = _whole("small")
     second = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 1)
     damaged = whole[:second] + bytes(4) + whole[second + 4 :]
     with pytest.raises(BadArchive, match="table of contents"):

@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -75,6 +74,8 @@ def test_helm_finds_nothing_wrong(name: str) -> None:
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_kubernetes_would_take_what_is_rendered(name: str) -> None:
+    import kubernetes_validate  # takes two seconds, and every process of the suite collects this file
+
     made = rendered(VARIANTS[name])
     assert ("Deployment", "clusterodm") in made
     for manifest in made.values():
