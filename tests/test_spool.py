@@ -200,7 +200,7 @@ async def test_what_others_wrote_and_deleted_is_found_when_all_is_counted_anew(t
     spool.path("u", "a.jpg").unlink()
     await spool.measure()
     assert (spool.room.held, spool.room.of("other"), spool.room.of("u")) == (500, Usage(500, 1), Usage())
-    assert spool.room.left() == 10**6 - 500
+    assert spool.room.free_bytes() == 10**6 - 500
 
 
 async def test_a_part_that_is_dropped_while_it_is_written_leaves_nothing_and_tells_its_writer(tmp_path: Path) -> None:

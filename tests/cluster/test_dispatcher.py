@@ -148,7 +148,7 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
     unit: Units, odd: OddNode, stage: Stage
 ) -> None:
     node, context = await unit.add_node(odd.port), unit.context
-    context.replicas.there.append(Replica(id="alive", name="alive", version=""))
+    context.replicas.members.append(Replica(id="alive", name="alive", version=""))
     entries = {}
     for sender in ("dead", "alive"):
         entry = entries[sender] = await unit.add_task()

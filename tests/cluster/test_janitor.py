@@ -212,7 +212,7 @@ async def test_the_trash_goes_before_anything_else_when_room_is_short_and_unknow
     assert "No room left" in (await api.upload(uuid, b__jpg=b"x" * 500_000))["error"]
     assert left.exists()
     await context.strays.take_away("spool", UNKNOWN)
-    assert context.spool.room.left() < 400_000, "the trash takes room, too"
+    assert context.spool.room.free_bytes() < 400_000, "the trash takes room, too"
     context.spool.room.patience = 5.0
     assert await api.upload(uuid, b__jpg=b"x" * 500_000) == {"success": True}
     assert list((tmp_path / "data" / "trash").iterdir()) == []

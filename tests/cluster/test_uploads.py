@@ -291,7 +291,7 @@ async def test_uploads_at_the_same_time_stay_within_the_quota(cluster: Rig) -> N
     room = cluster.cluster.context.spool.room
     await eventually(lambda: room.held == on_disk(cluster))
     assert 0 <= room.held - taken * 1200 * KB < 10 * KB, "the photos, and why others were refused"
-    assert room.left() == 5000 * KB - room.held
+    assert room.free_bytes() == 5000 * KB - room.held
 
 
 async def test_what_was_cut_off_or_came_twice_takes_no_room(cluster: Rig) -> None:

@@ -62,21 +62,21 @@ def test_what_an_answer_asks_for(headers: dict[str, str], seconds: float | None)
 def test_a_pause_is_as_long_as_asked_for_within_bounds_and_grows_where_nothing_is_said() -> None:
     gone = 0.0
     pause = Pause("hetzner", Clock(lambda: NOW + gone, lambda: 1000.0 + gone))
-    assert (pause.left, pause.text) == (0.0, "")
+    assert (pause.remaining, pause.text) == (0.0, "")
     pause.begin(NOW + 65, "rate limit")
-    assert pause.left == 65.0
+    assert pause.remaining == 65.0
     assert pause.text == "hetzner asks for a pause until 08:01:05 UTC (rate limit)"
     pause.begin(0.0, "rate limit")  # refused together with the first
-    assert (pause.left, pause.strikes) == (65.0, 1)
+    assert (pause.remaining, pause.strikes) == (65.0, 1)
     pause.begin(NOW + 365 * 86400, "rate limit")
-    assert pause.left == throttling.LONGEST
+    assert pause.remaining == throttling.LONGEST
     lengths = []
     pause.worked()
     for _ in range(8):
-        gone += pause.left
+        gone += pause.remaining
         assert not pause.text
         pause.begin(0.0, "rate limit")
-        lengths.append(pause.left)
+        lengths.append(pause.remaining)
     most = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert all(full / 2 <= length <= full for full, length in zip(most, lengths, strict=True))
 
@@ -193,7 +193,7 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
         await provider.delete(machine)
     assert gate.requests() == before
     gate.throttle(False)
-    gate.clock.freeze(provider.pause.left)
+    gate.clock.freeze(provider.pause.remaining)
     assert (await provider.create(spec(provider))).name == "clusterodm-c1-m1"
     assert gate.names() == ["clusterodm-c1-m1"]
     assert not provider.pause.strikes
@@ -246,7 +246,7 @@ async def test_who_is_overloaded_and_says_for_how_long_is_left_alone_too(tmp_pat
             await provider.create(spec(provider))
         with pytest.raises(Throttled, match="HTTP status 503"):
             await provider.create(spec(provider))
-        assert provider.pause.left == pytest.approx(300.0, abs=2.0)
+        assert provider.pause.remaining == pytest.approx(300.0, abs=2.0)
 
 
 async def test_a_refusal_is_an_answer_and_ends_the_doubt(tmp_path: Path) -> None:
