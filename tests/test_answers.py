@@ -90,14 +90,14 @@ async def planes(cluster: Rig) -> tuple[str, str]:
 async def test_both_ports_answer_every_error_as_the_table_says(planes: tuple[str, str]) -> None:
     async with aiohttp.ClientSession() as session:
         for plane, url in enumerate(planes):
-            for kind, told in TOLD.items():
+            for kind, answers in TOLD.items():
                 async with session.get(f"{url}/fail/{kind.__name__}") as answer:
-                    assert answer.status == told[plane], kind
+                    assert answer.status == answers[plane], kind
                     if plane == 0 and answer.status == 401:
                         assert await answer.read() == b""  # clients of nodes know a bad token by that
                         continue
                     assert answer.content_type == "application/json"
-                    assert await answer.json() == {"error": told[2]}, kind
+                    assert await answer.json() == {"error": answers[2]}, kind
 
 
 async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

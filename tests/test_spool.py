@@ -125,13 +125,13 @@ async def test_dropping_twice_is_fine(tmp_path: Path) -> None:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    kept = Results(tmp_path)
+    store = Results(tmp_path)
     (tmp_path / "u").mkdir()
     with zipfile.ZipFile(tmp_path / "u" / "all.zip", "w") as archive:
         archive.writestr("odm_report/report.pdf", b"report")
         archive.writestr("a/same.txt", b"1")
         archive.writestr("b/same.txt", b"2")
-    return kept
+    return store
 
 
 async def test_an_asset_is_found_by_path_or_by_a_unique_name(results: Results) -> None:

@@ -26,9 +26,9 @@ CLOUD_INIT = Path("/etc/cloud/cloud-init.disabled")
 def programs(folder: Path, **scripts: str) -> dict[str, str]:
     """An environment whose PATH has little else than these."""
     for name in ("bash", "env", "ls", "rm", "tee", "chmod", "mkdir", "touch", "cut", "sort", "comm"):
-        found = shutil.which(name)
-        assert found is not None
-        (folder / name).symlink_to(found)
+        program = shutil.which(name)
+        assert program is not None
+        (folder / name).symlink_to(program)
     for name, text in scripts.items():
         path = folder / name.replace("_", "-")
         path.write_text(f"#!/bin/sh\n{text}\n")
@@ -62,19 +62,19 @@ def test_who_may_not_install_is_told_what_to_ask_for(tmp_path: Path) -> None:
     assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in done.stderr
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, there: bool) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, installed: bool) -> None:
     """A new one is turned off before it is installed, and that is taken back when it could not be installed."""
     need("unshare", root=True)
-    scripts = {"cloud_init": "true"} if there else {}
-    seen = tmp_path / "seen"
-    apt = f"if [ -e {CLOUD_INIT} ]; then echo off >>{seen}; else echo on >>{seen}; fi; exit 9"
+    scripts = {"cloud_init": "true"} if installed else {}
+    log = tmp_path / "seen"
+    apt = f"if [ -e {CLOUD_INIT} ]; then echo off >>{log}; else echo on >>{log}; fi; exit 9"
     environ = programs(tmp_path, id="echo 0", systemctl="true", apt_get=apt, **scripts)
     mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/etc/cloud", "/usr/sbin"))
     inside = f"{mounts} && PATH={environ['PATH']} {SERVICES} cloud-init wrk; ls /etc/cloud"
     Path("/etc/cloud").mkdir(exist_ok=True)
     done = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
-    assert (seen.read_text(), done.stdout) == ("on\n" if there else "off\n", ""), done.stderr
+    assert (log.read_text(), done.stdout) == ("on\n" if installed else "off\n", ""), done.stderr
 
 
 def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
@@ -92,7 +92,7 @@ def test_an_audit_of_nothing_fails() -> None:
 
 def test_the_version_is_the_same_everywhere() -> None:
     pattern = r"(?:clusterodm:|image\.version=\"|^version: |^appVersion: )(\d+\.\d+\.\d+)"
-    found = {
+    versions = {
         path: set(re.findall(pattern, (TOP / path).read_text(), re.MULTILINE))
         for path in (
             "deploy/helm/clusterodm/Chart.yaml",
@@ -101,7 +101,7 @@ def test_the_version_is_the_same_everywhere() -> None:
             "docs/how-to/install.md",
         )
     }
-    assert found == {path: {__version__} for path in found}
+    assert versions == {path: {__version__} for path in versions}
     assert f"## [{__version__}] - " in (TOP / "CHANGELOG.md").read_text()
 
 

@@ -29,9 +29,9 @@ class Session:
 
     async def until(self, prompt: bytes = b"#> ") -> list[str]:
         """Everything up to the next prompt, as lines."""
-        said = await asyncio.wait_for(self.reader.readuntil(prompt), 20)
-        assert b"\n" not in said.replace(b"\r\n", b"")
-        return said.removesuffix(prompt).decode().split("\r\n")[:-1]
+        output = await asyncio.wait_for(self.reader.readuntil(prompt), 20)
+        assert b"\n" not in output.replace(b"\r\n", b"")
+        return output.removesuffix(prompt).decode().split("\r\n")[:-1]
 
     async def say(self, line: str, prompt: bytes = b"#> ") -> list[str]:
         """Type a line; the answer."""
@@ -204,8 +204,8 @@ async def test_what_cannot_be_done_is_said_clearly(cluster: Rig, line: str, answ
 
 async def test_help_names_every_command(cluster: Rig) -> None:
     await start(cluster)
-    said = await (await greeted(cluster)).say("help")
-    assert all(any(line.startswith(name) for line in said) for name in VERBS)
+    lines = await (await greeted(cluster)).say("help")
+    assert all(any(line.startswith(name) for line in lines) for name in VERBS)
 
 
 async def test_split_and_joined_packets_and_what_telnet_says_to_itself_are_understood(cluster: Rig) -> None:
@@ -317,8 +317,8 @@ async def test_the_programs_that_people_use_work(cluster: Rig, program: str) -> 
     assert running.stdout is not None
     await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
     running.stdin.write(b"NODE LIST\r\n")
-    said = await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
-    assert b"1) 127.0.0.1:" in said
+    output = await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
+    assert b"1) 127.0.0.1:" in output
     running.stdin.write(b"QUIT\r\n")
     running.stdin.close()  # nc waits for that, although the other side is gone
     await asyncio.wait_for(running.wait(), 20)

@@ -72,16 +72,16 @@ async def test_a_second_copy_brings_the_first_up_to_date(cluster: Rig, tmp_path:
     await api.ends(first)
     copy = tmp_path / "copy"
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    kept = copy / "results" / first / "all.zip"
-    made = kept.stat().st_ino
+    archive = copy / "results" / first / "all.zip"
+    inode = archive.stat().st_ino
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    assert kept.stat().st_ino == made, "copied once"
+    assert archive.stat().st_ino == inode, "copied once"
     await api.post("/task/remove", {"uuid": first})
     second = await api.create()
     await api.ends(second)
     await eventually(lambda: not (cluster.folder / "data" / "spool" / second).exists())
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    assert not kept.exists()
+    assert not archive.exists()
     assert (copy / "results" / second / "all.zip").is_file()
     assert not any(name.startswith("clusterodm.db-") for name in names(copy))
 

@@ -135,9 +135,13 @@ async def test_a_task_that_was_committed_but_had_not_reached_its_node_goes_on(cl
 
 async def test_what_there_is_no_node_or_no_hand_for_is_named(cluster: Rig, original: Path) -> None:
     address = {"hostname": "10.0.0.9", "port": "3000", "token": "hush-node"}
-    gone = {"hostname": "10.0.0.8", "port": "3000", "token": "hush-node"}
+    unknown_node = {"hostname": "10.0.0.8", "port": "3000", "token": "hush-node"}
     write(original, "nodes.json", [address | {"dockerMachine": {"name": "clusterodm-7", "created": 1}}])
-    write(original, "routes.json", {RUNS: {"node": address, "token": "hush-t"}, COMES: {"node": gone, "token": ""}})
+    write(
+        original,
+        "routes.json",
+        {RUNS: {"node": address, "token": "hush-t"}, COMES: {"node": unknown_node, "token": ""}},
+    )
     code, output = await take_over(original, cluster.folder / "data")
     assert code == 0, output
     for line in (

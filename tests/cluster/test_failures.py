@@ -322,6 +322,6 @@ async def test_a_node_that_never_answers_is_given_up_when_it_is_said_to_be(clust
         why = (await tasks.why(cluster.cluster.context, cluster.entry(uuid))).why
         return why if "has not answered" in why else ""
 
-    said = await eventually(silent)
-    assert "it counts as lost, and the task is retried elsewhere" in said
+    line = await eventually(silent)
+    assert "it counts as lost, and the task is retried elsewhere" in line
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED, seconds=8.0)

@@ -32,8 +32,8 @@ async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: s
         assert archive.startswith(b"PK"), "its results were brought here before its machine went"
         lines = await cluster.timeline(uuid)
         assert any(line.startswith("machine clusterodm-") and "smallest size for 3 images" in line for line in lines)
-        gone = await cluster.cluster.context.store.machines_gone(limit=10)
-        assert [machine.state for machine in gone] == [State.GONE]
+        gone_machines = await cluster.cluster.context.store.machines_gone(limit=10)
+        assert [machine.state for machine in gone_machines] == [State.GONE]
 
 
 async def test_each_task_gets_the_size_that_it_needs_and_no_more_machines_than_tasks(

@@ -35,9 +35,9 @@ def held(folder: Path) -> list[str]:
 @asynccontextmanager
 async def shared(folder: Path, url: str) -> AsyncIterator[Program]:
     """The program on PostgreSQL."""
-    async with program(folder) as made:
-        made.environ["CLUSTERODM_DATABASE_URL"] = url
-        yield made
+    async with program(folder) as new_program:
+        new_program.environ["CLUSTERODM_DATABASE_URL"] = url
+        yield new_program
 
 
 async def five_queued(several: Program) -> list[str]:
@@ -52,10 +52,10 @@ async def refused(several: Program, *words: str) -> str:
     before = several.log.read_text() if several.log.exists() else ""
     process = await several.spawn()
     assert await process.wait() == 2
-    said = several.log.read_text()[len(before) :]
-    assert all(word in said for word in words), said
-    assert "Traceback" not in said
-    return said
+    output = several.log.read_text()[len(before) :]
+    assert all(word in output for word in words), output
+    assert "Traceback" not in output
+    return output
 
 
 async def test_a_start_on_another_database_or_none_is_refused_and_costs_no_photo(
@@ -143,7 +143,7 @@ async def without_ids(data: Path, url: str) -> None:
 
 
 async def test_both_have_one_id_wherever_the_process_died_while_it_was_given(tmp_path: Path) -> None:
-    for step, (here, there) in enumerate(
+    for step, (folder_id, database_id) in enumerate(
         [
             (Identity("new", replaces=""), ""),
             (Identity("new", replaces=""), "new"),
@@ -153,9 +153,9 @@ async def test_both_have_one_id_wherever_the_process_died_while_it_was_given(tmp
     ):
         data = tmp_path / str(step) / "data"
         data.mkdir(parents=True)
-        write_identity(data, here)
+        write_identity(data, folder_id)
         store = await Store.open(f"sqlite+aiosqlite:///{data / 'clusterodm.db'}")
-        await store.keep_value(KEY, there)
+        await store.keep_value(KEY, database_id)
         await store.close()
         async with running_cluster(load_settings(FAST | {"data_dir": data}, environ={})) as cluster:
             assert await cluster.context.store.value(KEY) == "new"
@@ -203,11 +203,11 @@ async def test_uploads_begin_again_and_tasks_go_on_after_an_adoption(cluster: Ri
     with suppress(DataFolderError):
         await cluster.start()
     api = await adopted(cluster)
-    said = await api.upload(receives, b__jpg=b"b")
-    assert said["error"].startswith("Invalid uuid (not found): the cluster was put back to an earlier state (")
-    assert said["error"].endswith("; begin again")
-    assert said["noRetry"]
-    assert (await api.commit(receives))["error"] == said["error"]
+    response = await api.upload(receives, b__jpg=b"b")
+    assert response["error"].startswith("Invalid uuid (not found): the cluster was put back to an earlier state (")
+    assert response["error"].endswith("; begin again")
+    assert response["noRetry"]
+    assert (await api.commit(receives))["error"] == response["error"]
     [trash] = (data / "trash").iterdir()
     assert trash.name.endswith(receives)
     assert json.loads((data / FILE).read_text()).keys() == {"id"}

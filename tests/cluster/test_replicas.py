@@ -451,11 +451,11 @@ async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_the
     engines = [Api(cluster.url, token) for cluster in group.clusters]
     for engine in engines:
         group.stack.push_async_callback(engine.session.close)
-    found = [await engine.create(1) for engine in engines]
+    submodels = [await engine.create(1) for engine in engines]
     await two.post("/task/cancel", {"uuid": job})
 
     async def canceled() -> bool:
-        infos = [await engines[2].get(f"/task/{uuid}/info") for uuid in found]
+        infos = [await engines[2].get(f"/task/{uuid}/info") for uuid in submodels]
         return [info["status"]["code"] for info in infos] == [50, 50, 50]
 
     await eventually(canceled)
@@ -465,7 +465,7 @@ async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_the
     await other.post("/task/remove", {"uuid": job})
 
     async def gone() -> bool:
-        return "error" in await engines[2].get(f"/task/{found[0]}/info")
+        return "error" in await engines[2].get(f"/task/{submodels[0]}/info")
 
     await eventually(gone)
 

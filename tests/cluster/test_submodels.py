@@ -84,8 +84,8 @@ async def code(api: Api, uuid: str) -> int:
 
 async def phase(rig: Rig, uuid: str) -> Phase | None:
     """Where a task is by the store; None when it is forgotten."""
-    found = await rig.cluster.context.store.find_task(uuid)
-    return found[0].phase if found else None
+    pair = await rig.cluster.context.store.find_task(uuid)
+    return pair[0].phase if pair else None
 
 
 @pytest.mark.parametrize("token", ["", "hush-client"])
@@ -253,10 +253,10 @@ async def test_what_was_not_ended_before_a_crash_is_ended_after_it(cluster: Rig)
     waits, uploads = await job.submodel(), await job.api.init()
     await cluster.stop()
     store = await Store.open(f"sqlite+aiosqlite:///{cluster.folder / 'data' / 'clusterodm.db'}")
-    found = await store.find_task(job.uuid)
-    assert found is not None
+    pair = await store.find_task(job.uuid)
+    assert pair is not None
     now = time.time()
-    await store.advance(found[0], Phase.FINISHED, at=now, text="canceled", outcome=Outcome.CANCELED, finished_at=now)
+    await store.advance(pair[0], Phase.FINISHED, at=now, text="canceled", outcome=Outcome.CANCELED, finished_at=now)
     await store.close()
     await cluster.start()
 
@@ -268,8 +268,8 @@ async def test_what_was_not_ended_before_a_crash_is_ended_after_it(cluster: Rig)
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as made:
-        yield made
+    async with AsyncExitStack() as exit_stack:
+        yield exit_stack
 
 
 async def test_ten_minutes_after_their_job_left_submodels_are_removed_and_the_token_is_worthless(
@@ -330,8 +330,8 @@ async def test_an_address_that_no_node_elsewhere_can_reach_is_told_to_owner_and_
     assert expected in await cluster.timeline(far)
     assert (await figures.status(cluster.cluster.context)).problems.count(expected) == 1
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    told = [line for line in lines if line["event"] == expected and line["task"] == far]
-    assert [line["level"] for line in told] == ["warning"]
+    warnings = [line for line in lines if line["event"] == expected and line["task"] == far]
+    assert [line["level"] for line in warnings] == ["warning"]
 
 
 async def test_a_public_address_that_the_engine_cannot_use_is_a_problem_before_the_first_job(cluster: Rig) -> None:

@@ -23,8 +23,8 @@ def node(number: int, **fields: Any) -> NodeFacts:
 
 
 def task(number: int, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
-    given: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
-    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **given)
+    values: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
+    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **values)
 
 
 def decide(tasks: list[Task], nodes: list[NodeFacts], **how: Any) -> Plan:
@@ -210,10 +210,10 @@ def test_a_wait_without_hope_is_one_without_a_node_that_could_take_it(
     nodes: list[NodeFacts], machines: list[int], files: int
 ) -> None:
     needs = Needs(images=files)
-    found = wait(nodes, needs, 0.0, machines)
+    answer = wait(nodes, needs, 0.0, machines)
     could = any(each.max_images is None or each.max_images >= files for each in nodes) or max([0, *machines]) >= files
-    assert found.never is (bool(nodes or machines) and not could)
-    assert found.text
+    assert answer.never is (bool(nodes or machines) and not could)
+    assert answer.text
 
 
 def test_tasks_that_no_free_slot_would_help_are_told_apart_from_those_that_wait_for_one() -> None:

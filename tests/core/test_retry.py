@@ -44,8 +44,8 @@ def task(charged: int = 0, attempts: int = 1, **fields: Any) -> Task:
     return Task(uuid="u", owner="o", phase=Phase.RUNNING, charged=charged, attempts=attempts, **fields)
 
 
-def around(**known: Any) -> Circumstances:
-    return Circumstances(max_attempts=3, **known)
+def around(**circumstances: Any) -> Circumstances:
+    return Circumstances(max_attempts=3, **circumstances)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,11 @@ def test_a_task_that_loses_a_node_while_it_is_alone_is_charged_whatever_else_is_
 def test_no_task_goes_on_for_ever_for_reasons_that_may_lie_in_it(
     failure: Failure, larger: bool, with_others: bool, confirmed: bool
 ) -> None:
-    known = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)
+    circumstances = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)
     now, ends = task(0, 0), 0
     for number in range(1, 40):
         now = task(now.charged, number, alone=now.alone)
-        verdict = decide(now, failure, "why", 0.0, known)
+        verdict = decide(now, failure, "why", 0.0, circumstances)
         if isinstance(verdict, Over):
             ends = number
             break

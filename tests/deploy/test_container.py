@@ -41,10 +41,10 @@ def pyproject() -> dict[str, Any]:
 def locked() -> dict[str, tuple[str, list[str]]]:
     """Version and hashes of each locked package."""
     text = (HERE / "requirements.txt").read_text().replace("\\\n", " ")
-    found = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
+    requirements = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
     return {
         canonicalize_name(name): (version, re.findall(r"--hash=sha256:[0-9a-f]{64}", rest))
-        for name, version, rest in found
+        for name, version, rest in requirements
     }
 
 
@@ -68,10 +68,10 @@ def test_the_base_is_pinned_and_the_labels_are_those_of_this_version() -> None:
 def test_the_image_opens_its_admin_doors_with_a_password_that_is_kept(tmp_path: Path) -> None:
     text = (HERE / "Dockerfile").read_text()
     environ = dict(re.findall(r"(CLUSTERODM_[A-Z_]+)=(\S*)", text)) | {"CLUSTERODM_DATA_DIR": str(tmp_path)}
-    settings, made = with_password(load_settings({}, environ=environ))
-    assert made
+    settings, password = with_password(load_settings({}, environ=environ))
+    assert password
     assert (settings.admin_host, settings.log_file) == ("0.0.0.0", "")
-    assert (tmp_path / "admin-password").read_text().strip() == made
+    assert (tmp_path / "admin-password").read_text().strip() == password
     assert 'CMD ["clusterodm", "health"]' in text
 
 
@@ -83,9 +83,9 @@ def test_the_line_of_the_page_is_the_one_that_everybody_knows() -> None:
 
 
 def test_variables_of_the_image_and_of_compose_are_settings() -> None:
-    known = {env_name(name) for name in Settings.model_fields}
+    variables = {env_name(name) for name in Settings.model_fields}
     for name in ("Dockerfile", "compose.yaml"):
-        assert set(re.findall(r"CLUSTERODM_[A-Z_]+", (HERE / name).read_text())) <= known
+        assert set(re.findall(r"CLUSTERODM_[A-Z_]+", (HERE / name).read_text())) <= variables
 
 
 def test_operators_are_asked_for_a_password_and_reached_from_this_machine_only() -> None:

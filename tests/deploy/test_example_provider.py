@@ -46,8 +46,8 @@ def test_its_own_tests_pass_in_an_environment_of_their_own(tmp_path: Path) -> No
     run(uv, "pip", "install", "--quiet", "--python", python, f"{TOP}[testing]", source, folder=tmp_path)
     where = run(python, "-c", "import clusterodm.testing.contract as contract; print(contract.__file__)", folder=source)
     assert where.startswith(str(environment))
-    found = "from importlib.metadata import entry_points; print(*entry_points(group='clusterodm.providers').names)"
-    assert "processes" in run(python, "-c", found, folder=source)
+    script = "from importlib.metadata import entry_points; print(*entry_points(group='clusterodm.providers').names)"
+    assert "processes" in run(python, "-c", script, folder=source)
     printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "tests", folder=source)
     assert re.search(r"\b[5-9] passed", printed), printed
     assert "failed" not in printed

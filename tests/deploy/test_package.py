@@ -25,9 +25,9 @@ BIN = Path(sys.executable).parent
 
 def run(*words: object, **environ: str) -> str:
     """What a program prints; fails with all that it said."""
-    known = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHONPATH"))}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHONPATH"))}
     done = subprocess.run(
-        [*map(str, words)], check=False, capture_output=True, text=True, env=known | environ, cwd="/", timeout=110
+        [*map(str, words)], check=False, capture_output=True, text=True, env=inherited | environ, cwd="/", timeout=110
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -103,8 +103,8 @@ def test_pipx_installs_it(built: tuple[Path, Path], tmp_path: Path) -> None:
 def test_types_are_shipped(installed: Path, tmp_path: Path) -> None:
     program = tmp_path / "uses.py"
     program.write_text("from clusterodm.core.tasks import Task\nreveal_type(Task.uuid)\n")
-    said = run(BIN / "mypy", "--python-executable", installed / "python", "--cache-dir", tmp_path / "cache", program)
-    assert "import-untyped" not in said
+    output = run(BIN / "mypy", "--python-executable", installed / "python", "--cache-dir", tmp_path / "cache", program)
+    assert "import-untyped" not in output
 
 
 def test_the_bill_of_materials_names_all_that_is_installed(installed: Path, tmp_path: Path) -> None:

@@ -111,11 +111,11 @@ class Walk:
 
     def shell(self, command: str) -> int:
         """Run something that ends by itself, in the folder in which the command before it left off; the exit code."""
-        left = self.folder / ".left"
-        script = f"{command}\ncode=$?; pwd > {shlex.quote(str(left))}; exit $code"
+        directory_file = self.folder / ".left"
+        script = f"{command}\ncode=$?; pwd > {shlex.quote(str(directory_file))}; exit $code"
         words = ["bash", "-c", script]
         done = subprocess.run(words, check=False, env=self.environ, stdin=subprocess.DEVNULL, cwd=self.here)
-        self.here = Path(left.read_text().strip())
+        self.here = Path(directory_file.read_text().strip())
         return done.returncode
 
     def follow(self, command: str) -> None:
@@ -156,15 +156,15 @@ def furnish(folder: Path, page: Path) -> None:
     for name in FOLDERS:
         (folder / name.strip("/")).mkdir(parents=True)
     (folder / "cluster.json").write_text(json.dumps({"node": ["192.168.1.11:3000"], "data-dir": "elsewhere"}))
-    found = re.search(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
-    asr = found[1].replace("CHANGEME!", "hush-made-up") if found else json.dumps(COMMAND)
+    match = re.search(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
+    asr = match[1].replace("CHANGEME!", "hush-made-up") if match else json.dumps(COMMAND)
     (folder / "asr.json").write_text(asr)
     original = folder / "opt/ClusterODM"
     (original / "data").mkdir()
     (original / "data/nodes.json").write_text(json.dumps([{"hostname": "192.168.1.12", "port": "3000", "token": ""}]))
-    made = trustme.CA().issue_cert("maps.example")
-    made.cert_chain_pems[0].write_to_path(folder / "fullchain.pem")
-    made.private_key_pem.write_to_path(folder / "privkey.pem")
+    certificate = trustme.CA().issue_cert("maps.example")
+    certificate.cert_chain_pems[0].write_to_path(folder / "fullchain.pem")
+    certificate.private_key_pem.write_to_path(folder / "privkey.pem")
 
 
 def main(page: Path, folder: Path) -> None:

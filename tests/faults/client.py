@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError, ContentTypeError
 
-from tests.faults.liar import LIES, Liar, Told
+from tests.faults.liar import LIES, ActiveLie, Liar
 from tests.support import Api, images
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ class Client:
 
     def lie(self, name: str, liars: list[Liar]) -> None:
         """Have nodes lie about this task."""
-        told = Told(LIES[name])
+        active = ActiveLie(LIES[name])
         for liar in liars:
-            liar.lies[self.uuid] = told
+            liar.lies[self.uuid] = active
 
     async def pause(self, most: float) -> None:
         """Let some of the task's life go by."""

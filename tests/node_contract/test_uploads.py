@@ -211,11 +211,11 @@ async def test_a_second_commit_is_refused(node: Client) -> None:
 
 async def test_the_count_of_images_settles_on_what_is_no_control_data(node: Client) -> None:
     control = ["geo.txt", "gcp_list.TXT", "image_groups.txt", "align.LAZ", "photos.zip"]
-    kept = ["a.jpg", "b.srt", "c.mp4", "other.las"]
-    uuid = await node.created(*[(name, b"x") for name in control + kept])
+    counted = ["a.jpg", "b.srt", "c.mp4", "other.las"]
+    uuid = await node.created(*[(name, b"x") for name in control + counted])
     assert (await node.info(uuid))["imagesCount"] in (4, 9)
     assert (await node.ends(uuid))["imagesCount"] == 4
-    assert node.program.project(uuid, "images") == set(kept)
+    assert node.program.project(uuid, "images") == set(counted)
     assert node.program.project(uuid, "gcp") == set(control) - {"photos.zip"}
 
 

@@ -81,18 +81,18 @@ def _shape(value: Any) -> Any:
     return "number" if isinstance(value, int | float) else "text"
 
 
-def _compare(name: str, expected: Any, found: Any) -> None:
+def _compare(name: str, expected: Any, actual: Any) -> None:
     if name == "options":
-        assert found[:2] == expected[:2]
-        assert len(found) == 80
+        assert actual[:2] == expected[:2]
+        assert len(actual) == 80
     elif name.startswith("task list"):
-        assert all(set(entry) == {"uuid"} for entry in found)
+        assert all(set(entry) == {"uuid"} for entry in actual)
     elif name in BY_TYPE or (isinstance(expected, dict) and "uuid" in expected and "set-uuid" not in name):
-        assert _shape(found) == _shape(expected)
+        assert _shape(actual) == _shape(expected)
     elif name == "init with options that are not JSON":
-        assert set(found) == {"error"}
+        assert set(actual) == {"error"}
     else:
-        assert found == expected
+        assert actual == expected
 
 
 async def test_the_development_node_answers_like_a_real_one(cluster: Rig) -> None:

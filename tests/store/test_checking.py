@@ -80,8 +80,8 @@ async def test_a_newer_schema_a_bad_row_and_another_folder_are_named(
     await filled(folder, url)
     assert set((await said(folder)).values()) == {"ok"}
     await run(folder, url, "UPDATE tasks SET options = '{' WHERE uuid LIKE '0000000%-%'")
-    told = await said(folder)
-    rows = [why for why, verdict in told.items() if verdict == "error"]
+    verdicts = await said(folder)
+    rows = [why for why, verdict in verdicts.items() if verdict == "error"]
     assert len(rows) == 10, rows
     assert any("tasks 00000003-5386-40b9-978f-0221804788c9: column options" in why for why in rows)
     write_identity(folder, Identity("other"))

@@ -115,8 +115,8 @@ async def test_an_attempt_is_changed_by_compare_and_set(store: Store) -> None:
     await store.change_attempt(mine, stage=Stage.COMMITTING)
     with pytest.raises(StaleTask):
         await store.change_attempt(mine, stage=Stage.COMMITTING)
-    [(found, last)] = await store.active_tasks()
-    assert (found.version, last) == (2, attempt(sender="me", stage=Stage.COMMITTING))
+    [(stored, last)] = await store.active_tasks()
+    assert (stored.version, last) == (2, attempt(sender="me", stage=Stage.COMMITTING))
 
 
 async def test_a_step_of_an_attempt_that_is_over_is_refused(store: Store) -> None:
@@ -153,11 +153,11 @@ async def test_lists_are_by_owner_latest_first_and_bounded(store: Store) -> None
 async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
     await store.add_task(task(phase=Phase.FINISHED, finished_at=5.0, webhook_due=True), "announced")
     await store.record_progress([task(phase=Phase.FINISHED, progress=50.0, processing_time=3, node_code=20)])
-    found = await store.find_task(UUID)
-    assert found is not None
-    assert (found[0].progress, found[0].processing_time) == (50.0, 3)
+    pair = await store.find_task(UUID)
+    assert pair is not None
+    assert (pair[0].progress, pair[0].processing_time) == (50.0, 3)
     assert await store.webhooks_due() == [UUID]
-    await store.change_task(found[0], at=1.0, webhook_due=False)
+    await store.change_task(pair[0], at=1.0, webhook_due=False)
     assert await store.webhooks_due() == []
     assert [ended[0].uuid for ended in await store.ended_before(6.0, limit=9)] == [UUID]
     assert await store.ended_before(5.0, limit=9) == []
@@ -201,8 +201,8 @@ async def test_tasks_are_found_by_phase_outcome_owner_name_and_beginning(store: 
     await store.add_task(task(ids[2], Phase.FINISHED, outcome=Outcome.FAILED, finished_at=2.0), "new")
     await store.add_task(task(ids[3], Phase.REMOVED, name="field 3"), "new")
 
-    async def found(**wanted: Any) -> list[str]:
-        filter_ = TaskFilter(**wanted)
+    async def found(**fields: Any) -> list[str]:
+        filter_ = TaskFilter(**fields)
         page = [each.uuid for each in await store.find_tasks(filter_, limit=10)]
         assert await store.count_tasks(filter_) == len(page)
         return page
@@ -234,19 +234,19 @@ async def test_the_past_is_told_by_attempts_and_ended_tasks(store: Store) -> Non
 
 
 async def test_a_task_gets_another_owner_once_and_in_any_phase(store: Store) -> None:
-    other, gone = str(uuid_module.uuid4()), str(uuid_module.uuid4())
+    other, removed = str(uuid_module.uuid4()), str(uuid_module.uuid4())
     await store.add_task(task(owner="imported#a"), "imported")
     await store.add_task(task(other, Phase.FINISHED, owner="imported#b"), "imported")
-    await store.add_task(task(gone, Phase.REMOVED, owner="imported#b"), "imported")
+    await store.add_task(task(removed, Phase.REMOVED, owner="imported#b"), "imported")
     await store.add_task(task(str(uuid_module.uuid4()), owner="importer"), "another")
     assert await store.owned_by("imported#") == {UUID: "imported#a", other: "imported#b"}
     assert await store.owned_by("%") == {}
     assert await store.change_owner(UUID, "imported#a", "alice", at=2.0)
     assert not await store.change_owner(UUID, "imported#a", "bob", at=2.0)
     assert await store.change_owner(other, "imported#b", "bob", at=2.0)
-    found = await store.find_task(UUID)
-    assert found is not None
-    assert (found[0].owner, found[0].version) == ("alice", 1)
+    pair = await store.find_task(UUID)
+    assert pair is not None
+    assert (pair[0].owner, pair[0].version) == ("alice", 1)
     assert [event.text for event in await store.timeline(UUID)] == ["imported", "claimed by alice"]
 
 
@@ -271,9 +271,11 @@ async def test_everything_is_there_after_reopening(url: str) -> None:
 async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, url: str) -> None:
     engine = create_async_engine(url)
     async with engine.connect() as connection:
-        found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), metadata))
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
     await engine.dispose()
-    assert found == []
+    assert differences == []
 
 
 async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Store) -> None:
@@ -292,14 +294,14 @@ async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Stor
 
 async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
     one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
-    leader, there = await store.beat(one, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("a", ["a"])
-    leader, there = await store.beat(two, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("a", ["a", "b"])
+    leader, members = await store.beat(one, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("a", ["a"])
+    leader, members = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("a", ["a", "b"])
     await store.take("upload", "b", 60)
     await store.leave("a")
-    leader, there = await store.beat(two, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("b", ["b"])
+    leader, members = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("b", ["b"])
     await store.leave("b")
     assert await holder(store, "upload") == ""
 
@@ -321,7 +323,7 @@ async def test_others_hear_of_what_was_kept_and_of_nothing_else(postgres: Server
     async def everything() -> None:
         begun.set()
 
-    listening = asyncio.get_running_loop().create_task(other.listen(lambda *said: heard.append(said), everything))
+    listening = asyncio.get_running_loop().create_task(other.listen(lambda *change: heard.append(change), everything))
     await begun.wait()
     await mine.add_task(task(), "announced")
     with pytest.raises(StaleTask):
@@ -343,12 +345,12 @@ async def test_a_server_that_starts_again_is_waited_for_and_heard_again(postgres
     async def everything() -> None:
         began.append(1)
 
-    listening = asyncio.get_running_loop().create_task(store.listen(lambda *said: None, everything))
+    listening = asyncio.get_running_loop().create_task(store.listen(lambda *change: None, everything))
     await eventually(lambda: began)
     await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
-    kept = asyncio.get_running_loop().create_task(store.keep_value("k", 1))
+    write = asyncio.get_running_loop().create_task(store.keep_value("k", 1))
     await asyncio.to_thread(postgres.start)
-    await kept
+    await write
     assert await store.value("k") == 1
     await eventually(lambda: len(began) == 2)
     listening.cancel()
@@ -360,9 +362,9 @@ async def test_a_database_that_does_not_answer_is_told_of_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "_PATIENCE", 0.0)
-    with pytest.raises(StoreDown) as told:
+    with pytest.raises(StoreDown) as raised:
         await Store.open("postgresql+asyncpg://me:hush-password@127.0.0.1:1/db")
-    assert "hush-" not in str(told.value)
+    assert "hush-" not in str(raised.value)
 
 
 def test_the_latest_migration_is_the_one_that_the_code_names() -> None:
@@ -394,12 +396,12 @@ async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other
 
     async def step(store: Store) -> None:
         for _ in range(40):
-            [(found, last)] = await store.active_tasks()
+            [(stored, last)] = await store.active_tasks()
             assert last is not None
             with suppress(StaleTask):
-                await store.advance(found, Phase.DISPATCHING, at=1.0, text="go", attempt=last)
+                await store.advance(stored, Phase.DISPATCHING, at=1.0, text="go", attempt=last)
             with suppress(StaleTask):
-                back = msgspec.structs.replace(found, phase=Phase.DISPATCHING)
+                back = msgspec.structs.replace(stored, phase=Phase.DISPATCHING)
                 await store.advance(back, Phase.QUEUED, at=1.0, text="back", attempt=last)
 
     async def change(store: Store) -> None:
@@ -459,16 +461,16 @@ async def test_submodels_of_a_job_come_with_those_first_that_are_not_over(store:
         uuid = f"00000000-0000-4000-8000-{number:012}"
         return Task(uuid=uuid, owner="o#j", phase=phase, job="j", job_attempt=attempt, **fields)
 
-    made = [
+    submodels = [
         submodel(1, Phase.FINISHED, 1, finished_at=5.0),
         submodel(2, Phase.QUEUED, 1),
         submodel(3, Phase.RUNNING, 2),
         submodel(4, Phase.REMOVED, 1),
     ]
-    for each in [*made, task()]:
+    for each in [*submodels, task()]:
         await store.add_task(each, "announced")
     assert await store.jobs() == ["j"]
-    assert await store.submodels("j", besides=2, limit=9) == [made[1], made[0]]
+    assert await store.submodels("j", besides=2, limit=9) == [submodels[1], submodels[0]]
     assert len(await store.submodels("j", limit=9)) == 3
     assert len(await store.submodels("j", limit=1)) == 1
     assert await store.submodels("", limit=9) == []
