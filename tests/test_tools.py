@@ -47,19 +47,19 @@ def test_what_was_skipped_is_summed_up_with_how_to_get_it() -> None:
 def test_a_test_without_its_program_is_skipped_and_named_at_the_end(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/proxy/test_forms.py", "-k", "curl"]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
+    process = subprocess.run(
         words, check=False, cwd=TOP, env=environ | {"PATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout
-    assert "    1 needs curl: `make services`" in done.stdout
+    assert process.returncode == 0, process.stdout
+    assert "    1 needs curl: `make services`" in process.stdout
 
 
 def test_who_may_not_install_is_told_what_to_ask_for(tmp_path: Path) -> None:
     environ = programs(tmp_path, id="echo 1000", apt_get="exit 9")
-    done = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "only root can install them: uuidgen wrk\n" in done.stderr
-    assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in done.stderr
+    process = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "only root can install them: uuidgen wrk\n" in process.stderr
+    assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in process.stderr
 
 
 @pytest.mark.parametrize("installed", [True, False])
@@ -73,8 +73,8 @@ def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, installed: bo
     mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/etc/cloud", "/usr/sbin"))
     inside = f"{mounts} && PATH={environ['PATH']} {SERVICES} cloud-init wrk; ls /etc/cloud"
     Path("/etc/cloud").mkdir(exist_ok=True)
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
-    assert (log.read_text(), done.stdout) == ("on\n" if installed else "off\n", ""), done.stderr
+    process = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
+    assert (log.read_text(), process.stdout) == ("on\n" if installed else "off\n", ""), process.stderr
 
 
 def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
@@ -86,8 +86,8 @@ def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
 
 
 def test_an_audit_of_nothing_fails() -> None:
-    done = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
-    assert "pip-audit --strict" in done.stdout
+    process = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
+    assert "pip-audit --strict" in process.stdout
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -65,8 +65,8 @@ class Pair:
         self.key.chmod(0o600)
 
     async def look(self, about: str = "--ssl", **settings: Any) -> list[tuple[str, str]]:
-        named = {"ssl_cert": str(self.cert), "ssl_key": str(self.key), "secure_port": free_port()}
-        return [(each.verdict, each.text) for each in await look(self.folder, about, **named | settings)]
+        defaults = {"ssl_cert": str(self.cert), "ssl_key": str(self.key), "secure_port": free_port()}
+        return [(each.verdict, each.text) for each in await look(self.folder, about, **defaults | settings)]
 
 
 def good(pair: Pair) -> None:
@@ -83,8 +83,8 @@ def with_the_authority_first(pair: Pair) -> None:
 
 def with_an_encrypted_key(pair: Pair) -> None:
     key = load_pem_private_key(pair.key.read_bytes(), None)
-    how = BestAvailableEncryption(b"hush-key")
-    pair.write_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    encryption = BestAvailableEncryption(b"hush-key")
+    pair.write_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
 
 def of_no_form(pair: Pair) -> None:

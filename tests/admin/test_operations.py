@@ -77,5 +77,5 @@ def _name(command: Any) -> str:
 
 def test_the_command_line_does_not_load_the_cluster() -> None:
     code = "import sys, clusterodm.commands.node; print([m for m in sys.modules if m.startswith('clusterodm.cluster')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"

@@ -31,11 +31,11 @@ def settings(folder: Path, **fields: object) -> Settings:
 
 def test_a_password_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
     first, password = with_password(settings(tmp_path))
-    again, no_password = with_password(settings(tmp_path))
+    second, no_password = with_password(settings(tmp_path))
     path = tmp_path / "data" / "password"
     assert re.fullmatch("[0-9a-f]{32}", password)
     assert (no_password, path.read_text()) == ("", f"{password}\n")
-    assert {each.admin_pass.get_secret_value() for each in (first, again)} == {password}
+    assert {each.admin_pass.get_secret_value() for each in (first, second)} == {password}
     assert path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["password"]

@@ -284,10 +284,10 @@ async def test_a_password_is_asked_for_and_a_wrong_one_costs_time_and_closes(clu
     assert await session.listed("NODE LIST") == []
     wrong = await opened(cluster)
     await wrong.until(b"$> ")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     wrong.writer.write(b"LOGIN hush-wrong\r\n")
     assert await asyncio.wait_for(wrong.reader.read(), 20) == b"FAIL\r\n"
-    assert time.monotonic() - begun > logins.DELAY - 0.05  # timers are that exact
+    assert time.monotonic() - started_at > logins.DELAY - 0.05  # timers are that exact
 
 
 @pytest.mark.parametrize(("line", "answer"), [("NODE LIST", b""), ("HELP", b""), ("QUIT", b"Bye!\r\n")])

@@ -156,7 +156,7 @@ async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "how", "status"),
+    ("method", "path", "options", "status"),
     [
         ("GET", "tasks?limit=9999", {}, 400),
         ("GET", "tasks?state=flying", {}, 400),
@@ -176,9 +176,9 @@ async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
         ("GET", "nothing", {}, 404),
     ],
 )
-async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: str, how: Any, status: int) -> None:
+async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: str, options: Any, status: int) -> None:
     _, operator = await start(cluster)
-    code, value = await operator.ask(method, f"/api/v1/{path}", **how)
+    code, value = await operator.ask(method, f"/api/v1/{path}", **options)
     assert code == status
     assert list(value) == ["error"]
     assert value["error"]

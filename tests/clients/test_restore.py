@@ -61,7 +61,7 @@ async def test_following_the_restore_page_brings_everything_back(tmp_path: Path)
         then = await waiting(cluster)
         held = photos(tmp_path / "data")
         await follow(on_page(BACKUP, "backup"), tmp_path)
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         output = await follow(on_page(BACKUP, "restore"), tmp_path, 2)
         assert "is used by another clusterodm" in output
         await cluster.end(signal.SIGTERM)
@@ -73,11 +73,11 @@ async def test_following_the_restore_page_brings_everything_back(tmp_path: Path)
         assert photos(before) == newest, "nothing was lost of what was there before"
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         await cluster.end(signal.SIGTERM)
         await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path)
         api = await cluster.start()
-        assert [await api.code(uuid) for uuid in [*then, later]] == [10] * 4
+        assert [await api.code(uuid) for uuid in [*then, late_task]] == [10] * 4
         assert photos(tmp_path / "data") == newest
 
 
@@ -85,7 +85,7 @@ async def test_following_the_upgrade_page_back_costs_no_photo(tmp_path: Path) ->
     async with program(tmp_path, node=NOWHERE) as cluster:
         then = await waiting(cluster)
         await follow(on_page(UPGRADE, "backup", alone=True), tmp_path)
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         await cluster.end(signal.SIGTERM)
         held = photos(tmp_path / "data")
         output = await follow(on_page(UPGRADE, "restore"), tmp_path)
@@ -93,14 +93,14 @@ async def test_following_the_upgrade_page_back_costs_no_photo(tmp_path: Path) ->
         assert photos(tmp_path / "data") == held
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         assert photos(tmp_path / "data") == held, "also those that the database does not know"
         await cluster.end(signal.SIGTERM)
         [before] = (tmp_path / "data").glob("replaced-*")
         await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path)
         assert photos(tmp_path / "data") == held, "putting the newer database back leaves the files where they are"
         api = await cluster.start()
-        assert await api.code(later) == 10
+        assert await api.code(late_task) == 10
 
 
 @pytest.mark.parametrize("alone", [False, True])
@@ -113,7 +113,7 @@ async def test_the_database_of_replicas_is_put_back_in_one_piece(alone: bool, tm
         command = on_page(BACKUP, "backup", alone=alone)
         await follow(command, tmp_path, environ=variables)
         copy = command.split()[2]
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         back = f"clusterodm restore {copy} --data-dir data"
         assert "is used by another clusterodm" in await follow(back, tmp_path, 2, environ=variables)
         elsewhere = f"clusterodm restore {copy} --data-dir elsewhere"
@@ -127,12 +127,12 @@ async def test_the_database_of_replicas_is_put_back_in_one_piece(alone: bool, tm
         assert (before / "database.dump").is_file()
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         assert (photos(tmp_path / "data") == held) is alone
         await cluster.end(signal.SIGTERM)
         await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path, environ=variables)
         api = await cluster.start()
-        assert [await api.code(uuid) for uuid in [*then, later]] == [10] * 4
+        assert [await api.code(uuid) for uuid in [*then, late_task]] == [10] * 4
         assert photos(tmp_path / "data") == held
 
 
@@ -170,7 +170,7 @@ async def test_killed_in_the_middle_it_is_the_old_state_or_the_new_one(
         then = await waiting(cluster)
         old = photos(tmp_path / "data")
         await follow(on_page(BACKUP, "backup"), tmp_path, environ=variables)
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         await cluster.end(signal.SIGTERM)
         newest = photos(tmp_path / "data")
         words = [sys.executable, "-m", "tests.clients.dying", point, str(tmp_path / "mnt/clusterodm")]
@@ -181,7 +181,7 @@ async def test_killed_in_the_middle_it_is_the_old_state_or_the_new_one(
         api = await cluster.start()
         codes = [await api.code(uuid) for uuid in then]
         assert codes == [10] * 3
-        is_known = "error" not in await api.get(f"/task/{later}/info")
+        is_known = "error" not in await api.get(f"/task/{late_task}/info")
         assert photos(tmp_path / "data") == (newest if is_known else old)
         assert not (tmp_path / "data/.restore").exists()
         assert is_known is (point == "copied" or (kind == "postgresql" and point == "decided"))

@@ -98,9 +98,9 @@ async def test_images_are_counted_as_a_node_counts_them(cluster: Rig) -> None:
 
 
 @pytest.mark.parametrize("asset", ["all.zip", "report.html"])
-@pytest.mark.parametrize("how", ["forgotten", "deleted", "removed"])
+@pytest.mark.parametrize("cause", ["forgotten", "deleted", "removed"])
 async def test_results_that_the_node_has_deleted_are_gone_and_the_task_is_shown(
-    cluster: Rig, how: str, asset: str
+    cluster: Rig, cause: str, asset: str
 ) -> None:
     node = await cluster.add_node()
     api = await cluster.start()
@@ -108,9 +108,9 @@ async def test_results_that_the_node_has_deleted_are_gone_and_the_task_is_shown(
     info = await api.ends(uuid)
     output = await api.get(f"/task/{uuid}/output")
     registry = cluster.cluster.context.registry
-    if how == "forgotten":
+    if cause == "forgotten":
         node.forget(uuid)
-    elif how == "deleted":
+    elif cause == "deleted":
         node.archive(uuid).unlink()
     else:
         await registry.forget(registry.nodes()[0])

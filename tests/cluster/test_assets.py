@@ -51,9 +51,9 @@ async def test_a_folder_may_be_asked_for_as_an_archive_of_its_own(cluster: Rig) 
     api, path = await completed(cluster, results="keep")
     status, headers, whole = await api.raw("GET", f"{path}/textured_model.zip")
     assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
-    inside = zipfile.ZipFile(io.BytesIO(whole))
-    assert inside.testzip() is None
-    assert {name: inside.read(name) for name in inside.namelist()} == {
+    archive = zipfile.ZipFile(io.BytesIO(whole))
+    assert archive.testzip() is None
+    assert {name: archive.read(name) for name in archive.namelist()} == {
         "odm_textured_model_geo.glb": b"odm_texturing/odm_textured_model_geo.glb" * 50
     }
     _, headers, part = await api.raw("GET", f"{path}/textured_model.zip", headers={"Range": "bytes=20-80"})

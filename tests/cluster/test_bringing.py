@@ -69,18 +69,18 @@ async def _plain(request: web.Request, content: bytes) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("results", ["stream", "keep"])
-@pytest.mark.parametrize("how", [_plain, _chunked, _ranged], ids=["plain", "chunked", "ranged"])
+@pytest.mark.parametrize("serve", [_plain, _chunked, _ranged], ids=["plain", "chunked", "ranged"])
 @pytest.mark.parametrize("what", BAD)
 async def test_a_node_that_at_first_answers_with_something_else_than_its_archive_is_asked_again(
-    cluster: Rig, odd: OddNode, what: str, how: object, results: str
+    cluster: Rig, odd: OddNode, what: str, serve: object, results: str
 ) -> None:
-    if how is _ranged and results == "keep":
+    if serve is _ranged and results == "keep":
         pytest.skip("a whole download asks for no range")
     requests: list[bool] = []
 
     async def bad_at_first(request: web.Request) -> web.StreamResponse:
         requests.append(_held(cluster, uuid).exists())
-        return await how(request, BAD[what] if len(requests) <= 2 else GOOD)  # type: ignore[operator,no-any-return]
+        return await serve(request, BAD[what] if len(requests) <= 2 else GOOD)  # type: ignore[operator,no-any-return]
 
     odd.download = bad_at_first
     api = await cluster.start(results=results)

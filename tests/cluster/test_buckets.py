@@ -105,8 +105,8 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
     reported = {"Range": f"bytes=3-{len(report) - 1}"}
     status, headers, part = await api.raw("GET", f"/task/{uuid}/download/report.html", headers=reported)
     assert (status, part) == (206, report[3:])
-    again = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"If-None-Match": headers["Etag"]})
-    assert again[0] == 304
+    conditional = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"If-None-Match": headers["Etag"]})
+    assert conditional[0] == 304
     assert await api.get(f"/task/{uuid}/download/nothing.tif") == {"error": "Invalid asset"}
 
     await api.post("/task/remove", {"uuid": uuid})

@@ -81,10 +81,10 @@ BROKEN: dict[str, tuple[Callable[[OddNode], Odd], type[NodeError]]] = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
-async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units, odd: OddNode, how: str) -> None:
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units, odd: OddNode, fault: str) -> None:
     entry, node = await _collecting(unit, odd)
-    make, error = BROKEN[how]
+    make, error = BROKEN[fault]
     odd.download = make(odd)
     with pytest.raises(error):
         await unit.context.collector.collect(entry, _attempt(entry), node)

@@ -76,8 +76,8 @@ async def test_tasks_of_routes_json_are_followed_on_their_nodes(cluster: Rig) ->
     info = await api.ends(uuid)
     assert (info["name"], info["imagesCount"]) == ("old task", 2)
     assert "does not hold" not in str(info)
-    lost = await api.ends(unreachable, 30)
-    assert "its files are not held here" in lost["status"]["errorMessage"]
+    outcome = await api.ends(unreachable, 30)
+    assert "its files are not held here" in outcome["status"]["errorMessage"]
     assert await api.get("/task/not-a-uuid/info") == {"error": "not-a-uuid not found"}
     assert node.commits == [uuid]
     assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[2][:2] == b"PK"

@@ -151,8 +151,8 @@ async def test_a_known_token_goes_on_while_the_service_is_down_also_after_a_rest
         assert "version" in await api.get("/info")
     assert service.count("/tokens/validate") == 2, "once at first, once when the answer was old"
     await cluster.stop()
-    again = await start(cluster, service)
-    assert "version" in await again.get("/info")
+    restarted = await start(cluster, service)
+    assert "version" in await restarted.get("/info")
 
 
 async def test_a_token_that_was_revoked_is_deleted_from_disk(cluster: Rig, service: Service) -> None:

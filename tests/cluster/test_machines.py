@@ -205,10 +205,10 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     await cluster.stop()
 
     api = await start(cluster, cloud)
-    again = await api.create(2)
-    await api.ends(again)
+    second = await api.create(2)
+    await api.ends(second)
     assert [machine.size for machine in cloud.world.created] == ["small", "large", "large"]
-    lines = "\n".join(await cluster.timeline(again))
+    lines = "\n".join(await cluster.timeline(second))
     assert "GB of memory expected: a task of 2 images like it" in lines
     assert "as similar tasks used: large in fsn1" in lines
 

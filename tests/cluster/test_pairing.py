@@ -180,12 +180,12 @@ async def test_after_a_migration_only_the_new_database_is_that_of_the_folder(tmp
         url = postgres.new_database()
         words = [sys.executable, "-m", "clusterodm", "migrate-store", "--data-dir", str(tmp_path / "data")]
         environ = os.environ | {"CLUSTERODM_DATABASE_URL": url}
-        done = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
         await refused(one, "belongs to another database", "--adopt")
-        again = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
-        assert again.returncode == 2
-        assert "belongs to another database" in again.stderr
+        second_run = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
+        assert second_run.returncode == 2
+        assert "belongs to another database" in second_run.stderr
         one.environ["CLUSTERODM_DATABASE_URL"] = url
         api = await one.start()
         assert [await api.code(uuid) for uuid in uuids] == [10] * 5

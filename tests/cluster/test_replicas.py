@@ -388,8 +388,8 @@ async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_t
     replicas = [cluster.context.replicas for cluster in group.clusters]
     assert all(replicas[leader].alive(each.me.id) for each in replicas)
     await apis[2].ends(uuid)
-    later = await apis[1].create()
-    await apis[0].ends(later)
+    second = await apis[1].create()
+    await apis[0].ends(second)
 
 
 async def test_machines_are_seen_everywhere_and_looked_after_by_whoever_leads(
@@ -437,9 +437,9 @@ async def test_all_replicas_know_what_owners_used_of_the_nodes(group: Group) -> 
     await group.everywhere(lambda context: any(seconds > 0.1 for seconds in context.fair.usage().ended.values()))
     await group.everywhere(lambda context: not context.fair.usage().began)
     (account,) = await group.clusters[0].context.store.accounts()
-    later = group.clusters[1].context
-    await later.fair.load()
-    assert set(later.fair.usage().ended) == {account.owner}
+    other_context = group.clusters[1].context
+    await other_context.fair.load()
+    assert set(other_context.fair.usage().ended) == {account.owner}
 
 
 async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_their_job(group: Group) -> None:

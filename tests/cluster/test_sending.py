@@ -63,11 +63,11 @@ async def test_uploads_that_a_node_answers_with_500_are_sent_again_in_the_same_a
 async def test_a_file_that_is_there_twice_has_the_attempt_discarded_before_its_client_sees_anything_of_it(
     cluster: Rig, odd: OddNode
 ) -> None:
-    lost = []
+    requests = []
 
     async def lose_one(request: web.Request) -> web.StreamResponse | None:
-        lost.append(request.path)
-        return cut(request) if len(lost) == 1 else None
+        requests.append(request.path)
+        return cut(request) if len(requests) == 1 else None
 
     def work(task: OddTask) -> None:
         task.console.append(f"attempt {len(odd.commits)}")

@@ -194,10 +194,10 @@ async def test_a_job_that_begins_again_elsewhere_leaves_its_submodels_behind(clu
     entry = cluster.entry(job.uuid)
     await eventually(lambda: entry.task.phase is Phase.RUNNING and entry.task.attempts == 2)
     assert entry.attempt is not None
-    again = await engine(cluster, other, entry.attempt.node_uuid)
+    second_engine = await engine(cluster, other, entry.attempt.node_uuid)
     assert not await may_send(job.api)
     assert await code(job.api, old) == 50
-    new = await job.submodel(again)
+    new = await job.submodel(second_engine)
     await eventually(lambda: cluster.entry(new).task.phase is Phase.RUNNING)
     assert cluster.entry(new).task.job_attempt == 2
     await cluster.cluster.context.submodels.sweep()

@@ -127,9 +127,9 @@ async def test_the_operators_own_authority_is_believed_and_any_certificate_where
     assert insecure is not None
     await eventually(lambda: insecure.online)
     assert len(registry.nodes()) == 1, "localhost and 127.0.0.1 of one port are one node"
-    again = await api.create(3)
-    await api.ends(again)
-    assert node.commits == [uuid, again]
+    second = await api.create(3)
+    await api.ends(second)
+    assert node.commits == [uuid, second]
 
 
 async def test_a_file_of_authorities_that_is_none_is_refused(cluster: Rig, tmp_path: Path) -> None:

@@ -132,11 +132,11 @@ def test_slots_that_are_free_at_once_are_dealt_in_turn_and_one_owner_alone_gets_
         both.commit(owner)
     both.place()
     assert both.starts == ["a", "b", "a", "b"]
-    alone = Cluster(4, {"a": [HOUR]}, {})
+    single_owner = Cluster(4, {"a": [HOUR]}, {})
     for owner in "aaaa":
-        alone.commit(owner)
-    alone.place()
-    assert alone.starts == ["a"] * 4
+        single_owner.commit(owner)
+    single_owner.place()
+    assert single_owner.starts == ["a"] * 4
 
 
 def test_tasks_that_began_at_the_same_moment_count_at_once() -> None:

@@ -260,7 +260,7 @@ _SIZES = st.one_of(st.none(), st.sampled_from([5, 10, 20, 100]))
         st.tuples(_SIZES, st.integers(1, 3), st.integers(0, 3), st.booleans(), st.floats(0, 3), st.integers(0, 9)),
         max_size=8,
     ),
-    wanted=st.lists(
+    demands=st.lists(
         st.tuples(st.sampled_from([1, 5, 6, 10, 50]), st.sampled_from([0, 10]), st.sampled_from([0, 4])), max_size=12
     ),
 )

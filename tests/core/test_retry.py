@@ -122,7 +122,7 @@ def test_other_reasons_are_no_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "charged", "larger", "again"),
+    ("failure", "charged", "larger", "retried"),
     [
         (Failure.UNREACHABLE, 0, False, True),
         (Failure.UNREACHABLE, 2, False, False),
@@ -144,9 +144,9 @@ def test_other_reasons_are_no_failures() -> None:
         (Failure.MISCOUNTS, 2, False, False),
     ],
 )
-def test_the_policy(failure: Failure, charged: int, larger: bool, again: bool) -> None:
+def test_the_policy(failure: Failure, charged: int, larger: bool, retried: bool) -> None:
     verdict = decide(task(charged), failure, "why", 100.0, around(larger_exists=larger))
-    assert isinstance(verdict, Again) is again
+    assert isinstance(verdict, Again) is retried
     if isinstance(verdict, Again):
         assert verdict.charged == charged + RULES[failure].charged
         assert (verdict.not_before == 100.0) is RULES[failure].unseen
@@ -192,8 +192,8 @@ def test_what_two_nodes_say_of_a_task_is_final(failure: Failure) -> None:
 
 
 def test_the_last_words_are_the_clusters_own_unless_the_node_speaks_of_the_data() -> None:
-    lost = decide(task(2, 4), Failure.FORGOTTEN, "f3c0 not found", 0.0, around())
-    assert lost == Over(error="the node no longer knows the task; given up after 4 attempts")
+    verdict = decide(task(2, 4), Failure.FORGOTTEN, "f3c0 not found", 0.0, around())
+    assert verdict == Over(error="the node no longer knows the task; given up after 4 attempts")
     assert decide(task(2, 1), Failure.UNREACHABLE, "", 0.0, around()) == Over(error=str(Failure.UNREACHABLE))
     data = decide(task(), Failure.PROCESSING, "Cannot process dataset", 0.0, around())
     assert data == Over(error="Cannot process dataset")

@@ -66,8 +66,8 @@ def test_a_machine_that_goes_is_not(state: State) -> None:
 
 
 def test_a_machine_whose_node_is_silent_or_locked_is_none_for_a_task_and_may_go() -> None:
-    away = MachineLoad(machine=machine(1, idle_since=1.0), usable=False)
-    scale_plan = decide([demand(1)], [away])
+    silent = MachineLoad(machine=machine(1, idle_since=1.0), usable=False)
+    scale_plan = decide([demand(1)], [silent])
     assert [launch.task for launch in scale_plan.launches] == ["t1"]
     assert list(scale_plan.drain) == ["m1"]
 
@@ -243,10 +243,10 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
     scale_plan = plan(demands, machines, rules, Budget(hourly=hourly), {}, 1000.0)
     alive = [s for s in machines if s.machine.state is not State.GONE]
     by_id = {s.machine.id: s for s in machines}
-    named = [launch.task for launch in scale_plan.launches if launch.task]
-    assert len(set(named)) == len(named), "never two machines for one task"
-    assert not set(named) & set(scale_plan.matched)
-    assert set(named) | set(scale_plan.matched) | set(scale_plan.unmet) == {w.task for w in demands}
+    launched_for = [launch.task for launch in scale_plan.launches if launch.task]
+    assert len(set(launched_for)) == len(launched_for), "never two machines for one task"
+    assert not set(launched_for) & set(scale_plan.matched)
+    assert set(launched_for) | set(scale_plan.matched) | set(scale_plan.unmet) == {w.task for w in demands}
     assert all(scale_plan.unmet.values()) or not rules, "who gets none knows why"
     for rule in rules:
         count = sum(s.machine.provider == rule.name for s in alive)

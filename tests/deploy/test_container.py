@@ -29,8 +29,8 @@ BIN = Path(sys.executable).parent
 
 
 def test_the_linter_of_dockerfiles_finds_nothing() -> None:
-    done = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+    process = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "")
 
 
 def pyproject() -> dict[str, Any]:
@@ -99,9 +99,9 @@ def test_compose_understands_its_file() -> None:
     need("podman")
     words = [sys.executable, "-m", "podman_compose", "--file", str(HERE / "compose.yaml"), "config"]
     environ = os.environ | {"CLUSTERODM_ADMIN_PASS": "hush-operators"}
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
-    assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["services"]["node-2"]["image"] == "docker.io/webodm/nodeodx:latest"
+    process = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
+    assert process.returncode == 0, process.stderr
+    assert yaml.safe_load(process.stdout)["services"]["node-2"]["image"] == "docker.io/webodm/nodeodx:latest"
     without = {key: value for key, value in os.environ.items() if key != "CLUSTERODM_ADMIN_PASS"}
     assert subprocess.run(words, check=False, capture_output=True, env=without).returncode != 0
 
@@ -109,6 +109,6 @@ def test_compose_understands_its_file() -> None:
 @pytest.mark.skipif("CONTAINER" not in os.environ, reason="needs some minutes: `make container`")
 @pytest.mark.timeout(1200)
 def test_it_is_built_and_runs_a_task() -> None:
-    done = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "a task went through" in done.stdout
+    process = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "a task went through" in process.stdout

@@ -33,9 +33,9 @@ def install(folder: Path) -> Path:
 def run(*words: object, folder: Path) -> str:
     """Return what a program prints, without anything of this environment."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHON"))}
-    done = subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, env=environ, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, env=environ, cwd=folder)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def test_its_own_tests_pass_in_an_environment_of_their_own(tmp_path: Path) -> None:

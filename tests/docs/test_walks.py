@@ -42,8 +42,8 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         pytest.skip(f"{NEEDS}the right to make networks (CAP_SYS_ADMIN)")
     words = [*OWN, sys.executable, "-m", "tests.docs.walk", str(page), str(tmp_path)]
     environ = without_settings()
-    done = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("pattern", [*ELSEWHERE, *NOWHERE])
@@ -125,8 +125,8 @@ def test_the_file_of_tokens_is_taken() -> None:
 def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     environ = os.environ | {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
-    done = subprocess.run(list(map(str, words)), check=False, cwd=TOP, capture_output=True, text=True, env=environ)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(list(map(str, words)), check=False, cwd=TOP, capture_output=True, text=True, env=environ)
+    assert process.returncode == 0, process.stderr
     page = (tmp_path / "site/how-to/tls/index.html").read_text()
     assert "deploy/proxies/nginx.conf" in page
     assert 'href="../../replicas/"' in page

@@ -53,15 +53,15 @@ def make_network() -> subprocess.Popen[bytes]:
     other = subprocess.Popen(["unshare", "--net", "sleep", "300"])
     while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
         time.sleep(0.01)
-    inside = ["nsenter", "--net", "--target", str(other.pid), "ip"]
+    in_namespace = ["nsenter", "--net", "--target", str(other.pid), "ip"]
     for words in (
         ["ip", "link", "set", "lo", "up"],
         ["ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(other.pid)],
         ["ip", "addr", "add", "192.168.1.1/24", "dev", "here"],
         ["ip", "link", "set", "here", "up"],
-        [*inside, "link", "set", "lo", "up"],
-        [*inside, "addr", "add", f"{NODE}/24", "dev", "there"],
-        [*inside, "link", "set", "there", "up"],
+        [*in_namespace, "link", "set", "lo", "up"],
+        [*in_namespace, "addr", "add", f"{NODE}/24", "dev", "there"],
+        [*in_namespace, "link", "set", "there", "up"],
     ):
         subprocess.run(words, check=True)
     return other
@@ -114,9 +114,9 @@ class Walk:
         directory_file = self.folder / ".left"
         script = f"{command}\ncode=$?; pwd > {shlex.quote(str(directory_file))}; exit $code"
         words = ["bash", "-c", script]
-        done = subprocess.run(words, check=False, env=self.environ, stdin=subprocess.DEVNULL, cwd=self.here)
+        process = subprocess.run(words, check=False, env=self.environ, stdin=subprocess.DEVNULL, cwd=self.here)
         self.here = Path(directory_file.read_text().strip())
-        return done.returncode
+        return process.returncode
 
     def follow(self, command: str) -> None:
         """One command of the page."""
@@ -173,9 +173,9 @@ def main(page: Path, folder: Path) -> None:
     other = make_network()
     walk = Walk(folder)
     try:
-        inside = ["nsenter", "--net", "--target", str(other.pid), "clusterodm", "devnode", "--seconds", "1"]
+        in_namespace = ["nsenter", "--net", "--target", str(other.pid), "clusterodm", "devnode", "--seconds", "1"]
         where = ["--host", NODE, "--port", "3000", "--data-dir", str(folder / "node")]
-        walk.servers.append(subprocess.Popen([*inside, *where], env=walk.environ))
+        walk.servers.append(subprocess.Popen([*in_namespace, *where], env=walk.environ))
         wait_for(NODE, 3000, walk.servers[0])
         for command in commands(page):
             if walked(command):

@@ -41,14 +41,14 @@ class Client:
         """Do something until it is answered; a lost connection is an error only while the program was there."""
         while True:
             await self.storm.up.wait()
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
                 return await work()
             except ContentTypeError as error:
                 self.problem("error", f"not JSON: {error.status}")
             except (ClientError, OSError) as error:
                 await asyncio.sleep(0.3)  # the death may not have been noticed yet
-                if not self.storm.just_died(begun):
+                if not self.storm.just_died(started_at):
                     self.problem("error", f"connection: {type(error).__name__} {error}")
             await asyncio.sleep(0.05)
 

@@ -296,9 +296,9 @@ async def _restart(program: Program, tally: Tally) -> None:
 
 async def _some_work(tally: Tally) -> None:
     """Until clients have begun some more tasks."""
-    begun = len(tally.accepted)
+    count = len(tally.accepted)
     with contextlib.suppress(AssertionError):
-        await eventually(lambda: len(tally.accepted) >= begun + 2, seconds=10)
+        await eventually(lambda: len(tally.accepted) >= count + 2, seconds=10)
 
 
 async def _told_all(store: Store) -> bool:

@@ -171,8 +171,8 @@ class Storm:
 
     def just_died(self, since: float) -> bool:
         """Whether the program was away at any time after `since`."""
-        away = self.told_to_stop or not self.up.is_set() or self.program.died()
-        return away or any(death >= since - 0.5 for death in self.deaths)
+        is_down = self.told_to_stop or not self.up.is_set() or self.program.died()
+        return is_down or any(death >= since - 0.5 for death in self.deaths)
 
     # One injection
 

@@ -82,9 +82,9 @@ async def test_a_second_signal_ends_at_once_and_everything_is_kept(
             if not delay:
                 await eventually(lambda: refuses(running))
             assert running.runs()
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert await running.end(how) == 0
-            assert time.monotonic() - begun < AT_ONCE
+            assert time.monotonic() - started_at < AT_ONCE
             with suppress(ConnectionError):
                 assert await reader.read() == b""  # no answer, which a client could take for an end
         assert lines(running, "stopping at once")
@@ -173,9 +173,9 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
             await eventually(lambda: refuses(several))
             assert several.runs()
             assert not lines(several, "stopping at once")
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert await several.end(signal.SIGINT) == 0
-            assert time.monotonic() - begun < AT_ONCE
+            assert time.monotonic() - started_at < AT_ONCE
         assert not any(each.is_running() for each in children)
 
 

@@ -69,13 +69,13 @@ async def test_a_node_adds_its_own_options_unless_it_is_told_not_to(before: Rig,
 
 async def test_outputs_decide_what_is_in_the_archive_that_a_client_gets(before: Rig, node: Client) -> None:
     everything = await node.archive(await node.completed())
-    inside = min(name for name in everything if "/" in name)
+    output = min(name for name in everything if "/" in name)
     api = await before.start()
-    uuid = await api.create(1, outputs=json.dumps([inside]))
+    uuid = await api.create(1, outputs=json.dumps([output]))
     await api.ends(uuid)
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     names = {name for name in zipfile.ZipFile(io.BytesIO(content)).namelist() if not name.endswith("/")}
-    assert names == await node.archive(uuid) == {inside}
+    assert names == await node.archive(uuid) == {output}
 
 
 async def test_what_was_sent_ahead_in_vain_leaves_nothing_on_the_node(

@@ -86,11 +86,11 @@ def _as_read(kind: str, path: Path) -> dict[str, Any]:
     if kind == DEVNODE:
         return msgspec.structs.asdict(read_config(path))
     script = "process.stdout.write('\\n' + JSON.stringify(require('./config.js')))"
-    done = subprocess.run(
+    process = subprocess.run(
         ["node", "-e", script, "--", "config.js", "--config", str(path)],
         cwd=checkout(kind), capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-    read = json.loads(done.stdout.splitlines()[-1])
+    read = json.loads(process.stdout.splitlines()[-1])
     return {ours: read[theirs] for theirs, ours in NAMES.items()}
 
 

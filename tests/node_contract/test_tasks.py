@@ -244,11 +244,11 @@ async def test_there_is_no_asset_but_the_archive_and_none_before_the_end(slow: C
 
 async def test_outputs_decide_what_is_in_the_archive(node: Client) -> None:
     everything = await node.archive(await node.completed())
-    inside = min(name for name in everything if "/" in name)
-    folder = inside.split("/")[0]
+    output = min(name for name in everything if "/" in name)
+    folder = output.split("/")[0]
     whole_folder = {name for name in everything if name.startswith(f"{folder}/")}
     for outputs, expected in (
-        (f'["{inside}"]', {inside}),
+        (f'["{output}"]', {output}),
         (f'["{folder}", "no/such/thing"]', whole_folder),
         (f'["../../{folder}"]', whole_folder),
         ("[]", everything),

@@ -148,8 +148,8 @@ async def test_a_file_that_was_cut_off_stays_as_far_as_it_came(node: Client) -> 
     uuid = await node.announced(("whole.jpg", b"whole"))
     _, writer = await asyncio.open_connection("127.0.0.1", node.program.port)
     head = f"POST /task/new/upload/{uuid} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
-    begun = '--B\r\nContent-Disposition: form-data; name="images"; filename="cut.jpg"\r\n\r\n' + "half" * 100_000
-    writer.write(f"{head}Content-Length: 9999999\r\n\r\n{begun}".encode())
+    partial_body = '--B\r\nContent-Disposition: form-data; name="images"; filename="cut.jpg"\r\n\r\n' + "half" * 100_000
+    writer.write(f"{head}Content-Length: 9999999\r\n\r\n{partial_body}".encode())
     await writer.drain()
     cut = node.program.uploads / uuid / "cut.jpg"
     await eventually(cut.exists)

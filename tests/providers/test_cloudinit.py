@@ -53,8 +53,8 @@ async def test_a_plain_machine_runs_its_node(tmp_path: Path) -> None:
     ]
     node_config = json.loads((tmp_path / "out" / "node.json").read_text())
     assert node_config == {"port": 3000, "token": "hush-node", "maxImages": 40, "parallelQueueProcessing": 2}
-    inside = (tmp_path / "out" / "read-inside").read_text()
-    assert json.loads(inside) == node_config, "an image with a user of its own reads it, too"
+    read_inside = (tmp_path / "out" / "read-inside").read_text()
+    assert json.loads(read_inside) == node_config, "an image with a user of its own reads it, too"
     lines = (tmp_path / "out" / "modes").read_text().splitlines()
     modes = {path: mode for mode, path in (line.rsplit(" ", 1) for line in lines)}
     assert modes == {"/etc/clusterodm/boot.sh": "700 root", "/etc/clusterodm/node.json": "600 root"}

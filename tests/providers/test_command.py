@@ -171,9 +171,9 @@ def engine() -> Iterator[list[str]]:
             directory = tarfile.TarInfo(name)
             directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
             archive.addfile(directory)
-    done = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
-    if done.returncode:
-        pytest.skip(f"{NEEDS}a kernel on which podman works: {done.stderr.decode()[-200:]}")
+    run = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
+    if run.returncode:
+        pytest.skip(f"{NEEDS}a kernel on which podman works: {run.stderr.decode()[-200:]}")
     yield command
     ids = subprocess.run([*command, "ps", "-aq"], check=True, capture_output=True, text=True).stdout.split()
     for each in ids:

@@ -110,8 +110,8 @@ async def test_a_job_is_created_once_found_and_deleted_with_all_that_is_its(
 ) -> None:
     await provider.check()
     created = await provider.create(spec(provider))
-    again = await provider.create(spec(provider))
-    assert (created.id, again.id) == ("clusterodm-c1-m1", "clusterodm-c1-m1")
+    second = await provider.create(spec(provider))
+    assert (created.id, second.id) == ("clusterodm-c1-m1", "clusterodm-c1-m1")
     machine = await runs(provider, created.id)
     assert machine.address.startswith("127.9.")
     assert await provider.list_machines("c1") == [machine]

@@ -128,14 +128,14 @@ async def test_what_is_refused_and_who_does_not_answer(conf: Path, tmp_path: Pat
             await provider.check()
         with pytest.raises(Rejected, match="nvalid partition"):
             await provider.create(spec(provider, "clusterodm-c1-m2"))
-    away = tmp_path / "away.conf"
-    away.write_text(
+    unreachable = tmp_path / "away.conf"
+    unreachable.write_text(
         "\n".join(
             "SlurmctldPort=1\nMessageTimeout=2" if line.startswith("SlurmctldPort") else line
             for line in conf.read_text().splitlines()
         )
     )
-    async with provider_of(tmp_path, entry(conf, tmp_path, slurmConf=str(away))) as provider:
+    async with provider_of(tmp_path, entry(conf, tmp_path, slurmConf=str(unreachable))) as provider:
         with pytest.raises(Unreachable):
             await provider.create(spec(provider))
     async with provider_of(tmp_path, entry(conf, tmp_path, slurmBin=str(tmp_path))) as provider:
@@ -173,8 +173,8 @@ def test_the_batch_script_runs_nodeodm_in_each_kind_of_container(tmp_path: Path,
     config = Slurm(entry(Path("x"), tmp_path, runtime=runtime), None).config  # type: ignore[arg-type]
     script = batch_script(config, "clusterodm-c1-m1", token="hush-'\"$(id)", max_images=7, gpu=True)
     environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
-    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
-    assert done.returncode == 0, done.stderr
+    bash = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
+    assert bash.returncode == 0, bash.stderr
     argv = (tmp_path / "argv").read_text().splitlines()
     assert argv[0] == "run"
     assert argv[-2:] == ["--config", "/etc/nodeodm.json"]
@@ -182,8 +182,13 @@ def test_the_batch_script_runs_nodeodm_in_each_kind_of_container(tmp_path: Path,
     assert "hush-" not in " ".join(argv)
     host, port = (tmp_path / "addresses" / "clusterodm-c1-m1").read_text().split()
     node_config = json.loads((tmp_path / "node.json").read_text())
-    inside = int(port) if runtime == "apptainer" else 3000
-    assert node_config == {"port": inside, "token": "hush-'\"$(id)", "maxImages": 7, "parallelQueueProcessing": 1}
+    expected_port = int(port) if runtime == "apptainer" else 3000
+    assert node_config == {
+        "port": expected_port,
+        "token": "hush-'\"$(id)",
+        "maxImages": 7,
+        "parallelQueueProcessing": 1,
+    }
     assert host == "127.0.0.1"
     card = {"apptainer": "--nv", "podman": "nvidia.com/gpu=all", "docker": "all"}[runtime]
     assert card in argv
@@ -202,8 +207,10 @@ def test_an_image_with_a_user_of_its_own_reads_the_configuration_of_a_job(tmp_pa
     config = Slurm(configured, None).config  # type: ignore[arg-type]
     script = batch_script(config, "clusterodm-c1-m1", token="hush-node", max_images=7, gpu=True)
     environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "OUT": str(tmp_path / "inside")}
-    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        ["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20
+    )
+    assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "inside").read_text())["token"] == "hush-node"
 
 

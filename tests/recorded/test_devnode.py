@@ -62,13 +62,13 @@ def _file(field: str) -> aiohttp.FormData:
 
 async def _ask(api: Api, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
     request = case["request"]
-    how: dict[str, Any] = {key: request[key] for key in ("json", "data", "headers") if key in request}
+    options: dict[str, Any] = {key: request[key] for key in ("json", "data", "headers") if key in request}
     if case["case"] in BODIES:
         body = BODIES[case["case"]]()
-        how["data"] = body() if isinstance(body, aiohttp.FormData) else body
+        options["data"] = body() if isinstance(body, aiohttp.FormData) else body
     if case["case"] == "init with options":
-        how["headers"] = {"set-uuid": UUID}
-    return await api.raw(request["method"], request["path"], **how)
+        options["headers"] = {"set-uuid": UUID}
+    return await api.raw(request["method"], request["path"], **options)
 
 
 def _shape(value: Any) -> Any:

@@ -125,8 +125,8 @@ def test_the_verdict_is_that_of_a_real_node_now(node: Filter, data: st.DataObjec
         return
     agree(ours, theirs, node.options)
     if "result" in ours:  # and what is sent on is taken there, as the same
-        again = node.check(json.dumps(ours["result"]))
-        agree(ours, again, node.options)
+        second_pass = node.check(json.dumps(ours["result"]))
+        agree(ours, second_pass, node.options)
 
 
 def record(root: Path, folder: Path) -> None:

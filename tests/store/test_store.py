@@ -98,8 +98,8 @@ async def test_a_refused_step_changes_nothing_at_all(store: Store) -> None:
 
 async def test_active_tasks_come_with_their_latest_attempt(store: Store) -> None:
     await store.add_task(task(attempts=1), "announced", attempt=attempt(1))
-    again = task(attempts=1)
-    await store.advance(again, Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(2), attempts=2)
+    retried = task(attempts=1)
+    await store.advance(retried, Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(2), attempts=2)
     await store.add_task(task("a" * 36, Phase.FINISHED), "announced")
     assert await store.active_tasks() == [(task(phase=Phase.DISPATCHING, attempts=2, version=1), attempt(2))]
 
@@ -165,9 +165,9 @@ async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
 
 async def test_nodes_are_known_by_host_and_port(store: Store) -> None:
     first = await store.add_node(_record("n", 1, "old"))
-    again = await store.add_node(_record("n", 1, "new", locked=True))
+    second = await store.add_node(_record("n", 1, "new", locked=True))
     await store.add_node(_record("n", 2))
-    assert first.id == again.id
+    assert first.id == second.id
     assert [(node.address.port, node.address.token, node.locked) for node in await store.nodes()] == [
         (1, "new", False),
         (2, "", False),
@@ -318,13 +318,13 @@ async def test_others_hear_of_what_was_kept_and_of_nothing_else(postgres: Server
     url = postgres.new_database()
     mine, other = await Store.open(url), await Store.open(url)
     heard: list[tuple[str, str]] = []
-    begun = asyncio.Event()
+    listening_began = asyncio.Event()
 
     async def everything() -> None:
-        begun.set()
+        listening_began.set()
 
     listening = asyncio.get_running_loop().create_task(other.listen(lambda *change: heard.append(change), everything))
-    await begun.wait()
+    await listening_began.wait()
     await mine.add_task(task(), "announced")
     with pytest.raises(StaleTask):
         await mine.advance(task(phase=Phase.RUNNING), Phase.QUEUED, at=2.0, text="no")
@@ -418,10 +418,10 @@ async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other
 
 async def test_an_attempt_that_leaves_its_node_is_charged_to_the_owner_once(store: Store) -> None:
     await store.add_task(task(owner="o#job"), "announced")
-    begun = attempt(started_at=100.0)
-    await store.advance(task(), Phase.DISPATCHING, at=100.0, text="go", attempt=begun, attempts=1)
+    started = attempt(started_at=100.0)
+    await store.advance(task(), Phase.DISPATCHING, at=100.0, text="go", attempt=started, attempts=1)
     sending = task(owner="o#job", phase=Phase.DISPATCHING, attempts=1)
-    ended = begun.ended(160.0, "lost", Cleanup.REMOVE)
+    ended = started.ended(160.0, "lost", Cleanup.REMOVE)
     await store.advance(sending, Phase.QUEUED, at=160.0, text="lost", attempt=ended)
     assert await store.accounts() == [Account("o", 60.0, 160.0)]
     with pytest.raises(StaleTask):
