@@ -58,7 +58,7 @@ TOLD: dict[type[Exception], tuple[int, int, str]] = {
 }
 
 
-def made(kind: type[Exception]) -> Exception:
+def error_of(kind: type[Exception]) -> Exception:
     return errors.FetchFailed("why", final=True) if kind is errors.FetchFailed else kind("why")
 
 
@@ -74,7 +74,7 @@ async def planes(cluster: Rig) -> tuple[str, str]:
     context = cluster.cluster.context
 
     async def fail(request: web.Request) -> web.Response:
-        raise next(made(kind) for kind in TOLD if kind.__name__ == request.match_info["name"])
+        raise next(error_of(kind) for kind in TOLD if kind.__name__ == request.match_info["name"])
 
     urls = []
     for app in (make_app(context), make_admin_app(context, Feed(context))):
@@ -105,7 +105,7 @@ async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyP
     for kind, (_, _, text) in TOLD.items():
 
         async def fail(*_: object, kind: type[Exception] = kind) -> str:
-            raise made(kind)
+            raise error_of(kind)
 
         monkeypatch.setattr(nodes, "listing", fail)
         assert await Shell(cluster.cluster.context).answer("node list") == [f"FAIL: {text}"]

@@ -62,7 +62,7 @@ async def test_file_systems_without_hard_links_work_too(tmp_path: Path, monkeypa
     assert [await receive(spool, content) for content in (b"1", b"1", b"2")] == ["a.jpg", "a.jpg", "a_.jpg"]
 
 
-async def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path)
 
     def full(*_: Any) -> None:

@@ -68,7 +68,7 @@ def test_what_does_not_fit_into_an_old_archive_stands_where_a_new_one_has_it(mon
     assert {name: inside.read(name) for name in inside.namelist()} == files
 
 
-def test_large_files_and_places_far_behind_are_told_in_full(tmp_path: Path) -> None:
+def test_sizes_and_offsets_beyond_4_gigabytes_are_written_in_full(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
     with source.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("folder/large", b"")

@@ -54,7 +54,7 @@ def test_a_test_without_its_program_is_skipped_and_named_at_the_end(tmp_path: Pa
     assert "    1 needs curl: `make services`" in process.stdout
 
 
-def test_who_may_not_install_is_told_what_to_ask_for(tmp_path: Path) -> None:
+def test_a_user_without_the_right_to_install_learns_the_command_to_request(tmp_path: Path) -> None:
     environ = programs(tmp_path, id="echo 1000", apt_get="exit 9")
     process = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
     assert process.returncode == 1
@@ -115,7 +115,7 @@ def test_a_banned_phrase_is_named_with_what_to_write() -> None:
 
 
 @pytest.mark.slow
-def test_a_lock_that_is_out_of_date_is_told_without_a_network(tmp_path: Path) -> None:
+def test_an_outdated_lock_is_detected_without_a_network(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "tools/lock", "src/clusterodm/__init__.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TOP / name, tmp_path / name)

@@ -103,7 +103,7 @@ async def _send(port: int, *files: Path, connections: int = 1) -> Transfer:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short."""
     monkeypatch.setattr(backlog, "PAUSES", Backoff(first=0.001, longest=0.01))
 
@@ -145,7 +145,9 @@ async def test_a_node_that_takes_nothing_is_given_up_after_five_retries(tmp_path
     assert len(numbers) == 6
 
 
-async def test_a_node_that_takes_others_meanwhile_is_asked_more_often_but_not_for_ever(tmp_path: Path) -> None:
+async def test_a_node_that_takes_other_tasks_meanwhile_is_tried_more_often_but_not_without_limit(
+    tmp_path: Path,
+) -> None:
     refused = 0
 
     async def behave(request: Request) -> None:

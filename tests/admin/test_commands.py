@@ -116,7 +116,7 @@ async def test_an_operator_looks_after_uploads(cluster: Rig) -> None:
     assert [each["uuid"] for each in (await run.json("upload", "list"))["uploads"]] == [second]
 
 
-async def test_a_wrong_password_and_a_wrong_address_are_said_clearly(cluster: Rig) -> None:
+async def test_a_wrong_password_and_a_wrong_address_give_clear_errors(cluster: Rig) -> None:
     await start(cluster, admin_pass=PASSWORD)
     run = Run(cluster)
     run.environ["CLUSTERODM_ADMIN_PASS"] = "hush-wrong"

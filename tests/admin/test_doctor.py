@@ -54,11 +54,11 @@ class Pair:
 
     def __init__(self, folder: Path, **dates: Any) -> None:
         self.authority = trustme.CA()
-        self.made = self.authority.issue_cert("maps.example", **dates)
+        self.certificate = self.authority.issue_cert("maps.example", **dates)
         self.folder = folder
         self.cert, self.key = folder / "cert.pem", folder / "key.pem"
-        self.made.cert_chain_pems[0].write_to_path(self.cert)
-        self.write_key(self.made.private_key_pem.bytes())
+        self.certificate.cert_chain_pems[0].write_to_path(self.cert)
+        self.write_key(self.certificate.private_key_pem.bytes())
 
     def write_key(self, content: bytes) -> None:
         self.key.write_bytes(content)
@@ -112,7 +112,7 @@ UNTRUSTED = (
         (that_is_gone, [("error", "cannot be read: No such file or directory")]),
     ],
 )
-async def test_a_certificate_is_looked_at(change: Any, expected: list[tuple[str, str]], tmp_path: Path) -> None:
+async def test_a_certificate_is_checked(change: Any, expected: list[tuple[str, str]], tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     change(pair)
     verdicts = await pair.look()
@@ -130,7 +130,7 @@ async def test_a_certificate_is_looked_at(change: Any, expected: list[tuple[str,
         (1, 90, "error", "is not valid yet"),
     ],
 )
-async def test_an_expiry_is_told_in_time(begin: float, end: float, verdict: str, text: str, tmp_path: Path) -> None:
+async def test_an_expiry_is_reported_in_time(begin: float, end: float, verdict: str, text: str, tmp_path: Path) -> None:
     pair = Pair(tmp_path, not_before=NOW + begin * DAY, not_after=NOW + end * DAY)
     verdicts = await pair.look()
     assert verdicts[0][0] == verdict
@@ -161,7 +161,7 @@ async def test_a_certificate_is_for_the_name_that_clients_use(tmp_path: Path, mo
         (None, 0, [("error", "cannot be read: No such file or directory")]),
     ],
 )
-async def test_the_tokens_of_owners_are_looked_at(
+async def test_the_tokens_of_owners_are_checked(
     content: str | None, mode: int, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "tokens.toml"
@@ -217,7 +217,7 @@ async def test_nodes_are_tried_by_whatever_way_they_come(cluster: Rig) -> None:
         ({"nodes_ca": "nodes.txt"}, "error", "nodes.txt"),
     ],
 )
-async def test_a_list_of_nodes_that_cannot_be_used_is_said(
+async def test_an_unusable_list_of_nodes_is_reported(
     settings: dict[str, str], verdict: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -48,7 +48,7 @@ async def test_a_tick_that_fails_tells_with_the_next_one(cluster: Rig, monkeypat
         assert [view["uuid"] for view in pending_events(waiting, "task")] == [uuid]
 
 
-async def test_progress_of_more_tasks_than_one_tick_tells_is_told_with_the_next_one(
+async def test_progress_beyond_the_limit_of_a_tick_comes_with_the_next_one(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_MANY", 1)

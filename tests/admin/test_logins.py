@@ -26,9 +26,7 @@ async def ask(operator: Operator, headers: dict[str, str] | None = None) -> tupl
         return response.status, time.monotonic() - started_at, dict(response.headers)
 
 
-async def test_more_wrong_passwords_than_may_wait_are_told_when_to_come_back(
-    cluster: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_excess_wrong_passwords_get_a_retry_after(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "DELAY", 0.2)
     _, operator = await start(cluster, admin_pass=PASSWORD)
     answers = await asyncio.gather(*(ask(operator, login("hush-wrong")) for _ in range(30)))

@@ -197,7 +197,7 @@ async def test_uploads_are_listed_and_dropped(cluster: Rig) -> None:
         ('NODE LOCK "1', "INVALID: '\"1' is not a number"),
     ],
 )
-async def test_what_cannot_be_done_is_said_clearly(cluster: Rig, line: str, answer: str) -> None:
+async def test_impossible_orders_give_clear_errors(cluster: Rig, line: str, answer: str) -> None:
     await start(cluster)
     assert await (await greeted(cluster)).say(line) == [answer]
 

@@ -77,7 +77,7 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     assert len(charts["hours"]) == 24
 
 
-async def test_an_upload_is_shown_with_what_is_here_of_it(cluster: Rig) -> None:
+async def test_an_upload_is_shown_with_its_files(cluster: Rig) -> None:
     api, operator = await start(cluster)
     uuid = await api.init()
     await api.upload(uuid, a__jpg=b"photo", gcp_list__txt=b"point")
@@ -184,7 +184,7 @@ async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: s
     assert value["error"]
 
 
-async def test_without_the_password_nothing_is_told_but_health(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_password_only_health_is_answered(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "DELAY", 0.01)
     _, operator = await start(cluster, admin_pass=PASSWORD)
     nobody = Operator(operator.url)
@@ -268,7 +268,7 @@ async def test_events_tell_of_tasks_nodes_and_places_in_the_queue(cluster: Rig) 
     watching.cancel()
 
 
-async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) -> None:
+async def test_a_watcher_that_does_not_read_must_reload(cluster: Rig) -> None:
     _, operator = await start(cluster)
     from clusterodm.admin.feed import Feed
 

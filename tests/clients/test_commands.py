@@ -128,7 +128,7 @@ def _read(master: int, screen: bytearray, loop: asyncio.AbstractEventLoop) -> No
         loop.remove_reader(master)
 
 
-async def test_the_demo_runs_to_its_end_and_stops_when_nobody_looks(tmp_path: Path) -> None:
+async def test_the_demo_runs_to_its_end_and_stops_without_viewers(tmp_path: Path) -> None:
     code, text = await run("demo", "--seconds", 0.5, "--count", 4, "--output", tmp_path / "out")
     assert code == 0, text
     assert "done: results in" in text

@@ -110,7 +110,7 @@ async def test_who_may_register_nodes_may_not_touch_those_of_others(cluster: Rig
     assert cluster.cluster.context.registry.nodes()[0].address.token == ""
 
 
-async def test_a_node_that_ends_soon_gets_nothing_new_and_its_results_come_here(cluster: Rig) -> None:
+async def test_a_node_that_ends_soon_is_drained_and_its_results_are_collected(cluster: Rig) -> None:
     await cluster.add_node(seconds=0.2)
     port = cluster.ports.pop()
     api, operator = await start(cluster)

@@ -49,7 +49,7 @@ async def test_files_reach_the_node_as_they_were_uploaded(cluster: Rig) -> None:
     assert held == names
 
 
-async def test_a_task_waits_in_our_queue_while_all_slots_are_taken_and_goes_to_the_first_that_comes_free(
+async def test_a_task_is_queued_while_all_slots_are_taken_and_goes_to_the_first_free_one(
     cluster: Rig,
 ) -> None:
     await cluster.add_node(seconds=30)

@@ -168,7 +168,7 @@ def leave(folder: Path, uuid: str = UNKNOWN, *, age: float = 0.0) -> list[Path]:
     return paths
 
 
-async def test_what_no_task_is_known_of_is_told_at_once_and_rests_in_the_trash_after_a_grace(
+async def test_stray_files_are_reported_at_once_and_go_to_the_trash_after_a_grace(
     stack: AsyncExitStack, tmp_path: Path
 ) -> None:
     old, _ = await aged(stack, tmp_path)

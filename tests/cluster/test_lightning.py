@@ -217,7 +217,7 @@ async def test_a_task_that_is_refused_later_fails_with_the_reason_and_is_not_rep
     assert service.reports() == []
 
 
-async def test_images_that_we_fetch_are_approved_once_they_are_here(cluster: Rig, service: Service) -> None:
+async def test_fetched_images_are_approved_once_they_are_here(cluster: Rig, service: Service) -> None:
     url = await zip_server(cluster, zipped({"a.jpg": b"a", "b.jpg": b"b", "notes.txt": b"c"}))
     await cluster.add_node()
     api = await start(cluster, service, zipurl_allow_private=True)

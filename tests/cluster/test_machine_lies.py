@@ -74,7 +74,7 @@ async def test_a_creation_that_never_gets_an_answer_is_given_up_and_leaves_nothi
     await no_machines(cluster, cloud)
 
 
-async def test_a_machine_gets_nothing_new_from_before_it_is_deleted(cluster: Rig, cloud: Cloud) -> None:
+async def test_a_machine_gets_no_tasks_from_before_it_is_deleted(cluster: Rig, cloud: Cloud) -> None:
     api = await start(cluster, cloud, idleTimeout=60)
     await api.ends(await api.create(2))
     context, closed = cluster.cluster.context, list[str]()

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("prioritise")
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: str) -> None:
+async def test_scaling_up_from_zero_and_back_to_zero(cluster: Rig, name: str) -> None:
     async with running_cloud(name) as cloud:
         api = await start(cluster, cloud)
         uuid = await api.create(3)

@@ -367,7 +367,7 @@ async def test_a_folder_that_replicas_share_is_refused_to_a_cluster_with_its_own
             pass
 
 
-async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_takes_it_up_again(
+async def test_a_leader_that_cannot_reach_the_database_steps_down_and_is_elected_again(
     group: Group, postgres: Server
 ) -> None:
     apis = await three(group)
@@ -464,10 +464,10 @@ async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_the
     await eventually(group.leaders)
     await other.post("/task/remove", {"uuid": job})
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return "error" in await engines[2].get(f"/task/{submodels[0]}/info")
 
-    await eventually(gone)
+    await eventually(is_gone)
 
 
 def _phase(context: Context, uuid: str) -> Phase | None:

@@ -120,10 +120,10 @@ async def test_submodels_are_canceled_with_their_job_and_removed_from_their_node
     await eventually(lambda: cluster.cluster.context.tasks.get(uploads) is None)
     assert not await may_send(job.api)
 
-    async def told() -> bool:
+    async def ending_is_noted() -> bool:
         return "ended 3 of its submodels: the attempt that sent them is over" in await cluster.timeline(job.uuid)
 
-    await eventually(told)
+    await eventually(ending_is_noted)
     assert cluster.entry(ordinary).task.outcome is None
     # ODM looks at them, and removes them, on its way out
     assert await code(job.api, runs) == await code(job.api, waits) == 50
@@ -166,10 +166,10 @@ async def test_submodels_go_with_a_removed_job_also_finished_ones_with_their_res
     await cluster.api.post("/task/remove", {"uuid": job.uuid})
     await eventually(lambda: not any({done, runs} & set(node.tasks) for node in cluster.nodes))
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return all([await phase(cluster, uuid) in (Phase.REMOVED, None) for uuid in (done, runs)])
 
-    await eventually(gone)
+    await eventually(is_gone)
     for uuid in (done, runs):
         assert await cluster.cluster.context.spool.listing(uuid) == []
     assert cluster.cluster.context.results.archive(done) is None

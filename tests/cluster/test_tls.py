@@ -101,7 +101,7 @@ async def test_a_node_may_use_https_and_its_certificate_is_verified(
     assert node.commits == [uuid]
 
 
-async def test_the_operators_own_authority_is_believed_and_any_certificate_where_an_operator_says_so(
+async def test_the_operators_own_authority_is_trusted_and_any_certificate_where_verification_is_off(
     cluster: Rig, authority: trustme.CA, tmp_path: Path
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

@@ -129,7 +129,7 @@ async def test_a_task_over_the_limit_waits_instead_of_failing(cluster: Rig) -> N
     await bob.ends(second)
 
 
-async def test_a_token_that_allows_no_tasks_is_told_so(cluster: Rig) -> None:
+async def test_a_token_that_allows_no_tasks_gets_that_error(cluster: Rig) -> None:
     _, bob = await two(cluster, TOKENS.replace("maxConcurrentTasks = 1", "maxConcurrentTasks = 0"))
     assert await bob.post("/task/new/init") == {"error": "This token allows no tasks", "noRetry": True}
     assert "no tasks" in (await bob.post("/task/new", images({"a.jpg": b"a"})))["error"]

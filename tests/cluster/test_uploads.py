@@ -206,7 +206,7 @@ async def test_held_files_of_a_running_task_go_only_when_the_operator_allowed_it
     assert any("held files released" in line for line in await cluster.timeline(running)) is allowed
 
 
-async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(
+async def test_an_abandoned_prefetched_upload_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)
@@ -243,7 +243,7 @@ async def test_an_upload_without_room_is_refused_so_that_every_client_sends_it_a
     assert (status, body) == (403, b'{"error":"No room left for uploads here, try again later"}')
 
 
-async def test_what_can_never_have_room_is_told_so_at_once(cluster: Rig) -> None:
+async def test_an_upload_that_can_never_fit_is_refused_at_once(cluster: Rig) -> None:
     api = await cluster.start(spool_max="2MB")
     abandoned = await upload(api, 500 * KB)
     cluster.clock.ahead += 11 * MINUTE
@@ -336,7 +336,7 @@ async def test_nobody_else_ends_an_upload(cluster: Rig, verb: str) -> None:
         assert await one.post(f"/task/{verb}", {"uuid": uuid}) == {"success": True}
 
 
-async def test_an_upload_that_was_sent_ahead_and_is_canceled_is_removed_on_its_node(
+async def test_a_canceled_prefetched_upload_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)

@@ -147,7 +147,7 @@ async def test_only_a_node_that_has_a_task_says_something_of_its_photos(cluster:
     assert hook.calls[0][1]["images"] == []
 
 
-async def test_a_canceled_task_is_told_with_an_empty_list_of_images(cluster: Rig, hook: Hook) -> None:
+async def test_a_canceled_task_is_reported_with_an_empty_list_of_images(cluster: Rig, hook: Hook) -> None:
     api = await cluster.start(webhook_allow_private=True)
     uuid = await api.create(1, webhook=hook.url)
     await api.post("/task/cancel", {"uuid": uuid})

@@ -209,7 +209,7 @@ def test_outputs_are_a_list_of_paths() -> None:
             parse_outputs(text)
 
 
-def test_sm_cluster_is_ours_to_say() -> None:
+def test_sm_cluster_is_set_by_the_cluster_alone() -> None:
     options: list[dict[str, Any]] = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
     assert with_split_cluster(options, "http://ours") == [options[0], {"name": "sm-cluster", "value": "http://ours"}]
     assert with_split_cluster(options, None) == [options[0]]

@@ -168,7 +168,7 @@ def test_a_task_that_loses_a_node_while_it_is_alone_is_charged_whatever_else_is_
 
 
 @given(st.sampled_from(Failure), st.booleans(), st.booleans(), st.booleans())
-def test_no_task_goes_on_for_ever_for_reasons_that_may_lie_in_it(
+def test_no_task_is_retried_without_limit_for_reasons_that_may_lie_in_it(
     failure: Failure, larger: bool, with_others: bool, confirmed: bool
 ) -> None:
     circumstances = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)

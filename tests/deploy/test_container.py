@@ -48,7 +48,7 @@ def locked() -> dict[str, tuple[str, list[str]]]:
     }
 
 
-def test_every_dependency_is_locked_by_its_hash_at_a_version_that_we_take() -> None:
+def test_every_dependency_is_locked_by_its_hash_at_an_accepted_version() -> None:
     extras = pyproject()["optional-dependencies"]
     for text in [*pyproject()["dependencies"], *extras["aws"], *extras["kubernetes"]]:
         requirement = Requirement(text)

@@ -161,7 +161,7 @@ def test_one_process_is_stopped_before_the_next_starts_and_replicas_take_turns()
     assert rendered(REPLICAS)["Deployment", "clusterodm"]["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
-async def test_the_autoscalers_file_is_one_that_we_take(tmp_path: Path) -> None:
+async def test_the_file_of_the_autoscaler_is_valid(tmp_path: Path) -> None:
     entry = json.loads(rendered(EVERYTHING)["Secret", "clusterodm-asr"]["stringData"]["asr.json"])
     assert (entry["provider"], entry["namespace"]) == ("kubernetes", "maps")
     outside = {"kubeconfig": str(kubeconfig(tmp_path, "https://127.0.0.1:1"))}  # tests run in no pod
@@ -176,7 +176,7 @@ def test_the_role_is_the_one_that_is_shipped_without_a_chart() -> None:
     assert not [kind for kind, _ in rendered({}) if kind.startswith("Role")]
 
 
-def test_its_version_is_ours() -> None:
+def test_its_version_is_that_of_the_program() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 

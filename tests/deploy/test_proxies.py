@@ -189,11 +189,11 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
                 await cluster.start()
                 api.query = {"token": "hush-client"}
 
-                async def back() -> bool:
+                async def is_back() -> bool:
                     status, _, body = await api.raw("GET", f"/task/{uuid}/info")
                     return status == 200 and b'"code":40' in body
 
-                await eventually(back)
+                await eventually(is_back)
     logs = [path for path in tmp_path.glob("*.log") if "hush-" in path.read_text()]
     assert logs == []
 
@@ -233,7 +233,7 @@ async def test_what_a_client_makes_up_of_itself_does_not_get_through(name: str, 
 
 @pytest.mark.parametrize("headers", ["", "x-forwarded-for,x-forwarded-proto,x-forwarded-host", "forwarded"])
 @pytest.mark.parametrize("name", MAKERS)
-async def test_the_cluster_believes_the_proxy_and_nobody_else(name: str, headers: str, tmp_path: Path) -> None:
+async def test_the_cluster_trusts_the_proxy_alone(name: str, headers: str, tmp_path: Path) -> None:
     announced = {"proxy-headers": headers} if headers else {}
     async with program(tmp_path, **{"trusted-proxies": "127.0.0.1"}, **announced) as cluster:
         cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "-"}

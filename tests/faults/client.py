@@ -52,8 +52,8 @@ class Client:
                     self.problem("error", f"connection: {type(error).__name__} {error}")
             await asyncio.sleep(0.05)
 
-    async def said(self, work: Any) -> Any:
-        """The same for orders: told to try again later, it does."""
+    async def order_again(self, work: Any) -> Any:
+        """Call, and again as long as the answer asks for it."""
         while True:
             answer = await self.call(work)
             if "try again" not in str(answer.get("error", "")):
@@ -64,7 +64,7 @@ class Client:
 
     async def announce(self) -> None:
         """Init."""
-        answer = await self.said(
+        answer = await self.order_again(
             lambda: self.api.post(
                 "/task/new/init", {"name": "storm", "webhook": self.storm.hook}, headers={"set-uuid": self.uuid}
             )
@@ -76,7 +76,7 @@ class Client:
         """One file, sent again until it is answered."""
         content = self.injection.files[name]
         path = f"/task/new/upload/{self.uuid}"
-        answer = await self.said(lambda: self.api.post(path, images({name: content})))
+        answer = await self.order_again(lambda: self.api.post(path, images({name: content})))
         if answer != {"success": True}:
             self.problem("error", f"upload: {answer}")
 
@@ -86,7 +86,7 @@ class Client:
 
     async def commit(self) -> None:
         """From the answer on the task is accepted."""
-        answer = await self.said(lambda: self.api.post(f"/task/new/commit/{self.uuid}"))
+        answer = await self.order_again(lambda: self.api.post(f"/task/new/commit/{self.uuid}"))
         self.injection.accepted = answer == {"uuid": self.uuid}
         if not self.injection.accepted:
             self.problem("error", f"commit: {answer}")
@@ -134,7 +134,7 @@ class Client:
 
     async def order(self, verb: str) -> None:
         """Cancel or remove, as often as it takes."""
-        answer = await self.said(lambda: self.api.post(f"/task/{verb}", {"uuid": self.uuid}))
+        answer = await self.order_again(lambda: self.api.post(f"/task/{verb}", {"uuid": self.uuid}))
         if answer != {"success": True} and "not found" not in str(answer):
             self.problem("error", f"{verb}: {answer}")
 

@@ -141,7 +141,7 @@ async def test_killed_before_the_webhook_was_taken_it_is_called_after_the_restar
     assert await api.code(uuid) == 40
 
 
-async def test_killed_at_a_cancel_the_node_is_told_after_the_restart(cluster: Rig) -> None:
+async def test_a_cancel_interrupted_by_a_kill_reaches_the_node_after_the_restart(cluster: Rig) -> None:
     node = await cluster.add_node(seconds=60)
     cluster_program = await both(cluster)
     api = await cluster_program.start()

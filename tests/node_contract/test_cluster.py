@@ -78,7 +78,7 @@ async def test_outputs_decide_what_is_in_the_archive_that_a_client_gets(before: 
     assert names == await node.archive(uuid) == {output}
 
 
-async def test_what_was_sent_ahead_in_vain_leaves_nothing_on_the_node(
+async def test_a_discarded_prefetch_leaves_nothing_on_the_node(
     before: Rig, node: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)

@@ -92,7 +92,7 @@ async def test_a_value_outside_its_domain_is_refused(node: Client, name: str, va
     assert json.loads(answer["error"]) == [{"name": name, "error": why}]
 
 
-async def test_all_that_is_wrong_is_said_at_once(node: Client) -> None:
+async def test_all_errors_are_reported_at_once(node: Client) -> None:
     answer = await node.init({"options": options(dsm="maybe", crop="-1", dtm="true")})
     assert {error["name"] for error in json.loads(answer["error"])} == {"dsm", "crop"}
 

@@ -31,7 +31,7 @@ async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[BoundedProvide
         yield bounded
 
 
-async def gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
+async def is_gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
     await provider.delete(machine)
     return await provider.get(machine.id, machine.location) is None
 
@@ -63,7 +63,7 @@ async def test_offerings_are_smaller_sizes_first_in_all_locations(cloud: Cloud, 
         assert [(offering.spot, offering.price) for offering in provider.offerings][1:3] == [(True, 0.05), (False, 0.1)]
 
 
-async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
+async def test_missing_capacity_is_distinguished_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
     if cloud.world is None:
         pytest.skip("moto has room for everybody")
     cloud.world.out_of_stock = {"small"}
@@ -75,7 +75,7 @@ async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: Boun
         await provider.create(spec(provider, "other", size=-1))
 
 
-async def test_a_wrong_key_is_said_without_saying_it(cloud: Cloud, tmp_path: Path) -> None:
+async def test_a_rejected_key_is_reported_without_being_shown(cloud: Cloud, tmp_path: Path) -> None:
     if cloud.world is None:
         pytest.skip("moto takes every key")
     wrong = {key: "hush-wrong" if value == "hush-cloud-key" else value for key, value in cloud.entry.items()}
@@ -189,7 +189,7 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
         never = cloud.world.create("never", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
         stopped = await provider.get(never.id, "fr-par-1")
         assert stopped is not None
-        await eventually(lambda: gone(provider, stopped))
+        await eventually(lambda: is_gone(provider, stopped))
         await provider.delete(stopped)
         assert cloud.world.volumes == set(cloud.world.machines[created.id].volumes)
 

@@ -97,7 +97,7 @@ class Description:
 
 
 @pytest.mark.parametrize(("name", "operations"), [("digitalocean", 6), ("hetzner", 7)])
-async def test_what_is_said_is_what_the_official_description_has(tmp_path: Path, name: str, operations: int) -> None:
+async def test_requests_and_answers_match_the_official_description(tmp_path: Path, name: str, operations: int) -> None:
     description = Description(name, "")
     async with running_cloud(name) as cloud, provider_of(tmp_path, cloud.entry) as provider:
         assert cloud.world is not None

@@ -118,10 +118,10 @@ async def test_a_job_is_created_once_found_and_deleted_with_all_that_is_its(
     assert await provider.list_machines("c2") == []
     await provider.delete(machine)
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return await provider.get(created.id, "clusterodm") is None
 
-    await eventually(gone)
+    await eventually(is_gone)
     assert await provider.list_machines("c1") == []
     assert {plural: list(items) for plural, items in server.objects.items()} == {"jobs": [], "pods": [], "secrets": []}
     await provider.delete(machine)
@@ -421,7 +421,7 @@ async def test_a_real_cluster(tmp_path: Path) -> None:
         finally:
             await provider.delete(machine)
 
-        async def gone() -> bool:
+        async def is_gone() -> bool:
             return await provider.get(machine.id, machine.location) is None
 
-        await eventually(gone, seconds=120)
+        await eventually(is_gone, seconds=120)

@@ -97,18 +97,18 @@ async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider:
     assert await provider.list_machines("c2") == []
     await provider.delete(machine)
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return (
             await provider.get(created.id, "odm") is None
             or ask(conf, "squeue", "-h", "-t", "all", "-n", "clusterodm-c1-m1", "-o", "%T").strip() == "CANCELLED"
         )
 
-    await eventually(gone)
+    await eventually(is_gone)
     await provider.delete(machine)
     assert await provider.list_machines("c1") == []
 
 
-async def test_what_time_does_not_change_is_told(conf: Path, tmp_path: Path) -> None:
+async def test_a_job_that_can_never_start_is_unsatisfiable(conf: Path, tmp_path: Path) -> None:
     async with provider_of(tmp_path, entry(conf, tmp_path, partition="short")) as provider:
         created = await provider.create(spec(provider))
 
@@ -317,7 +317,7 @@ async def test_a_job_that_is_killed_costs_the_node_not_the_task(conf: Path, clus
     assert any("its machine was taken away" in text for text in await cluster.timeline(uuid))
 
 
-async def test_before_the_wall_time_ends_a_node_gets_nothing_new_and_what_runs_goes_elsewhere(
+async def test_before_the_wall_time_ends_a_node_is_drained_and_running_tasks_are_retried(
     conf: Path, cluster: Rig, tmp_path: Path
 ) -> None:
     sizes = [SIZES[0] | {"time": "00:01:00"}, SIZES[1]]

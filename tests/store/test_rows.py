@@ -120,7 +120,7 @@ async def test_a_finished_task_that_cannot_be_read_is_still_shown(cluster: Rig) 
     assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[0] == 200
 
 
-async def test_a_node_that_cannot_be_read_gets_nothing_new_and_its_tasks_are_followed(cluster: Rig) -> None:
+async def test_an_unreadable_node_gets_no_tasks_and_those_that_it_has_are_followed(cluster: Rig) -> None:
     await cluster.add_node(seconds=1.0)
     api = await cluster.start()
     uuid = await api.create(2)

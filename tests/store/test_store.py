@@ -201,19 +201,19 @@ async def test_tasks_are_found_by_phase_outcome_owner_name_and_beginning(store: 
     await store.add_task(task(ids[2], Phase.FINISHED, outcome=Outcome.FAILED, finished_at=2.0), "new")
     await store.add_task(task(ids[3], Phase.REMOVED, name="field 3"), "new")
 
-    async def found(**fields: Any) -> list[str]:
+    async def find(**fields: Any) -> list[str]:
         filter_ = TaskFilter(**fields)
         page = [each.uuid for each in await store.find_tasks(filter_, limit=10)]
         assert await store.count_tasks(filter_) == len(page)
         return page
 
-    assert sorted(await found()) == ids[:3]
-    assert await found(phases=[Phase.FINISHED]) == [ids[2]]
-    assert await found(outcome=Outcome.FAILED) == [ids[2]]
-    assert sorted(await found(text="FIELD")) == ids[:2]
-    assert await found(text="1%") == [ids[0]]
-    assert await found(text=ids[1][:8]) == [ids[1]]
-    assert await found(owner="nobody") == []
+    assert sorted(await find()) == ids[:3]
+    assert await find(phases=[Phase.FINISHED]) == [ids[2]]
+    assert await find(outcome=Outcome.FAILED) == [ids[2]]
+    assert sorted(await find(text="FIELD")) == ids[:2]
+    assert await find(text="1%") == [ids[0]]
+    assert await find(text=ids[1][:8]) == [ids[1]]
+    assert await find(owner="nobody") == []
     assert [each.uuid for each in await store.find_tasks(TaskFilter(), limit=1, offset=1)] == [ids[1]]
     assert await store.count_ended() == {"failed": 1}
 
@@ -292,7 +292,7 @@ async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Stor
     assert await store.take("lead", "a", 60)
 
 
-async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
+async def test_replicas_are_alive_while_they_send_heartbeats(store: Store) -> None:
     one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
     leader, members = await store.beat(one, "lead", leads=True)
     assert (leader, [each.id for each in members]) == ("a", ["a"])
@@ -358,7 +358,7 @@ async def test_a_server_that_starts_again_is_waited_for_and_heard_again(postgres
     await store.close()
 
 
-async def test_a_database_that_does_not_answer_is_told_of_without_its_password(
+async def test_a_database_that_does_not_answer_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "_PATIENCE", 0.0)
