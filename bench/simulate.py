@@ -139,7 +139,7 @@ class Simulation:
 
     async def _place(self) -> list[str]:
         began = time.perf_counter()
-        usage = Usage(self.ledger.left(self.now), self.began)
+        usage = Usage(self.ledger.remaining(self.now), self.began)
         free = FreeSlots(self.facts.values())
         scale_plan = plan(self.active.values(), free, self.now, max_sending=1 << 30, usage=usage)
         took = time.perf_counter() - began

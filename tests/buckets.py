@@ -37,25 +37,25 @@ class Gateway:
     client: Any
 
     def keys(self) -> list[str]:
-        found = self.client.list_objects_v2(Bucket="maps").get("Contents", [])
-        return sorted(item["Key"] for item in found)
+        objects = self.client.list_objects_v2(Bucket="maps").get("Contents", [])
+        return sorted(item["Key"] for item in objects)
 
     def close(self) -> None:
         for key in self.keys():
             self.client.delete_object(Bucket="maps", Key=key)
         self.client.close()
 
-    def config(self, **given: Any) -> S3:
-        known: dict[str, Any] = {
+    def config(self, **fields: Any) -> S3:
+        defaults: dict[str, Any] = {
             "endpoint": self.url,
             "bucket": "maps",
             "access_key": ACCESS,
             "secret_key": SECRET,
         }
-        return S3(**(known | given))
+        return S3(**(defaults | fields))
 
-    def entry(self, **given: Any) -> dict[str, Any]:
-        return {"endpoint": self.url, "bucket": "maps", "accessKey": ACCESS, "secretKey": SECRET, **given}
+    def entry(self, **fields: Any) -> dict[str, Any]:
+        return {"endpoint": self.url, "bucket": "maps", "accessKey": ACCESS, "secretKey": SECRET, **fields}
 
 
 def make_gateway(url: str) -> Gateway:
@@ -133,9 +133,9 @@ async def running_gate(url: str) -> AsyncIterator[Gate]:
         headers = {name: value for name, value in request.headers.items() if name not in _HOP}
         target = URL(url + request.raw_path, encoded=True)
         async with session.request(request.method, target, headers=headers, data=body or None) as response:
-            kept = {name: value for name, value in response.headers.items() if name not in _HOP}
+            end_to_end = {name: value for name, value in response.headers.items() if name not in _HOP}
             body = await response.read()
-        return web.Response(status=response.status, body=body if request.method != "HEAD" else None, headers=kept)
+        return web.Response(status=response.status, body=body if request.method != "HEAD" else None, headers=end_to_end)
 
     app = web.Application(client_max_size=1 << 28)
     app.router.add_route("*", "/{path:.*}", forward)

@@ -34,9 +34,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     configure_logging("debug")
     with logging_to(base / "suite.jsonl"):
         yield
-    found = [path for path in [*base.rglob("*.jsonl"), *base.rglob("log"), *base.rglob("*.log")] if path.is_file()]
-    assert found
-    leaks = [str(path) for path in found if SECRET in path.read_text(errors="replace")]
+    log_files = [path for path in [*base.rglob("*.jsonl"), *base.rglob("log"), *base.rglob("*.log")] if path.is_file()]
+    assert log_files
+    leaks = [str(path) for path in log_files if SECRET in path.read_text(errors="replace")]
     assert leaks == []
 
 
@@ -80,8 +80,8 @@ def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> d
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Rig]:
     """A rig; add nodes, then start it."""
-    async with rig(tmp_path) as made:
-        yield made
+    async with rig(tmp_path) as new_rig:
+        yield new_rig
 
 
 @pytest.fixture(scope="session")

@@ -73,9 +73,9 @@ class OddNode:
 
     async def info(self, request: web.Request) -> web.Response:
         """GET /info."""
-        known = {"version": "2.2.4", "taskQueueCount": 0, "totalMemory": 1 << 34, "availableMemory": 1 << 33}
+        defaults = {"version": "2.2.4", "taskQueueCount": 0, "totalMemory": 1 << 34, "availableMemory": 1 << 33}
         more = {"cpuCores": 8, "maxImages": None, "maxParallelTasks": 10, "engineVersion": "odd", "engine": "odm"}
-        return web.json_response(known | more)
+        return web.json_response(defaults | more)
 
     async def init(self, request: web.Request) -> web.Response:
         """POST /task/new/init."""

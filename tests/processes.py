@@ -40,8 +40,8 @@ def free_port() -> int:
 
 def without_settings() -> dict[str, str]:
     """The environment without settings, except the one with which a whole run of tests does without fast paths."""
-    kept = "CLUSTERODM_FAST_PATHS"
-    return {key: value for key, value in os.environ.items() if key == kept or not key.startswith("CLUSTERODM_")}
+    exempt = "CLUSTERODM_FAST_PATHS"
+    return {key: value for key, value in os.environ.items() if key == exempt or not key.startswith("CLUSTERODM_")}
 
 
 class Program:
@@ -126,10 +126,10 @@ class Program:
 @asynccontextmanager
 async def program(folder: Path, **settings: Any) -> AsyncIterator[Program]:
     """A program that does not outlive its test."""
-    made = Program(folder, **settings)
+    new_program = Program(folder, **settings)
     try:
-        yield made
+        yield new_program
     finally:
-        if made._process is not None:
-            await made.end()
-        await made.api.session.close()
+        if new_program._process is not None:
+            await new_program.end()
+        await new_program.api.session.close()

@@ -240,9 +240,9 @@ class Rig:
 
     def entry(self, uuid: str) -> Entry:
         """A task as the cluster has it in memory."""
-        found = self.cluster.context.tasks.get(uuid)
-        assert found is not None
-        return found
+        entry = self.cluster.context.tasks.get(uuid)
+        assert entry is not None
+        return entry
 
     async def timeline(self, uuid: str) -> list[str]:
         """The lines of a task's timeline."""

@@ -46,15 +46,15 @@ async def working(
 
 async def test_a_key_is_worked_on_by_one_at_a_time_and_once_more_when_put_meanwhile() -> None:
     calls: list[str] = []
-    inside: Counter[str] = Counter()
+    in_progress: Counter[str] = Counter()
     gate = asyncio.Event()
 
     async def work(key: str) -> None:
-        inside[key] += 1
-        assert inside[key] == 1
+        in_progress[key] += 1
+        assert in_progress[key] == 1
         calls.append(key)
         await gate.wait()
-        inside[key] -= 1
+        in_progress[key] -= 1
 
     async with working(work) as queue:
         for _ in range(5):
@@ -187,10 +187,10 @@ async def test_without_leadership_nothing_is_queued_and_it_expires_also_while_no
 
 
 async def test_a_queue_that_settles_starts_nothing_and_waits_no_longer_than_told() -> None:
-    clock, begun, gate = DrivenClock(), list[str](), asyncio.Event()
+    clock, started, gate = DrivenClock(), list[str](), asyncio.Event()
 
     async def work(key: str) -> None:
-        begun.append(key)
+        started.append(key)
         await gate.wait()
 
     async with working(work, clock=clock) as queue, asyncio.TaskGroup() as group:
@@ -203,7 +203,7 @@ async def test_a_queue_that_settles_starts_nothing_and_waits_no_longer_than_told
         assert (hasty.done(), patient.done()) == (True, False)
         gate.set()
         await patient
-    assert begun == ["a"]
+    assert started == ["a"]
 
 
 async def test_a_driven_block_is_canceled_when_its_time_is_over_and_not_before() -> None:
@@ -235,10 +235,10 @@ def _set() -> asyncio.Event:
 
 
 async def test_canceled_work_stops_and_is_forgotten() -> None:
-    begun, ended = asyncio.Event(), asyncio.Event()
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def work(key: str) -> None:
-        begun.set()
+        started.set()
         try:
             await asyncio.sleep(1000)
         finally:
@@ -247,7 +247,7 @@ async def test_canceled_work_stops_and_is_forgotten() -> None:
     async with working(work) as queue:
         queue.put("a")
         queue.put("later", 1000)
-        await begun.wait()
+        await started.wait()
         queue.cancel("a")
         queue.cancel("later")
         await ended.wait()
@@ -345,17 +345,17 @@ def test_observers_of_any_kind_have_a_name() -> None:
 
 async def test_a_keyed_lock_is_held_by_one_at_a_time_however_many_come_and_go_meanwhile() -> None:
     lock: KeyedLock[str] = KeyedLock()
-    inside, order = 0, list[int]()
+    holders, order = 0, list[int]()
     gates = [asyncio.Event() for _ in range(3)]
 
     async def one(number: int) -> None:
-        nonlocal inside
+        nonlocal holders
         async with lock.hold("a"):
-            inside += 1
-            assert inside == 1
+            holders += 1
+            assert holders == 1
             order.append(number)
             await gates[number].wait()
-            inside -= 1
+            holders -= 1
 
     async with asyncio.TaskGroup() as group:
         group.create_task(one(0))

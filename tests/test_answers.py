@@ -58,7 +58,7 @@ TOLD: dict[type[Exception], tuple[int, int, str]] = {
 }
 
 
-def made(kind: type[Exception]) -> Exception:
+def error_of(kind: type[Exception]) -> Exception:
     return errors.FetchFailed("why", final=True) if kind is errors.FetchFailed else kind("why")
 
 
@@ -74,7 +74,7 @@ async def planes(cluster: Rig) -> tuple[str, str]:
     context = cluster.cluster.context
 
     async def fail(request: web.Request) -> web.Response:
-        raise next(made(kind) for kind in TOLD if kind.__name__ == request.match_info["name"])
+        raise next(error_of(kind) for kind in TOLD if kind.__name__ == request.match_info["name"])
 
     urls = []
     for app in (make_app(context), make_admin_app(context, Feed(context))):
@@ -90,14 +90,14 @@ async def planes(cluster: Rig) -> tuple[str, str]:
 async def test_both_ports_answer_every_error_as_the_table_says(planes: tuple[str, str]) -> None:
     async with aiohttp.ClientSession() as session:
         for plane, url in enumerate(planes):
-            for kind, told in TOLD.items():
+            for kind, answers in TOLD.items():
                 async with session.get(f"{url}/fail/{kind.__name__}") as answer:
-                    assert answer.status == told[plane], kind
+                    assert answer.status == answers[plane], kind
                     if plane == 0 and answer.status == 401:
                         assert await answer.read() == b""  # clients of nodes know a bad token by that
                         continue
                     assert answer.content_type == "application/json"
-                    assert await answer.json() == {"error": told[2]}, kind
+                    assert await answer.json() == {"error": answers[2]}, kind
 
 
 async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ async def test_the_shell_says_the_same(cluster: Rig, monkeypatch: pytest.MonkeyP
     for kind, (_, _, text) in TOLD.items():
 
         async def fail(*_: object, kind: type[Exception] = kind) -> str:
-            raise made(kind)
+            raise error_of(kind)
 
         monkeypatch.setattr(nodes, "listing", fail)
         assert await Shell(cluster.cluster.context).answer("node list") == [f"FAIL: {text}"]

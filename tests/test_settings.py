@@ -200,7 +200,7 @@ def test_every_flag_of_the_original_is_understood(
 
 
 @pytest.mark.parametrize(
-    ("given", "plain"),
+    ("words", "plain"),
     [
         (["--no-splitmerge=true"], ["--no-splitmerge"]),
         (["--no-splitmerge=false"], ["--splitmerge"]),
@@ -213,12 +213,12 @@ def test_every_flag_of_the_original_is_understood(
         (["--log-level=debug", "true"], ["--log-level=debug", "true"]),
     ],
 )
-def test_a_switch_takes_true_and_false_as_in_the_original(given: list[str], plain: list[str]) -> None:
-    assert plain_switches(given) == plain
+def test_a_switch_takes_true_and_false_as_in_the_original(words: list[str], plain: list[str]) -> None:
+    assert plain_switches(words) == plain
 
 
 @pytest.mark.parametrize(
-    ("environ", "content", "wanted"),
+    ("environ", "content", "expected"),
     [
         ({"CLUSTERODM_NO_SPLITMERGE": "true"}, {}, False),
         ({"CLUSTERODM_SPLITMERGE": "0"}, {}, False),
@@ -229,9 +229,9 @@ def test_a_switch_takes_true_and_false_as_in_the_original(given: list[str], plai
     ],
 )
 def test_no_before_a_switch_turns_it_round(
-    tmp_path: Path, environ: dict[str, str], content: dict[str, Any], wanted: bool
+    tmp_path: Path, environ: dict[str, str], content: dict[str, Any], expected: bool
 ) -> None:
-    assert load_settings({}, config=write(tmp_path, content), environ=environ).splitmerge is wanted
+    assert load_settings({}, config=write(tmp_path, content), environ=environ).splitmerge is expected
 
 
 @pytest.mark.parametrize("content", [{"no-splitmerge": True, "splitmerge": True}, {"no-splitmerge": "perhaps"}])
@@ -330,8 +330,8 @@ def test_its_default_may_be_given_anywhere(name: str) -> None:
 
 
 def test_an_authenticator_of_others_may_read_any_setting() -> None:
-    given = {"cloud_provider": "ours", "tokens_file": "t", "token": "hush", "lightning_url": "https://x/r"}
-    assert load_settings(given, environ={}).cloud_provider == "ours"
+    flags = {"cloud_provider": "ours", "tokens_file": "t", "token": "hush", "lightning_url": "https://x/r"}
+    assert load_settings(flags, environ={}).cloud_provider == "ours"
 
 
 @pytest.mark.parametrize("name", ["asr", "tokens_file", "nodes_file", "nodes_ca"])

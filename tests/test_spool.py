@@ -62,7 +62,7 @@ async def test_file_systems_without_hard_links_work_too(tmp_path: Path, monkeypa
     assert [await receive(spool, content) for content in (b"1", b"1", b"2")] == ["a.jpg", "a.jpg", "a_.jpg"]
 
 
-async def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path)
 
     def full(*_: Any) -> None:
@@ -125,13 +125,13 @@ async def test_dropping_twice_is_fine(tmp_path: Path) -> None:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
-    kept = Results(tmp_path)
+    store = Results(tmp_path)
     (tmp_path / "u").mkdir()
     with zipfile.ZipFile(tmp_path / "u" / "all.zip", "w") as archive:
         archive.writestr("odm_report/report.pdf", b"report")
         archive.writestr("a/same.txt", b"1")
         archive.writestr("b/same.txt", b"2")
-    return kept
+    return store
 
 
 async def test_an_asset_is_found_by_path_or_by_a_unique_name(results: Results) -> None:
@@ -200,7 +200,7 @@ async def test_what_others_wrote_and_deleted_is_found_when_all_is_counted_anew(t
     spool.path("u", "a.jpg").unlink()
     await spool.measure()
     assert (spool.room.held, spool.room.of("other"), spool.room.of("u")) == (500, Usage(500, 1), Usage())
-    assert spool.room.left() == 10**6 - 500
+    assert spool.room.free_bytes() == 10**6 - 500
 
 
 async def test_a_part_that_is_dropped_while_it_is_written_leaves_nothing_and_tells_its_writer(tmp_path: Path) -> None:

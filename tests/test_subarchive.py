@@ -68,7 +68,7 @@ def test_what_does_not_fit_into_an_old_archive_stands_where_a_new_one_has_it(mon
     assert {name: inside.read(name) for name in inside.namelist()} == files
 
 
-def test_large_files_and_places_far_behind_are_told_in_full(tmp_path: Path) -> None:
+def test_sizes_and_offsets_beyond_4_gigabytes_are_written_in_full(tmp_path: Path) -> None:
     source = tmp_path / "source.zip"
     with source.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
         archive.writestr("folder/large", b"")
@@ -79,14 +79,14 @@ def test_large_files_and_places_far_behind_are_told_in_full(tmp_path: Path) -> N
         large.file_size = large.compress_size = 5 << 30
         pieces = folder_pieces(archive, reader, "folder/")
     content = source.read_bytes()
-    made = tmp_path / "made.zip"
-    with made.open("wb") as target:
+    archive_path = tmp_path / "made.zip"
+    with archive_path.open("wb") as target:
         for piece in pieces:
             if piece.length > 1 << 30:
                 target.seek(piece.length, os.SEEK_CUR)  # a hole
             else:
                 target.write(piece.content or content[piece.start : piece.start + piece.length])
-    with zipfile.ZipFile(made) as inside:
+    with zipfile.ZipFile(archive_path) as inside:
         assert [(entry.filename, entry.file_size) for entry in inside.infolist()] == [("large", 5 << 30), ("small", 6)]
         assert inside.read("small") == b"behind"
         with inside.open("large") as hole:

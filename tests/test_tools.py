@@ -26,9 +26,9 @@ CLOUD_INIT = Path("/etc/cloud/cloud-init.disabled")
 def programs(folder: Path, **scripts: str) -> dict[str, str]:
     """An environment whose PATH has little else than these."""
     for name in ("bash", "env", "ls", "rm", "tee", "chmod", "mkdir", "touch", "cut", "sort", "comm"):
-        found = shutil.which(name)
-        assert found is not None
-        (folder / name).symlink_to(found)
+        program = shutil.which(name)
+        assert program is not None
+        (folder / name).symlink_to(program)
     for name, text in scripts.items():
         path = folder / name.replace("_", "-")
         path.write_text(f"#!/bin/sh\n{text}\n")
@@ -47,34 +47,34 @@ def test_what_was_skipped_is_summed_up_with_how_to_get_it() -> None:
 def test_a_test_without_its_program_is_skipped_and_named_at_the_end(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/proxy/test_forms.py", "-k", "curl"]
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-    done = subprocess.run(
+    process = subprocess.run(
         words, check=False, cwd=TOP, env=environ | {"PATH": str(tmp_path)}, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout
-    assert "    1 needs curl: `make services`" in done.stdout
+    assert process.returncode == 0, process.stdout
+    assert "    1 needs curl: `make services`" in process.stdout
 
 
-def test_who_may_not_install_is_told_what_to_ask_for(tmp_path: Path) -> None:
+def test_a_user_without_the_right_to_install_learns_the_command_to_request(tmp_path: Path) -> None:
     environ = programs(tmp_path, id="echo 1000", apt_get="exit 9")
-    done = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "only root can install them: uuidgen wrk\n" in done.stderr
-    assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in done.stderr
+    process = subprocess.run([SERVICES, "wrk", "uuidgen"], check=False, env=environ, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "only root can install them: uuidgen wrk\n" in process.stderr
+    assert "as root: apt-get update && apt-get install --no-install-recommends uuid-runtime wrk\n" in process.stderr
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, there: bool) -> None:
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_cloud_init_of_a_machine_is_left_alone(tmp_path: Path, installed: bool) -> None:
     """A new one is turned off before it is installed, and that is taken back when it could not be installed."""
     need("unshare", root=True)
-    scripts = {"cloud_init": "true"} if there else {}
-    seen = tmp_path / "seen"
-    apt = f"if [ -e {CLOUD_INIT} ]; then echo off >>{seen}; else echo on >>{seen}; fi; exit 9"
+    scripts = {"cloud_init": "true"} if installed else {}
+    log = tmp_path / "seen"
+    apt = f"if [ -e {CLOUD_INIT} ]; then echo off >>{log}; else echo on >>{log}; fi; exit 9"
     environ = programs(tmp_path, id="echo 0", systemctl="true", apt_get=apt, **scripts)
     mounts = " && ".join(f"mount -t tmpfs tmpfs {folder}" for folder in ("/etc/cloud", "/usr/sbin"))
     inside = f"{mounts} && PATH={environ['PATH']} {SERVICES} cloud-init wrk; ls /etc/cloud"
     Path("/etc/cloud").mkdir(exist_ok=True)
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
-    assert (seen.read_text(), done.stdout) == ("on\n" if there else "off\n", ""), done.stderr
+    process = subprocess.run(["unshare", "--mount", "sh", "-c", inside], check=False, capture_output=True, text=True)
+    assert (log.read_text(), process.stdout) == ("on\n" if installed else "off\n", ""), process.stderr
 
 
 def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
@@ -86,13 +86,13 @@ def test_nothing_is_raised_where_groups_of_errors_are_caught() -> None:
 
 
 def test_an_audit_of_nothing_fails() -> None:
-    done = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
-    assert "pip-audit --strict" in done.stdout
+    process = subprocess.run(["make", "--dry-run", "audit"], check=True, cwd=TOP, capture_output=True, text=True)
+    assert "pip-audit --strict" in process.stdout
 
 
 def test_the_version_is_the_same_everywhere() -> None:
     pattern = r"(?:clusterodm:|image\.version=\"|^version: |^appVersion: )(\d+\.\d+\.\d+)"
-    found = {
+    versions = {
         path: set(re.findall(pattern, (TOP / path).read_text(), re.MULTILINE))
         for path in (
             "deploy/helm/clusterodm/Chart.yaml",
@@ -101,7 +101,7 @@ def test_the_version_is_the_same_everywhere() -> None:
             "docs/how-to/install.md",
         )
     }
-    assert found == {path: {__version__} for path in found}
+    assert versions == {path: {__version__} for path in versions}
     assert f"## [{__version__}] - " in (TOP / "CHANGELOG.md").read_text()
 
 
@@ -115,7 +115,7 @@ def test_a_banned_phrase_is_named_with_what_to_write() -> None:
 
 
 @pytest.mark.slow
-def test_a_lock_that_is_out_of_date_is_told_without_a_network(tmp_path: Path) -> None:
+def test_an_outdated_lock_is_detected_without_a_network(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "uv.lock", "README.md", "LICENSE", "tools/lock", "src/clusterodm/__init__.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TOP / name, tmp_path / name)

@@ -61,10 +61,10 @@ async def server(behave: Behave) -> AsyncIterator[int]:
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                found = re.search(rb"Content-Length: (\d+)", head)
-                assert found is not None
+                match = re.search(rb"Content-Length: (\d+)", head)
+                assert match is not None
                 count += 1
-                await behave(Request(count, int(found[1]), reader, writer))
+                await behave(Request(count, int(match[1]), reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -81,9 +81,9 @@ async def server(behave: Behave) -> AsyncIterator[int]:
 @asynccontextmanager
 async def transfers(*, connections: int = 1) -> AsyncIterator[Transfers]:
     """Makes transfers."""
-    made = Transfers(Trust(), RateLimit(0, Clock()), connections=connections, most=1, urgent=True)
-    yield made
-    made.close()
+    senders = Transfers(Trust(), RateLimit(0, Clock()), connections=connections, most=1, urgent=True)
+    yield senders
+    senders.close()
 
 
 def _file(folder: Path, name: str, size: int) -> Path:
@@ -93,8 +93,8 @@ def _file(folder: Path, name: str, size: int) -> Path:
 
 
 async def _send(port: int, *files: Path, connections: int = 1) -> Transfer:
-    async with transfers(connections=connections) as made:
-        transfer = made.to(make_address("127.0.0.1", port), "some-uuid")
+    async with transfers(connections=connections) as senders:
+        transfer = senders.to(make_address("127.0.0.1", port), "some-uuid")
         for file in files:
             transfer.add(file, file.stat().st_size)
         transfer.end()
@@ -103,7 +103,7 @@ async def _send(port: int, *files: Path, connections: int = 1) -> Transfer:
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses are short."""
     monkeypatch.setattr(backlog, "PAUSES", Backoff(first=0.001, longest=0.01))
 
@@ -145,7 +145,9 @@ async def test_a_node_that_takes_nothing_is_given_up_after_five_retries(tmp_path
     assert len(numbers) == 6
 
 
-async def test_a_node_that_takes_others_meanwhile_is_asked_more_often_but_not_for_ever(tmp_path: Path) -> None:
+async def test_a_node_that_takes_other_tasks_meanwhile_is_tried_more_often_but_not_without_limit(
+    tmp_path: Path,
+) -> None:
     refused = 0
 
     async def behave(request: Request) -> None:
@@ -243,8 +245,8 @@ async def test_only_what_a_node_confirmed_counts_as_there_whatever_the_kernel_ha
             await request.body()
             request.answer(OK)
 
-    async with server(behave) as port, transfers() as made:
-        transfer = made.to(make_address("127.0.0.1", port), "some-uuid")
+    async with server(behave) as port, transfers() as senders:
+        transfer = senders.to(make_address("127.0.0.1", port), "some-uuid")
         for name in ("a.jpg", "b.jpg"):
             transfer.add(_file(tmp_path, name, 5 * MB), 5 * MB)
         transfer.end()
@@ -261,9 +263,9 @@ async def test_a_file_that_is_not_as_long_as_it_was_is_no_fault_of_the_node(tmp_
     async def behave(request: Request) -> None:
         raise AssertionError("nothing is sent")
 
-    async with server(behave) as port, transfers() as made:
+    async with server(behave) as port, transfers() as senders:
         for damage, text in ((lambda path: path.write_bytes(b"x"), "1 of 10 bytes"), (Path.unlink, "missing")):
-            transfer = made.to(make_address("127.0.0.1", port), "some-uuid")
+            transfer = senders.to(make_address("127.0.0.1", port), "some-uuid")
             path = _file(tmp_path, "a.jpg", 10)
             transfer.add(path, 10)
             transfer.end()

@@ -26,8 +26,8 @@ from clusterodm.http.urls import as_written, without
     ],
 )
 def test_path_and_query_go_out_character_for_character(url: str, host: str, sent: str) -> None:
-    made = as_written(url)
-    assert (made.host, made.raw_path_qs) == (host, sent)
+    parsed = as_written(url)
+    assert (parsed.host, parsed.raw_path_qs) == (host, sent)
 
 
 @pytest.mark.parametrize(

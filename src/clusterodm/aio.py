@@ -57,17 +57,17 @@ class Clock:
         self._wall = wall
         #: Monotonic seconds, for durations within this process.
         self.steady = steady
-        self._seen = (wall(), steady())
+        self._last_reading = (wall(), steady())
         #: When (by the wall clock before the jump) and how far it jumped.
         self._jumps: deque[tuple[float, float]] = deque(maxlen=100)
 
     def __call__(self) -> float:
         """Return seconds since the epoch."""
         wall, steady = self._wall(), self.steady()
-        jump = (wall - self._seen[0]) - (steady - self._seen[1])
+        jump = (wall - self._last_reading[0]) - (steady - self._last_reading[1])
         if jump > _JUMP:
-            self._jumps.append((self._seen[0], jump))
-        self._seen = (wall, steady)
+            self._jumps.append((self._last_reading[0], jump))
+        self._last_reading = (wall, steady)
         return wall
 
     def age(self, then: float) -> float:
@@ -257,8 +257,8 @@ class WorkQueue(Generic[K]):
                         if timer is not None:
                             timer.cancel()
         finally:
-            for kept in (self._due, self._again, self._failures, self._heap):
-                kept.clear()
+            for collection in (self._due, self._again, self._failures, self._heap):
+                collection.clear()
 
     def _schedule(self, key: K, due: float) -> None:
         self._due[key] = due

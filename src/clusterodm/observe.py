@@ -140,8 +140,8 @@ def _writing(file: _File) -> Iterator[None]:
     try:
         yield
     finally:
-        kept = [each for each in structlog.get_config()["processors"] if each is not file]
-        structlog.configure(processors=kept)
+        others = [each for each in structlog.get_config()["processors"] if each is not file]
+        structlog.configure(processors=others)
         file.stop()
 
 

@@ -54,13 +54,13 @@ def load_plugin(group: str, name: str, base: type, api_version: str, *, what: st
 def check_version(written_for: object, offered: str, where: str) -> None:
     """Raise ConfigError unless a plugin for one version of a contract works with the offered version: the same major
     version, and no newer minor version."""
-    wanted, actual = _VERSION.fullmatch(str(written_for)), _VERSION.fullmatch(offered)
+    required, actual = _VERSION.fullmatch(str(written_for)), _VERSION.fullmatch(offered)
     assert actual is not None, "MAJOR.MINOR"  # noqa: S101 - a constant of this program
-    if wanted is None:
+    if required is None:
         raise ConfigError(f'{where} declares api_version {str(written_for)[:20]!r}; it must be like "{offered}"')
-    if wanted[1] != actual[1] or int(wanted[2]) > int(actual[2]):
+    if required[1] != actual[1] or int(required[2]) > int(actual[2]):
         raise ConfigError(
-            f"{where} was written for version {wanted[0]} of the plugin API; this ClusterODM offers {offered}"
+            f"{where} was written for version {required[0]} of the plugin API; this ClusterODM offers {offered}"
         )
 
 

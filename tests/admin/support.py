@@ -27,9 +27,9 @@ class Operator:
         self.url = url
         self.session = aiohttp.ClientSession(headers=login(password) if password else {})
 
-    async def ask(self, method: str, path: str, **how: Any) -> tuple[int, Any]:
+    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """ClusterStatus and JSON of any request."""
-        async with self.session.request(method, self.url + path, **how) as response:
+        async with self.session.request(method, self.url + path, **options) as response:
             return response.status, await response.json()
 
     async def get(self, path: str, **query: Any) -> Any:

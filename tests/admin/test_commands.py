@@ -116,7 +116,7 @@ async def test_an_operator_looks_after_uploads(cluster: Rig) -> None:
     assert [each["uuid"] for each in (await run.json("upload", "list"))["uploads"]] == [second]
 
 
-async def test_a_wrong_password_and_a_wrong_address_are_said_clearly(cluster: Rig) -> None:
+async def test_a_wrong_password_and_a_wrong_address_give_clear_errors(cluster: Rig) -> None:
     await start(cluster, admin_pass=PASSWORD)
     run = Run(cluster)
     run.environ["CLUSTERODM_ADMIN_PASS"] = "hush-wrong"
@@ -133,7 +133,7 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
     await start(cluster, admin_pass=PASSWORD)
     run = Run(cluster)
     del run.environ["CLUSTERODM_ADMIN_PASS"]  # here it would be a setting of a cluster that has no admin ports
-    taken = cluster.cluster.ports[0]
+    busy_port = cluster.cluster.ports[0]
     config = cluster.folder / "config.json"
     config.write_text(
         json.dumps(
@@ -144,7 +144,7 @@ async def test_the_doctor_finds_what_is_wrong(cluster: Rig) -> None:
     assert {finding["verdict"] for finding in well} <= {"ok", "warning"}
     assert any(f"127.0.0.1:{good}" in finding["what"] and "API 2.2.4" in finding["text"] for finding in well)
     config.write_text(
-        json.dumps({"node": [f"127.0.0.1:{closed}"], "port": taken, "admin-cli-port": 0, "admin-web-port": 0})
+        json.dumps({"node": [f"127.0.0.1:{closed}"], "port": busy_port, "admin-cli-port": 0, "admin-web-port": 0})
     )
     ill = await run("doctor", "--config", str(config), "--data-dir", "other", code=1)
     assert "Connection refused" in ill
@@ -171,9 +171,9 @@ async def test_the_doctor_says_whether_split_merge_jobs_can_reach_the_cluster(
     config = tmp_path / "config.json"
     ports = {name: free_port() for name in ("port", "admin-cli-port", "admin-web-port")}
     config.write_text(json.dumps({"node": [node], "public-address": address, **ports}))
-    found = [each async for each in findings(config, tmp_path) if each.what.startswith("--public-address")]
-    assert [each.verdict for each in found] == [verdict]
-    assert text in found[0].text
+    results = [each async for each in findings(config, tmp_path) if each.what.startswith("--public-address")]
+    assert [each.verdict for each in results] == [verdict]
+    assert text in results[0].text
 
 
 async def test_commands_complete_in_a_shell(cluster: Rig) -> None:

@@ -44,9 +44,9 @@ async def look(folder: Path, about: str, **settings: Any) -> list[Finding]:
     config = folder / "config.json"
     config.write_text(json.dumps({key.replace("_", "-"): value for key, value in settings.items()}))
     config.chmod(0o600)
-    found = [each async for each in findings(config, None)]
-    assert [each for each in found if (each.verdict == "ok") != (each.fix == "")] == []
-    return [each for each in found if each.what.startswith(about)]
+    results = [each async for each in findings(config, None)]
+    assert [each for each in results if (each.verdict == "ok") != (each.fix == "")] == []
+    return [each for each in results if each.what.startswith(about)]
 
 
 class Pair:
@@ -54,19 +54,19 @@ class Pair:
 
     def __init__(self, folder: Path, **dates: Any) -> None:
         self.authority = trustme.CA()
-        self.made = self.authority.issue_cert("maps.example", **dates)
+        self.certificate = self.authority.issue_cert("maps.example", **dates)
         self.folder = folder
         self.cert, self.key = folder / "cert.pem", folder / "key.pem"
-        self.made.cert_chain_pems[0].write_to_path(self.cert)
-        self.write_key(self.made.private_key_pem.bytes())
+        self.certificate.cert_chain_pems[0].write_to_path(self.cert)
+        self.write_key(self.certificate.private_key_pem.bytes())
 
     def write_key(self, content: bytes) -> None:
         self.key.write_bytes(content)
         self.key.chmod(0o600)
 
     async def look(self, about: str = "--ssl", **settings: Any) -> list[tuple[str, str]]:
-        named = {"ssl_cert": str(self.cert), "ssl_key": str(self.key), "secure_port": free_port()}
-        return [(each.verdict, each.text) for each in await look(self.folder, about, **named | settings)]
+        defaults = {"ssl_cert": str(self.cert), "ssl_key": str(self.key), "secure_port": free_port()}
+        return [(each.verdict, each.text) for each in await look(self.folder, about, **defaults | settings)]
 
 
 def good(pair: Pair) -> None:
@@ -83,8 +83,8 @@ def with_the_authority_first(pair: Pair) -> None:
 
 def with_an_encrypted_key(pair: Pair) -> None:
     key = load_pem_private_key(pair.key.read_bytes(), None)
-    how = BestAvailableEncryption(b"hush-key")
-    pair.write_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, how))
+    encryption = BestAvailableEncryption(b"hush-key")
+    pair.write_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
 
 def of_no_form(pair: Pair) -> None:
@@ -112,12 +112,12 @@ UNTRUSTED = (
         (that_is_gone, [("error", "cannot be read: No such file or directory")]),
     ],
 )
-async def test_a_certificate_is_looked_at(change: Any, expected: list[tuple[str, str]], tmp_path: Path) -> None:
+async def test_a_certificate_is_checked(change: Any, expected: list[tuple[str, str]], tmp_path: Path) -> None:
     pair = Pair(tmp_path)
     change(pair)
-    found = await pair.look()
-    assert [verdict for verdict, _ in found] == [verdict for verdict, _ in expected]
-    assert [text for (_, text), (_, part) in zip(found, expected, strict=True) if part not in text] == []
+    verdicts = await pair.look()
+    assert [verdict for verdict, _ in verdicts] == [verdict for verdict, _ in expected]
+    assert [text for (_, text), (_, part) in zip(verdicts, expected, strict=True) if part not in text] == []
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ async def test_a_certificate_is_looked_at(change: Any, expected: list[tuple[str,
         (1, 90, "error", "is not valid yet"),
     ],
 )
-async def test_an_expiry_is_told_in_time(begin: float, end: float, verdict: str, text: str, tmp_path: Path) -> None:
+async def test_an_expiry_is_reported_in_time(begin: float, end: float, verdict: str, text: str, tmp_path: Path) -> None:
     pair = Pair(tmp_path, not_before=NOW + begin * DAY, not_after=NOW + end * DAY)
-    found = await pair.look()
-    assert found[0][0] == verdict
-    assert text in found[0][1]
+    verdicts = await pair.look()
+    assert verdicts[0][0] == verdict
+    assert text in verdicts[0][1]
 
 
 async def test_a_certificate_is_for_the_name_that_clients_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,17 +161,17 @@ async def test_a_certificate_is_for_the_name_that_clients_use(tmp_path: Path, mo
         (None, 0, [("error", "cannot be read: No such file or directory")]),
     ],
 )
-async def test_the_tokens_of_owners_are_looked_at(
+async def test_the_tokens_of_owners_are_checked(
     content: str | None, mode: int, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "tokens.toml"
     if content is not None:
         path.write_text(content)
         path.chmod(mode)
-    found = await look(tmp_path, "--tokens-file", tokens_file=str(path), cloud_provider="tokens")
-    assert [each.verdict for each in found] == [verdict for verdict, _ in expected]
-    assert [each.text for each, (_, part) in zip(found, expected, strict=True) if part not in each.text] == []
-    assert "hush" not in str(found)
+    results = await look(tmp_path, "--tokens-file", tokens_file=str(path), cloud_provider="tokens")
+    assert [each.verdict for each in results] == [verdict for verdict, _ in expected]
+    assert [each.text for each, (_, part) in zip(results, expected, strict=True) if part not in each.text] == []
+    assert "hush" not in str(results)
 
 
 async def test_nodes_are_tried_by_whatever_way_they_come(cluster: Rig) -> None:
@@ -183,13 +183,13 @@ async def test_nodes_are_tried_by_whatever_way_they_come(cluster: Rig) -> None:
     registry = cluster.cluster.context.registry
     await registry.add(parse_address(added))
     await registry.add(parse_address(leased), origin=Origin.LEASE, lease_until=time.time() + 600)
-    gone = f"127.0.0.1:{free_port()}"
-    off = await registry.add(parse_address(gone))
+    offline_address = f"127.0.0.1:{free_port()}"
+    off = await registry.add(parse_address(offline_address))
     await registry.change(off, locked=True)
     host, _, port = old.partition(":")
     (cluster.folder / "data/nodes.json").write_text(json.dumps([{"hostname": host, "port": port, "token": ""}]))
     (cluster.folder / "nodes.txt").write_text(f"{listed}\n{own}\n")
-    found = await look(
+    results = await look(
         cluster.folder,
         "node ",
         data_dir=str(cluster.folder / "data"),
@@ -197,14 +197,14 @@ async def test_nodes_are_tried_by_whatever_way_they_come(cluster: Rig) -> None:
         nodes_file=str(cluster.folder / "nodes.txt"),
         nodes_dns=f"localhost:{own.partition(':')[2]}",
     )
-    ways = {each.what: each.verdict for each in found if "::1" not in each.what}
+    ways = {each.what: each.verdict for each in results if "::1" not in each.what}
     assert ways == {
         f"node {own} (--node)": "ok",
         f"node {listed} (--nodes-file)": "ok",
         f"node {old} (nodes.json)": "ok",
         f"node {leased} (database, lease)": "ok",
         f"node {added} (database, configured)": "ok",
-        f"node {gone} (database, configured)": "warning",
+        f"node {offline_address} (database, configured)": "warning",
     }
 
 
@@ -217,15 +217,15 @@ async def test_nodes_are_tried_by_whatever_way_they_come(cluster: Rig) -> None:
         ({"nodes_ca": "nodes.txt"}, "error", "nodes.txt"),
     ],
 )
-async def test_a_list_of_nodes_that_cannot_be_used_is_said(
+async def test_an_unusable_list_of_nodes_is_reported(
     settings: dict[str, str], verdict: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nodes.txt").write_text("bad host:1\n")
     (tmp_path / "nodes.txt").chmod(0o600)
-    [found] = await look(tmp_path, f"--{next(iter(settings)).replace('_', '-')}", **settings)
-    assert found.verdict == verdict
-    assert text in found.text
+    [result] = await look(tmp_path, f"--{next(iter(settings)).replace('_', '-')}", **settings)
+    assert result.verdict == verdict
+    assert text in result.text
 
 
 def test_what_a_file_says_is_shown_as_it_is() -> None:
@@ -243,6 +243,6 @@ async def test_split_merge_jobs_whose_nodes_cannot_reach_the_cluster_are_found(c
     assert await look(tmp_path, "split-merge", data_dir=folder) == []
     await cluster.cluster.context.registry.add(parse_address("192.0.2.1:3000"))  # as an operator adds it
     await api.create(2, options=split)
-    [found] = await look(tmp_path, "split-merge", data_dir=folder)
+    [result] = await look(tmp_path, "split-merge", data_dir=folder)
     why = f"2 jobs cannot send their submodels to {api.url}: nodes on other hosts cannot reach it"
-    assert (found.verdict, found.text) == ("error", why)
+    assert (result.verdict, result.text) == ("error", why)

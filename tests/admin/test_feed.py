@@ -17,14 +17,14 @@ from tests.admin.support import start
 from tests.support import Rig, eventually
 
 
-def taken(waiting: asyncio.Queue[bytes], kind: str) -> list[Any]:
+def pending_events(queue: asyncio.Queue[bytes], kind: str) -> list[Any]:
     """The data of all events of a kind that wait."""
-    found = []
-    while not waiting.empty():
-        name, data = waiting.get_nowait().decode().split("\n")[:2]
+    events = []
+    while not queue.empty():
+        name, data = queue.get_nowait().decode().split("\n")[:2]
         if name == f"event: {kind}":
-            found.append(json.loads(data.removeprefix("data: ")))
-    return found
+            events.append(json.loads(data.removeprefix("data: ")))
+    return events
 
 
 async def down(*_: Any) -> None:
@@ -38,17 +38,17 @@ async def test_a_tick_that_fails_tells_with_the_next_one(cluster: Rig, monkeypat
     async with watched.watching() as waiting:
         uuid = await api.create(1)
         await eventually(lambda: cluster.entry(uuid).task.phase == "running")
-        taken(waiting, "task")
+        pending_events(waiting, "task")
         with monkeypatch.context() as failing:
             failing.setattr("clusterodm.admin.feed.figures.status", down)
             with pytest.raises(StoreDown):
                 await watched.tick()
-        assert taken(waiting, "task") == []
+        assert pending_events(waiting, "task") == []
         await watched.tick()
-        assert [view["uuid"] for view in taken(waiting, "task")] == [uuid]
+        assert [view["uuid"] for view in pending_events(waiting, "task")] == [uuid]
 
 
-async def test_progress_of_more_tasks_than_one_tick_tells_is_told_with_the_next_one(
+async def test_progress_beyond_the_limit_of_a_tick_comes_with_the_next_one(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "_MANY", 1)
@@ -63,9 +63,9 @@ async def test_progress_of_more_tasks_than_one_tick_tells_is_told_with_the_next_
         await watched.tick()
         for uuid in uuids:
             context.tasks.progress(cluster.entry(uuid), progress=42.0)
-        taken(waiting, "progress")
-        told = []
+        pending_events(waiting, "progress")
+        reported = []
         for _ in uuids:
             await watched.tick()
-            told += [each["uuid"] for each in taken(waiting, "progress")]
-        assert sorted(told) == sorted(uuids)
+            reported += [each["uuid"] for each in pending_events(waiting, "progress")]
+        assert sorted(reported) == sorted(uuids)

@@ -76,10 +76,10 @@ def test_an_address_that_keeps_guessing_is_refused_with_the_right_password_too_u
         async with asyncio.TaskGroup() as group:
             guesses = door.guess(FEW + 3, group)
             await asyncio.sleep(0)
-            status, seconds, again = await door.ask(RIGHT)
-            assert (status, seconds, again) == (429, 0.0, "1")
+            status, seconds, retry_after = await door.ask(RIGHT)
+            assert (status, seconds, retry_after) == (429, 0.0, "1")
             assert await door.ask() == (401, 0.0, "")
-            await asyncio.sleep(int(again))
+            await asyncio.sleep(int(retry_after))
             assert await door.ask(RIGHT) == (200, 0.0, "")
         assert [status for status, *_ in answers(guesses)] == [401] * FEW + [429] * 3
         assert [seconds for status, seconds, _ in answers(guesses) if status == 429] == [0.0] * 3

@@ -18,17 +18,15 @@ from tests.support import Rig
 
 async def ask(operator: Operator, headers: dict[str, str] | None = None) -> tuple[int, float, dict[str, str]]:
     """ClusterStatus, seconds and headers of a request on a connection of its own."""
-    begun = time.monotonic()
+    started_at = time.monotonic()
     async with (
         aiohttp.ClientSession() as session,
         session.get(f"{operator.url}/api/v1/status", headers=headers) as response,
     ):
-        return response.status, time.monotonic() - begun, dict(response.headers)
+        return response.status, time.monotonic() - started_at, dict(response.headers)
 
 
-async def test_more_wrong_passwords_than_may_wait_are_told_when_to_come_back(
-    cluster: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_excess_wrong_passwords_get_a_retry_after(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "DELAY", 0.2)
     _, operator = await start(cluster, admin_pass=PASSWORD)
     answers = await asyncio.gather(*(ask(operator, login("hush-wrong")) for _ in range(30)))

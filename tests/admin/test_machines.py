@@ -30,8 +30,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def cloud() -> AsyncIterator[Cloud]:
-    async with running_cloud("hetzner", seconds=60) as made:
-        yield made
+    async with running_cloud("hetzner", seconds=60) as running:
+        yield running
 
 
 async def begin(rig: Rig, cloud: Cloud, *, keys: dict[str, Any] | None = None, **settings: Any) -> tuple[Api, Operator]:
@@ -67,8 +67,8 @@ async def test_machines_are_listed_planned_kept_and_deleted(cluster: Rig, cloud:
     cloud.world.knobs["seconds"] = 0.0  # type: ignore[union-attr]
     assert "1 task is retried elsewhere" in (await operator.order("POST", f"machines/{short}/delete"))["text"]
     await api.ends(uuid)
-    gone = await eventually(lambda: operator.get("machines/gone"))
-    assert [(each["id"], each["reason"]) for each in gone] == [(machine["id"], "deleted by an operator")]
+    gone_machines = await eventually(lambda: operator.get("machines/gone"))
+    assert [(each["id"], each["reason"]) for each in gone_machines] == [(machine["id"], "deleted by an operator")]
     costs = await operator.get("machines/costs", by="task")
     assert uuid in [cost["key"] for cost in costs]
 
@@ -117,11 +117,11 @@ async def test_what_an_operator_says_is_not_undone_by_a_step_that_began_before(c
     before = machines.alive()[0]
     await operator.order("POST", f"machines/{before.id}/keep")
     assert (await machines.change(before, address="127.1.0.2")).kept
-    kept = machines.alive()[0]
+    machine = machines.alive()[0]
     await operator.order("POST", f"machines/{before.id}/release")
-    assert not (await machines.advance(kept, State.DRAINING, "for a test")).kept
+    assert not (await machines.advance(machine, State.DRAINING, "for a test")).kept
     assert not (await operator.get("machines"))[0]["kept"]
-    await machines.change(kept, address="127.1.0.3")
+    await machines.change(machine, address="127.1.0.3")
     after = machines.alive()[0]
     assert (after.state, after.address) == (State.DRAINING, "127.1.0.3")
     assert (await cluster.cluster.context.store.machines_alive())[0].address == "127.1.0.3"

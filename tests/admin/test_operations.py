@@ -59,12 +59,14 @@ def test_every_answer_of_the_shell_belongs_to_a_verb() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_table_exists_with_its_summary(command: str) -> None:
     group, _, name = command.partition(" ")
-    made = load(group)
-    if isinstance(made, typer.Typer):
-        info = next(each for each in made.registered_commands if each.name in (name, None) and _name(each) == name)
+    command_object = load(group)
+    if isinstance(command_object, typer.Typer):
+        info = next(
+            each for each in command_object.registered_commands if each.name in (name, None) and _name(each) == name
+        )
         text = info.help or (info.callback.__doc__ if info.callback else "")
     else:
-        text = made.__doc__
+        text = command_object.__doc__
     assert text is not None
     assert text.startswith(COMMANDS[command].summary.rstrip("."))
 
@@ -75,5 +77,5 @@ def _name(command: Any) -> str:
 
 def test_the_command_line_does_not_load_the_cluster() -> None:
     code = "import sys, clusterodm.commands.node; print([m for m in sys.modules if m.startswith('clusterodm.cluster')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"

@@ -51,8 +51,8 @@ async def picture(page: Page, name: str) -> None:
 
 async def accessible(page: Page) -> None:
     """No rule of WCAG A and AA that a program can check is broken."""
-    found = await Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
-    assert found.violations_count == 0, found.generate_report()
+    report = await Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+    assert report.violations_count == 0, report.generate_report()
 
 
 async def test_nodes_are_added_locked_drained_and_removed_by_hand(cluster: Rig) -> None:
@@ -217,7 +217,7 @@ async def test_five_hundred_nodes_and_twenty_thousand_tasks_are_no_burden(cluste
     from clusterodm.store import schema
     from clusterodm.store.database import columns
 
-    made = [
+    tasks = [
         Task(
             uuid=f"{number:08x}-0000-4000-8000-000000000000",
             owner="local",
@@ -230,7 +230,7 @@ async def test_five_hundred_nodes_and_twenty_thousand_tasks_are_no_burden(cluste
         for number in range(20_000)
     ]
     async with parts.store._engine.begin() as connection:
-        await connection.execute(insert(schema.tasks), [columns(task, schema.tasks) for task in made])
+        await connection.execute(insert(schema.tasks), [columns(task, schema.tasks) for task in tasks])
     async with opened(cluster, "nodes") as page:
         await expect(page.get_by_role("article")).to_have_count(60)
         await page.get_by_placeholder("Name or label").fill(":20499")

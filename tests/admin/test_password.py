@@ -24,18 +24,18 @@ from clusterodm.settings import Settings, load_settings
 from tests.processes import free_port, program
 
 
-def settings(folder: Path, **given: object) -> Settings:
+def settings(folder: Path, **fields: object) -> Settings:
     """Settings as in the image."""
-    return Settings.model_validate({"data_dir": folder / "data", "admin_pass_file": "password", **given})
+    return Settings.model_validate({"data_dir": folder / "data", "admin_pass_file": "password", **fields})
 
 
 def test_a_password_is_made_once_for_this_user_alone(tmp_path: Path) -> None:
-    first, made = with_password(settings(tmp_path))
-    again, not_made = with_password(settings(tmp_path))
+    first, password = with_password(settings(tmp_path))
+    second, no_password = with_password(settings(tmp_path))
     path = tmp_path / "data" / "password"
-    assert re.fullmatch("[0-9a-f]{32}", made)
-    assert (not_made, path.read_text()) == ("", f"{made}\n")
-    assert {each.admin_pass.get_secret_value() for each in (first, again)} == {made}
+    assert re.fullmatch("[0-9a-f]{32}", password)
+    assert (no_password, path.read_text()) == ("", f"{password}\n")
+    assert {each.admin_pass.get_secret_value() for each in (first, second)} == {password}
     assert path.stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert [each.name for each in path.parent.iterdir()] == ["password"]
@@ -50,25 +50,25 @@ def test_processes_that_start_at_once_agree_on_one_password(tmp_path: Path, monk
         link(draft, path)
 
     monkeypatch.setattr(os, "link", slower)
-    mine, made = with_password(settings(tmp_path))
-    assert (mine.admin_pass.get_secret_value(), made) == ("hush-theirs", "")
+    mine, password = with_password(settings(tmp_path))
+    assert (mine.admin_pass.get_secret_value(), password) == ("hush-theirs", "")
     assert [each.name for each in (tmp_path / "data").iterdir()] == ["password"]
 
 
 @pytest.mark.parametrize(
-    "given",
+    "fields",
     [{"admin_pass": SecretStr("hush-given")}, {"admin_pass_file": ""}, {"admin_cli_port": 0, "admin_web_port": 0}],
 )
-def test_none_is_made_where_one_is_given_or_nobody_needs_it(tmp_path: Path, given: dict[str, object]) -> None:
-    wanted = settings(tmp_path, **given)
-    assert with_password(wanted) == (wanted, "")
+def test_none_is_made_where_one_is_given_or_nobody_needs_it(tmp_path: Path, fields: dict[str, object]) -> None:
+    configured = settings(tmp_path, **fields)
+    assert with_password(configured) == (configured, "")
     assert not (tmp_path / "data").exists()
 
 
 def test_a_secret_that_is_mounted_is_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("hush-mounted\n")
-    found, made = with_password(load_settings({"admin_pass_file": str(tmp_path / "secret")}, environ={}))
-    assert (found.admin_pass.get_secret_value(), made) == ("hush-mounted", "")
+    loaded, password = with_password(load_settings({"admin_pass_file": str(tmp_path / "secret")}, environ={}))
+    assert (loaded.admin_pass.get_secret_value(), password) == ("hush-mounted", "")
 
 
 @pytest.mark.parametrize(
@@ -96,15 +96,15 @@ async def test_it_is_printed_once_and_never_logged_and_outlives_a_restart(tmp_pa
     doors = {"admin-host": "0.0.0.0", "admin-cli-port": shell, "admin-pass-file": "admin-password"}
     async with program(tmp_path, **doors) as cluster:
         await cluster.start()
-        made = re.findall("page\\): ([0-9a-f]{32})\n", cluster.log.read_text())
-        assert len(made) == 1
-        assert b"Bye!" in await typed(shell, made[0])
+        passwords = re.findall("page\\): ([0-9a-f]{32})\n", cluster.log.read_text())
+        assert len(passwords) == 1
+        assert b"Bye!" in await typed(shell, passwords[0])
         await cluster.end(signal.SIGTERM)
         await cluster.start()
-        assert b"Bye!" in await typed(shell, made[0])
+        assert b"Bye!" in await typed(shell, passwords[0])
         assert b"Bye!" not in await typed(shell, "hush-wrong")
-        assert cluster.log.read_text().count(made[0]) == 1
-        assert made[0] not in (tmp_path / "data" / "logs" / "clusterodm.log").read_text()
+        assert cluster.log.read_text().count(passwords[0]) == 1
+        assert passwords[0] not in (tmp_path / "data" / "logs" / "clusterodm.log").read_text()
 
 
 async def healthy(data: Path) -> tuple[int, str]:
@@ -118,8 +118,8 @@ async def healthy(data: Path) -> tuple[int, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await run.communicate()
-    return run.returncode or 0, said.decode().strip()
+    output, _ = await run.communicate()
+    return run.returncode or 0, output.decode().strip()
 
 
 async def test_health_follows_the_port_and_tells_who_answers(tmp_path: Path) -> None:

@@ -29,9 +29,9 @@ class Session:
 
     async def until(self, prompt: bytes = b"#> ") -> list[str]:
         """Everything up to the next prompt, as lines."""
-        said = await asyncio.wait_for(self.reader.readuntil(prompt), 20)
-        assert b"\n" not in said.replace(b"\r\n", b"")
-        return said.removesuffix(prompt).decode().split("\r\n")[:-1]
+        output = await asyncio.wait_for(self.reader.readuntil(prompt), 20)
+        assert b"\n" not in output.replace(b"\r\n", b"")
+        return output.removesuffix(prompt).decode().split("\r\n")[:-1]
 
     async def say(self, line: str, prompt: bytes = b"#> ") -> list[str]:
         """Type a line; the answer."""
@@ -197,15 +197,15 @@ async def test_uploads_are_listed_and_dropped(cluster: Rig) -> None:
         ('NODE LOCK "1', "INVALID: '\"1' is not a number"),
     ],
 )
-async def test_what_cannot_be_done_is_said_clearly(cluster: Rig, line: str, answer: str) -> None:
+async def test_impossible_orders_give_clear_errors(cluster: Rig, line: str, answer: str) -> None:
     await start(cluster)
     assert await (await greeted(cluster)).say(line) == [answer]
 
 
 async def test_help_names_every_command(cluster: Rig) -> None:
     await start(cluster)
-    said = await (await greeted(cluster)).say("help")
-    assert all(any(line.startswith(name) for line in said) for name in VERBS)
+    lines = await (await greeted(cluster)).say("help")
+    assert all(any(line.startswith(name) for line in lines) for name in VERBS)
 
 
 async def test_split_and_joined_packets_and_what_telnet_says_to_itself_are_understood(cluster: Rig) -> None:
@@ -284,10 +284,10 @@ async def test_a_password_is_asked_for_and_a_wrong_one_costs_time_and_closes(clu
     assert await session.listed("NODE LIST") == []
     wrong = await opened(cluster)
     await wrong.until(b"$> ")
-    begun = time.monotonic()
+    started_at = time.monotonic()
     wrong.writer.write(b"LOGIN hush-wrong\r\n")
     assert await asyncio.wait_for(wrong.reader.read(), 20) == b"FAIL\r\n"
-    assert time.monotonic() - begun > logins.DELAY - 0.05  # timers are that exact
+    assert time.monotonic() - started_at > logins.DELAY - 0.05  # timers are that exact
 
 
 @pytest.mark.parametrize(("line", "answer"), [("NODE LIST", b""), ("HELP", b""), ("QUIT", b"Bye!\r\n")])
@@ -317,8 +317,8 @@ async def test_the_programs_that_people_use_work(cluster: Rig, program: str) -> 
     assert running.stdout is not None
     await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
     running.stdin.write(b"NODE LIST\r\n")
-    said = await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
-    assert b"1) 127.0.0.1:" in said
+    output = await asyncio.wait_for(running.stdout.readuntil(b"#> "), 20)
+    assert b"1) 127.0.0.1:" in output
     running.stdin.write(b"QUIT\r\n")
     running.stdin.close()  # nc waits for that, although the other side is gone
     await asyncio.wait_for(running.wait(), 20)

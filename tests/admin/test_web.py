@@ -77,7 +77,7 @@ async def test_a_task_is_shown_with_all_that_is_known_and_taken_elsewhere(cluste
     assert len(charts["hours"]) == 24
 
 
-async def test_an_upload_is_shown_with_what_is_here_of_it(cluster: Rig) -> None:
+async def test_an_upload_is_shown_with_its_files(cluster: Rig) -> None:
     api, operator = await start(cluster)
     uuid = await api.init()
     await api.upload(uuid, a__jpg=b"photo", gcp_list__txt=b"point")
@@ -156,7 +156,7 @@ async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "how", "status"),
+    ("method", "path", "options", "status"),
     [
         ("GET", "tasks?limit=9999", {}, 400),
         ("GET", "tasks?state=flying", {}, 400),
@@ -176,15 +176,15 @@ async def test_pages_of_tasks_are_filtered_and_bounded(cluster: Rig) -> None:
         ("GET", "nothing", {}, 404),
     ],
 )
-async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: str, how: Any, status: int) -> None:
+async def test_bad_requests_get_a_clear_error(cluster: Rig, method: str, path: str, options: Any, status: int) -> None:
     _, operator = await start(cluster)
-    code, value = await operator.ask(method, f"/api/v1/{path}", **how)
+    code, value = await operator.ask(method, f"/api/v1/{path}", **options)
     assert code == status
     assert list(value) == ["error"]
     assert value["error"]
 
 
-async def test_without_the_password_nothing_is_told_but_health(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_password_only_health_is_answered(cluster: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "DELAY", 0.01)
     _, operator = await start(cluster, admin_pass=PASSWORD)
     nobody = Operator(operator.url)
@@ -244,7 +244,7 @@ async def test_events_tell_of_tasks_nodes_and_places_in_the_queue(cluster: Rig) 
     await cluster.add_node(seconds=1.0)
     api, operator = await start(cluster)
     await cluster.ready()
-    seen: dict[str, list[Any]] = {}
+    events: dict[str, list[Any]] = {}
 
     async def watch() -> None:
         async with operator.session.get(f"{operator.url}/api/v1/events") as answer:
@@ -254,21 +254,21 @@ async def test_events_tell_of_tasks_nodes_and_places_in_the_queue(cluster: Rig) 
                 name, _, value = line.decode().strip().partition(": ")
                 kind = value if name == "event" else kind
                 if name == "data":
-                    seen.setdefault(kind, []).append(json.loads(value))
+                    events.setdefault(kind, []).append(json.loads(value))
 
     watching = asyncio.create_task(watch())  # noqa: TID251 - canceled below
-    await eventually(lambda: "nodes" in seen)
+    await eventually(lambda: "nodes" in events)
     uuids = [await api.create(1) for _ in range(2)]
-    await eventually(lambda: any(place["position"] == 1 for queue in seen.get("queue", []) for place in queue))
+    await eventually(lambda: any(place["position"] == 1 for queue in events.get("queue", []) for place in queue))
     for uuid in uuids:
         await api.ends(uuid)
-    await eventually(lambda: {"completed"} <= {task["outcome"] for task in seen["task"]})
-    await eventually(lambda: seen["status"][-1]["completed"] == 2)
-    assert any(node["used"] == 1 for node in seen["node"])
+    await eventually(lambda: {"completed"} <= {task["outcome"] for task in events["task"]})
+    await eventually(lambda: events["status"][-1]["completed"] == 2)
+    assert any(node["used"] == 1 for node in events["node"])
     watching.cancel()
 
 
-async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) -> None:
+async def test_a_watcher_that_does_not_read_must_reload(cluster: Rig) -> None:
     _, operator = await start(cluster)
     from clusterodm.admin.feed import Feed
 
@@ -276,10 +276,10 @@ async def test_a_watcher_that_does_not_read_is_told_to_begin_anew(cluster: Rig) 
     async with feed.watching() as waiting:
         for number in range(2000):
             feed._send(b"x%d" % number)
-        told = [waiting.get_nowait() for _ in range(waiting.qsize())]
-    assert len(told) <= 500
-    assert b"reload" in b"".join(told)
-    assert told[-1] == b"x1999"
+        queued = [waiting.get_nowait() for _ in range(waiting.qsize())]
+    assert len(queued) <= 500
+    assert b"reload" in b"".join(queued)
+    assert queued[-1] == b"x1999"
     assert (await operator.get("status"))["health"] == "degraded"
 
 
@@ -306,8 +306,8 @@ async def test_every_metric_has_all_values_of_its_labels_from_the_start(cluster:
         file.write_text(json.dumps({"providers": [cloud.entry]}))
         api, operator = await start(cluster, asr=file, machine_poll_interval=0.05, webhook_allow_private=True)
         registry = cluster.cluster.context.metrics.registry
-        made = [vars(metric) for metric in registry._collector_to_names]
-        empty = [metric["_name"] for metric in made if metric.get("_labelnames") and not metric["_metrics"]]
+        metrics = [vars(metric) for metric in registry._collector_to_names]
+        empty = [metric["_name"] for metric in metrics if metric.get("_labelnames") and not metric["_metrics"]]
         assert empty == []
         first = await labelled(operator)
         await api.ends(await api.create(webhook=webhook))

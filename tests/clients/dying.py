@@ -32,12 +32,12 @@ def after(real: Any) -> Any:
 
 def nth(real: Any, count: int) -> Any:
     """Die before the call after so many."""
-    left = [count]
+    calls_left = [count]
 
     def run(self: Path, target: Path) -> Path:
-        if not left[0]:
+        if not calls_left[0]:
             die()
-        left[0] -= 1
+        calls_left[0] -= 1
         return Path(real(self, target))
 
     return run

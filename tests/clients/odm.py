@@ -26,24 +26,24 @@ METHODS = ("__init__", "path", "name", "is_reconstruction_done", "is_feature_mat
 
 def module(name: str, **members: Any) -> types.ModuleType:
     """Make a module that stands in for one that needs the engine."""
-    made = sys.modules[name] = types.ModuleType(name)
-    vars(made).update(members)
-    return made
+    new_module = sys.modules[name] = types.ModuleType(name)
+    vars(new_module).update(members)
+    return new_module
 
 
 def osfm() -> None:
     """Make `opendm.osfm` of ODM's own code, without the methods that run the engine."""
-    kept: list[ast.stmt] = []
+    statements: list[ast.stmt] = []
     for node in ast.parse((ODM / "opendm/osfm.py").read_text()).body:
         if isinstance(node, ast.FunctionDef) and node.name in FUNCTIONS:
-            kept.append(node)
+            statements.append(node)
         elif isinstance(node, ast.ClassDef) and node.name == "OSFMContext":
             node.body = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name in METHODS]
-            kept.append(node)
+            statements.append(node)
     from opendm import context, io, log, system  # type: ignore[import-not-found]
 
-    made = module("opendm.osfm", os=os, sys=sys, context=context, io=io, log=log, system=system)
-    exec(compile(ast.Module(kept, []), "osfm.py", "exec"), vars(made))
+    osfm_module = module("opendm.osfm", os=os, sys=sys, context=context, io=io, log=log, system=system)
+    exec(compile(ast.Module(statements, []), "osfm.py", "exec"), vars(osfm_module))
 
     def feature_matching(self: Any, rerun: bool = False) -> None:
         time.sleep(SECONDS)
@@ -57,7 +57,7 @@ def osfm() -> None:
         Path(self.path("reconstruction.json")).write_text("[{}]")
 
     for method in (feature_matching, create_tracks, reconstruct):
-        setattr(made.OSFMContext, method.__name__, method)
+        setattr(osfm_module.OSFMContext, method.__name__, method)
 
 
 def split(submodels: Path, count: int) -> list[str]:

@@ -49,7 +49,7 @@ async def test_another_cluster_goes_on_where_the_copy_was_made(cluster: Rig, tmp
     code, output = await backup(cluster.folder / "data", copy)
     assert code == 0, output
     assert "files" in output
-    later = await api.create()
+    late_task = await api.create()
 
     await cluster.stop()
     (cluster.folder / "data").rename(cluster.folder / "lost")
@@ -57,7 +57,7 @@ async def test_another_cluster_goes_on_where_the_copy_was_made(cluster: Rig, tmp
     api = await cluster.start(results="keep")
     assert await api.get(f"/task/{done}/output") == lines
     assert (await api.raw("GET", f"/task/{done}/download/all.zip"))[2] == result[2]
-    assert await api.get(f"/task/{later}/info") == {"error": f"{later} not found"}
+    assert await api.get(f"/task/{late_task}/info") == {"error": f"{late_task} not found"}
     assert (await api.upload(receives, second__jpg=b"5"))["error"].endswith("begin again")
     assert (await api.commit(receives))["error"].endswith("begin again")
     await cluster.cluster.context.registry.change(cluster.cluster.context.registry.nodes()[0], locked=False)
@@ -72,16 +72,16 @@ async def test_a_second_copy_brings_the_first_up_to_date(cluster: Rig, tmp_path:
     await api.ends(first)
     copy = tmp_path / "copy"
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    kept = copy / "results" / first / "all.zip"
-    made = kept.stat().st_ino
+    archive = copy / "results" / first / "all.zip"
+    inode = archive.stat().st_ino
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    assert kept.stat().st_ino == made, "copied once"
+    assert archive.stat().st_ino == inode, "copied once"
     await api.post("/task/remove", {"uuid": first})
     second = await api.create()
     await api.ends(second)
     await eventually(lambda: not (cluster.folder / "data" / "spool" / second).exists())
     assert (await backup(cluster.folder / "data", copy))[0] == 0
-    assert not kept.exists()
+    assert not archive.exists()
     assert (copy / "results" / second / "all.zip").is_file()
     assert not any(name.startswith("clusterodm.db-") for name in names(copy))
 
@@ -140,9 +140,9 @@ async def test_the_database_of_replicas_is_dumped_and_restored(tmp_path: Path, p
     plain = other.replace("+asyncpg", "")
     command = ["pg_restore", "--no-owner", f"--dbname={plain}", str(tmp_path / "copy" / "database.dump")]
     await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    again = await Store.open(other)
-    assert await again.value("cluster") == "abcd"
-    await again.close()
+    restored = await Store.open(other)
+    assert await restored.value("cluster") == "abcd"
+    await restored.close()
     code, output = await backup(tmp_path / "data", tmp_path / "copy", CLUSTERODM_DATABASE_URL=url + "none")
     assert (code, "hush" in output) == (1, False)
     assert "pg_dump failed" in output

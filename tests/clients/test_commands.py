@@ -69,11 +69,11 @@ async def test_submit_goes_on_after_the_cluster_was_away_and_sends_nothing_twice
 
     await cluster.add_node()
     photos = make_photos(tmp_path / "photos", 3)
-    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as away, asyncio.TaskGroup() as group:
-        port = away.sockets[0].getsockname()[1]
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as dead_server, asyncio.TaskGroup() as group:
+        port = dead_server.sockets[0].getsockname()[1]
         work = group.create_task(run("submit", *photos, "--url", f"http://127.0.0.1:{port}", "--wait"))
         await tried.wait()
-        away.close()
+        dead_server.close()
         await cluster.start(port=port)
     code, text = work.result()
     assert code == 0, text
@@ -128,7 +128,7 @@ def _read(master: int, screen: bytearray, loop: asyncio.AbstractEventLoop) -> No
         loop.remove_reader(master)
 
 
-async def test_the_demo_runs_to_its_end_and_stops_when_nobody_looks(tmp_path: Path) -> None:
+async def test_the_demo_runs_to_its_end_and_stops_without_viewers(tmp_path: Path) -> None:
     code, text = await run("demo", "--seconds", 0.5, "--count", 4, "--output", tmp_path / "out")
     assert code == 0, text
     assert "done: results in" in text

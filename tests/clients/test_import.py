@@ -133,11 +133,15 @@ async def test_a_task_that_was_committed_but_had_not_reached_its_node_goes_on(cl
     assert set(node.held(COMES)) == {"one.jpg"}
 
 
-async def test_what_there_is_no_node_or_no_hand_for_is_named(cluster: Rig, original: Path) -> None:
+async def test_records_that_cannot_be_imported_are_named(cluster: Rig, original: Path) -> None:
     address = {"hostname": "10.0.0.9", "port": "3000", "token": "hush-node"}
-    gone = {"hostname": "10.0.0.8", "port": "3000", "token": "hush-node"}
+    unknown_node = {"hostname": "10.0.0.8", "port": "3000", "token": "hush-node"}
     write(original, "nodes.json", [address | {"dockerMachine": {"name": "clusterodm-7", "created": 1}}])
-    write(original, "routes.json", {RUNS: {"node": address, "token": "hush-t"}, COMES: {"node": gone, "token": ""}})
+    write(
+        original,
+        "routes.json",
+        {RUNS: {"node": address, "token": "hush-t"}, COMES: {"node": unknown_node, "token": ""}},
+    )
     code, output = await take_over(original, cluster.folder / "data")
     assert code == 0, output
     for line in (
@@ -150,7 +154,7 @@ async def test_what_there_is_no_node_or_no_hand_for_is_named(cluster: Rig, origi
     assert "hush" not in output
 
 
-async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path) -> None:
+async def test_a_second_import_takes_only_new_records(cluster: Rig, original: Path) -> None:
     await cluster.add_node(seconds=0.2)
     address = {"hostname": "127.0.0.1", "port": cluster.ports.pop()}
     write(original, "nodes.json", [address])
@@ -168,7 +172,7 @@ async def test_done_again_only_what_is_new_is_taken(cluster: Rig, original: Path
 
 
 @pytest.mark.parametrize(("name", "content"), [("nodes.json", "[{}]"), ("routes.json", "[1]")])
-async def test_what_cannot_be_read_is_said_before_anything_is_written(
+async def test_unreadable_files_are_reported_before_anything_is_written(
     cluster: Rig, original: Path, name: str, content: str
 ) -> None:
     (original / "data" / name).write_text(content)

@@ -39,9 +39,9 @@ async def test_a_whole_task(cluster: Rig, tmp_path: Path) -> None:
         progress: list[float] = []
         task = node.create_task(photos, {"dsm": True, "orthophoto-resolution": 4}, "pyodm", progress.append)
         assert progress[-1] == 100
-        seen: list[TaskStatus] = []
-        task.wait_for_completion(status_callback=lambda info: seen.append(info.status), interval=0.2)
-        assert set(seen) <= {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.COMPLETED}
+        statuses: list[TaskStatus] = []
+        task.wait_for_completion(status_callback=lambda info: statuses.append(info.status), interval=0.2)
+        assert set(statuses) <= {TaskStatus.QUEUED, TaskStatus.RUNNING, TaskStatus.COMPLETED}
         info = task.info(with_output=0)
         assert (info.name, info.images_count, info.progress) == ("pyodm", 12, 100)
         assert info.options[:2] == [{"name": "dsm", "value": True}, {"name": "orthophoto-resolution", "value": 4}]
@@ -106,9 +106,9 @@ async def test_kept_results_come_in_parallel_ranges(cluster: Rig, tmp_path: Path
         task = node.create_task(photos)
         task.wait_for_completion(interval=0.1)
         archive = Path(task.download_zip(str(tmp_path), parallel_downloads=4, parallel_chunks_size=0.001))
-        kept = cluster.cluster.context.results.archive(task.uuid)
-        assert kept is not None
-        assert archive.read_bytes() == kept.read_bytes()
+        held = cluster.cluster.context.results.archive(task.uuid)
+        assert held is not None
+        assert archive.read_bytes() == held.read_bytes()
 
     await client(cluster, work)
 

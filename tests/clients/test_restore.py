@@ -27,8 +27,8 @@ NOWHERE = "127.0.0.1:9"
 
 def on_page(page: Path, verb: str, *, alone: bool = False) -> str:
     """The command of a page that begins so."""
-    found = [line for line in commands(page) if line.startswith(f"clusterodm {verb}")]
-    return next(line for line in found if ("--database-only" in line) is alone)
+    matches = [line for line in commands(page) if line.startswith(f"clusterodm {verb}")]
+    return next(line for line in matches if ("--database-only" in line) is alone)
 
 
 async def follow(command: str, folder: Path, code: int = 0, environ: dict[str, str] | None = None) -> str:
@@ -61,23 +61,23 @@ async def test_following_the_restore_page_brings_everything_back(tmp_path: Path)
         then = await waiting(cluster)
         held = photos(tmp_path / "data")
         await follow(on_page(BACKUP, "backup"), tmp_path)
-        later = await cluster.api.create(2)
-        said = await follow(on_page(BACKUP, "restore"), tmp_path, 2)
-        assert "is used by another clusterodm" in said
+        late_task = await cluster.api.create(2)
+        output = await follow(on_page(BACKUP, "restore"), tmp_path, 2)
+        assert "is used by another clusterodm" in output
         await cluster.end(signal.SIGTERM)
         newest = photos(tmp_path / "data")
-        said = await follow(on_page(BACKUP, "restore"), tmp_path)
-        assert "with files" in said
+        output = await follow(on_page(BACKUP, "restore"), tmp_path)
+        assert "with files" in output
         assert photos(tmp_path / "data") == held
         [before] = (tmp_path / "data").glob("replaced-*")
         assert photos(before) == newest, "nothing was lost of what was there before"
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         await cluster.end(signal.SIGTERM)
         await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path)
         api = await cluster.start()
-        assert [await api.code(uuid) for uuid in [*then, later]] == [10] * 4
+        assert [await api.code(uuid) for uuid in [*then, late_task]] == [10] * 4
         assert photos(tmp_path / "data") == newest
 
 
@@ -85,54 +85,54 @@ async def test_following_the_upgrade_page_back_costs_no_photo(tmp_path: Path) ->
     async with program(tmp_path, node=NOWHERE) as cluster:
         then = await waiting(cluster)
         await follow(on_page(UPGRADE, "backup", alone=True), tmp_path)
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         await cluster.end(signal.SIGTERM)
         held = photos(tmp_path / "data")
-        said = await follow(on_page(UPGRADE, "restore"), tmp_path)
-        assert "the database alone" in said
+        output = await follow(on_page(UPGRADE, "restore"), tmp_path)
+        assert "the database alone" in output
         assert photos(tmp_path / "data") == held
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         assert photos(tmp_path / "data") == held, "also those that the database does not know"
         await cluster.end(signal.SIGTERM)
         [before] = (tmp_path / "data").glob("replaced-*")
         await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path)
         assert photos(tmp_path / "data") == held, "putting the newer database back leaves the files where they are"
         api = await cluster.start()
-        assert await api.code(later) == 10
+        assert await api.code(late_task) == 10
 
 
 @pytest.mark.parametrize("alone", [False, True])
 async def test_the_database_of_replicas_is_put_back_in_one_piece(alone: bool, tmp_path: Path, postgres: Server) -> None:
     url = postgres.new_database()
-    there = {"CLUSTERODM_DATABASE_URL": url}
+    variables = {"CLUSTERODM_DATABASE_URL": url}
     async with program(tmp_path, node=NOWHERE) as cluster:
-        cluster.environ |= there
+        cluster.environ |= variables
         then = await waiting(cluster)
         command = on_page(BACKUP, "backup", alone=alone)
-        await follow(command, tmp_path, environ=there)
+        await follow(command, tmp_path, environ=variables)
         copy = command.split()[2]
-        later = await cluster.api.create(2)
+        late_task = await cluster.api.create(2)
         back = f"clusterodm restore {copy} --data-dir data"
-        assert "is used by another clusterodm" in await follow(back, tmp_path, 2, environ=there)
+        assert "is used by another clusterodm" in await follow(back, tmp_path, 2, environ=variables)
         elsewhere = f"clusterodm restore {copy} --data-dir elsewhere"
-        said = await follow(elsewhere, tmp_path, 2, environ=there)
-        assert "replicas work on this database" in said
+        output = await follow(elsewhere, tmp_path, 2, environ=variables)
+        assert "replicas work on this database" in output
         await cluster.end(signal.SIGTERM)
         assert "set CLUSTERODM_DATABASE_URL" in await follow(back, tmp_path, 2)
         held = photos(tmp_path / "data")
-        await follow(back, tmp_path, environ=there)
+        await follow(back, tmp_path, environ=variables)
         [before] = (tmp_path / "data").glob("replaced-*")
         assert (before / "database.dump").is_file()
         api = await cluster.start()
         assert [await api.code(uuid) for uuid in then] == [10] * 3
-        assert "error" in await api.get(f"/task/{later}/info")
+        assert "error" in await api.get(f"/task/{late_task}/info")
         assert (photos(tmp_path / "data") == held) is alone
         await cluster.end(signal.SIGTERM)
-        await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path, environ=there)
+        await follow(f"clusterodm restore data/{before.name} --data-dir data", tmp_path, environ=variables)
         api = await cluster.start()
-        assert [await api.code(uuid) for uuid in [*then, later]] == [10] * 4
+        assert [await api.code(uuid) for uuid in [*then, late_task]] == [10] * 4
         assert photos(tmp_path / "data") == held
 
 
@@ -149,8 +149,8 @@ async def test_an_upload_in_progress_begins_again_after_a_restore(tmp_path: Path
         await follow(on_page(BACKUP, "restore"), tmp_path)
         for _ in range(2):
             api = await cluster.start()
-            said = await api.upload(uuid, **{"180__jpg": b"x"})
-            assert said["error"].startswith("Invalid uuid (not found)")
+            response = await api.upload(uuid, **{"180__jpg": b"x"})
+            assert response["error"].startswith("Invalid uuid (not found)")
             assert "error" in await api.commit(uuid)
             assert "error" in await api.get(f"/task/{uuid}/info")
             await cluster.end(signal.SIGTERM)
@@ -161,30 +161,30 @@ async def test_an_upload_in_progress_begins_again_after_a_restore(tmp_path: Path
 async def test_killed_in_the_middle_it_is_the_old_state_or_the_new_one(
     kind: str, point: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    there = {}
+    variables = {}
     if kind == "postgresql":
         server: Server = request.getfixturevalue("postgres")
-        there = {"CLUSTERODM_DATABASE_URL": server.new_database()}
+        variables = {"CLUSTERODM_DATABASE_URL": server.new_database()}
     async with program(tmp_path, node=NOWHERE) as cluster:
-        cluster.environ |= there
+        cluster.environ |= variables
         then = await waiting(cluster)
         old = photos(tmp_path / "data")
-        await follow(on_page(BACKUP, "backup"), tmp_path, environ=there)
-        later = await cluster.api.create(2)
+        await follow(on_page(BACKUP, "backup"), tmp_path, environ=variables)
+        late_task = await cluster.api.create(2)
         await cluster.end(signal.SIGTERM)
         newest = photos(tmp_path / "data")
         words = [sys.executable, "-m", "tests.clients.dying", point, str(tmp_path / "mnt/clusterodm")]
         dead = await asyncio.create_subprocess_exec(
-            *words, "--data-dir", str(tmp_path / "data"), cwd=TOP, env=os.environ | there
+            *words, "--data-dir", str(tmp_path / "data"), cwd=TOP, env=os.environ | variables
         )
         assert await dead.wait() == -signal.SIGKILL
         api = await cluster.start()
         codes = [await api.code(uuid) for uuid in then]
         assert codes == [10] * 3
-        known = "error" not in await api.get(f"/task/{later}/info")
-        assert photos(tmp_path / "data") == (newest if known else old)
+        is_known = "error" not in await api.get(f"/task/{late_task}/info")
+        assert photos(tmp_path / "data") == (newest if is_known else old)
         assert not (tmp_path / "data/.restore").exists()
-        assert known is (point == "copied" or (kind == "postgresql" and point == "decided"))
+        assert is_known is (point == "copied" or (kind == "postgresql" and point == "decided"))
 
 
 async def test_what_cannot_be_put_back_is_refused_before_anything_is_touched(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from tests.providers.support import Cloud, running_cloud
 @pytest.fixture
 async def cloud() -> AsyncIterator[Cloud]:
     """A pretended cloud."""
-    async with running_cloud("hetzner") as made:
-        yield made
+    async with running_cloud("hetzner") as running:
+        yield running
 
 
 @pytest.fixture

@@ -43,8 +43,8 @@ async def test_a_failed_task_that_is_canceled_shows_50(cluster: Rig) -> None:
     assert await api.get(f"/task/{uuid}/download/all.zip") == {"error": "Asset not ready"}
 
 
-@pytest.mark.parametrize("there", [True, False])
-async def test_the_console_begins_at_0_after_an_owners_restart(cluster: Rig, there: bool) -> None:
+@pytest.mark.parametrize("on_its_node", [True, False])
+async def test_the_console_begins_at_0_after_an_owners_restart(cluster: Rig, on_its_node: bool) -> None:
     await cluster.add_node(fail="dataset")
     await cluster.add_node(fail="dataset")
     api = await cluster.start()
@@ -52,7 +52,7 @@ async def test_the_console_begins_at_0_after_an_owners_restart(cluster: Rig, the
     await api.ends(uuid, 30)
     before = await api.get(f"/task/{uuid}/output")
     assert before
-    if not there:
+    if not on_its_node:
         entry = cluster.entry(uuid)
         assert entry.attempt is not None
         name = entry.attempt.node_name
@@ -60,8 +60,8 @@ async def test_the_console_begins_at_0_after_an_owners_restart(cluster: Rig, the
         await eventually(lambda: any(not node.online for node in cluster.cluster.context.registry.nodes()))
     options = json.dumps([{"name": "skip-3dmodl", "value": True}])
     assert await api.post("/task/restart", {"uuid": uuid, "options": options}) == {"success": True}
-    told = "[clusterodm] option skip-3dmodl is unknown and has no effect; did you mean skip-3dmodel?"
-    assert (await api.get(f"/task/{uuid}/output"))[0] == told
+    warning = "[clusterodm] option skip-3dmodl is unknown and has no effect; did you mean skip-3dmodel?"
+    assert (await api.get(f"/task/{uuid}/output"))[0] == warning
     await api.ends(uuid, 30)
     assert (await api.get(f"/task/{uuid}/output")).count(before[0]) == 1
 
@@ -98,9 +98,9 @@ async def test_images_are_counted_as_a_node_counts_them(cluster: Rig) -> None:
 
 
 @pytest.mark.parametrize("asset", ["all.zip", "report.html"])
-@pytest.mark.parametrize("how", ["forgotten", "deleted", "removed"])
+@pytest.mark.parametrize("cause", ["forgotten", "deleted", "removed"])
 async def test_results_that_the_node_has_deleted_are_gone_and_the_task_is_shown(
-    cluster: Rig, how: str, asset: str
+    cluster: Rig, cause: str, asset: str
 ) -> None:
     node = await cluster.add_node()
     api = await cluster.start()
@@ -108,16 +108,16 @@ async def test_results_that_the_node_has_deleted_are_gone_and_the_task_is_shown(
     info = await api.ends(uuid)
     output = await api.get(f"/task/{uuid}/output")
     registry = cluster.cluster.context.registry
-    if how == "forgotten":
+    if cause == "forgotten":
         node.forget(uuid)
-    elif how == "deleted":
+    elif cause == "deleted":
         node.archive(uuid).unlink()
     else:
         await registry.forget(registry.nodes()[0])
     answer = await api.get(f"/task/{uuid}/download/{asset}")
     name = f"127.0.0.1:{cluster.ports[0]}"
-    gone = f"The results of this task are gone: {name} has deleted them, or is no longer here"
-    assert answer == {"error": gone, "noRetry": True}
+    error = f"The results of this task are gone: {name} has deleted them, or is no longer here"
+    assert answer == {"error": error, "noRetry": True}
     assert await api.get(f"/task/{uuid}/info") == info
     assert await api.get(f"/task/{uuid}/output") == output
 
@@ -129,10 +129,10 @@ async def test_a_node_that_has_deleted_its_results_can_be_switched_off(cluster: 
     await api.ends(uuid)
     node.forget(uuid)
     context = cluster.cluster.context
-    known = context.registry.nodes()[0]
-    await context.registry.change(known, draining=True)
+    registered = context.registry.nodes()[0]
+    await context.registry.change(registered, draining=True)
     await context.drainer.sweep()
-    assert known.record.id in context.drainer.drained
+    assert registered.record.id in context.drainer.drained
 
 
 async def test_a_task_whose_results_are_being_looked_for_can_be_canceled(cluster: Rig) -> None:

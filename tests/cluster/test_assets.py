@@ -51,9 +51,9 @@ async def test_a_folder_may_be_asked_for_as_an_archive_of_its_own(cluster: Rig) 
     api, path = await completed(cluster, results="keep")
     status, headers, whole = await api.raw("GET", f"{path}/textured_model.zip")
     assert (status, headers["Content-Type"]) == (200, "application/octet-stream")
-    inside = zipfile.ZipFile(io.BytesIO(whole))
-    assert inside.testzip() is None
-    assert {name: inside.read(name) for name in inside.namelist()} == {
+    archive = zipfile.ZipFile(io.BytesIO(whole))
+    assert archive.testzip() is None
+    assert {name: archive.read(name) for name in archive.namelist()} == {
         "odm_textured_model_geo.glb": b"odm_texturing/odm_textured_model_geo.glb" * 50
     }
     _, headers, part = await api.raw("GET", f"{path}/textured_model.zip", headers={"Range": "bytes=20-80"})
@@ -65,13 +65,13 @@ async def test_a_folder_may_be_asked_for_as_an_archive_of_its_own(cluster: Rig) 
 @pytest.mark.parametrize("name", ["all.zip", "report.pdf", "textured_model.zip"])
 async def test_head_promises_what_get_does(cluster: Rig, settings: dict[str, str], name: str) -> None:
     api, path = await completed(cluster, **settings)
-    for asked in ({}, {"Range": "bytes=3-9"}, {"Range": "bytes=99999999-"}):
-        get = await api.raw("GET", f"{path}/{name}", headers=asked)
-        head = await api.raw("HEAD", f"{path}/{name}", headers=asked)
+    for headers in ({}, {"Range": "bytes=3-9"}, {"Range": "bytes=99999999-"}):
+        get = await api.raw("GET", f"{path}/{name}", headers=headers)
+        head = await api.raw("HEAD", f"{path}/{name}", headers=headers)
         same = ["Accept-Ranges", "Content-Range", "Etag", "Content-Type"]
         same += ["Content-Length"] if get[0] != 416 else []  # an empty body needs none
         assert head[0] == get[0]
         assert [head[1].get(each) for each in same] == [get[1].get(each) for each in same]
         assert head[2] == b""
         if get[1].get("Accept-Ranges") == "bytes":
-            assert get[0] == (416 if "9999" in str(asked) else 206 if asked else 200)
+            assert get[0] == (416 if "9999" in str(headers) else 206 if headers else 200)

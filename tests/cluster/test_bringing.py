@@ -69,18 +69,18 @@ async def _plain(request: web.Request, content: bytes) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize("results", ["stream", "keep"])
-@pytest.mark.parametrize("how", [_plain, _chunked, _ranged], ids=["plain", "chunked", "ranged"])
+@pytest.mark.parametrize("serve", [_plain, _chunked, _ranged], ids=["plain", "chunked", "ranged"])
 @pytest.mark.parametrize("what", BAD)
 async def test_a_node_that_at_first_answers_with_something_else_than_its_archive_is_asked_again(
-    cluster: Rig, odd: OddNode, what: str, how: object, results: str
+    cluster: Rig, odd: OddNode, what: str, serve: object, results: str
 ) -> None:
-    if how is _ranged and results == "keep":
+    if serve is _ranged and results == "keep":
         pytest.skip("a whole download asks for no range")
-    asked: list[bool] = []
+    requests: list[bool] = []
 
     async def bad_at_first(request: web.Request) -> web.StreamResponse:
-        asked.append(_held(cluster, uuid).exists())
-        return await how(request, BAD[what] if len(asked) <= 2 else GOOD)  # type: ignore[operator,no-any-return]
+        requests.append(_held(cluster, uuid).exists())
+        return await serve(request, BAD[what] if len(requests) <= 2 else GOOD)  # type: ignore[operator,no-any-return]
 
     odd.download = bad_at_first
     api = await cluster.start(results=results)
@@ -88,8 +88,8 @@ async def test_a_node_that_at_first_answers_with_something_else_than_its_archive
     await api.upload(uuid, a__jpg=b"a")
     await api.commit(uuid)
     await api.ends(uuid)
-    assert len(asked) > 2
-    assert all(asked)  # the held files were there until the results were good
+    assert len(requests) > 2
+    assert all(requests)  # the held files were there until the results were good
     if results == "keep":
         assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[2] == GOOD
     await eventually(lambda: not _held(cluster, uuid).exists())
@@ -137,11 +137,11 @@ def _moved(archive: bytes, offset: int) -> bytes:
 async def test_a_large_archive_that_stays_on_a_node_without_ranges_is_read_to_its_end(
     cluster: Rig, odd: OddNode
 ) -> None:
-    asked: list[bool] = []
+    requests: list[bool] = []
 
     async def bad_at_first(request: web.Request) -> web.StreamResponse:
-        asked.append(_held(cluster, uuid).exists())
-        return await _huge(request, whole=len(asked) > 1)
+        requests.append(_held(cluster, uuid).exists())
+        return await _huge(request, whole=len(requests) > 1)
 
     odd.download = bad_at_first
     api = await cluster.start()
@@ -149,7 +149,7 @@ async def test_a_large_archive_that_stays_on_a_node_without_ranges_is_read_to_it
     await api.upload(uuid, a__jpg=b"a")
     await api.commit(uuid)
     await api.ends(uuid)
-    assert asked == [True, True]
+    assert requests == [True, True]
 
 
 async def test_a_canceled_task_ends_the_reading_of_its_archive(cluster: Rig, odd: OddNode) -> None:
@@ -192,8 +192,8 @@ async def _shows(cluster: Rig, uuid: str, count: int) -> list[str]:
         return len(await cluster.api.get(f"/task/{uuid}/output")) >= count
 
     await eventually(enough)
-    found: list[str] = await cluster.api.get(f"/task/{uuid}/output")
-    return found
+    lines: list[str] = await cluster.api.get(f"/task/{uuid}/output")
+    return lines
 
 
 @pytest.mark.parametrize("fresh", [0, 1, 3, 20], ids=lambda count: f"{count} lines")

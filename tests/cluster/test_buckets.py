@@ -40,9 +40,9 @@ async def gateway(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as stack:
         moto = request.param == "moto"
         url = await stack.enter_async_context(running_moto()) if moto else request.getfixturevalue("ceph")
-        made = await asyncio.to_thread(make_gateway, url)
-        yield made
-        await asyncio.to_thread(made.close)
+        running = await asyncio.to_thread(make_gateway, url)
+        yield running
+        await asyncio.to_thread(running.close)
 
 
 async def start(
@@ -57,10 +57,10 @@ async def start(
 
 
 @pytest.mark.parametrize(
-    ("keys", "seen"), [({}, 403), ({"acl": "none"}, 403), ({"acl": "private"}, 403), ({"acl": "public-read"}, 200)]
+    ("keys", "status"), [({}, 403), ({"acl": "none"}, 403), ({"acl": "private"}, 403), ({"acl": "public-read"}, 200)]
 )
 async def test_nobody_reads_results_unless_that_is_configured(
-    gateway: Gateway, keys: dict[str, str], seen: int, tmp_path: Path
+    gateway: Gateway, keys: dict[str, str], status: int, tmp_path: Path
 ) -> None:
     """What a node does with the file that it gets: it puts the ACL on each object, unless that is none."""
     config = ProviderConfig(provider="x", image_size_mapping=[Size(max_images=1, slug="s")], s3=gateway.config(**keys))
@@ -73,7 +73,7 @@ async def test_nobody_reads_results_unless_that_is_configured(
         gateway.client.put_object(Bucket=read.s3_bucket, Key="u/all.zip", Body=b"PK", **acl)
 
     await asyncio.to_thread(put)
-    assert await asyncio.to_thread(anonymous, f"{gateway.url}/maps/u/all.zip") == seen
+    assert await asyncio.to_thread(anonymous, f"{gateway.url}/maps/u/all.zip") == status
     path.unlink()  # it holds what no log may
 
 
@@ -105,8 +105,8 @@ async def test_results_are_left_in_the_bucket_and_served_from_there(
     reported = {"Range": f"bytes=3-{len(report) - 1}"}
     status, headers, part = await api.raw("GET", f"/task/{uuid}/download/report.html", headers=reported)
     assert (status, part) == (206, report[3:])
-    again = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"If-None-Match": headers["Etag"]})
-    assert again[0] == 304
+    conditional = await api.raw("GET", f"/task/{uuid}/download/report.html", headers={"If-None-Match": headers["Etag"]})
+    assert conditional[0] == 304
     assert await api.get(f"/task/{uuid}/download/nothing.tif") == {"error": "Invalid asset"}
 
     await api.post("/task/remove", {"uuid": uuid})
@@ -187,10 +187,10 @@ async def test_an_object_of_many_blocks_is_read_whole_and_in_parts(gateway: Gate
     content = bytes(range(256)) * 80_000  # 20 MB
     await asyncio.to_thread(lambda: gateway.client.put_object(Bucket="maps", Key="k/all.zip", Body=content))
     bucket = Bucket(gateway.config())
-    found = await bucket.find("k/all.zip")
-    assert found is not None
-    assert found.size == len(content)
-    assert b"".join([block async for block in bucket.read("k/all.zip", 0, found.size)]) == content
+    stored = await bucket.find("k/all.zip")
+    assert stored is not None
+    assert stored.size == len(content)
+    assert b"".join([block async for block in bucket.read("k/all.zip", 0, stored.size)]) == content
     assert b"".join([block async for block in bucket.read("k/all.zip", 7, 9_000_000)]) == content[7 : 7 + 9_000_000]
     await bucket.clear("k/")
     assert await bucket.find("k/all.zip") is None

@@ -40,7 +40,7 @@ PATHS = (
 def negatives(value: Any, place: str = "") -> list[str]:
     """Where a duration is negative, or something ends before it began."""
     if isinstance(value, list):
-        return [found for number, each in enumerate(value) for found in negatives(each, f"{place}[{number}]")]
+        return [path for number, each in enumerate(value) for path in negatives(each, f"{place}[{number}]")]
     if not isinstance(value, dict):
         return []
     wrong = [f"{place}.{one}" for one, two in PAIRS if value.get(one) and value.get(two) and value[two] < value[one]]
@@ -118,9 +118,9 @@ async def machine_life(cluster: Rig, cloud: Cloud) -> None:
     cluster.clock.ahead += 3 * HOUR
     await eventually(lambda: not machines(cluster))
     assert negatives(await all_shown(operator, [uuid])) == []
-    gone = await operator.get("machines/gone")
-    assert negatives(gone) == []
-    assert all(each["gone_at"] >= each["ordered_at"] > 0 for each in gone)
+    gone_machines = await operator.get("machines/gone")
+    assert negatives(gone_machines) == []
+    assert all(each["gone_at"] >= each["ordered_at"] > 0 for each in gone_machines)
 
 
 def test_an_attempt_does_not_end_before_it_began() -> None:

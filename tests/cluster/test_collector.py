@@ -34,8 +34,8 @@ async def odd() -> AsyncIterator[OddNode]:
 @pytest.fixture
 async def unit(tmp_path: Path) -> AsyncIterator[Units]:
     """The parts of a cluster that keeps results."""
-    async with units(tmp_path, results="keep", task_poll_interval=0.01, node_lost_after=LOST_AFTER) as made:
-        yield made
+    async with units(tmp_path, results="keep", task_poll_interval=0.01, node_lost_after=LOST_AFTER) as parts:
+        yield parts
 
 
 def _attempt(entry: Entry) -> Attempt:
@@ -81,10 +81,10 @@ BROKEN: dict[str, tuple[Callable[[OddNode], Odd], type[NodeError]]] = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
-async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units, odd: OddNode, how: str) -> None:
+@pytest.mark.parametrize("fault", BROKEN)
+async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units, odd: OddNode, fault: str) -> None:
     entry, node = await _collecting(unit, odd)
-    make, error = BROKEN[how]
+    make, error = BROKEN[fault]
     odd.download = make(odd)
     with pytest.raises(error):
         await unit.context.collector.collect(entry, _attempt(entry), node)
@@ -147,18 +147,18 @@ async def test_results_that_are_never_delivered_have_the_task_tried_elsewhere(
 
 
 async def test_a_node_that_gives_no_answer_is_waited_for_as_long_as_it_may_be_away(unit: Units, odd: OddNode) -> None:
-    asked = asyncio.Event()
+    polled = asyncio.Event()
 
     async def away(request: web.Request) -> web.StreamResponse | None:
-        asked.set()
+        polled.set()
         return cut(request)
 
     odd.download = away
     entry, _ = await _collecting(unit, odd)
     async with running(unit.context.tracker, elected=True):
         for _ in range(3):
-            asked.clear()
-            await asked.wait()
+            polled.clear()
+            await polled.wait()
         assert entry.task.phase is Phase.COLLECTING
         unit.clock.ahead += LOST_AFTER + 1
         await unit.until(lambda: entry.task.phase is Phase.QUEUED)

@@ -118,8 +118,8 @@ async def test_a_running_cluster_has_all_its_controllers_registered_and_memory_c
     before = {id(each) for each in gc.get_objects() if isinstance(each, Controller)}
     await cluster.start()
     loops = cluster.cluster.loops
-    made = {each for each in gc.get_objects() if isinstance(each, Controller) and id(each) not in before}
-    assert made == {each for each in loops if isinstance(each, Controller)}
+    created = {each for each in gc.get_objects() if isinstance(each, Controller) and id(each) not in before}
+    assert created == {each for each in loops if isinstance(each, Controller)}
     names = [loop.name for loop in loops]
     assert names[:3] == ["reload", "remains", "import"]
     # what is on its way to a node is settled before running tasks are polled; machines come before what waits for them

@@ -79,8 +79,8 @@ async def test_options_that_change_without_the_engine_are_seen_within_a_minute(
     assert set(engine.statuses[1:]) == {304 if marks else 200}
     engine.options = [_DSM, named("new-option")]
     await cluster_shows(cluster, {"dsm", "new-option"})
-    kept = await cluster.cluster.context.store.value("description")
-    assert len(kept["options"]) == 2
+    stored = await cluster.cluster.context.store.value("description")
+    assert len(stored["options"]) == 2
 
 
 async def cluster_shows(cluster: Rig, names: set[str]) -> None:
@@ -143,8 +143,8 @@ async def test_a_node_that_does_not_give_its_options_is_asked_less_and_less_and_
     await eventually(lambda: engine.statuses.count(500) == 2)  # the third is to come after five seconds
     monkeypatch.setattr(description, "_FRESH", 1000.0)
     node = cluster.cluster.context.registry.nodes()[0]
-    asked = node.asked_at
-    await eventually(lambda: node.asked_at > asked + 0.2)
+    asked_at = node.asked_at
+    await eventually(lambda: node.asked_at > asked_at + 0.2)
     assert engine.statuses.count(500) == 2
     assert node.online
     assert await shown(cluster) == {"dsm"}

@@ -77,8 +77,8 @@ async def test_a_node_registers_itself_renews_and_is_shown_no_more_when_it_stops
     node = Operator(operator.url)
     cluster.stack.push_async_callback(node.session.close)
     node.session.headers["Authorization"] = "Bearer hush-lease"
-    said = {"host": "127.0.0.1", "port": port, "slots": 2, "ttl": 30, "labels": {"partition": "gpu"}}
-    status, lease = await node.ask("POST", "/api/v1/leases", json=said)
+    terms = {"host": "127.0.0.1", "port": port, "slots": 2, "ttl": 30, "labels": {"partition": "gpu"}}
+    status, lease = await node.ask("POST", "/api/v1/leases", json=terms)
     assert (status, lease["ttl"], lease["node"]["labels"]) == (200, 30, {"partition": "gpu"})
     assert (await node.ask("GET", "/api/v1/nodes"))[0] == 401
     await cluster.ready()
@@ -89,11 +89,11 @@ async def test_a_node_registers_itself_renews_and_is_shown_no_more_when_it_stops
     registry = cluster.cluster.context.registry
     await registry.change(registry.nodes()[0], lease_until=clock() - 1)
     assert (await operator.get("nodes"))[0]["closed"] == "without a lease"
-    assert (await node.ask("POST", "/api/v1/leases", json=said))[1]["node"]["closed"] == ""
+    assert (await node.ask("POST", "/api/v1/leases", json=terms))[1]["node"]["closed"] == ""
     await registry.change(registry.nodes()[0], lease_until=clock() - 1000)
     await sweep(cluster)
     assert names(cluster) == []
-    await node.ask("POST", "/api/v1/leases", json=said)
+    await node.ask("POST", "/api/v1/leases", json=terms)
     assert (await node.ask("DELETE", f"/api/v1/leases/{lease['node']['id']}"))[0] == 200
     assert names(cluster) == []
 
@@ -102,25 +102,25 @@ async def test_who_may_register_nodes_may_not_touch_those_of_others(cluster: Rig
     await cluster.add_node()
     _, operator = await start(cluster)
     [configured] = await operator.get("nodes")
-    said = {"host": "127.0.0.1", "port": cluster.ports[0], "token": "hush-other"}
-    status, answer = await operator.ask("POST", "/api/v1/leases", json=said)
+    terms = {"host": "127.0.0.1", "port": cluster.ports[0], "token": "hush-other"}
+    status, answer = await operator.ask("POST", "/api/v1/leases", json=terms)
     assert status == 409
     assert answer["error"] == f"127.0.0.1:{cluster.ports[0]} is a configured node, not one with a lease"
     assert (await operator.ask("DELETE", f"/api/v1/leases/{configured['id']}"))[0] == 404
     assert cluster.cluster.context.registry.nodes()[0].address.token == ""
 
 
-async def test_a_node_that_ends_soon_gets_nothing_new_and_its_results_come_here(cluster: Rig) -> None:
+async def test_a_node_that_ends_soon_is_drained_and_its_results_are_collected(cluster: Rig) -> None:
     await cluster.add_node(seconds=0.2)
     port = cluster.ports.pop()
     api, operator = await start(cluster)
-    said = {"host": "127.0.0.1", "port": port, "ends_in": 3600, "drain_before": 60}
-    lease = await operator.order("POST", "leases", said)
+    terms = {"host": "127.0.0.1", "port": port, "ends_in": 3600, "drain_before": 60}
+    lease = await operator.order("POST", "leases", terms)
     await cluster.ready()
     uuid = await api.create()
     await api.ends(uuid)
     assert cluster.cluster.context.results.archive(uuid) is None
-    renewed = await operator.order("POST", "leases", said | {"ends_in": 50})
+    renewed = await operator.order("POST", "leases", terms | {"ends_in": 50})
     assert (renewed["node"]["id"], renewed["node"]["closed"]) == (lease["node"]["id"], "about to end")
     await cluster.cluster.context.drainer.sweep()
     assert cluster.cluster.context.results.archive(uuid) is not None
@@ -156,10 +156,10 @@ async def test_one_node_written_in_two_ways_is_one_node_and_goes_on(cluster: Rig
     for text in (f"localhost:{port}", f"http://LOCALHOST.:{port}", f"127.0.0.1:{port}"):
         added = await registry.add(parse_address(text))
         assert added.record.id == first
-        assert [str(known.address) for known in registry.nodes()] == [str(parse_address(text))]
+        assert [str(registered.address) for registered in registry.nodes()] == [str(parse_address(text))]
     uuid = await api.create()
     await api.ends(uuid)
     assert node.commits == [uuid]
     await cluster.stop()
     await cluster.start(node=[f"localhost:{port}", f"127.0.0.1:{port}"])
-    assert [known.record.id for known in cluster.cluster.context.registry.nodes()] == [first]
+    assert [registered.record.id for registered in cluster.cluster.context.registry.nodes()] == [first]

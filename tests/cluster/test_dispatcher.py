@@ -42,8 +42,8 @@ async def odd() -> AsyncIterator[OddNode]:
 @pytest.fixture
 async def unit(tmp_path: Path) -> AsyncIterator[Units]:
     """The parts of a cluster that tries each task once."""
-    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as made:
-        yield made
+    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as parts:
+        yield parts
 
 
 async def _as_usual(request: web.Request) -> web.StreamResponse | None:
@@ -148,7 +148,7 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
     unit: Units, odd: OddNode, stage: Stage
 ) -> None:
     node, context = await unit.add_node(odd.port), unit.context
-    context.replicas.there.append(Replica(id="alive", name="alive", version=""))
+    context.replicas.members.append(Replica(id="alive", name="alive", version=""))
     entries = {}
     for sender in ("dead", "alive"):
         entry = entries[sender] = await unit.add_task()
@@ -383,10 +383,10 @@ async def test_a_cancel_in_the_queue_gives_the_chosen_slot_back(unit: Units, odd
 async def eager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Units]:
     """The parts of a cluster that prefetches whatever comes in."""
     monkeypatch.setattr(prefetch, "WORTH", 1)
-    async with units(tmp_path, prefetch=2) as made:
-        prefetcher = made.sender.prefetcher
+    async with units(tmp_path, prefetch=2) as parts:
+        prefetcher = parts.sender.prefetcher
         async with running(prefetcher):
-            yield made
+            yield parts
 
 
 async def _prefetching(unit: Units) -> Entry:

@@ -122,7 +122,7 @@ async def test_a_task_whose_only_node_is_removed_says_so_once_and_is_a_problem(c
     assert await _console(cluster, uuid) == [f"[clusterodm] no node accepts this task: {why}"]
 
 
-async def test_a_wait_that_only_an_operator_can_end_is_told_after_a_while(
+async def test_a_wait_that_only_an_operator_can_end_is_reported_after_a_while(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waits, "PATIENCE", 0.1)
@@ -309,7 +309,7 @@ async def test_a_refusal_goes_to_another_node_even_if_that_is_busy(cluster: Rig)
 # Countdowns
 
 
-async def test_a_node_that_never_answers_is_given_up_when_it_is_said_to_be(cluster: Rig) -> None:
+async def test_a_node_that_never_answers_is_given_up_at_the_announced_time(cluster: Rig) -> None:
     node = await cluster.add_node(seconds=60)
     await cluster.add_node(max_images=1)
     api = await cluster.start(node_lost_after=2.0)
@@ -322,6 +322,6 @@ async def test_a_node_that_never_answers_is_given_up_when_it_is_said_to_be(clust
         why = (await tasks.why(cluster.cluster.context, cluster.entry(uuid))).why
         return why if "has not answered" in why else ""
 
-    said = await eventually(silent)
-    assert "it counts as lost, and the task is retried elsewhere" in said
+    line = await eventually(silent)
+    assert "it counts as lost, and the task is retried elsewhere" in line
     await eventually(lambda: cluster.entry(uuid).task.phase is Phase.QUEUED, seconds=8.0)

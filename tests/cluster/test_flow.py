@@ -49,7 +49,7 @@ async def test_files_reach_the_node_as_they_were_uploaded(cluster: Rig) -> None:
     assert held == names
 
 
-async def test_a_task_waits_in_our_queue_while_all_slots_are_taken_and_goes_to_the_first_that_comes_free(
+async def test_a_task_is_queued_while_all_slots_are_taken_and_goes_to_the_first_free_one(
     cluster: Rig,
 ) -> None:
     await cluster.add_node(seconds=30)
@@ -347,16 +347,16 @@ async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_t
     node = await cluster.add_node(seconds=0.2)
     api = await cluster.start()
     await cluster.ready()
-    lost: list[str] = []
+    lost_commits: list[str] = []
     commit = cluster.cluster.context.client.commit
 
     async def flaky(address: NodeAddress, uuid: str) -> None:
-        if lost:
+        if lost_commits:
             await commit(address, uuid)
-        lost.append(uuid)
-        if len(lost) == 1:
+        lost_commits.append(uuid)
+        if len(lost_commits) == 1:
             raise NodeUnreachable("lost on the way there")
-        if len(lost) == 3:
+        if len(lost_commits) == 3:
             raise NodeUnreachable("the answer was lost")
 
     monkeypatch.setattr(cluster.cluster.context.client, "commit", flaky)
@@ -364,7 +364,7 @@ async def test_a_commit_that_the_node_did_not_take_is_repeated_and_one_that_it_t
     await api.ends(first)
     await api.ends(second)
     assert node.commits == [first, second]
-    assert lost == [first, first, second]
+    assert lost_commits == [first, first, second]
 
 
 async def test_nodes_are_left_in_peace_while_there_is_no_task_and_asked_when_one_comes(

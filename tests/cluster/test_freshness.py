@@ -63,13 +63,13 @@ async def test_a_question_that_comes_during_a_query_is_answered_by_the_next_one(
     async with running(queries) as (fresh, group):
         first = group.create_task(fresh.check("a"))
         await eventually(lambda: queries.begun)
-        later = [group.create_task(fresh.check(uuid)) for uuid in ("a", "b", "c")]
+        waiters = [group.create_task(fresh.check(uuid)) for uuid in ("a", "b", "c")]
         await asyncio.sleep(0)
-        later[0].cancel()
+        waiters[0].cancel()
         queries.gate.set()
-        await asyncio.wait([first, *later])
+        await asyncio.wait([first, *waiters])
         assert queries.begun == [{"a"}, {"a", "b", "c"}]
-        assert (later[0].cancelled(), queries.ended) == (True, 2)
+        assert (waiters[0].cancelled(), queries.ended) == (True, 2)
 
 
 @pytest.mark.parametrize("error", [StoreDown("later"), ZeroDivisionError()])

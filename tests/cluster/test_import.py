@@ -47,8 +47,8 @@ async def running_task(rig: Rig, *tokens: str | None) -> tuple[DevNode, list[str
     routes = {}
     for token in tokens:
         uuid = await direct.create(2, name="old task")
-        given = {} if token is None else {"token": token}  # the original leaves out what it was not given
-        routes[uuid] = {"node": address, **given, "accessed": 1700000000000}
+        token_field = {} if token is None else {"token": token}  # the original leaves out what it was not given
+        routes[uuid] = {"node": address, **token_field, "accessed": 1700000000000}
     write(rig, "nodes.json", [address])
     write(rig, "routes.json", routes)
     return node, list(routes)
@@ -70,14 +70,14 @@ async def test_tasks_of_routes_json_are_followed_on_their_nodes(cluster: Rig) ->
     node, [uuid] = await running_task(cluster, None)
     path = cluster.folder / "data" / "routes.json"
     routes = json.loads(path.read_text())
-    gone = str(uuid_module.uuid4())
-    path.write_text(json.dumps(routes | {gone: routes[uuid], "not-a-uuid": routes[uuid]}))
+    unreachable = str(uuid_module.uuid4())
+    path.write_text(json.dumps(routes | {unreachable: routes[uuid], "not-a-uuid": routes[uuid]}))
     api = await cluster.start()
     info = await api.ends(uuid)
     assert (info["name"], info["imagesCount"]) == ("old task", 2)
     assert "does not hold" not in str(info)
-    lost = await api.ends(gone, 30)
-    assert "its files are not held here" in lost["status"]["errorMessage"]
+    outcome = await api.ends(unreachable, 30)
+    assert "its files are not held here" in outcome["status"]["errorMessage"]
     assert await api.get("/task/not-a-uuid/info") == {"error": "not-a-uuid not found"}
     assert node.commits == [uuid]
     assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[2][:2] == b"PK"

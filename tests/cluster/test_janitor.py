@@ -44,8 +44,8 @@ class Aged:
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as made:
-        yield made
+    async with AsyncExitStack() as exit_stack:
+        yield exit_stack
 
 
 async def aged(stack: AsyncExitStack, folder: Path, *, stale: int = 0, **settings: Any) -> tuple[Aged, Api]:
@@ -57,20 +57,20 @@ async def aged(stack: AsyncExitStack, folder: Path, *, stale: int = 0, **setting
     return Aged(cluster, clock, stale), api
 
 
-@pytest.mark.parametrize(("stale", "kept", "gone"), [(0, 47, 49), (5, 4, 6)])
+@pytest.mark.parametrize(("stale", "hours_kept", "hours"), [(0, 47, 49), (5, 4, 6)])
 async def test_an_upload_without_activity_is_given_up_after_the_timeout(
-    stack: AsyncExitStack, tmp_path: Path, stale: int, kept: int, gone: int
+    stack: AsyncExitStack, tmp_path: Path, stale: int, hours_kept: int, hours: int
 ) -> None:
     old, api = await aged(stack, tmp_path, stale=stale)
     uuid = await api.init()
     await api.upload(uuid, a__jpg=b"a")
-    old.clock.ahead = kept * HOUR
+    old.clock.ahead = hours_kept * HOUR
     await old.janitor.sweep()
     assert await api.upload(uuid, b__jpg=b"b") == {"success": True}
-    old.clock.ahead = (kept + gone) * HOUR
+    old.clock.ahead = (hours_kept + hours) * HOUR
     await old.janitor.sweep()
     assert await api.upload(uuid, c__jpg=b"c") == {
-        "error": f"Invalid uuid (not found): the upload was given up because nothing was uploaded for {gone}.0 h; "
+        "error": f"Invalid uuid (not found): the upload was given up because nothing was uploaded for {hours}.0 h; "
         "begin again",
         "noRetry": True,
     }
@@ -158,30 +158,30 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 def leave(folder: Path, uuid: str = UNKNOWN, *, age: float = 0.0) -> list[Path]:
     """Files of a task that no database knows: held, results, a console; some of them long ago."""
     data = folder / "data"
-    made = [data / f"spool/{uuid}/files/a.jpg", data / f"results/{uuid}/all.zip"]
-    made.append(data / f"console/{uuid[:2]}/{uuid}.jsonl")
-    for path in made:
+    paths = [data / f"spool/{uuid}/files/a.jpg", data / f"results/{uuid}/all.zip"]
+    paths.append(data / f"console/{uuid[:2]}/{uuid}.jsonl")
+    for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"photo")
-    for path in (made[0], made[0].parent, made[0].parents[1]):
+    for path in (paths[0], paths[0].parent, paths[0].parents[1]):
         os.utime(path, (time.time() - age, time.time() - age))
-    return made
+    return paths
 
 
-async def test_what_no_task_is_known_of_is_told_at_once_and_rests_in_the_trash_after_a_grace(
+async def test_stray_files_are_reported_at_once_and_go_to_the_trash_after_a_grace(
     stack: AsyncExitStack, tmp_path: Path
 ) -> None:
     old, _ = await aged(stack, tmp_path)
-    context, left = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
+    context, orphans = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
     await old.janitor.sweep()
-    assert all(path.exists() for path in left), "their grace begins at this start, however old they are"
+    assert all(path.exists() for path in orphans), "their grace begins at this start, however old they are"
     assert [UNKNOWN in problem for problem in (await status(context)).problems] == [False, True]
     old.clock.ahead = 47 * HOUR
     await old.janitor.sweep()
-    assert all(path.exists() for path in left)
+    assert all(path.exists() for path in orphans)
     old.clock.ahead = 49 * HOUR
     await old.janitor.sweep()
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in orphans)
     trash = tmp_path / "data" / "trash"
     assert sorted(path.name.partition("-")[2] for path in trash.iterdir()) == [
         f"console-{UNKNOWN}",
@@ -203,16 +203,16 @@ async def test_the_trash_goes_before_anything_else_when_room_is_short_and_unknow
     stack: AsyncExitStack, tmp_path: Path
 ) -> None:
     old, api = await aged(stack, tmp_path, spool_max="1MB")
-    context, [left, *_] = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
-    left.write_bytes(b"x" * 400_000)
+    context, [orphan, *_] = old.cluster.context, leave(tmp_path, age=1000 * HOUR)
+    orphan.write_bytes(b"x" * 400_000)
     await context.spool.measure()
     uuid = await api.init()
     await api.upload(uuid, a__jpg=b"x" * 300_000)
     context.spool.room.patience = 0.3
     assert "No room left" in (await api.upload(uuid, b__jpg=b"x" * 500_000))["error"]
-    assert left.exists()
+    assert orphan.exists()
     await context.strays.take_away("spool", UNKNOWN)
-    assert context.spool.room.left() < 400_000, "the trash takes room, too"
+    assert context.spool.room.free_bytes() < 400_000, "the trash takes room, too"
     context.spool.room.patience = 5.0
     assert await api.upload(uuid, b__jpg=b"x" * 500_000) == {"success": True}
     assert list((tmp_path / "data" / "trash").iterdir()) == []

@@ -189,7 +189,7 @@ async def test_the_first_replica_is_elected_and_the_next_one_as_soon_as_it_leave
     first, second, third = [await world.add() for _ in range(3)]
     await world.pass_(2)
     assert world.leaders() == [first]
-    assert [len(member.replicas.there) for member in world.members] == [3, 3, 3]
+    assert [len(member.replicas.members) for member in world.members] == [3, 3, 3]
     assert second.replicas.leader == first.replicas.me.name
     await first.replicas.leave()
     await settle()

@@ -45,9 +45,9 @@ class Bench:
 
     @property
     def machine(self) -> Machine:
-        found = self.context.machines.get(self.machine_id)
-        assert found is not None
-        return found
+        machine = self.context.machines.get(self.machine_id)
+        assert machine is not None
+        return machine
 
     @property
     def fake(self) -> FakeMachine:
@@ -165,15 +165,15 @@ async def benched(folder: Path, name: str = "hetzner") -> AsyncIterator[Bench]:
 async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """A bench whose provider's calls are not repeated after a real wait."""
     monkeypatch.setattr(bounded, "_TRIES", 1)
-    async with benched(tmp_path) as made:
-        yield made
+    async with benched(tmp_path) as new_bench:
+        yield new_bench
 
 
 def hidden(world: World) -> dict[str, FakeMachine]:
     """Have a cloud deny its machines, until they are put back."""
-    found = dict(world.machines)
+    machines = dict(world.machines)
     world.machines.clear()
-    return found
+    return machines
 
 
 # Launch

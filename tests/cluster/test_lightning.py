@@ -36,27 +36,27 @@ class Service:
 
     async def answer(self, request: web.Request) -> web.Response:
         path = request.path.removeprefix("/r")
-        said = dict(await request.post()) if path == "/auth/getToken" else await request.json()
-        self.calls.append((path, said))
+        fields = dict(await request.post()) if path == "/auth/getToken" else await request.json()
+        self.calls.append((path, fields))
         if self.down.get(path, 0):
             self.down[path] -= 1
             return web.Response(status=502, text="<html>bad gateway</html>")
         match path:
             case "/tokens/validate":
-                limits = self.tokens.get(str(said["token"]))
+                limits = self.tokens.get(str(fields["token"]))
                 return web.json_response({"valid": limits is not None, "limits": limits})
             case "/tasks/approve":
                 return web.json_response({"approved": not self.refusal, "error": self.refusal or None})
             case "/auth/getToken":
-                known = said == {"username": "ann", "password": "hush-word"}
-                return web.json_response({"token": TOKEN} if known else {"error": "no"})
+                valid = fields == {"username": "ann", "password": "hush-word"}
+                return web.json_response({"token": TOKEN} if valid else {"error": "no"})
         return web.json_response({"ok": True})
 
     def count(self, path: str) -> int:
         return sum(called == path for called, _ in self.calls)
 
     def reports(self) -> list[Any]:
-        return [json.loads(said["taskInfo"]) for path, said in self.calls if path == "/tasks/finished"]
+        return [json.loads(body["taskInfo"]) for path, body in self.calls if path == "/tasks/finished"]
 
 
 @pytest.fixture
@@ -151,8 +151,8 @@ async def test_a_known_token_goes_on_while_the_service_is_down_also_after_a_rest
         assert "version" in await api.get("/info")
     assert service.count("/tokens/validate") == 2, "once at first, once when the answer was old"
     await cluster.stop()
-    again = await start(cluster, service)
-    assert "version" in await again.get("/info")
+    restarted = await start(cluster, service)
+    assert "version" in await restarted.get("/info")
 
 
 async def test_a_token_that_was_revoked_is_deleted_from_disk(cluster: Rig, service: Service) -> None:
@@ -174,7 +174,7 @@ async def test_a_task_is_approved_and_reported_exactly_once(cluster: Rig, servic
     await api.commit(uuid)
     await api.ends(uuid)
     await eventually(lambda: not cluster.entry(uuid).task.billing_due)
-    approvals = [said for path, said in service.calls if path == "/tasks/approve"]
+    approvals = [body for path, body in service.calls if path == "/tasks/approve"]
     assert approvals == [{"token": TOKEN, "imagesCount": 3}]
     assert [(report["uuid"], report["status"]["code"]) for report in service.reports()] == [(uuid, 40)] * 3
     assert service.count("/tasks/finished") == 3, "two that failed, one that was taken"
@@ -197,11 +197,11 @@ async def test_a_task_that_cannot_be_approved_now_is_accepted_and_waits(cluster:
     service.down["/tasks/approve"] = 1000
     await cluster.add_node()
     api = await start(cluster, service)
-    kept, refused = await api.create(1), await api.create(1)
-    await eventually(lambda: "has not approved it yet" in cluster.entry(kept).wait)
-    assert await api.code(kept) == 10
+    accepted, refused = await api.create(1), await api.create(1)
+    await eventually(lambda: "has not approved it yet" in cluster.entry(accepted).wait)
+    assert await api.code(accepted) == 10
     service.down.clear()
-    await api.ends(kept)
+    await api.ends(accepted)
     await api.ends(refused)
 
 
@@ -217,13 +217,13 @@ async def test_a_task_that_is_refused_later_fails_with_the_reason_and_is_not_rep
     assert service.reports() == []
 
 
-async def test_images_that_we_fetch_are_approved_once_they_are_here(cluster: Rig, service: Service) -> None:
+async def test_fetched_images_are_approved_once_they_are_here(cluster: Rig, service: Service) -> None:
     url = await zip_server(cluster, zipped({"a.jpg": b"a", "b.jpg": b"b", "notes.txt": b"c"}))
     await cluster.add_node()
     api = await start(cluster, service, zipurl_allow_private=True)
     uuid = (await api.post("/task/new", form({"zipurl": f"{url}/a.zip"})))["uuid"]
     await api.ends(uuid)
-    approvals = [said["imagesCount"] for path, said in service.calls if path == "/tasks/approve"]
+    approvals = [body["imagesCount"] for path, body in service.calls if path == "/tasks/approve"]
     assert approvals == [2]
 
 

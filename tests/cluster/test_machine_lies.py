@@ -28,14 +28,14 @@ async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(
     cluster: Rig, cloud: Cloud, missed: int
 ) -> None:
     assert cloud.world is not None
-    there, hidden = cloud.world.machines, dict[str, FakeMachine]()
+    cloud_machines, hidden = cloud.world.machines, dict[str, FakeMachine]()
 
     def lie(request: web.Request) -> str:
         if request.method == "DELETE" and not hidden:
-            hidden.update(there)
-            there.clear()
+            hidden.update(cloud_machines)
+            cloud_machines.clear()
         elif request.method == "DELETE":
-            there.update(hidden)
+            cloud_machines.update(hidden)
         return ""
 
     def miss_before(machine: Machine) -> None:
@@ -54,8 +54,8 @@ async def test_a_machine_that_its_provider_denies_once_is_deleted_nevertheless(
 async def test_a_creation_without_an_answer_leaves_one_machine(cluster: Rig, name: str) -> None:
     async with running_cloud(name) as cloud:
         assert cloud.world is not None
-        left = [LOSE] * 2
-        cloud.world.misbehave = lambda request: left.pop() if left and request.method == "POST" else ""
+        faults = [LOSE] * 2
+        cloud.world.misbehave = lambda request: faults.pop() if faults and request.method == "POST" else ""
         api = await start(cluster, cloud)
         await api.ends(await api.create(2))
         assert len(cloud.world.created) == 1
@@ -74,7 +74,7 @@ async def test_a_creation_that_never_gets_an_answer_is_given_up_and_leaves_nothi
     await no_machines(cluster, cloud)
 
 
-async def test_a_machine_gets_nothing_new_from_before_it_is_deleted(cluster: Rig, cloud: Cloud) -> None:
+async def test_a_machine_gets_no_tasks_from_before_it_is_deleted(cluster: Rig, cloud: Cloud) -> None:
     api = await start(cluster, cloud, idleTimeout=60)
     await api.ends(await api.create(2))
     context, closed = cluster.cluster.context, list[str]()

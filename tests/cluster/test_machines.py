@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("prioritise")
 
 
 @pytest.mark.parametrize("name", CLOUDS)
-async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: str) -> None:
+async def test_scaling_up_from_zero_and_back_to_zero(cluster: Rig, name: str) -> None:
     async with running_cloud(name) as cloud:
         api = await start(cluster, cloud)
         uuid = await api.create(3)
@@ -32,8 +32,8 @@ async def test_from_nothing_to_results_and_back_to_nothing(cluster: Rig, name: s
         assert archive.startswith(b"PK"), "its results were brought here before its machine went"
         lines = await cluster.timeline(uuid)
         assert any(line.startswith("machine clusterodm-") and "smallest size for 3 images" in line for line in lines)
-        gone = await cluster.cluster.context.store.machines_gone(limit=10)
-        assert [machine.state for machine in gone] == [State.GONE]
+        gone_machines = await cluster.cluster.context.store.machines_gone(limit=10)
+        assert [machine.state for machine in gone_machines] == [State.GONE]
 
 
 async def test_each_task_gets_the_size_that_it_needs_and_no_more_machines_than_tasks(
@@ -205,10 +205,10 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     await cluster.stop()
 
     api = await start(cluster, cloud)
-    again = await api.create(2)
-    await api.ends(again)
+    second = await api.create(2)
+    await api.ends(second)
     assert [machine.size for machine in cloud.world.created] == ["small", "large", "large"]
-    lines = "\n".join(await cluster.timeline(again))
+    lines = "\n".join(await cluster.timeline(second))
     assert "GB of memory expected: a task of 2 images like it" in lines
     assert "as similar tasks used: large in fsn1" in lines
 

@@ -19,8 +19,8 @@ def broken(*_: Any) -> None:
 async def test_a_task_goes_its_way_though_an_observer_of_tasks_nodes_and_machines_fails(cluster: Rig) -> None:
     _, operator = await start(cluster)
     context = cluster.cluster.context
-    for told in (context.tasks, context.registry, context.machines):
-        told.observers._observers.insert(0, broken)  # whoever comes after it must hear, too
+    for observed in (context.tasks, context.registry, context.machines):
+        observed.observers._observers.insert(0, broken)  # whoever comes after it must hear, too
     with structlog.testing.capture_logs() as logs:
         await cluster.add_node()
         await cluster.ready()

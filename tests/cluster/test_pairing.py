@@ -35,9 +35,9 @@ def held(folder: Path) -> list[str]:
 @asynccontextmanager
 async def shared(folder: Path, url: str) -> AsyncIterator[Program]:
     """The program on PostgreSQL."""
-    async with program(folder) as made:
-        made.environ["CLUSTERODM_DATABASE_URL"] = url
-        yield made
+    async with program(folder) as new_program:
+        new_program.environ["CLUSTERODM_DATABASE_URL"] = url
+        yield new_program
 
 
 async def five_queued(several: Program) -> list[str]:
@@ -52,10 +52,10 @@ async def refused(several: Program, *words: str) -> str:
     before = several.log.read_text() if several.log.exists() else ""
     process = await several.spawn()
     assert await process.wait() == 2
-    said = several.log.read_text()[len(before) :]
-    assert all(word in said for word in words), said
-    assert "Traceback" not in said
-    return said
+    output = several.log.read_text()[len(before) :]
+    assert all(word in output for word in words), output
+    assert "Traceback" not in output
+    return output
 
 
 async def test_a_start_on_another_database_or_none_is_refused_and_costs_no_photo(
@@ -143,7 +143,7 @@ async def without_ids(data: Path, url: str) -> None:
 
 
 async def test_both_have_one_id_wherever_the_process_died_while_it_was_given(tmp_path: Path) -> None:
-    for step, (here, there) in enumerate(
+    for step, (folder_id, database_id) in enumerate(
         [
             (Identity("new", replaces=""), ""),
             (Identity("new", replaces=""), "new"),
@@ -153,9 +153,9 @@ async def test_both_have_one_id_wherever_the_process_died_while_it_was_given(tmp
     ):
         data = tmp_path / str(step) / "data"
         data.mkdir(parents=True)
-        write_identity(data, here)
+        write_identity(data, folder_id)
         store = await Store.open(f"sqlite+aiosqlite:///{data / 'clusterodm.db'}")
-        await store.keep_value(KEY, there)
+        await store.keep_value(KEY, database_id)
         await store.close()
         async with running_cluster(load_settings(FAST | {"data_dir": data}, environ={})) as cluster:
             assert await cluster.context.store.value(KEY) == "new"
@@ -180,12 +180,12 @@ async def test_after_a_migration_only_the_new_database_is_that_of_the_folder(tmp
         url = postgres.new_database()
         words = [sys.executable, "-m", "clusterodm", "migrate-store", "--data-dir", str(tmp_path / "data")]
         environ = os.environ | {"CLUSTERODM_DATABASE_URL": url}
-        done = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        process = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
         await refused(one, "belongs to another database", "--adopt")
-        again = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
-        assert again.returncode == 2
-        assert "belongs to another database" in again.stderr
+        second_run = subprocess.run(words, check=False, env=environ, capture_output=True, text=True)
+        assert second_run.returncode == 2
+        assert "belongs to another database" in second_run.stderr
         one.environ["CLUSTERODM_DATABASE_URL"] = url
         api = await one.start()
         assert [await api.code(uuid) for uuid in uuids] == [10] * 5
@@ -203,11 +203,11 @@ async def test_uploads_begin_again_and_tasks_go_on_after_an_adoption(cluster: Ri
     with suppress(DataFolderError):
         await cluster.start()
     api = await adopted(cluster)
-    said = await api.upload(receives, b__jpg=b"b")
-    assert said["error"].startswith("Invalid uuid (not found): the cluster was put back to an earlier state (")
-    assert said["error"].endswith("; begin again")
-    assert said["noRetry"]
-    assert (await api.commit(receives))["error"] == said["error"]
+    response = await api.upload(receives, b__jpg=b"b")
+    assert response["error"].startswith("Invalid uuid (not found): the cluster was put back to an earlier state (")
+    assert response["error"].endswith("; begin again")
+    assert response["noRetry"]
+    assert (await api.commit(receives))["error"] == response["error"]
     [trash] = (data / "trash").iterdir()
     assert trash.name.endswith(receives)
     assert json.loads((data / FILE).read_text()).keys() == {"id"}

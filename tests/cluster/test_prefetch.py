@@ -31,10 +31,10 @@ async def _held(node: DevNode, uuid: str) -> set[str]:
 async def _sent(cluster: Rig, uuid: str, names: set[str], *, on: int = 0, number: int = 1) -> None:
     """Wait until these files are on a node although nothing was committed."""
 
-    async def there() -> bool:
+    async def is_there() -> bool:
         return await _held(cluster.nodes[on], node_uuid(uuid, number)) == names
 
-    await eventually(there)
+    await eventually(is_there)
 
 
 async def _gone(node: DevNode, uuid: str) -> None:
@@ -83,7 +83,7 @@ async def test_files_are_on_the_node_before_the_commit_and_only_the_rest_follows
     assert any("files prefetched to" in line for line in lines)
 
 
-async def test_no_file_is_sent_ahead_when_it_is_turned_off(cluster: Rig) -> None:
+async def test_no_file_is_prefetched_when_prefetching_is_off(cluster: Rig) -> None:
     node = await cluster.add_node()
     api = await cluster.start(prefetch=0)
     await cluster.ready()
@@ -112,7 +112,7 @@ async def test_an_upload_takes_no_slot_from_a_committed_task(cluster: Rig) -> No
     await eventually(lambda: node.commits == [quick, slow])
 
 
-async def test_a_committed_task_goes_where_no_upload_is_sent_ahead(cluster: Rig) -> None:
+async def test_a_committed_task_goes_where_no_upload_is_prefetched(cluster: Rig) -> None:
     for _ in range(2):
         await cluster.add_node(seconds=30)
     api = await cluster.start()
@@ -204,10 +204,10 @@ async def test_what_was_sent_of_an_upload_that_is_removed_is_removed_on_the_node
     await _sent(cluster, uuid, {"a.jpg"})
     await cluster.cluster.context.control.remove(cluster.entry(uuid))
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return not await _held(node, uuid) and uuid not in node.announced
 
-    await eventually(gone)
+    await eventually(is_gone)
     assert not _node(cluster).prefetches
 
 
@@ -245,7 +245,7 @@ async def test_a_task_that_is_announced_again_runs_with_the_last_options(cluster
     assert [option["name"] for option in ran.options] == ["dtm", "pc-ept", "cog", "gltf"]
 
 
-async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(cluster: Rig) -> None:
+async def test_after_a_restart_prefetches_are_discarded_and_the_task_runs(cluster: Rig) -> None:
     node = await cluster.add_node()
     api = await cluster.start()
     await cluster.ready()
@@ -264,7 +264,7 @@ async def test_after_a_restart_what_was_sent_is_taken_back_and_the_task_runs(clu
     assert await _held(node, node.commits[0]) == {"a.jpg", "b.jpg"}
 
 
-async def test_no_more_uploads_are_sent_ahead_than_configured(cluster: Rig) -> None:
+async def test_no_more_uploads_are_prefetched_than_configured(cluster: Rig) -> None:
     await cluster.add_node(slots=10)
     api = await cluster.start(prefetch=2)
     await cluster.ready()
@@ -295,7 +295,7 @@ async def test_a_canceled_task_that_waits_leaves_nothing_on_the_node(cluster: Ri
     await eventually(lambda: attempts[-1].cleanup in (Cleanup.REMOVE, Cleanup.NONE))
 
 
-async def test_a_node_that_fails_while_files_are_sent_ahead_costs_the_client_nothing(cluster: Rig) -> None:
+async def test_a_node_that_fails_during_a_prefetch_costs_the_client_nothing(cluster: Rig) -> None:
     bad = await cluster.add_node(drop=1.0)
     api = await cluster.start()
     await cluster.ready()

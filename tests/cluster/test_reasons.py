@@ -161,14 +161,14 @@ async def test_calls_and_the_doctor_say_what_is_wrong_with_an_address(
         world = World(stack, tmp_path)
         address = f"{await trouble(world)}/?token=hush-node"
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        with pytest.raises(NodeUnreachable) as told:
+        with pytest.raises(NodeUnreachable) as raised:
             await NodeClient(session, Trust(world.authorities)).info(parse_address(address))
-        assert str(told.value).startswith(reason)
-        assert "hush" not in str(told.value)
+        assert str(raised.value).startswith(reason)
+        assert "hush" not in str(raised.value)
         monkeypatch.setenv("CLUSTERODM_NODE", address)
         monkeypatch.setenv("CLUSTERODM_NODES_CA", str(world.authorities))
-        found = [each async for each in findings(None, tmp_path / "data") if each.what.startswith("node ")]
-        assert [(each.verdict, each.text) for each in found] == [("error", str(told.value))]
+        results = [each async for each in findings(None, tmp_path / "data") if each.what.startswith("node ")]
+        assert [(each.verdict, each.text) for each in results] == [("error", str(raised.value))]
 
 
 @pytest.mark.parametrize(
@@ -195,10 +195,10 @@ async def test_uploads_say_the_same(
         transfer = transfers.to(address, "11111111-1111-4111-8111-111111111111")
         transfer.add(tmp_path / "a.jpg", 5)
         transfer.end()
-        with pytest.raises(NodeUnreachable) as told:
+        with pytest.raises(NodeUnreachable) as raised:
             await transfer.run()
-        assert reason in str(told.value)
-        assert "hush" not in str(told.value)
+        assert reason in str(raised.value)
+        assert "hush" not in str(raised.value)
 
 
 async def test_a_clock_that_goes_wrong_is_noticed_where_a_certificate_is_that_of_the_operators_own_authority(
@@ -212,9 +212,9 @@ async def test_a_clock_that_goes_wrong_is_noticed_where_a_certificate_is_that_of
         port = await world.says(answer, certified(world.authority, "127.0.0.1"))
         monkeypatch.setenv("CLUSTERODM_NODE", f"https://127.0.0.1:{port}")
         monkeypatch.setenv("CLUSTERODM_NODES_CA", str(world.authorities))
-        [found] = [each async for each in findings(None, tmp_path / "data") if each.what.startswith("node ")]
-        assert found.verdict == "warning"
-        assert "behind" in found.text
+        [result] = [each async for each in findings(None, tmp_path / "data") if each.what.startswith("node ")]
+        assert result.verdict == "warning"
+        assert "behind" in result.text
 
 
 @pytest.mark.parametrize(

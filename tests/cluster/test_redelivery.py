@@ -49,12 +49,12 @@ async def test_a_node_that_delivers_at_the_second_try_keeps_the_task(cluster: Ri
     assert (task.attempts, task.charged, task.avoid, len(other.commits)) == (1, 0, [], 0)
     assert [option["name"] for option in info["options"]][:1] == ["dsm"]
     timeline = await cluster.timeline(uuid)
-    [said] = [line for line in timeline if UNDELIVERED in line]
-    assert re.search(r"; restarting the task there in \d+ s \(1 of 3\)$", said)
+    [undelivered] = [line for line in timeline if UNDELIVERED in line]
+    assert re.search(r"; restarting the task there in \d+ s \(1 of 3\)$", undelivered)
     assert any(line.startswith("restarted on 127.0.0.1") for line in timeline)
     console = await api.get(f"/task/{uuid}/output")
-    [begun] = [number for number, line in enumerate(console) if line.startswith("[clusterodm] restarted")]
-    assert console[begun + 1].startswith("Development node"), "the node's lines follow, from its first"
+    [restart_line] = [number for number, line in enumerate(console) if line.startswith("[clusterodm] restarted")]
+    assert console[restart_line + 1].startswith("Development node"), "the node's lines follow, from its first"
     assert sum(line.startswith("Development node") for line in console) == node.tasks[uuid].runs == 2
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     assert content.startswith(b"PK")

@@ -17,8 +17,8 @@ LARGEST = {"error": "this task has 3 files; the largest node takes 2", "noRetry"
 
 async def send(api: Api, uuid: str, **files: bytes) -> Any:
     """Upload files in one request."""
-    named = {name.replace("__", "."): content for name, content in files.items()}
-    return await api.post(f"/task/new/upload/{uuid}", images(named))
+    contents = {name.replace("__", "."): content for name, content in files.items()}
+    return await api.post(f"/task/new/upload/{uuid}", images(contents))
 
 
 async def short(cluster: Rig, api: Api) -> str:

@@ -71,7 +71,7 @@ class World:
         self.clock = DrivenClock()
         self.polled = Polled()
         self.polled.gate.set()
-        self.told = 0
+        self.notifications = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Registry]:
@@ -92,7 +92,7 @@ class World:
             self.controller: Controller[int] = loop
             await stack.enter_async_context(background(loop.run()))
             self.node = await self.registry.add(make_address("127.0.0.1", int(runner.addresses[0][1])))
-            self.registry.watch(self._told)
+            self.registry.watch(self._notified)
             await self.quiet()
             yield self.registry
 
@@ -104,8 +104,8 @@ class World:
             self.store, self.tasks, NodeClient(session), shipped, interval=10.0, machines=list, clock=self.clock
         )
 
-    def _told(self) -> None:
-        self.told += 1
+    def _notified(self) -> None:
+        self.notifications += 1
 
     async def quiet(self) -> None:
         """Wait until no poll is under way."""
@@ -150,16 +150,16 @@ async def test_a_node_is_offline_after_two_failed_polls_and_online_after_one_goo
         await world.pass_(10)
         assert world.node.online
         assert "500" in world.node.error
-        told = world.told
+        notified = world.notifications
         await world.pass_(10)
         assert not world.node.online
-        assert world.told == told + 1
+        assert world.notifications == notified + 1
         await world.pass_(10)
-        assert world.told == told + 1
+        assert world.notifications == notified + 1
         world.polled.down = False
         await world.pass_(10)
         assert (world.node.online, world.node.error) == (True, "")
-        assert world.told == told + 2
+        assert world.notifications == notified + 2
 
 
 async def test_a_late_answer_to_a_poll_from_before_the_commit_frees_no_slot(world: World) -> None:
@@ -208,7 +208,7 @@ async def test_a_node_is_online_although_the_store_cannot_keep_its_description(w
     try:
         async with world.running() as registry:
             assert world.node.online
-            assert world.told >= 1
+            assert world.notifications >= 1
             FailingStore.down = False
             await world.pass_(40)
             assert [option["name"] for option in registry.options] == ["dsm"]
@@ -221,18 +221,18 @@ async def test_nodes_that_another_process_added_changed_and_deleted_are_taken_ov
     async with world.running() as registry, AsyncExitStack() as stack:
         other = await world.another(stack)
         await other.load()
-        [known] = other.nodes()
-        assert known.record == world.node.record
+        [registered] = other.nodes()
+        assert registered.record == world.node.record
         await registry.change(world.node, locked=True)
         second = await registry.add(make_address("127.0.0.1", 1))
         await other.reload()
         assert [node.closed for node in other.nodes()] == ["locked", ""]
-        assert other.get(known.record.id) is known  # what its polls have shown stays
+        assert other.get(registered.record.id) is registered  # what its polls have shown stays
         await registry.forget(second)
         await registry.remove(world.node)
         await other.reload()
         assert other.nodes() == []
-        assert other.all() == [known]
+        assert other.all() == [registered]
         await registry.forget_removed()
         await other.reload()
         assert other.all() == []

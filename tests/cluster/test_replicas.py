@@ -367,7 +367,7 @@ async def test_a_folder_that_replicas_share_is_refused_to_a_cluster_with_its_own
             pass
 
 
-async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_takes_it_up_again(
+async def test_a_leader_that_cannot_reach_the_database_steps_down_and_is_elected_again(
     group: Group, postgres: Server
 ) -> None:
     apis = await three(group)
@@ -388,8 +388,8 @@ async def test_a_replica_that_cannot_reach_the_database_lays_the_lead_down_and_t
     replicas = [cluster.context.replicas for cluster in group.clusters]
     assert all(replicas[leader].alive(each.me.id) for each in replicas)
     await apis[2].ends(uuid)
-    later = await apis[1].create()
-    await apis[0].ends(later)
+    second = await apis[1].create()
+    await apis[0].ends(second)
 
 
 async def test_machines_are_seen_everywhere_and_looked_after_by_whoever_leads(
@@ -437,9 +437,9 @@ async def test_all_replicas_know_what_owners_used_of_the_nodes(group: Group) -> 
     await group.everywhere(lambda context: any(seconds > 0.1 for seconds in context.fair.usage().ended.values()))
     await group.everywhere(lambda context: not context.fair.usage().began)
     (account,) = await group.clusters[0].context.store.accounts()
-    later = group.clusters[1].context
-    await later.fair.load()
-    assert set(later.fair.usage().ended) == {account.owner}
+    other_context = group.clusters[1].context
+    await other_context.fair.load()
+    assert set(other_context.fair.usage().ended) == {account.owner}
 
 
 async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_their_job(group: Group) -> None:
@@ -451,11 +451,11 @@ async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_the
     engines = [Api(cluster.url, token) for cluster in group.clusters]
     for engine in engines:
         group.stack.push_async_callback(engine.session.close)
-    found = [await engine.create(1) for engine in engines]
+    submodels = [await engine.create(1) for engine in engines]
     await two.post("/task/cancel", {"uuid": job})
 
     async def canceled() -> bool:
-        infos = [await engines[2].get(f"/task/{uuid}/info") for uuid in found]
+        infos = [await engines[2].get(f"/task/{uuid}/info") for uuid in submodels]
         return [info["status"]["code"] for info in infos] == [50, 50, 50]
 
     await eventually(canceled)
@@ -464,10 +464,10 @@ async def test_submodels_end_whichever_replica_took_them_and_whichever_ended_the
     await eventually(group.leaders)
     await other.post("/task/remove", {"uuid": job})
 
-    async def gone() -> bool:
-        return "error" in await engines[2].get(f"/task/{found[0]}/info")
+    async def is_gone() -> bool:
+        return "error" in await engines[2].get(f"/task/{submodels[0]}/info")
 
-    await eventually(gone)
+    await eventually(is_gone)
 
 
 def _phase(context: Context, uuid: str) -> Phase | None:

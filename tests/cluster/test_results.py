@@ -108,7 +108,7 @@ async def test_many_who_want_an_asset_of_results_that_stayed_on_the_node_bring_i
 
     results.new_part = watched  # type: ignore[method-assign]
     async with asyncio.TaskGroup() as group:
-        found = await asyncio.gather(*(archive(cluster.entry(uuid)) for _ in range(2)), return_exceptions=True)
-    assert isinstance(found[0], NodeUnreachable)
-    assert [task.result() for task in late] == [found[1]]
+        outcomes = await asyncio.gather(*(archive(cluster.entry(uuid)) for _ in range(2)), return_exceptions=True)
+    assert isinstance(outcomes[0], NodeUnreachable)
+    assert [task.result() for task in late] == [outcomes[1]]
     assert begun == 2

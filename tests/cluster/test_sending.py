@@ -63,11 +63,11 @@ async def test_uploads_that_a_node_answers_with_500_are_sent_again_in_the_same_a
 async def test_a_file_that_is_there_twice_has_the_attempt_discarded_before_its_client_sees_anything_of_it(
     cluster: Rig, odd: OddNode
 ) -> None:
-    lost = []
+    requests = []
 
     async def lose_one(request: web.Request) -> web.StreamResponse | None:
-        lost.append(request.path)
-        return cut(request) if len(lost) == 1 else None
+        requests.append(request.path)
+        return cut(request) if len(requests) == 1 else None
 
     def work(task: OddTask) -> None:
         task.console.append(f"attempt {len(odd.commits)}")
@@ -195,8 +195,8 @@ async def test_an_archive_that_is_gone_before_it_was_unpacked_fails_the_task_by_
     cluster.cluster.context.tasks.watch(lose)
     await api.commit(uuid)
     info = await api.ends(uuid, 30)
-    gone = "files that were accepted are damaged or missing here: photos.zip (missing)"
-    assert info["status"]["errorMessage"] == (gone if beside else "its file is not held here: photos.zip")
+    losses = "files that were accepted are damaged or missing here: photos.zip (missing)"
+    assert info["status"]["errorMessage"] == (losses if beside else "its file is not held here: photos.zip")
 
 
 async def test_a_task_of_before_names_were_kept_is_compared_by_count_and_bytes(cluster: Rig) -> None:
@@ -246,11 +246,11 @@ async def test_a_restart_from_held_files_and_a_move_are_refused_with_the_names_o
 
 async def test_what_came_from_a_zipurl_is_fetched_again_when_it_is_damaged(cluster: Rig) -> None:
     archive = zipped(PHOTOS)
-    asked = 0
+    requests = 0
 
     async def serve(request: web.Request) -> web.Response:
-        nonlocal asked
-        asked += 1
+        nonlocal requests
+        requests += 1
         return web.Response(body=archive)
 
     app = web.Application()
@@ -267,7 +267,7 @@ async def test_what_came_from_a_zipurl_is_fetched_again_when_it_is_damaged(clust
     node = await cluster.add_node()
     await api.ends(uuid)
     held = {name: path.read_bytes() for name, path in node.held(node.commits[-1]).items()}
-    assert (held, asked, len(node.commits)) == (PHOTOS, 2, 1)
+    assert (held, requests, len(node.commits)) == (PHOTOS, 2, 1)
 
 
 async def test_a_task_goes_to_a_free_node_at_once_when_its_own_died_while_it_was_sent(cluster: Rig) -> None:

@@ -84,8 +84,8 @@ async def code(api: Api, uuid: str) -> int:
 
 async def phase(rig: Rig, uuid: str) -> Phase | None:
     """Where a task is by the store; None when it is forgotten."""
-    found = await rig.cluster.context.store.find_task(uuid)
-    return found[0].phase if found else None
+    pair = await rig.cluster.context.store.find_task(uuid)
+    return pair[0].phase if pair else None
 
 
 @pytest.mark.parametrize("token", ["", "hush-client"])
@@ -120,10 +120,10 @@ async def test_submodels_are_canceled_with_their_job_and_removed_from_their_node
     await eventually(lambda: cluster.cluster.context.tasks.get(uploads) is None)
     assert not await may_send(job.api)
 
-    async def told() -> bool:
+    async def ending_is_noted() -> bool:
         return "ended 3 of its submodels: the attempt that sent them is over" in await cluster.timeline(job.uuid)
 
-    await eventually(told)
+    await eventually(ending_is_noted)
     assert cluster.entry(ordinary).task.outcome is None
     # ODM looks at them, and removes them, on its way out
     assert await code(job.api, runs) == await code(job.api, waits) == 50
@@ -166,10 +166,10 @@ async def test_submodels_go_with_a_removed_job_also_finished_ones_with_their_res
     await cluster.api.post("/task/remove", {"uuid": job.uuid})
     await eventually(lambda: not any({done, runs} & set(node.tasks) for node in cluster.nodes))
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return all([await phase(cluster, uuid) in (Phase.REMOVED, None) for uuid in (done, runs)])
 
-    await eventually(gone)
+    await eventually(is_gone)
     for uuid in (done, runs):
         assert await cluster.cluster.context.spool.listing(uuid) == []
     assert cluster.cluster.context.results.archive(done) is None
@@ -194,10 +194,10 @@ async def test_a_job_that_begins_again_elsewhere_leaves_its_submodels_behind(clu
     entry = cluster.entry(job.uuid)
     await eventually(lambda: entry.task.phase is Phase.RUNNING and entry.task.attempts == 2)
     assert entry.attempt is not None
-    again = await engine(cluster, other, entry.attempt.node_uuid)
+    second_engine = await engine(cluster, other, entry.attempt.node_uuid)
     assert not await may_send(job.api)
     assert await code(job.api, old) == 50
-    new = await job.submodel(again)
+    new = await job.submodel(second_engine)
     await eventually(lambda: cluster.entry(new).task.phase is Phase.RUNNING)
     assert cluster.entry(new).task.job_attempt == 2
     await cluster.cluster.context.submodels.sweep()
@@ -253,10 +253,10 @@ async def test_what_was_not_ended_before_a_crash_is_ended_after_it(cluster: Rig)
     waits, uploads = await job.submodel(), await job.api.init()
     await cluster.stop()
     store = await Store.open(f"sqlite+aiosqlite:///{cluster.folder / 'data' / 'clusterodm.db'}")
-    found = await store.find_task(job.uuid)
-    assert found is not None
+    pair = await store.find_task(job.uuid)
+    assert pair is not None
     now = time.time()
-    await store.advance(found[0], Phase.FINISHED, at=now, text="canceled", outcome=Outcome.CANCELED, finished_at=now)
+    await store.advance(pair[0], Phase.FINISHED, at=now, text="canceled", outcome=Outcome.CANCELED, finished_at=now)
     await store.close()
     await cluster.start()
 
@@ -268,8 +268,8 @@ async def test_what_was_not_ended_before_a_crash_is_ended_after_it(cluster: Rig)
 
 @pytest.fixture
 async def stack() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as made:
-        yield made
+    async with AsyncExitStack() as exit_stack:
+        yield exit_stack
 
 
 async def test_ten_minutes_after_their_job_left_submodels_are_removed_and_the_token_is_worthless(
@@ -330,8 +330,8 @@ async def test_an_address_that_no_node_elsewhere_can_reach_is_told_to_owner_and_
     assert expected in await cluster.timeline(far)
     assert (await figures.status(cluster.cluster.context)).problems.count(expected) == 1
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    told = [line for line in lines if line["event"] == expected and line["task"] == far]
-    assert [line["level"] for line in told] == ["warning"]
+    warnings = [line for line in lines if line["event"] == expected and line["task"] == far]
+    assert [line["level"] for line in warnings] == ["warning"]
 
 
 async def test_a_public_address_that_the_engine_cannot_use_is_a_problem_before_the_first_job(cluster: Rig) -> None:

@@ -81,8 +81,8 @@ async def test_a_wrong_key_is_known_although_the_first_question_was_throttled(
     monkeypatch.setattr(bounded, "_PATIENCE", 0.0)
     async with running_cloud("hetzner") as cloud:
         assert cloud.world is not None
-        left = [THROTTLE] * 3
-        cloud.world.misbehave = lambda request: left.pop() if left else ""
+        faults = [THROTTLE] * 3
+        cloud.world.misbehave = lambda request: faults.pop() if faults else ""
         cloud.entry["apiToken"] = "hush-wrong"
         await start(cluster, cloud)
         await eventually(lambda: cluster.cluster.context.autoscaler.troubles == {"hetzner": "the key is not valid"})

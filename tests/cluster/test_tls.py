@@ -86,14 +86,14 @@ async def test_a_node_may_use_https_and_its_certificate_is_verified(
     ca = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(ca)
     node, port = await cluster.stack.enter_async_context(running_devnode(Knobs(seconds=0), tls=context))
-    known = await cluster.stack.enter_async_context(program(tmp_path / "1", node=f"https://localhost:{port}"))
-    known.environ["SSL_CERT_FILE"] = str(ca)
+    trusting = await cluster.stack.enter_async_context(program(tmp_path / "1", node=f"https://localhost:{port}"))
+    trusting.environ["SSL_CERT_FILE"] = str(ca)
     stranger = await cluster.stack.enter_async_context(program(tmp_path / "2", node=f"https://localhost:{port}"))
-    for running in (known, stranger):
+    for running in (trusting, stranger):
         running.log.parent.mkdir()
         await running.start()
-    uuid = await known.api.create(3)
-    await known.api.ends(uuid)
+    uuid = await trusting.api.create(3)
+    await trusting.api.ends(uuid)
     assert node.commits == [uuid]
     refused = await stranger.api.create(1)
     await eventually(lambda: "node is o" not in stranger.log.read_text())
@@ -101,7 +101,7 @@ async def test_a_node_may_use_https_and_its_certificate_is_verified(
     assert node.commits == [uuid]
 
 
-async def test_the_operators_own_authority_is_believed_and_any_certificate_where_an_operator_says_so(
+async def test_the_operators_own_authority_is_trusted_and_any_certificate_where_verification_is_off(
     cluster: Rig, authority: trustme.CA, tmp_path: Path
 ) -> None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -127,9 +127,9 @@ async def test_the_operators_own_authority_is_believed_and_any_certificate_where
     assert insecure is not None
     await eventually(lambda: insecure.online)
     assert len(registry.nodes()) == 1, "localhost and 127.0.0.1 of one port are one node"
-    again = await api.create(3)
-    await api.ends(again)
-    assert node.commits == [uuid, again]
+    second = await api.create(3)
+    await api.ends(second)
+    assert node.commits == [uuid, second]
 
 
 async def test_a_file_of_authorities_that_is_none_is_refused(cluster: Rig, tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ async def test_a_renewed_certificate_is_taken_and_open_connections_go_on(
     issue("second")
 
     async def renewed() -> bool:
-        found, _, other = await connected()
+        common_name, _, other = await connected()
         other.close()
-        return found == "second"
+        return common_name == "second"
 
     await eventually(renewed)
     writer.write(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")

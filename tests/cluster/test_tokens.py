@@ -103,14 +103,14 @@ async def test_options_are_shown_and_taken_within_the_limits(cluster: Rig) -> No
     names = {option["name"] for option in hers} - {option["name"] for option in his}
     assert names == {"dsm", "max-concurrency"}
     assert all(set(option) == {"name", "type", "value", "domain", "help"} for option in his)
-    given = json.dumps([{"name": "dsm", "value": True}, {"name": "min-num-features", "value": 9000}])
-    uuid = await bob.create(1, options=given)
+    options = json.dumps([{"name": "dsm", "value": True}, {"name": "min-num-features", "value": 9000}])
+    uuid = await bob.create(1, options=options)
     assert cluster.entry(uuid).task.options == [
         {"name": "min-num-features", "value": 5000},
         {"name": "pc-quality", "value": "low"},
     ]
     await bob.post("/task/cancel", {"uuid": uuid})
-    assert await bob.post("/task/restart", {"uuid": uuid, "options": given}) == {"success": True}
+    assert await bob.post("/task/restart", {"uuid": uuid, "options": options}) == {"success": True}
     assert {option["name"] for option in cluster.entry(uuid).task.options} == {"min-num-features", "pc-quality"}
 
 
@@ -129,7 +129,7 @@ async def test_a_task_over_the_limit_waits_instead_of_failing(cluster: Rig) -> N
     await bob.ends(second)
 
 
-async def test_a_token_that_allows_no_tasks_is_told_so(cluster: Rig) -> None:
+async def test_a_token_that_allows_no_tasks_gets_that_error(cluster: Rig) -> None:
     _, bob = await two(cluster, TOKENS.replace("maxConcurrentTasks = 1", "maxConcurrentTasks = 0"))
     assert await bob.post("/task/new/init") == {"error": "This token allows no tasks", "noRetry": True}
     assert "no tasks" in (await bob.post("/task/new", images({"a.jpg": b"a"})))["error"]
@@ -149,8 +149,8 @@ async def test_the_file_is_read_again_when_it_changes_and_a_broken_one_changes_n
     assert await status(alice) == 200
 
 
-async def _is(work: Awaitable[int], wanted: int) -> bool:
-    return await work == wanted
+async def _is(work: Awaitable[int], expected: int) -> bool:
+    return await work == expected
 
 
 @pytest.mark.parametrize(

@@ -74,8 +74,8 @@ def on_disk(rig: Rig) -> int:
     for folder, _, names in os.walk(rig.folder / "data" / "spool"):
         for name in names:
             with suppress(FileNotFoundError):
-                found = os.stat(os.path.join(folder, name))
-                sizes[found.st_ino] = found.st_size
+                status = os.stat(os.path.join(folder, name))
+                sizes[status.st_ino] = status.st_size
     return sum(sizes.values())
 
 
@@ -95,13 +95,13 @@ async def test_an_abandoned_upload_makes_room_and_a_running_task_keeps_its_files
     cluster.clock.ahead += 11 * MINUTE
     fresh = await upload(api, 1000 * KB)  # 800 KB are left, more than a tenth, and it must fit all the same
     assert cluster.cluster.context.tasks.get(abandoned) is None
-    gone = {
+    error = {
         "error": "Invalid uuid (not found): the upload was given up because nothing was uploaded for 11 min and room "
         "was short; begin again",
         "noRetry": True,
     }
-    assert await send(api, abandoned, "late.jpg", KB) == gone
-    assert await api.commit(abandoned) == gone
+    assert await send(api, abandoned, "late.jpg", KB) == error
+    assert await api.commit(abandoned) == error
     assert len(await cluster.cluster.context.spool.listing(running)) == 2
     await cluster.stop_node(0)
     node = await cluster.add_node()
@@ -206,7 +206,7 @@ async def test_held_files_of_a_running_task_go_only_when_the_operator_allowed_it
     assert any("held files released" in line for line in await cluster.timeline(running)) is allowed
 
 
-async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(
+async def test_an_abandoned_prefetched_upload_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)
@@ -220,8 +220,8 @@ async def test_an_abandoned_upload_that_was_sent_ahead_is_removed_on_its_node(
     cluster.clock.ahead += 11 * MINUTE
     await upload(api, 1000 * KB)
     await eventually(lambda: not node.held(abandoned) and abandoned not in node.announced)
-    [known] = cluster.cluster.context.registry.nodes()
-    assert not known.prefetches
+    [registered] = cluster.cluster.context.registry.nodes()
+    assert not registered.prefetches
 
 
 async def test_an_upload_waits_for_room_that_comes_in_a_moment(cluster: Rig) -> None:
@@ -243,7 +243,7 @@ async def test_an_upload_without_room_is_refused_so_that_every_client_sends_it_a
     assert (status, body) == (403, b'{"error":"No room left for uploads here, try again later"}')
 
 
-async def test_what_can_never_have_room_is_told_so_at_once(cluster: Rig) -> None:
+async def test_an_upload_that_can_never_fit_is_refused_at_once(cluster: Rig) -> None:
     api = await cluster.start(spool_max="2MB")
     abandoned = await upload(api, 500 * KB)
     cluster.clock.ahead += 11 * MINUTE
@@ -287,11 +287,11 @@ async def test_uploads_at_the_same_time_stay_within_the_quota(cluster: Rig) -> N
     answers = await asyncio.gather(*(send(api, uuid, "a.jpg", 1200 * KB) for uuid in uuids))
     watching.cancel()
     assert most <= 5000 * KB
-    taken = sum(answer == {"success": True} for answer in answers)
+    accepted = sum(answer == {"success": True} for answer in answers)
     room = cluster.cluster.context.spool.room
     await eventually(lambda: room.held == on_disk(cluster))
-    assert 0 <= room.held - taken * 1200 * KB < 10 * KB, "the photos, and why others were refused"
-    assert room.left() == 5000 * KB - room.held
+    assert 0 <= room.held - accepted * 1200 * KB < 10 * KB, "the photos, and why others were refused"
+    assert room.free_bytes() == 5000 * KB - room.held
 
 
 async def test_what_was_cut_off_or_came_twice_takes_no_room(cluster: Rig) -> None:
@@ -336,7 +336,7 @@ async def test_nobody_else_ends_an_upload(cluster: Rig, verb: str) -> None:
         assert await one.post(f"/task/{verb}", {"uuid": uuid}) == {"success": True}
 
 
-async def test_an_upload_that_was_sent_ahead_and_is_canceled_is_removed_on_its_node(
+async def test_a_canceled_prefetched_upload_is_removed_on_its_node(
     cluster: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)

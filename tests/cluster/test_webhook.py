@@ -46,15 +46,15 @@ class Hook:
 
 @pytest.fixture
 async def hook(cluster: Rig) -> Hook:
-    made = Hook()
+    receiver = Hook()
     app = web.Application()
-    app.router.add_post("/hook", made.take)
+    app.router.add_post("/hook", receiver.take)
     runner = web.AppRunner(app)
     await runner.setup()
     cluster.stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    return made
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    return receiver
 
 
 def kinds(value: Any) -> Any:
@@ -138,16 +138,16 @@ async def test_only_a_node_that_has_a_task_says_something_of_its_photos(cluster:
     waiting = await api.create(1, webhook=hook.url)
     context = cluster.cluster.context
     key = context.jobs.callback_key(waiting)
-    told = {"images": [{"filename": "made up"}]}
-    status, _, _ = await api.raw("POST", f"/commit?task={waiting}&key=wrong", json=told)
+    info = {"images": [{"filename": "made up"}]}
+    status, _, _ = await api.raw("POST", f"/commit?task={waiting}&key=wrong", json=info)
     assert status == 401
-    assert (await api.raw("POST", f"/commit?task={waiting}&key={key}", json=told))[0] == 200
+    assert (await api.raw("POST", f"/commit?task={waiting}&key={key}", json=info))[0] == 200
     await api.post("/task/cancel", {"uuid": waiting})
     await eventually(lambda: hook.calls)
     assert hook.calls[0][1]["images"] == []
 
 
-async def test_a_canceled_task_is_told_with_an_empty_list_of_images(cluster: Rig, hook: Hook) -> None:
+async def test_a_canceled_task_is_reported_with_an_empty_list_of_images(cluster: Rig, hook: Hook) -> None:
     api = await cluster.start(webhook_allow_private=True)
     uuid = await api.create(1, webhook=hook.url)
     await api.post("/task/cancel", {"uuid": uuid})
@@ -157,10 +157,10 @@ async def test_a_canceled_task_is_told_with_an_empty_list_of_images(cluster: Rig
 
 
 async def test_nobody_outside_learns_the_versions_of_what_the_cluster_is_made_of(cluster: Rig, hook: Hook) -> None:
-    seen: set[tuple[str, str | None]] = set()
+    agents: set[tuple[str, str | None]] = set()
 
     async def node(request: web.Request) -> web.Response:
-        seen.add((request.path.split("/")[-2 if "upload" in request.path else -1], request.headers.get("User-Agent")))
+        agents.add((request.path.split("/")[-2 if "upload" in request.path else -1], request.headers.get("User-Agent")))
         if request.path == "/info":
             return web.json_response({"version": "2.2.4", "engine": "odm", "engineVersion": "3.5.5"})
         if request.path == "/options":
@@ -177,8 +177,8 @@ async def test_nobody_outside_learns_the_versions_of_what_the_cluster_is_made_of
     _, operator = await start(cluster)
     await cluster.cluster.context.registry.add(make_address("127.0.0.1", runner.addresses[0][1]))
     await cluster.api.create(1)
-    await eventually(lambda: {"upload", "init", "info", "options"} <= {call for call, _ in seen})
-    assert {agent for _, agent in seen} == {"ClusterODM"}
+    await eventually(lambda: {"upload", "init", "info", "options"} <= {call for call, _ in agents})
+    assert {agent for _, agent in agents} == {"ClusterODM"}
     for url in (f"{cluster.api.url}/nothing", f"{cluster.api.url}/task/list", f"{operator.url}/api/v1/status"):
         async with operator.session.get(url) as answer:
             assert answer.headers["Server"] == "ClusterODM"

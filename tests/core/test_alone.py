@@ -23,12 +23,12 @@ def node(number: int, **fields: Any) -> NodeFacts:
 
 
 def task(number: int, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
-    given: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
-    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **given)
+    values: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
+    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **values)
 
 
-def decide(tasks: list[Task], nodes: list[NodeFacts], **how: Any) -> Plan:
-    return plan(tasks, FreeSlots(nodes), 0.0, max_sending=99, **how)
+def decide(tasks: list[Task], nodes: list[NodeFacts], **options: Any) -> Plan:
+    return plan(tasks, FreeSlots(nodes), 0.0, max_sending=99, **options)
 
 
 def placed(decided: Plan) -> dict[str, int]:
@@ -86,8 +86,8 @@ class Cluster:
             del self.running[uuid], self.tasks[uuid]
         queue = {number: sum(on == number for on, _ in self.running.values()) for number in self.slots}
         nodes = [node(number, slots=slots, queue=queue[number]) for number, slots in self.slots.items()]
-        alone = {on for uuid, (on, _) in self.running.items() if self.tasks[uuid].alone}
-        decided = plan(self.tasks.values(), FreeSlots(nodes), float(now), max_sending=999, alone=alone)
+        reserved = {on for uuid, (on, _) in self.running.items() if self.tasks[uuid].alone}
+        decided = plan(self.tasks.values(), FreeSlots(nodes), float(now), max_sending=999, alone=reserved)
         for placement in decided.placements:
             uuid = placement.task
             self.tasks[uuid] = msgspec.structs.replace(self.tasks[uuid], phase=Phase.RUNNING)
@@ -147,8 +147,8 @@ def test_where_no_other_node_could_take_it_the_task_goes_back(other: dict[str, A
 
 def test_a_node_that_is_passed_over_says_so() -> None:
     needs = Needs(images=1, avoid=(1,))
-    [away] = [node(2, set_aside_until=10.0)]
-    assert wait([node(1), away], needs, 0.0).text == (
+    [set_aside] = [node(2, set_aside_until=10.0)]
+    assert wait([node(1), set_aside], needs, 0.0).text == (
         "no acceptable node: n1 is passed over, because it refused the task or failed it at once; "
         "n2 is set aside after a failure"
     )
@@ -210,17 +210,17 @@ def test_a_wait_without_hope_is_one_without_a_node_that_could_take_it(
     nodes: list[NodeFacts], machines: list[int], files: int
 ) -> None:
     needs = Needs(images=files)
-    found = wait(nodes, needs, 0.0, machines)
+    answer = wait(nodes, needs, 0.0, machines)
     could = any(each.max_images is None or each.max_images >= files for each in nodes) or max([0, *machines]) >= files
-    assert found.never is (bool(nodes or machines) and not could)
-    assert found.text
+    assert answer.never is (bool(nodes or machines) and not could)
+    assert answer.text
 
 
 def test_tasks_that_no_free_slot_would_help_are_told_apart_from_those_that_wait_for_one() -> None:
     busy, big, held = task(1), task(2, image_count=50), task(3, approval_due=True)
     none = task(4, owner="z", concurrency=0)
-    away = [node(1, queue=1, max_images=20), node(2, online=False)]
-    stuck = decide([busy, big, held, none], away).stuck
+    unavailable = [node(1, queue=1, max_images=20), node(2, online=False)]
+    stuck = decide([busy, big, held, none], unavailable).stuck
     assert set(stuck) == {big.uuid, held.uuid, none.uuid}
     assert [stuck[each.uuid].never for each in (big, held, none)] == [False, False, True]
 

@@ -22,10 +22,10 @@ def test_a_pace_is_the_median_of_enough_tasks() -> None:
 
 
 def test_what_remains_is_told_by_pace_and_by_progress() -> None:
-    known = Pace(2.0)
-    assert remaining(Running(100, 50.0, 0.0), known) == 150.0
-    assert remaining(Running(100, 500.0, 0.0), known) == 50.0  # never "in a moment" for hours
-    assert remaining(Running(100, 50.0, 50.0), known) == (150.0 + 50.0) / 2
+    typical = Pace(2.0)
+    assert remaining(Running(100, 50.0, 0.0), typical) == 150.0
+    assert remaining(Running(100, 500.0, 0.0), typical) == 50.0  # never "in a moment" for hours
+    assert remaining(Running(100, 50.0, 50.0), typical) == (150.0 + 50.0) / 2
 
 
 def test_the_queue_gets_the_slots_that_come_free_first() -> None:
@@ -56,7 +56,7 @@ def record(number: int, host: str, origin: Origin, **terms: object) -> NodeRecor
 
 
 def test_a_list_changes_only_its_own_nodes() -> None:
-    known = [
+    records = [
         record(1, "own", Origin.CONFIGURED),
         record(2, "stays", Origin.FILE),
         record(3, "goes", Origin.FILE),
@@ -64,10 +64,10 @@ def test_a_list_changes_only_its_own_nodes() -> None:
         record(5, "back", Origin.FILE, removed=True),
     ]
     listed = [Listed(make_address(host, 3000)) for host in ("own", "stays", "back", "new", "new")]
-    wanted = changes(known, listed, Origin.FILE)
-    assert [entry.address.host for entry in wanted.add] == ["back", "new"]
-    assert [entry.id for entry in wanted.remove] == [3]
-    renewed = changes(known, [Listed(make_address("stays", 3000, "token"))], Origin.FILE)
+    difference = changes(records, listed, Origin.FILE)
+    assert [entry.address.host for entry in difference.add] == ["back", "new"]
+    assert [entry.id for entry in difference.remove] == [3]
+    renewed = changes(records, [Listed(make_address("stays", 3000, "token"))], Origin.FILE)
     assert [entry.address.host for entry in renewed.add] == ["stays"]
 
 
@@ -101,10 +101,10 @@ def test_why_a_node_gets_nothing_new(terms: dict[str, object], closed: str, leav
 
 
 def test_the_terms_of_a_lease() -> None:
-    said = {"labels": {"a": "b"}, "slots": 2, "ttl": 30.0, "ends_in": None, "drain_before": 5.0}
-    terms = lease_terms(100.0, said)
+    request = {"labels": {"a": "b"}, "slots": 2, "ttl": 30.0, "ends_in": None, "drain_before": 5.0}
+    terms = lease_terms(100.0, request)
     assert (terms["lease_until"], terms["ends_at"], terms["origin"]) == (130.0, 0.0, Origin.LEASE)
-    assert lease_terms(100.0, said | {"ends_in": 50.0})["ends_at"] == 150.0
+    assert lease_terms(100.0, request | {"ends_in": 50.0})["ends_at"] == 150.0
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class Cluster:
         self.queue.append(Task(uuid=uuid, owner=owner, phase=Phase.QUEUED, committed_at=self.now, share=share))
 
     def place(self) -> None:
-        usage = Usage(self.ledger.left(self.now), self.began)
+        usage = Usage(self.ledger.remaining(self.now), self.began)
         order = turns([*self.queue, *self.on.values()], self.now, usage=usage)
         for turn in order[: self.slots - len(self.on)]:
             task, owner = turn.task, turn.task.owner
@@ -132,11 +132,11 @@ def test_slots_that_are_free_at_once_are_dealt_in_turn_and_one_owner_alone_gets_
         both.commit(owner)
     both.place()
     assert both.starts == ["a", "b", "a", "b"]
-    alone = Cluster(4, {"a": [HOUR]}, {})
+    single_owner = Cluster(4, {"a": [HOUR]}, {})
     for owner in "aaaa":
-        alone.commit(owner)
-    alone.place()
-    assert alone.starts == ["a"] * 4
+        single_owner.commit(owner)
+    single_owner.place()
+    assert single_owner.starts == ["a"] * 4
 
 
 def test_tasks_that_began_at_the_same_moment_count_at_once() -> None:
@@ -166,11 +166,11 @@ def test_a_newcomer_comes_first_but_for_a_half_life_at_most(slots: int) -> None:
 def test_what_was_used_long_ago_is_forgotten() -> None:
     ledger = Ledger()
     ledger.charge("a", 8 * HOUR, 0.0)
-    assert ledger.left(HALF_LIFE) == {"a": 4 * HOUR}
+    assert ledger.remaining(HALF_LIFE) == {"a": 4 * HOUR}
     ledger.charge("a", HOUR, HALF_LIFE)
-    assert ledger.left(HALF_LIFE) == {"a": 5 * HOUR}
-    assert ledger.left(30 * HALF_LIFE)["a"] < NEGLIGIBLE
-    assert Ledger([Account("a", 60.0, 100.0)]).left(0.0) == {"a": 60.0}  # the clock was set back
+    assert ledger.remaining(HALF_LIFE) == {"a": 5 * HOUR}
+    assert ledger.remaining(30 * HALF_LIFE)["a"] < NEGLIGIBLE
+    assert Ledger([Account("a", 60.0, 100.0)]).remaining(0.0) == {"a": 60.0}  # the clock was set back
 
 
 def test_a_clock_that_was_set_does_not_shut_an_owner_out() -> None:

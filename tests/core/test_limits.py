@@ -51,17 +51,17 @@ def test_options_are_removed_and_replaced_in_exact_objects() -> None:
 
 def test_removed_options_are_not_taken_and_a_narrower_domain_holds() -> None:
     narrow = limits(dsm={"remove": True}, pc_quality={"domain": ["low", "medium"]})
-    given: list[dict[str, Any]] = [{"name": "dsm", "value": True}, {"name": "pc-quality", "value": "low"}]
-    assert limited_options(given, DESCRIBED, narrow) == [{"name": "pc-quality", "value": "low"}]
+    options: list[dict[str, Any]] = [{"name": "dsm", "value": True}, {"name": "pc-quality", "value": "low"}]
+    assert limited_options(options, DESCRIBED, narrow) == [{"name": "pc-quality", "value": "low"}]
     with pytest.raises(BadRequest, match="not in enum"):
         limited_options([{"name": "pc-quality", "value": "high"}], DESCRIBED, narrow)
 
 
 def test_an_infinite_number_is_brought_into_a_range() -> None:
     described = [{"name": "crop", "type": "float", "value": "3", "domain": "positive float", "help": "h"}]
-    given = [{"name": "crop", "value": "Infinity"}]
-    assert limited_options(given, described, limits(crop={"between": {"max": 9}})) == [{"name": "crop", "value": 9}]
-    assert limited_options(given, described, limits(crop={"between": {"min": 1}})) == given
+    options = [{"name": "crop", "value": "Infinity"}]
+    assert limited_options(options, described, limits(crop={"between": {"max": 9}})) == [{"name": "crop", "value": 9}]
+    assert limited_options(options, described, limits(crop={"between": {"min": 1}})) == options
 
 
 def test_assured_options_are_added_unless_given() -> None:
@@ -71,7 +71,7 @@ def test_assured_options_are_added_unless_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("between", "value", "kept"),
+    ("between", "value", "expected"),
     [
         ({"min": 10, "max": 20}, 5, 10),
         ({"min": 10, "max": 20}, 15, 15),
@@ -82,18 +82,18 @@ def test_assured_options_are_added_unless_given() -> None:
         ({"max": "many"}, 25, 25),
     ],
 )
-def test_numbers_are_brought_into_their_range(between: dict[str, Any], value: int, kept: int) -> None:
+def test_numbers_are_brought_into_their_range(between: dict[str, Any], value: int, expected: int) -> None:
     bounded = limits(resize_to={"between": between})
     assert limited_options([{"name": "resize-to", "value": value}], DESCRIBED, bounded) == [
-        {"name": "resize-to", "value": kept}
+        {"name": "resize-to", "value": expected}
     ]
 
 
 def test_what_is_no_number_is_left_alone_and_text_stays_text() -> None:
     described: list[dict[str, Any]] = [{"name": "size", "type": "string", "value": "", "domain": "string", "help": ""}]
     bounded = limits(size={"between": {"max": 2.5}})
-    for value, kept in (("9", "2.5"), ("1", "1"), ("auto", "auto"), ("inf", "inf")):
-        assert limited_options([{"name": "size", "value": value}], described, bounded)[0]["value"] == kept
+    for value, expected in (("9", "2.5"), ("1", "1"), ("auto", "auto"), ("inf", "inf")):
+        assert limited_options([{"name": "size", "value": value}], described, bounded)[0]["value"] == expected
     assert limited_options([{"name": "dsm", "value": True}], DESCRIBED, limits(dsm={"between": {"max": 0}})) == [
         {"name": "dsm", "value": True}
     ]

@@ -32,7 +32,7 @@ def test_options_are_described_with_exactly_five_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "kept"),
+    ("name", "value", "expected"),
     [
         ("dsm", "true", True),
         ("dsm", "1", True),
@@ -51,8 +51,8 @@ def test_options_are_described_with_exactly_five_keys() -> None:
         ("primary-band", 2.50, "2.5"),
     ],
 )
-def test_option_values_are_converted(name: str, value: Any, kept: Any) -> None:
-    assert check_options([{"name": name, "value": value}], DESCRIBED) == [{"name": name, "value": kept}]
+def test_option_values_are_converted(name: str, value: Any, expected: Any) -> None:
+    assert check_options([{"name": name, "value": value}], DESCRIBED) == [{"name": name, "value": expected}]
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_unknown_options_are_left_out() -> None:
 
 
 def test_unknown_options_are_told_with_the_nearest_known_one() -> None:
-    given = [{"name": name, "value": 1} for name in ("orthophoto-resolutio", "dsm", "zzz", "zzz", "b\na")]
-    assert unknown_options(given, DESCRIBED) == [
+    options = [{"name": name, "value": 1} for name in ("orthophoto-resolutio", "dsm", "zzz", "zzz", "b\na")]
+    assert unknown_options(options, DESCRIBED) == [
         "option orthophoto-resolutio is unknown and has no effect; did you mean orthophoto-resolution?",
         "option zzz is unknown and has no effect",
         "option b a is unknown and has no effect",
@@ -130,8 +130,8 @@ def test_unknown_options_are_told_with_the_nearest_known_one() -> None:
 
 
 def test_of_two_options_of_one_name_the_first_counts_and_the_order_is_that_of_the_description() -> None:
-    given = [{"name": name, "value": value} for name, value in (("dsm", True), ("dtm", True), ("dsm", "maybe"))]
-    assert check_options(given, DESCRIBED) == [{"name": "dtm", "value": True}, {"name": "dsm", "value": True}]
+    options = [{"name": name, "value": value} for name, value in (("dsm", True), ("dtm", True), ("dsm", "maybe"))]
+    assert check_options(options, DESCRIBED) == [{"name": "dtm", "value": True}, {"name": "dsm", "value": True}]
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_of_two_options_of_one_name_the_first_counts_and_the_order_is_that_of_th
     ],
 )
 def test_whole_numbers_are_read_as_javascript_does(value: Any, number: int | None) -> None:
-    found = parse_int(value)
-    assert found == number or (number is None and not math.isfinite(found))
+    parsed = parse_int(value)
+    assert parsed == number or (number is None and not math.isfinite(parsed))
 
 
 def test_numbers_are_read_as_javascript_does() -> None:
@@ -209,8 +209,8 @@ def test_outputs_are_a_list_of_paths() -> None:
             parse_outputs(text)
 
 
-def test_sm_cluster_is_ours_to_say() -> None:
-    given: list[dict[str, Any]] = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
-    assert with_split_cluster(given, "http://ours") == [given[0], {"name": "sm-cluster", "value": "http://ours"}]
-    assert with_split_cluster(given, None) == [given[0]]
-    assert with_split_cluster(given[1:], "http://ours") == []
+def test_sm_cluster_is_set_by_the_cluster_alone() -> None:
+    options: list[dict[str, Any]] = [{"name": "split", "value": 100}, {"name": "sm-cluster", "value": "http://theirs"}]
+    assert with_split_cluster(options, "http://ours") == [options[0], {"name": "sm-cluster", "value": "http://ours"}]
+    assert with_split_cluster(options, None) == [options[0]]
+    assert with_split_cluster(options[1:], "http://ours") == []

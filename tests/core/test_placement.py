@@ -23,8 +23,8 @@ def node(number: int, **fields: Any) -> NodeFacts:
 
 
 def task(number: int, phase: Phase = Phase.QUEUED, **fields: Any) -> Task:
-    given: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
-    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **given)
+    values: dict[str, Any] = {"owner": "o", "image_count": 10, "committed_at": float(number)} | fields
+    return Task(uuid=f"{number:08d}-0000-4000-8000-000000000000", phase=phase, **values)
 
 
 NEEDS = Needs(images=10)
@@ -173,10 +173,10 @@ def test_a_plan_never_overfills_a_node_nor_uses_one_that_refuses_nor_leaves_a_po
         used[placement.node] = used.get(placement.node, 0) + 1
         assert refusal(by_id[placement.node], Needs.of(by_uuid[placement.task]), 10.0) == ""
     assert all(count <= by_id[number].free for number, count in used.items())
-    left = [msgspec.structs.replace(n, reserved=n.reserved + used.get(n.id, 0)) for n in nodes]
+    filled = [msgspec.structs.replace(n, reserved=n.reserved + used.get(n.id, 0)) for n in nodes]
     for uuid in decided.waiting:
         needs = Needs.of(by_uuid[uuid])
-        assert not [n for n in left if n.online and n.free > 0 and not refusal(n, needs, 10.0)]
+        assert not [n for n in filled if n.online and n.free > 0 and not refusal(n, needs, 10.0)]
 
 
 @given(st.lists(waiting, max_size=30, unique_by=lambda t: t.uuid))
@@ -260,12 +260,12 @@ _SIZES = st.one_of(st.none(), st.sampled_from([5, 10, 20, 100]))
         st.tuples(_SIZES, st.integers(1, 3), st.integers(0, 3), st.booleans(), st.floats(0, 3), st.integers(0, 9)),
         max_size=8,
     ),
-    wanted=st.lists(
+    demands=st.lists(
         st.tuples(st.sampled_from([1, 5, 6, 10, 50]), st.sampled_from([0, 10]), st.sampled_from([0, 4])), max_size=12
     ),
 )
 def test_slots_are_taken_one_by_one_as_if_all_nodes_were_looked_at(
-    nodes: list[tuple[int | None, int, int, bool, float, int]], wanted: list[tuple[int, int, int]]
+    nodes: list[tuple[int | None, int, int, bool, float, int]], demands: list[tuple[int, int, int]]
 ) -> None:
     facts = {
         number: node(
@@ -274,32 +274,32 @@ def test_slots_are_taken_one_by_one_as_if_all_nodes_were_looked_at(
         for number, (size, slots, queue, online, chosen, memory) in enumerate(nodes)
     }
     free = FreeSlots(facts.values())
-    for images, larger, memory in wanted:
+    for images, larger, memory in demands:
         needs = Needs(images=images, larger_than=larger, more_memory_than=memory)
         expected = best(facts.values(), needs, 5.0)
         expected = expected if expected is not None and expected.free > 0 else None
-        found = free.take(needs, 5.0)
-        assert (found and found.id) == (expected and expected.id)
+        chosen_node = free.take(needs, 5.0)
+        assert (chosen_node and chosen_node.id) == (expected and expected.id)
         if expected is not None:
             facts[expected.id] = msgspec.structs.replace(expected, reserved=expected.reserved + 1, chosen_at=5.0)
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.none() | facts), max_size=30))
 def test_slots_that_are_kept_are_those_that_would_be_found_anew(changes: list[tuple[int, NodeFacts | None]]) -> None:
-    kept = FreeSlots()
+    slots = FreeSlots()
     nodes: dict[int, NodeFacts] = {}
     for number, fact in changes:
         if fact is None:
-            kept.drop(number)
+            slots.drop(number)
             nodes.pop(number, None)
         else:
             nodes[number] = msgspec.structs.replace(fact, id=number)
-            kept.put(nodes[number])
-        given, anew = kept.copy(), FreeSlots(nodes.values())
-        assert given.nodes == anew.nodes
-        taken = [(given.take(NEEDS, 10.0), anew.take(NEEDS, 10.0)) for _ in range(9)]
-        assert [found for found, _ in taken] == [found for _, found in taken]
-        assert kept.nodes == nodes  # what is taken of a copy stays free
+            slots.put(nodes[number])
+        copied, anew = slots.copy(), FreeSlots(nodes.values())
+        assert copied.nodes == anew.nodes
+        pairs = [(copied.take(NEEDS, 10.0), anew.take(NEEDS, 10.0)) for _ in range(9)]
+        assert [node for node, _ in pairs] == [node for _, node in pairs]
+        assert slots.nodes == nodes  # what is taken of a copy stays free
 
 
 @pytest.mark.parametrize(

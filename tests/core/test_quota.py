@@ -81,9 +81,9 @@ _HOLDINGS = st.lists(
 def test_what_goes_is_enough_and_not_one_task_too_many(holdings: list[Holding], needs: list[int], room: int) -> None:
     releasable = sum(each.size for each in holdings)
     missing = shortage(needs, room=room, releasable=releasable)
-    gone = to_release(holdings, missing)
+    released = to_release(holdings, missing)
     assert 0 <= missing <= releasable
-    assert sum(each.size for each in gone) >= missing
-    assert not gone or sum(each.size for each in gone[:-1]) < missing
-    stays = [each for each in holdings if each not in gone and each.size]
-    assert all((one.rank, one.since) <= (other.rank, other.since) for one in gone for other in stays)
+    assert sum(each.size for each in released) >= missing
+    assert not released or sum(each.size for each in released[:-1]) < missing
+    retained = [each for each in holdings if each not in released and each.size]
+    assert all((one.rank, one.since) <= (other.rank, other.since) for one in released for other in retained)

@@ -44,8 +44,8 @@ def task(charged: int = 0, attempts: int = 1, **fields: Any) -> Task:
     return Task(uuid="u", owner="o", phase=Phase.RUNNING, charged=charged, attempts=attempts, **fields)
 
 
-def around(**known: Any) -> Circumstances:
-    return Circumstances(max_attempts=3, **known)
+def around(**circumstances: Any) -> Circumstances:
+    return Circumstances(max_attempts=3, **circumstances)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_other_reasons_are_no_failures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "charged", "larger", "again"),
+    ("failure", "charged", "larger", "retried"),
     [
         (Failure.UNREACHABLE, 0, False, True),
         (Failure.UNREACHABLE, 2, False, False),
@@ -144,9 +144,9 @@ def test_other_reasons_are_no_failures() -> None:
         (Failure.MISCOUNTS, 2, False, False),
     ],
 )
-def test_the_policy(failure: Failure, charged: int, larger: bool, again: bool) -> None:
+def test_the_policy(failure: Failure, charged: int, larger: bool, retried: bool) -> None:
     verdict = decide(task(charged), failure, "why", 100.0, around(larger_exists=larger))
-    assert isinstance(verdict, Again) is again
+    assert isinstance(verdict, Again) is retried
     if isinstance(verdict, Again):
         assert verdict.charged == charged + RULES[failure].charged
         assert (verdict.not_before == 100.0) is RULES[failure].unseen
@@ -168,14 +168,14 @@ def test_a_task_that_loses_a_node_while_it_is_alone_is_charged_whatever_else_is_
 
 
 @given(st.sampled_from(Failure), st.booleans(), st.booleans(), st.booleans())
-def test_no_task_goes_on_for_ever_for_reasons_that_may_lie_in_it(
+def test_no_task_is_retried_without_limit_for_reasons_that_may_lie_in_it(
     failure: Failure, larger: bool, with_others: bool, confirmed: bool
 ) -> None:
-    known = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)
+    circumstances = around(larger_exists=larger, with_others=with_others, confirmed=confirmed)
     now, ends = task(0, 0), 0
     for number in range(1, 40):
         now = task(now.charged, number, alone=now.alone)
-        verdict = decide(now, failure, "why", 0.0, known)
+        verdict = decide(now, failure, "why", 0.0, circumstances)
         if isinstance(verdict, Over):
             ends = number
             break
@@ -192,8 +192,8 @@ def test_what_two_nodes_say_of_a_task_is_final(failure: Failure) -> None:
 
 
 def test_the_last_words_are_the_clusters_own_unless_the_node_speaks_of_the_data() -> None:
-    lost = decide(task(2, 4), Failure.FORGOTTEN, "f3c0 not found", 0.0, around())
-    assert lost == Over(error="the node no longer knows the task; given up after 4 attempts")
+    verdict = decide(task(2, 4), Failure.FORGOTTEN, "f3c0 not found", 0.0, around())
+    assert verdict == Over(error="the node no longer knows the task; given up after 4 attempts")
     assert decide(task(2, 1), Failure.UNREACHABLE, "", 0.0, around()) == Over(error=str(Failure.UNREACHABLE))
     data = decide(task(), Failure.PROCESSING, "Cannot process dataset", 0.0, around())
     assert data == Over(error="Cannot process dataset")

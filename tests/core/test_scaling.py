@@ -20,9 +20,9 @@ LARGE = Offering(provider="do", size="large", location="nyc", max_images=500, pr
 DO = Rules(name="do", offerings=[SMALL, LARGE])
 
 
-def machine(number: int = 1, state: State = State.READY, **given: Any) -> Machine:
-    known: dict[str, Any] = {"provider": "do", "size": "small", "location": "nyc", "max_images": 50, "price": 0.5}
-    return Machine(id=f"m{number}", state=state, **(known | given))
+def machine(number: int = 1, state: State = State.READY, **fields: Any) -> Machine:
+    defaults: dict[str, Any] = {"provider": "do", "size": "small", "location": "nyc", "max_images": 50, "price": 0.5}
+    return Machine(id=f"m{number}", state=state, **(defaults | fields))
 
 
 def decide(
@@ -66,15 +66,15 @@ def test_a_machine_that_goes_is_not(state: State) -> None:
 
 
 def test_a_machine_whose_node_is_silent_or_locked_is_none_for_a_task_and_may_go() -> None:
-    away = MachineLoad(machine=machine(1, idle_since=1.0), usable=False)
-    scale_plan = decide([demand(1)], [away])
+    silent = MachineLoad(machine=machine(1, idle_since=1.0), usable=False)
+    scale_plan = decide([demand(1)], [silent])
     assert [launch.task for launch in scale_plan.launches] == ["t1"]
     assert list(scale_plan.drain) == ["m1"]
 
 
 def test_several_tasks_share_a_machine_only_where_it_has_slots() -> None:
-    seen = MachineLoad(machine=machine(1, slots=2), busy=1)
-    assert [launch.task for launch in decide([demand(1), demand(2)], [seen]).launches] == ["t2"]
+    load = MachineLoad(machine=machine(1, slots=2), busy=1)
+    assert [launch.task for launch in decide([demand(1), demand(2)], [load]).launches] == ["t2"]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -
     launch = decide([needy], [], rules).launches[0]
     assert launch.offering is LARGE, "nobody knows what it has"
     assert "for 10 images and 9.7 GB, as similar tasks used" in launch.why
-    known = msgspec.structs.replace(DO, memory={"small": 8 << 30, "large": 8 << 30})
-    assert decide([needy], [], known).launches[0].offering is LARGE, "as good as it gets"
+    rule = msgspec.structs.replace(DO, memory={"small": 8 << 30, "large": 8 << 30})
+    assert decide([needy], [], rule).launches[0].offering is LARGE, "as good as it gets"
     assert decide([needy], [MachineLoad(machine=machine(1), memory=8 << 30)], rules).matched == {}
     assert decide([needy], [MachineLoad(machine=machine(1), memory=9 << 30)], rules).matched == {"t1": "m1"}
 
@@ -243,10 +243,10 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
     scale_plan = plan(demands, machines, rules, Budget(hourly=hourly), {}, 1000.0)
     alive = [s for s in machines if s.machine.state is not State.GONE]
     by_id = {s.machine.id: s for s in machines}
-    named = [launch.task for launch in scale_plan.launches if launch.task]
-    assert len(set(named)) == len(named), "never two machines for one task"
-    assert not set(named) & set(scale_plan.matched)
-    assert set(named) | set(scale_plan.matched) | set(scale_plan.unmet) == {w.task for w in demands}
+    launched_for = [launch.task for launch in scale_plan.launches if launch.task]
+    assert len(set(launched_for)) == len(launched_for), "never two machines for one task"
+    assert not set(launched_for) & set(scale_plan.matched)
+    assert set(launched_for) | set(scale_plan.matched) | set(scale_plan.unmet) == {w.task for w in demands}
     assert all(scale_plan.unmet.values()) or not rules, "who gets none knows why"
     for rule in rules:
         count = sum(s.machine.provider == rule.name for s in alive)
@@ -255,10 +255,10 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
     cost = sum(s.machine.price for s in alive) + sum(launch.offering.price for launch in scale_plan.launches)
     assert hourly is None or not scale_plan.launches or cost <= hourly + 1e-6
     for name in scale_plan.drain:
-        gone = by_id[name]
-        assert gone.busy == 0
-        assert gone.machine.state is State.READY
-        assert not gone.machine.kept
+        drained = by_id[name]
+        assert drained.busy == 0
+        assert drained.machine.state is State.READY
+        assert not drained.machine.kept
         assert name not in scale_plan.matched.values()
     for task, name in scale_plan.matched.items():
         assert next(w for w in demands if w.task == task).fits(by_id[name].machine.max_images)

@@ -14,22 +14,22 @@ from clusterodm.core.sizing import Forecast, Peak, forecast, options_key
 GB = 10**9
 
 
-def peak(images: int, gigabytes: float, **given: Any) -> Peak:
-    known: dict[str, Any] = {"at": 1.0, "megapixels": 20.0, "options": "", "enough": True}
-    return Peak(images=images, memory=int(gigabytes * GB), **(known | given))
+def peak(images: int, gigabytes: float, **fields: Any) -> Peak:
+    defaults: dict[str, Any] = {"at": 1.0, "megapixels": 20.0, "options": "", "enough": True}
+    return Peak(images=images, memory=int(gigabytes * GB), **(defaults | fields))
 
 
 def test_the_most_that_tasks_like_it_took_is_scaled_to_its_images() -> None:
-    known = [peak(100, 10), peak(200, 30), peak(1000, 900), peak(100, 50, options="pc-quality=high")]
-    assert forecast(200, 20.0, "", known) == Forecast(30 * GB, "a task of 200 images like it took 30.0 GB")
-    assert forecast(100, 20.0, "pc-quality=high", known) == Forecast(
+    peaks = [peak(100, 10), peak(200, 30), peak(1000, 900), peak(100, 50, options="pc-quality=high")]
+    assert forecast(200, 20.0, "", peaks) == Forecast(30 * GB, "a task of 200 images like it took 30.0 GB")
+    assert forecast(100, 20.0, "pc-quality=high", peaks) == Forecast(
         50 * GB, "a task of 100 images like it took 50.0 GB"
     )
 
 
 def test_what_was_not_enough_counts_for_more() -> None:
-    found = forecast(100, 0.0, "", [peak(100, 16, enough=False)])
-    assert found == Forecast(20 * GB, "a task of 100 images like it was not enough: 16.0 GB")
+    prediction = forecast(100, 0.0, "", [peak(100, 16, enough=False)])
+    assert prediction == Forecast(20 * GB, "a task of 100 images like it was not enough: 16.0 GB")
 
 
 def test_nothing_is_said_where_nothing_is_known() -> None:

@@ -29,8 +29,8 @@ BIN = Path(sys.executable).parent
 
 
 def test_the_linter_of_dockerfiles_finds_nothing() -> None:
-    done = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+    process = subprocess.run([BIN / "hadolint", HERE / "Dockerfile"], check=False, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (0, "")
 
 
 def pyproject() -> dict[str, Any]:
@@ -41,14 +41,14 @@ def pyproject() -> dict[str, Any]:
 def locked() -> dict[str, tuple[str, list[str]]]:
     """Version and hashes of each locked package."""
     text = (HERE / "requirements.txt").read_text().replace("\\\n", " ")
-    found = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
+    requirements = re.findall(r"^([\w.-]+)==(\S+)(.*)$", text, re.MULTILINE)
     return {
         canonicalize_name(name): (version, re.findall(r"--hash=sha256:[0-9a-f]{64}", rest))
-        for name, version, rest in found
+        for name, version, rest in requirements
     }
 
 
-def test_every_dependency_is_locked_by_its_hash_at_a_version_that_we_take() -> None:
+def test_every_dependency_is_locked_by_its_hash_at_an_accepted_version() -> None:
     extras = pyproject()["optional-dependencies"]
     for text in [*pyproject()["dependencies"], *extras["aws"], *extras["kubernetes"]]:
         requirement = Requirement(text)
@@ -68,10 +68,10 @@ def test_the_base_is_pinned_and_the_labels_are_those_of_this_version() -> None:
 def test_the_image_opens_its_admin_doors_with_a_password_that_is_kept(tmp_path: Path) -> None:
     text = (HERE / "Dockerfile").read_text()
     environ = dict(re.findall(r"(CLUSTERODM_[A-Z_]+)=(\S*)", text)) | {"CLUSTERODM_DATA_DIR": str(tmp_path)}
-    settings, made = with_password(load_settings({}, environ=environ))
-    assert made
+    settings, password = with_password(load_settings({}, environ=environ))
+    assert password
     assert (settings.admin_host, settings.log_file) == ("0.0.0.0", "")
-    assert (tmp_path / "admin-password").read_text().strip() == made
+    assert (tmp_path / "admin-password").read_text().strip() == password
     assert 'CMD ["clusterodm", "health"]' in text
 
 
@@ -83,9 +83,9 @@ def test_the_line_of_the_page_is_the_one_that_everybody_knows() -> None:
 
 
 def test_variables_of_the_image_and_of_compose_are_settings() -> None:
-    known = {env_name(name) for name in Settings.model_fields}
+    variables = {env_name(name) for name in Settings.model_fields}
     for name in ("Dockerfile", "compose.yaml"):
-        assert set(re.findall(r"CLUSTERODM_[A-Z_]+", (HERE / name).read_text())) <= known
+        assert set(re.findall(r"CLUSTERODM_[A-Z_]+", (HERE / name).read_text())) <= variables
 
 
 def test_operators_are_asked_for_a_password_and_reached_from_this_machine_only() -> None:
@@ -99,9 +99,9 @@ def test_compose_understands_its_file() -> None:
     need("podman")
     words = [sys.executable, "-m", "podman_compose", "--file", str(HERE / "compose.yaml"), "config"]
     environ = os.environ | {"CLUSTERODM_ADMIN_PASS": "hush-operators"}
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
-    assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["services"]["node-2"]["image"] == "docker.io/webodm/nodeodx:latest"
+    process = subprocess.run(words, check=False, capture_output=True, text=True, env=environ)
+    assert process.returncode == 0, process.stderr
+    assert yaml.safe_load(process.stdout)["services"]["node-2"]["image"] == "docker.io/webodm/nodeodx:latest"
     without = {key: value for key, value in os.environ.items() if key != "CLUSTERODM_ADMIN_PASS"}
     assert subprocess.run(words, check=False, capture_output=True, env=without).returncode != 0
 
@@ -109,6 +109,6 @@ def test_compose_understands_its_file() -> None:
 @pytest.mark.skipif("CONTAINER" not in os.environ, reason="needs some minutes: `make container`")
 @pytest.mark.timeout(1200)
 def test_it_is_built_and_runs_a_task() -> None:
-    done = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "a task went through" in done.stdout
+    process = subprocess.run([TOP / "tools" / "container"], check=False, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "a task went through" in process.stdout

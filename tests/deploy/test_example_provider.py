@@ -33,9 +33,9 @@ def install(folder: Path) -> Path:
 def run(*words: object, folder: Path) -> str:
     """Return what a program prints, without anything of this environment."""
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHON"))}
-    done = subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, env=environ, cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    process = subprocess.run([*map(str, words)], check=False, capture_output=True, text=True, env=environ, cwd=folder)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 def test_its_own_tests_pass_in_an_environment_of_their_own(tmp_path: Path) -> None:
@@ -46,8 +46,8 @@ def test_its_own_tests_pass_in_an_environment_of_their_own(tmp_path: Path) -> No
     run(uv, "pip", "install", "--quiet", "--python", python, f"{TOP}[testing]", source, folder=tmp_path)
     where = run(python, "-c", "import clusterodm.testing.contract as contract; print(contract.__file__)", folder=source)
     assert where.startswith(str(environment))
-    found = "from importlib.metadata import entry_points; print(*entry_points(group='clusterodm.providers').names)"
-    assert "processes" in run(python, "-c", found, folder=source)
+    script = "from importlib.metadata import entry_points; print(*entry_points(group='clusterodm.providers').names)"
+    assert "processes" in run(python, "-c", script, folder=source)
     printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "tests", folder=source)
     assert re.search(r"\b[5-9] passed", printed), printed
     assert "failed" not in printed

@@ -55,8 +55,8 @@ def rendered(values: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     chart.validate_schema(values)
     files = chart.render(values, name="clusterodm", namespace="maps", is_install=True)
     manifests = [text for path, text in files.items() if path.endswith(".yaml")]
-    found = [each for text in manifests for each in yaml.safe_load_all(text) if each]
-    return {(each["kind"], each["metadata"]["name"]): each for each in found}
+    documents = [each for text in manifests for each in yaml.safe_load_all(text) if each]
+    return {(each["kind"], each["metadata"]["name"]): each for each in documents}
 
 
 def environment(values: dict[str, Any]) -> dict[str, Any]:
@@ -68,17 +68,17 @@ def environment(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_helm_finds_nothing_wrong(name: str) -> None:
     report = helm.lint(CHART, VARIANTS[name], strict=True)
-    found = [message for message in report["messages"] if message["severity"] > 1]
-    assert (found, report.get("errors") or []) == ([], [])
+    problems = [message for message in report["messages"] if message["severity"] > 1]
+    assert (problems, report.get("errors") or []) == ([], [])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_kubernetes_would_take_what_is_rendered(name: str) -> None:
     import kubernetes_validate  # takes two seconds, and every process of the suite collects this file
 
-    made = rendered(VARIANTS[name])
-    assert ("Deployment", "clusterodm") in made
-    for manifest in made.values():
+    manifests = rendered(VARIANTS[name])
+    assert ("Deployment", "clusterodm") in manifests
+    for manifest in manifests.values():
         kubernetes_validate.validate(manifest, kubernetes_validate.latest_version(), strict=True)
         assert manifest["metadata"]["namespace"] == "maps"
 
@@ -108,8 +108,8 @@ def test_what_cannot_work_is_refused_before_anything_is_installed(values: dict[s
 
 
 def test_every_variable_is_a_setting() -> None:
-    known = {env_name(name) for name in Settings.model_fields} | {"POSTGRES_PASSWORD"}
-    assert set(environment(EVERYTHING)) <= known
+    variables = {env_name(name) for name in Settings.model_fields} | {"POSTGRES_PASSWORD"}
+    assert set(environment(EVERYTHING)) <= variables
     assert environment(EVERYTHING)["CLUSTERODM_ACCESS_LOG"] == "-"
     assert environment(EVERYTHING)["CLUSTERODM_NODE"] == "nodeodm-1:3000,nodeodm-2:3000"
 
@@ -133,7 +133,7 @@ def test_a_number_is_written_in_digits(value: Any, written: str) -> None:
 
 def test_large_numbers_stay_numbers_wherever_values_are_passed_through() -> None:
     large = 107_374_182_400
-    made = rendered(
+    manifests = rendered(
         {
             "resources": {"limits": {"memory": large}},
             "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": large}],
@@ -142,11 +142,11 @@ def test_large_numbers_stay_numbers_wherever_values_are_passed_through() -> None
             "autoscaler": {"config": {"image": "nodeodm", "maxRuntime": large, "imageSizeMapping": SIZES}},
         }
     )
-    pod = made["Deployment", "clusterodm"]["spec"]["template"]["spec"]
+    pod = manifests["Deployment", "clusterodm"]["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"]["limits"]["memory"] == large
     assert pod["tolerations"][0]["tolerationSeconds"] == large
-    assert made["Service", "clusterodm"]["spec"]["ports"][0]["port"] == 65535
-    assert json.loads(made["Secret", "clusterodm-asr"]["stringData"]["asr.json"])["maxRuntime"] == large
+    assert manifests["Service", "clusterodm"]["spec"]["ports"][0]["port"] == 65535
+    assert json.loads(manifests["Secret", "clusterodm-asr"]["stringData"]["asr.json"])["maxRuntime"] == large
 
 
 def test_without_a_password_operators_ports_stay_closed() -> None:
@@ -161,7 +161,7 @@ def test_one_process_is_stopped_before_the_next_starts_and_replicas_take_turns()
     assert rendered(REPLICAS)["Deployment", "clusterodm"]["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
-async def test_the_autoscalers_file_is_one_that_we_take(tmp_path: Path) -> None:
+async def test_the_file_of_the_autoscaler_is_valid(tmp_path: Path) -> None:
     entry = json.loads(rendered(EVERYTHING)["Secret", "clusterodm-asr"]["stringData"]["asr.json"])
     assert (entry["provider"], entry["namespace"]) == ("kubernetes", "maps")
     outside = {"kubeconfig": str(kubeconfig(tmp_path, "https://127.0.0.1:1"))}  # tests run in no pod
@@ -176,7 +176,7 @@ def test_the_role_is_the_one_that_is_shipped_without_a_chart() -> None:
     assert not [kind for kind, _ in rendered({}) if kind.startswith("Role")]
 
 
-def test_its_version_is_ours() -> None:
+def test_its_version_is_that_of_the_program() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
 

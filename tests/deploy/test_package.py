@@ -25,12 +25,12 @@ BIN = Path(sys.executable).parent
 
 def run(*words: object, **environ: str) -> str:
     """What a program prints; fails with all that it said."""
-    known = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHONPATH"))}
-    done = subprocess.run(
-        [*map(str, words)], check=False, capture_output=True, text=True, env=known | environ, cwd="/", timeout=110
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("CLUSTERODM_", "PYTHONPATH"))}
+    process = subprocess.run(
+        [*map(str, words)], check=False, capture_output=True, text=True, env=inherited | environ, cwd="/", timeout=110
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +103,17 @@ def test_pipx_installs_it(built: tuple[Path, Path], tmp_path: Path) -> None:
 def test_types_are_shipped(installed: Path, tmp_path: Path) -> None:
     program = tmp_path / "uses.py"
     program.write_text("from clusterodm.core.tasks import Task\nreveal_type(Task.uuid)\n")
-    said = run(BIN / "mypy", "--python-executable", installed / "python", "--cache-dir", tmp_path / "cache", program)
-    assert "import-untyped" not in said
+    output = run(BIN / "mypy", "--python-executable", installed / "python", "--cache-dir", tmp_path / "cache", program)
+    assert "import-untyped" not in output
 
 
 def test_the_bill_of_materials_names_all_that_is_installed(installed: Path, tmp_path: Path) -> None:
     run(TOP / "tools" / "sbom", installed / "python", tmp_path / "sbom.json", PATH=f"{BIN}:{os.environ['PATH']}")
     bill = json.loads((tmp_path / "sbom.json").read_text())
-    named = {part["name"].lower().replace("_", "-"): part for part in bill["components"]}
+    components = {part["name"].lower().replace("_", "-"): part for part in bill["components"]}
     listed = json.loads(run(BIN / "uv", "pip", "list", "--format", "json", "--python", installed / "python"))
-    assert {each["name"].lower() for each in listed} - {"clusterodm"} <= set(named)
-    assert all(part.get("licenses") for part in named.values())
+    assert {each["name"].lower() for each in listed} - {"clusterodm"} <= set(components)
+    assert all(part.get("licenses") for part in components.values())
     assert bill["metadata"]["component"]["version"] == __version__
 
 

@@ -50,10 +50,10 @@ class Site:
     def __init__(self, folder: Path, upstream: int) -> None:
         self.folder, self.upstream, self.port = folder, upstream, free_port()
         self.authority = trustme.CA()
-        made = self.authority.issue_cert("maps.example")
-        made.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-        made.private_key_pem.write_to_path(folder / "key.pem")
-        made.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
+        certificate = self.authority.issue_cert("maps.example")
+        certificate.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+        certificate.private_key_pem.write_to_path(folder / "key.pem")
+        certificate.private_key_and_cert_chain_pem.write_to_path(folder / "both.pem")
 
     def shipped(self, name: str, **changes: str) -> str:
         """A shipped file; each change must find its place."""
@@ -189,21 +189,21 @@ async def test_tasks_go_through(name: str, tmp_path: Path) -> None:
                 await cluster.start()
                 api.query = {"token": "hush-client"}
 
-                async def back() -> bool:
+                async def is_back() -> bool:
                     status, _, body = await api.raw("GET", f"/task/{uuid}/info")
                     return status == 200 and b'"code":40' in body
 
-                await eventually(back)
+                await eventually(is_back)
     logs = [path for path in tmp_path.glob("*.log") if "hush-" in path.read_text()]
     assert logs == []
 
 
 @asynccontextmanager
-async def echo(seen: list[tuple[str, str]]) -> AsyncIterator[int]:
+async def echo(headers: list[tuple[str, str]]) -> AsyncIterator[int]:
     """A server that keeps the headers of what it is asked, in place of the cluster; its port."""
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
-        seen[:] = request.headers.items()
+        headers[:] = request.headers.items()
         return web.json_response({"version": "1"})
 
     server = web.Server(answer)
@@ -218,22 +218,22 @@ async def echo(seen: list[tuple[str, str]]) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("name", MAKERS)
 async def test_what_a_client_makes_up_of_itself_does_not_get_through(name: str, tmp_path: Path) -> None:
-    seen: list[tuple[str, str]] = []
-    async with echo(seen) as upstream:
+    headers: list[tuple[str, str]] = []
+    async with echo(headers) as upstream:
         site = Site(tmp_path, upstream)
         command = MAKERS[name](site)
         async with in_front(site, command) as api:
             await api.raw("GET", "/info", headers=SPOOFED)
-            passed = [(key, value) for key, value in seen if "6" in value or "evil" in value]
-            given = {key.lower(): value for key, value in seen}
-    assert [each for each in passed if str(site.port) not in each[1]] == []
-    assert (given["x-forwarded-for"], given["x-forwarded-proto"]) == (CLIENT, "https")
-    assert given["host"].partition(":")[0] == "maps.example"
+            forged = [(key, value) for key, value in headers if "6" in value or "evil" in value]
+            by_name = {key.lower(): value for key, value in headers}
+    assert [each for each in forged if str(site.port) not in each[1]] == []
+    assert (by_name["x-forwarded-for"], by_name["x-forwarded-proto"]) == (CLIENT, "https")
+    assert by_name["host"].partition(":")[0] == "maps.example"
 
 
 @pytest.mark.parametrize("headers", ["", "x-forwarded-for,x-forwarded-proto,x-forwarded-host", "forwarded"])
 @pytest.mark.parametrize("name", MAKERS)
-async def test_the_cluster_believes_the_proxy_and_nobody_else(name: str, headers: str, tmp_path: Path) -> None:
+async def test_the_cluster_trusts_the_proxy_alone(name: str, headers: str, tmp_path: Path) -> None:
     announced = {"proxy-headers": headers} if headers else {}
     async with program(tmp_path, **{"trusted-proxies": "127.0.0.1"}, **announced) as cluster:
         cluster.environ |= {"CLUSTERODM_ACCESS_LOG": "-"}

@@ -89,8 +89,8 @@ async def test_commands_find_the_settings_of_the_service(cluster: Rig) -> None:
     environ = without_settings()
 
     async def run(*words: str) -> tuple[int | None, str]:
-        how = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT, "cwd": "/", "env": environ}
-        running = await asyncio.create_subprocess_exec(command, *words, **how)  # type: ignore[arg-type]
+        options = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT, "cwd": "/", "env": environ}
+        running = await asyncio.create_subprocess_exec(command, *words, **options)  # type: ignore[arg-type]
         output = (await running.communicate())[0].decode()
         return running.returncode, output
 

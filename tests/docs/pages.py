@@ -37,8 +37,8 @@ NOWHERE: Final = {
 
 def blocks(page: Path) -> list[str]:
     """The blocks of commands on a page, without the indentation that lists give them."""
-    found = re.findall(r"^( *)```sh\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
-    return ["\n".join(line.removeprefix(indent) for line in text.splitlines()) for indent, text in found]
+    matches = re.findall(r"^( *)```sh\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+    return ["\n".join(line.removeprefix(indent) for line in text.splitlines()) for indent, text in matches]
 
 
 def commands(page: Path) -> list[str]:

@@ -81,8 +81,8 @@ def _defaults(cls: type) -> Iterator[tuple[str, Any]]:
             elif field.default_factory is not msgspec.NODEFAULT:
                 yield field.name, field.default_factory()
     elif is_dataclass(cls):
-        given = ((field.name, field.default) for field in fields(cls) if field.default is not MISSING)
-        yield from ((name, _Text("...") if callable(default) else default) for name, default in given)
+        defaults = ((field.name, field.default) for field in fields(cls) if field.default is not MISSING)
+        yield from ((name, _Text("...") if callable(default) else default) for name, default in defaults)
     else:
         yield from vars(cls).items()
 

@@ -61,7 +61,7 @@ _TELLING = {"add", "add_task", "advance", "finish", "change", "note", "_remove",
 
 def _timeline_texts() -> set[str]:
     """The longest fixed part of every text that is written into a timeline."""
-    found = set()
+    parts = set()
     for folder in ("cluster", "admin"):
         for path in (ROOT / "src/clusterodm" / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
@@ -70,8 +70,8 @@ def _timeline_texts() -> set[str]:
                     texts = node.args
                 elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "text":
                     texts = [node.value]
-                found |= {part for text in texts for part in _fixed(text)}
-    return found
+                parts |= {part for text in texts for part in _fixed(text)}
+    return parts
 
 
 def _fixed(text: ast.expr) -> list[str]:
@@ -111,15 +111,17 @@ def _before(field: str) -> list[str]:
 @pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_that_pages_name_exist(page: Path) -> None:
     flags = set(re.findall(r"`(--[a-z][a-z0-9-]+)", page.read_text()))
-    known = {f"--{before}{flag_name(field)}" for field in Settings.model_fields for before in _before(field)}
-    known |= _other_flags()
-    assert flags <= known, flags - known
+    known_flags = {f"--{before}{flag_name(field)}" for field in Settings.model_fields for before in _before(field)}
+    known_flags |= _other_flags()
+    assert flags <= known_flags, flags - known_flags
 
 
 def _other_flags() -> set[str]:
     sources = "".join(path.read_text() for path in (ROOT / "src/clusterodm/commands").glob("*.py"))
     names = set(re.findall(r"^    (\w+): Annotated", sources, re.MULTILINE))
     written = re.findall(r'typer\.Option\(\s*((?:"--?[a-z-]+",\s*)+)', sources)
-    given = {flag for names in written for flag in re.findall(r"--[a-z-]+", names)}
+    own_flags = {flag for names in written for flag in re.findall(r"--[a-z-]+", names)}
     names |= {name for operation in COMMAND_ROWS.values() for name in operation.parameters.__struct_fields__}
-    return {f"--{name.replace('_', '-')}" for name in names} | given | {"--help", "--config", "--install-completion"}
+    return (
+        {f"--{name.replace('_', '-')}" for name in names} | own_flags | {"--help", "--config", "--install-completion"}
+    )

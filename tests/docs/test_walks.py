@@ -42,8 +42,8 @@ def test_the_commands_of_a_page_work(page: Path, tmp_path: Path) -> None:
         pytest.skip(f"{NEEDS}the right to make networks (CAP_SYS_ADMIN)")
     words = [*OWN, sys.executable, "-m", "tests.docs.walk", str(page), str(tmp_path)]
     environ = without_settings()
-    done = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = subprocess.run(words, check=False, cwd=TOP, env=environ, capture_output=True, text=True, timeout=170)
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 @pytest.mark.parametrize("pattern", [*ELSEWHERE, *NOWHERE])
@@ -65,12 +65,12 @@ PROGRAM: Any = typer.main.get_command(build_app())
 
 def options_of(words: list[str]) -> set[str]:
     """The options of a command that is named on a page. Fails when there is no such command."""
-    found = PROGRAM.commands[words[0]]
-    inner = getattr(found, "commands", {})
+    command = PROGRAM.commands[words[0]]
+    inner = getattr(command, "commands", {})
     if inner and len(words) > 1:
         assert words[1] in inner or not words[1].isalpha(), words
-        found = inner.get(words[1], found)
-    return {option for parameter in found.params for option in parameter.opts}
+        command = inner.get(words[1], command)
+    return {option for parameter in command.params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -104,12 +104,12 @@ async def test_the_shipped_file_for_slurm_is_taken(tmp_path: Path) -> None:
     await _taken(json.loads((TOP / "deploy/slurm/asr.json").read_text()), tmp_path)
 
 
-async def _taken(said: dict[str, Any], folder: Path) -> None:
-    text = json.dumps(said).replace("CHANGEME!", "hush-made-up").replace('"..."', '"hush-made-up"')
-    said = json.loads(text)
-    if said.get("provider") == "kubernetes":
-        said["kubeconfig"] = str(kubeconfig(folder, "https://127.0.0.1:1"))
-    (folder / "asr.json").write_text(json.dumps(said))
+async def _taken(entry: dict[str, Any], folder: Path) -> None:
+    text = json.dumps(entry).replace("CHANGEME!", "hush-made-up").replace('"..."', '"hush-made-up"')
+    entry = json.loads(text)
+    if entry.get("provider") == "kubernetes":
+        entry["kubeconfig"] = str(kubeconfig(folder, "https://127.0.0.1:1"))
+    (folder / "asr.json").write_text(json.dumps(entry))
     async with aiohttp.ClientSession() as session:
         fleet = make_fleet(folder / "asr.json", session, Metrics(), Clock())
         assert all(provider.offerings for provider in fleet.providers.values())
@@ -125,8 +125,8 @@ def test_the_file_of_tokens_is_taken() -> None:
 def test_the_site_is_built_and_its_links_lead_somewhere(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     environ = os.environ | {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
-    done = subprocess.run(list(map(str, words)), check=False, cwd=TOP, capture_output=True, text=True, env=environ)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(list(map(str, words)), check=False, cwd=TOP, capture_output=True, text=True, env=environ)
+    assert process.returncode == 0, process.stderr
     page = (tmp_path / "site/how-to/tls/index.html").read_text()
     assert "deploy/proxies/nginx.conf" in page
     assert 'href="../../replicas/"' in page

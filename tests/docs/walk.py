@@ -53,15 +53,15 @@ def make_network() -> subprocess.Popen[bytes]:
     other = subprocess.Popen(["unshare", "--net", "sleep", "300"])
     while os.readlink(f"/proc/{other.pid}/ns/net") == os.readlink("/proc/self/ns/net"):
         time.sleep(0.01)
-    inside = ["nsenter", "--net", "--target", str(other.pid), "ip"]
+    in_namespace = ["nsenter", "--net", "--target", str(other.pid), "ip"]
     for words in (
         ["ip", "link", "set", "lo", "up"],
         ["ip", "link", "add", "here", "type", "veth", "peer", "name", "there", "netns", str(other.pid)],
         ["ip", "addr", "add", "192.168.1.1/24", "dev", "here"],
         ["ip", "link", "set", "here", "up"],
-        [*inside, "link", "set", "lo", "up"],
-        [*inside, "addr", "add", f"{NODE}/24", "dev", "there"],
-        [*inside, "link", "set", "there", "up"],
+        [*in_namespace, "link", "set", "lo", "up"],
+        [*in_namespace, "addr", "add", f"{NODE}/24", "dev", "there"],
+        [*in_namespace, "link", "set", "there", "up"],
     ):
         subprocess.run(words, check=True)
     return other
@@ -111,12 +111,12 @@ class Walk:
 
     def shell(self, command: str) -> int:
         """Run something that ends by itself, in the folder in which the command before it left off; the exit code."""
-        left = self.folder / ".left"
-        script = f"{command}\ncode=$?; pwd > {shlex.quote(str(left))}; exit $code"
+        directory_file = self.folder / ".left"
+        script = f"{command}\ncode=$?; pwd > {shlex.quote(str(directory_file))}; exit $code"
         words = ["bash", "-c", script]
-        done = subprocess.run(words, check=False, env=self.environ, stdin=subprocess.DEVNULL, cwd=self.here)
-        self.here = Path(left.read_text().strip())
-        return done.returncode
+        process = subprocess.run(words, check=False, env=self.environ, stdin=subprocess.DEVNULL, cwd=self.here)
+        self.here = Path(directory_file.read_text().strip())
+        return process.returncode
 
     def follow(self, command: str) -> None:
         """One command of the page."""
@@ -156,15 +156,15 @@ def furnish(folder: Path, page: Path) -> None:
     for name in FOLDERS:
         (folder / name.strip("/")).mkdir(parents=True)
     (folder / "cluster.json").write_text(json.dumps({"node": ["192.168.1.11:3000"], "data-dir": "elsewhere"}))
-    found = re.search(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
-    asr = found[1].replace("CHANGEME!", "hush-made-up") if found else json.dumps(COMMAND)
+    match = re.search(r"```json\n(.*?)```", page.read_text(), re.DOTALL)
+    asr = match[1].replace("CHANGEME!", "hush-made-up") if match else json.dumps(COMMAND)
     (folder / "asr.json").write_text(asr)
     original = folder / "opt/ClusterODM"
     (original / "data").mkdir()
     (original / "data/nodes.json").write_text(json.dumps([{"hostname": "192.168.1.12", "port": "3000", "token": ""}]))
-    made = trustme.CA().issue_cert("maps.example")
-    made.cert_chain_pems[0].write_to_path(folder / "fullchain.pem")
-    made.private_key_pem.write_to_path(folder / "privkey.pem")
+    certificate = trustme.CA().issue_cert("maps.example")
+    certificate.cert_chain_pems[0].write_to_path(folder / "fullchain.pem")
+    certificate.private_key_pem.write_to_path(folder / "privkey.pem")
 
 
 def main(page: Path, folder: Path) -> None:
@@ -173,9 +173,9 @@ def main(page: Path, folder: Path) -> None:
     other = make_network()
     walk = Walk(folder)
     try:
-        inside = ["nsenter", "--net", "--target", str(other.pid), "clusterodm", "devnode", "--seconds", "1"]
+        in_namespace = ["nsenter", "--net", "--target", str(other.pid), "clusterodm", "devnode", "--seconds", "1"]
         where = ["--host", NODE, "--port", "3000", "--data-dir", str(folder / "node")]
-        walk.servers.append(subprocess.Popen([*inside, *where], env=walk.environ))
+        walk.servers.append(subprocess.Popen([*in_namespace, *where], env=walk.environ))
         wait_for(NODE, 3000, walk.servers[0])
         for command in commands(page):
             if walked(command):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientError, ContentTypeError
 
-from tests.faults.liar import LIES, Liar, Told
+from tests.faults.liar import LIES, ActiveLie, Liar
 from tests.support import Api, images
 
 if TYPE_CHECKING:
@@ -41,19 +41,19 @@ class Client:
         """Do something until it is answered; a lost connection is an error only while the program was there."""
         while True:
             await self.storm.up.wait()
-            begun = time.monotonic()
+            started_at = time.monotonic()
             try:
                 return await work()
             except ContentTypeError as error:
                 self.problem("error", f"not JSON: {error.status}")
             except (ClientError, OSError) as error:
                 await asyncio.sleep(0.3)  # the death may not have been noticed yet
-                if not self.storm.just_died(begun):
+                if not self.storm.just_died(started_at):
                     self.problem("error", f"connection: {type(error).__name__} {error}")
             await asyncio.sleep(0.05)
 
-    async def said(self, work: Any) -> Any:
-        """The same for orders: told to try again later, it does."""
+    async def order_again(self, work: Any) -> Any:
+        """Call, and again as long as the answer asks for it."""
         while True:
             answer = await self.call(work)
             if "try again" not in str(answer.get("error", "")):
@@ -64,7 +64,7 @@ class Client:
 
     async def announce(self) -> None:
         """Init."""
-        answer = await self.said(
+        answer = await self.order_again(
             lambda: self.api.post(
                 "/task/new/init", {"name": "storm", "webhook": self.storm.hook}, headers={"set-uuid": self.uuid}
             )
@@ -76,7 +76,7 @@ class Client:
         """One file, sent again until it is answered."""
         content = self.injection.files[name]
         path = f"/task/new/upload/{self.uuid}"
-        answer = await self.said(lambda: self.api.post(path, images({name: content})))
+        answer = await self.order_again(lambda: self.api.post(path, images({name: content})))
         if answer != {"success": True}:
             self.problem("error", f"upload: {answer}")
 
@@ -86,7 +86,7 @@ class Client:
 
     async def commit(self) -> None:
         """From the answer on the task is accepted."""
-        answer = await self.said(lambda: self.api.post(f"/task/new/commit/{self.uuid}"))
+        answer = await self.order_again(lambda: self.api.post(f"/task/new/commit/{self.uuid}"))
         self.injection.accepted = answer == {"uuid": self.uuid}
         if not self.injection.accepted:
             self.problem("error", f"commit: {answer}")
@@ -134,7 +134,7 @@ class Client:
 
     async def order(self, verb: str) -> None:
         """Cancel or remove, as often as it takes."""
-        answer = await self.said(lambda: self.api.post(f"/task/{verb}", {"uuid": self.uuid}))
+        answer = await self.order_again(lambda: self.api.post(f"/task/{verb}", {"uuid": self.uuid}))
         if answer != {"success": True} and "not found" not in str(answer):
             self.problem("error", f"{verb}: {answer}")
 
@@ -149,9 +149,9 @@ class Client:
 
     def lie(self, name: str, liars: list[Liar]) -> None:
         """Have nodes lie about this task."""
-        told = Told(LIES[name])
+        active = ActiveLie(LIES[name])
         for liar in liars:
-            liar.lies[self.uuid] = told
+            liar.lies[self.uuid] = active
 
     async def pause(self, most: float) -> None:
         """Let some of the task's life go by."""

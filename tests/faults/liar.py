@@ -30,7 +30,7 @@ class Lie:
 
 
 @dataclass
-class Told:
+class ActiveLie:
     """A lie about one task, and how often it was told; several stand-ins may share it."""
 
     lie: Lie
@@ -43,31 +43,31 @@ class Liar:
 
     port: int
     #: Lies by the uuid of the task.
-    lies: dict[str, Told] = field(default_factory=dict)
+    lies: dict[str, ActiveLie] = field(default_factory=dict)
     session: aiohttp.ClientSession = field(default_factory=lambda: aiohttp.ClientSession(auto_decompress=False))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Lie or pass on."""
-        told = self._told(request)
-        if told is None:
+        active = self._active_lie(request)
+        if active is None:
             return await self.honest(request)
-        told.count += 1
-        if told.lie.done:
+        active.count += 1
+        if active.lie.done:
             await self.honest(request)
-        await asyncio.sleep(told.lie.late)
-        return told.lie.say(request)
+        await asyncio.sleep(active.lie.late)
+        return active.lie.say(request)
 
-    def _told(self, request: web.Request) -> Told | None:
+    def _active_lie(self, request: web.Request) -> ActiveLie | None:
         about = f"{request.path} {request.headers.get('set-uuid', '')}"
-        for uuid, told in self.lies.items():
-            if uuid in about and told.lie.part in request.path and told.count < told.lie.times:
-                return told
+        for uuid, active in self.lies.items():
+            if uuid in about and active.lie.part in request.path and active.count < active.lie.times:
+                return active
         return None
 
     async def honest(self, request: web.Request) -> web.StreamResponse:
         """What the node says."""
-        kept = ("host", "content-length", "transfer-encoding")
-        headers = {key: value for key, value in request.headers.items() if key.lower() not in kept}
+        dropped_headers = ("host", "content-length", "transfer-encoding")
+        headers = {key: value for key, value in request.headers.items() if key.lower() not in dropped_headers}
         url = f"http://127.0.0.1:{self.port}{request.path_qs}"
         try:
             async with self.session.request(

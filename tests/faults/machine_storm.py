@@ -156,10 +156,10 @@ class Storm:
                 while any(cloud.names() or (cloud.world and cloud.world.volumes) for cloud in self.clouds):
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            known = {each["id"]: each for each in await self.operator("GET", "machines") or []}
+            remaining = {each["id"]: each for each in await self.operator("GET", "machines") or []}
             for cloud in self.clouds:
                 assert cloud.world is not None
-                self.problems += [f"{cloud.name}: {name} is left: {known.get(name)}" for name in cloud.names()]
+                self.problems += [f"{cloud.name}: {name} is left: {remaining.get(name)}" for name in cloud.names()]
                 self.problems += [f"{cloud.name}: disk {disk} is left" for disk in cloud.world.volumes]
         self.problems += [f"{name} was deleted while a task ran on it" for name in self.murders]
 
@@ -214,8 +214,8 @@ async def nothing(storm: Storm, uuid: str, chance: Random) -> int:
 
 @mishap
 async def the_answer_of_a_creation_is_lost(storm: Storm, uuid: str, chance: Random) -> int:
-    left = [LOSE] * chance.choice((1, 3))
-    await _for_a_while(storm.world(chance), 1.0, lambda r: left.pop() if left and r.method == "POST" else "")
+    faults = [LOSE] * chance.choice((1, 3))
+    await _for_a_while(storm.world(chance), 1.0, lambda r: faults.pop() if faults and r.method == "POST" else "")
     return 40
 
 
@@ -311,8 +311,8 @@ async def an_operator_keeps_and_releases_a_machine(storm: Storm, uuid: str, chan
         await storm.operator("POST", f"machines/{machine['id']}/keep")
         await asyncio.sleep(0.5)
         while not await storm.operator("POST", f"machines/{machine['id']}/release"):
-            there = await storm.operator("GET", "machines")
-            if there is not None and machine["id"] not in {each["id"] for each in there}:
+            machines = await storm.operator("GET", "machines")
+            if machines is not None and machine["id"] not in {each["id"] for each in machines}:
                 break
             await asyncio.sleep(0.2)
     return 40
@@ -355,18 +355,18 @@ async def run(count: int, seed: int, lanes: int, screen: Console) -> Storm:
 
 def table(storm: Storm) -> Table:
     """What happened, mishap by mishap."""
-    made = Table(title=f"{storm.counts.total()} sequences, seed {storm.seed}, {storm.deaths} deaths of the process")
+    report = Table(title=f"{storm.counts.total()} sequences, seed {storm.seed}, {storm.deaths} deaths of the process")
     for column in ("mishap", "sequences", "tasks lost"):
-        made.add_column(column, justify="left" if column == "mishap" else "right")
+        report.add_column(column, justify="left" if column == "mishap" else "right")
     for name in sorted(storm.counts):
-        made.add_row(name, str(storm.counts[name]), str(storm.lost[name]))
-    made.add_section()
-    made.add_row("all", str(storm.counts.total()), str(storm.lost.total()))
-    made.add_row("machines created", str(sum(len(cloud.world.created) for cloud in storm.clouds if cloud.world)), "")
-    left = [problem for problem in storm.problems if " is left" in problem]
-    made.add_row("machines and disks left", str(len(left)), "")
-    made.add_row("busy machines deleted", str(len(storm.murders)), "")
-    return made
+        report.add_row(name, str(storm.counts[name]), str(storm.lost[name]))
+    report.add_section()
+    report.add_row("all", str(storm.counts.total()), str(storm.lost.total()))
+    report.add_row("machines created", str(sum(len(cloud.world.created) for cloud in storm.clouds if cloud.world)), "")
+    leftovers = [problem for problem in storm.problems if " is left" in problem]
+    report.add_row("machines and disks left", str(len(leftovers)), "")
+    report.add_row("busy machines deleted", str(len(storm.murders)), "")
+    return report
 
 
 def main() -> int:
@@ -375,11 +375,11 @@ def main() -> int:
     parser.add_argument("--sequences", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lanes", type=int, default=10)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     configure_logging("error")
     screen = Console(width=120)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        storm = runner.run(run(given.sequences, given.seed, given.lanes, screen))
+        storm = runner.run(run(arguments.sequences, arguments.seed, arguments.lanes, screen))
     screen.print(table(storm))
     for problem in storm.problems:
         screen.print(problem, markup=False, highlight=False)

@@ -184,11 +184,11 @@ class Clients:
 async def _watch_nodes(nodes: list[DevNode], tally: Tally) -> None:
     """For ever: no task is ever processed by two nodes, or twice by one, at the same time."""
     tasks: dict[str, str] = {}
-    known = 0
+    checked = 0
     while True:
-        for uuid in tally.accepted[known:]:
+        for uuid in tally.accepted[checked:]:
             tasks.update(dict.fromkeys((node_uuid(uuid, number) for number in range(1, 6)), uuid))
-            known += 1
+            checked += 1
         running = Counter(
             tasks.get(uuid, uuid) for node in nodes for uuid, task in node.tasks.items() if task.code in (10, 20)
         )
@@ -237,17 +237,17 @@ async def storm(folder: Path, *, rounds: int) -> Tally:
 
 
 def _program(stack: AsyncExitStack, folder: Path, number: int, database: str, settings: dict[str, Any]) -> Program:
-    made = Program(folder, **settings)
-    made.log = folder / f"replica-{number}.log"
-    made.environ |= {"CLUSTERODM_DATABASE_URL": database}
+    replica = Program(folder, **settings)
+    replica.log = folder / f"replica-{number}.log"
+    replica.environ |= {"CLUSTERODM_DATABASE_URL": database}
 
     async def end() -> None:
-        if made.runs():
-            await made.end()
-        await made.api.session.close()
+        if replica.runs():
+            await replica.end()
+        await replica.api.session.close()
 
     stack.push_async_callback(end)
-    return made
+    return replica
 
 
 async def _hook(stack: AsyncExitStack, tally: Tally) -> str:
@@ -283,8 +283,8 @@ async def _kill(program: Program, store: Store, tally: Tally) -> None:
 async def _another_leads(store: Store, died: str) -> bool:
     leader = await holder(store, "lead")
     async with store._transaction() as connection:
-        there = await store._replicas(connection)
-    return any(each.id == leader and not each.name.endswith(died) for each in there)
+        replicas = await store._replicas(connection)
+    return any(each.id == leader and not each.name.endswith(died) for each in replicas)
 
 
 async def _restart(program: Program, tally: Tally) -> None:
@@ -296,9 +296,9 @@ async def _restart(program: Program, tally: Tally) -> None:
 
 async def _some_work(tally: Tally) -> None:
     """Until clients have begun some more tasks."""
-    begun = len(tally.accepted)
+    count = len(tally.accepted)
     with contextlib.suppress(AssertionError):
-        await eventually(lambda: len(tally.accepted) >= begun + 2, seconds=10)
+        await eventually(lambda: len(tally.accepted) >= count + 2, seconds=10)
 
 
 async def _told_all(store: Store) -> bool:

@@ -171,8 +171,8 @@ class Storm:
 
     def just_died(self, since: float) -> bool:
         """Whether the program was away at any time after `since`."""
-        away = self.told_to_stop or not self.up.is_set() or self.program.died()
-        return away or any(death >= since - 0.5 for death in self.deaths)
+        is_down = self.told_to_stop or not self.up.is_set() or self.program.died()
+        return is_down or any(death >= since - 0.5 for death in self.deaths)
 
     # One injection
 
@@ -214,17 +214,17 @@ class Storm:
     async def _judge(self, injection: Injection, row: Row) -> None:
         """Look at the nodes and the owner once everything has settled."""
         # one that is canceled may have ended on its node before the node heard of it
-        wanted, told = int(injection.end in (40, 50)), self.webhooks[injection.uuid]
+        expected, calls = int(injection.end in (40, 50)), self.webhooks[injection.uuid]
         with suppress(TimeoutError):
             async with asyncio.timeout(40):
                 while (
-                    len(self._copies(injection)) > wanted
+                    len(self._copies(injection)) > expected
                     or self._still_running(injection)
-                    or not (told or not injection.end)
+                    or not (calls or not injection.end)
                 ):
                     await asyncio.sleep(0.1)
         copies = self._copies(injection)
-        extra = len(copies) - wanted
+        extra = len(copies) - expected
         more_files = [task for task in copies if task.images_count != len(injection.files)]
         twice = [task for task in copies if task.runs > 1]
         if extra > 0 or more_files or twice:
@@ -235,13 +235,13 @@ class Storm:
         if self._still_running(injection):
             row.duplicated += 1
             injection.problems.append("duplicated: it still runs on a node after its end")
-        if injection.end and not told:
+        if injection.end and not calls:
             row.lost += 1
             injection.problems.append("lost: the owner was never told")
         # only a death between the owner's answer and our note of it excuses a second call
-        if any(not self._died_within(first, second) for first, second in itertools.pairwise(told)):
+        if any(not self._died_within(first, second) for first, second in itertools.pairwise(calls)):
             row.duplicated += 1
-            injection.problems.append(f"duplicated: the owner was told {len(told)} times")
+            injection.problems.append(f"duplicated: the owner was told {len(calls)} times")
 
     def _died_within(self, since: float, until: float) -> bool:
         return any(since - 0.1 <= death <= until for death in self.deaths)
@@ -286,16 +286,16 @@ async def run(injections: list[int], seed: int, lanes: int, screen: Console, **s
 
 def table(storm: Storm) -> Table:
     """What happened, fault by fault."""
-    made = Table(title=f"{sum(row.injected for row in storm.rows.values())} injections, seed {storm.seed}")
-    made.add_column("fault")
+    report = Table(title=f"{sum(row.injected for row in storm.rows.values())} injections, seed {storm.seed}")
+    report.add_column("fault")
     columns = ("injected", "accepted", "lost", "duplicated", "errors")
     for column in columns:
-        made.add_column(column, justify="right")
+        report.add_column(column, justify="right")
     for name in sorted(storm.rows):
-        made.add_row(name, *(str(getattr(storm.rows[name], column)) for column in columns))
-    made.add_section()
-    made.add_row("all", *(str(sum(getattr(row, column) for row in storm.rows.values())) for column in columns))
-    return made
+        report.add_row(name, *(str(getattr(storm.rows[name], column)) for column in columns))
+    report.add_section()
+    report.add_row("all", *(str(sum(getattr(row, column) for row in storm.rows.values())) for column in columns))
+    return report
 
 
 def main() -> int:
@@ -305,12 +305,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--lanes", type=int, default=8)
     parser.add_argument("--only", type=int, help="repeat one injection of this seed")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     configure_logging("error")
     screen = Console(width=120)
-    numbers = list(range(given.injections)) if given.only is None else [given.only]
+    numbers = list(range(arguments.injections)) if arguments.only is None else [arguments.only]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        storm = runner.run(run(numbers, given.seed, given.lanes, screen))
+        storm = runner.run(run(numbers, arguments.seed, arguments.lanes, screen))
     screen.print(table(storm))
     for problem in storm.problems:
         screen.print(problem, markup=False, highlight=False)

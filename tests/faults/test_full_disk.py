@@ -109,7 +109,7 @@ async def test_an_abandoned_upload_makes_room_on_a_full_disk_and_a_running_task_
     assert info["imagesCount"] == 4
 
 
-async def test_a_disk_filled_by_somebody_else_costs_time_and_nothing_more(cluster: Rig, small_disk: Path) -> None:
+async def test_a_disk_filled_by_another_program_costs_only_time(cluster: Rig, small_disk: Path) -> None:
     node = await cluster.add_node(seconds=1.0)
     api = await cluster.start(results="keep")
     await cluster.ready()

@@ -96,8 +96,8 @@ async def test_killed_while_running_it_is_followed_again_and_console_lines_only_
     uuid = await api.create(8)
 
     async def lines() -> list[str]:
-        found: list[str] = await api.get(f"/task/{uuid}/output")
-        return found
+        console_lines: list[str] = await api.get(f"/task/{uuid}/output")
+        return console_lines
 
     async def has_lines() -> bool:
         return len(await lines()) >= 3
@@ -115,11 +115,11 @@ async def test_killed_while_running_it_is_followed_again_and_console_lines_only_
 
 async def test_killed_before_the_webhook_was_taken_it_is_called_after_the_restart(cluster: Rig) -> None:
     calls: list[Any] = []
-    taken = asyncio.Event()
+    accepting = asyncio.Event()
 
     async def hook(request: web.Request) -> web.Response:
         calls.append(await request.json())
-        return web.Response(status=200 if taken.is_set() else 503)
+        return web.Response(status=200 if accepting.is_set() else 503)
 
     app = web.Application()
     app.router.add_post("/hook", hook)
@@ -134,14 +134,14 @@ async def test_killed_before_the_webhook_was_taken_it_is_called_after_the_restar
     await eventually(lambda: calls)
     await cluster_program.end()
     calls.clear()
-    taken.set()
+    accepting.set()
     await cluster_program.start()
     await eventually(lambda: calls)
     assert calls[0]["uuid"] == uuid
     assert await api.code(uuid) == 40
 
 
-async def test_killed_at_a_cancel_the_node_is_told_after_the_restart(cluster: Rig) -> None:
+async def test_a_cancel_interrupted_by_a_kill_reaches_the_node_after_the_restart(cluster: Rig) -> None:
     node = await cluster.add_node(seconds=60)
     cluster_program = await both(cluster)
     api = await cluster_program.start()

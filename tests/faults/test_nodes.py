@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from clusterodm.core.nodes import make_address
-from tests.faults.liar import LIES, Told, running_liar
+from tests.faults.liar import LIES, ActiveLie, running_liar
 from tests.support import Rig, eventually, images
 
 UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
@@ -21,16 +21,16 @@ UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
 async def test_a_task_survives_a_node_that(cluster: Rig, name: str) -> None:
     await cluster.add_node(seconds=0.3, max_images=10, total_memory=8 << 30)
     liar, port = await cluster.stack.enter_async_context(running_liar(cluster.ports.pop()))
-    told = liar.lies[UUID] = Told(LIES[name])
+    active = liar.lies[UUID] = ActiveLie(LIES[name])
     await cluster.add_node(seconds=0.3, max_images=20)
     api = await cluster.start(node_lost_after=5.0)
     await cluster.cluster.context.registry.add(make_address("127.0.0.1", port))
     await cluster.ready()
-    seen: list[dict[str, Any]] = []
+    infos: list[dict[str, Any]] = []
 
     async def poll() -> None:
         while True:
-            seen.append(await api.get(f"/task/{UUID}/info"))
+            infos.append(await api.get(f"/task/{UUID}/info"))
             await asyncio.sleep(0.02)
 
     await api.init(uuid=UUID)
@@ -38,13 +38,13 @@ async def test_a_task_survives_a_node_that(cluster: Rig, name: str) -> None:
     await api.commit(UUID)
     polling = asyncio.create_task(poll())  # noqa: TID251 - canceled below
     try:
-        await eventually(lambda: any(info.get("status", {}).get("code") == 40 for info in seen), seconds=30)
+        await eventually(lambda: any(info.get("status", {}).get("code") == 40 for info in infos), seconds=30)
     finally:
         polling.cancel()
         with suppress(asyncio.CancelledError):
             await polling
-    assert told.count > 0
-    assert [info for info in seen if "error" in info or info["status"]["code"] not in (10, 20, 40)] == []
+    assert active.count > 0
+    assert [info for info in infos if "error" in info or info["status"]["code"] not in (10, 20, 40)] == []
     await eventually(lambda: len(_completed(cluster)) == 1)
     assert _completed(cluster) == [(2, 1)]
     assert (await api.raw("GET", f"/task/{UUID}/download/all.zip"))[2][:2] == b"PK"

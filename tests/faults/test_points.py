@@ -105,18 +105,18 @@ async def test_death_on_the_way(cluster: Rig, point: str, when: str) -> None:
     for name in ("a.jpg", "b.jpg"):
         assert await driver.do(functools.partial(_upload, api, name)) == {"success": True}
     assert await driver.do(lambda: api.commit(UUID)) == {"uuid": UUID}
-    seen = {await driver.code()}
+    codes = {await driver.code()}
 
     async def over() -> bool:
-        seen.add(await driver.code())
-        return 40 in seen and bool(calls) and (driver.deaths > 0 or driver.program.died())
+        codes.add(await driver.code())
+        return 40 in codes and bool(calls) and (driver.deaths > 0 or driver.program.died())
 
     await eventually(over, seconds=40)
     await driver.code()
     if (point, when) in AMBIGUOUS:
         await eventually(lambda: len(calls) == 2)
     assert driver.deaths == 1
-    assert seen <= {10, 20, 40}
+    assert codes <= {10, 20, 40}
     info = await api.get(f"/task/{UUID}/info")
     assert (info["name"], info["imagesCount"]) == ("kept", 2)
     completed = [task for task in node.tasks.values() if task.code == 40]
@@ -128,8 +128,8 @@ async def test_death_on_the_way(cluster: Rig, point: str, when: str) -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("point", AT_AN_ORDER)
-@pytest.mark.parametrize(("verb", "shown", "there"), [("cancel", 50, 50), ("remove", 0, None)])
-async def test_death_at_an_order(cluster: Rig, verb: str, shown: int, there: int | None, point: str, when: str) -> None:
+@pytest.mark.parametrize(("verb", "shown", "code"), [("cancel", 50, 50), ("remove", 0, None)])
+async def test_death_at_an_order(cluster: Rig, verb: str, shown: int, code: int | None, point: str, when: str) -> None:
     node = await cluster.add_node(seconds=60)
     driver = await _driver(cluster, "store.close:after:9")
     api = driver.program.api
@@ -146,7 +146,7 @@ async def test_death_at_an_order(cluster: Rig, verb: str, shown: int, there: int
     async def done() -> bool:
         await driver.code()
         task = node.tasks.get(UUID)
-        return driver.deaths > 0 and (task.code if task else None) == there
+        return driver.deaths > 0 and (task.code if task else None) == code
 
     await eventually(done, seconds=40)
     assert await driver.code() == shown

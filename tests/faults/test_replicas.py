@@ -90,18 +90,18 @@ async def test_workers_share_a_port_and_one_that_dies_is_replaced(tmp_path: Path
         await api.ends(await api.create(), seconds=30)
         await eventually(lambda: len(workers(several.pid)) == 2)
         assert max(first) in {each.pid for each in workers(several.pid)}
-        left = workers(several.pid)
+        leftovers = workers(several.pid)
         assert await several.end(signal.SIGTERM) == 0
-        assert not any(each.is_running() for each in left)
+        assert not any(each.is_running() for each in leftovers)
 
 
 async def test_workers_do_not_outlive_their_parent(tmp_path: Path, postgres: Server) -> None:
     async with program(tmp_path, workers=2) as several:
         several.environ |= {"CLUSTERODM_DATABASE_URL": postgres.new_database()}
         await several.start()
-        left = await eventually(lambda: len(workers(several.pid)) == 2 and workers(several.pid))
+        processes = await eventually(lambda: len(workers(several.pid)) == 2 and workers(several.pid))
         await several.end(signal.SIGKILL)
-        await eventually(lambda: not any(each.is_running() for each in left))
+        await eventually(lambda: not any(each.is_running() for each in processes))
 
 
 async def test_workers_that_cannot_start_say_why_and_end(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ async def test_a_second_signal_ends_at_once_and_everything_is_kept(
             if not delay:
                 await eventually(lambda: refuses(running))
             assert running.runs()
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert await running.end(how) == 0
-            assert time.monotonic() - begun < AT_ONCE
+            assert time.monotonic() - started_at < AT_ONCE
             with suppress(ConnectionError):
                 assert await reader.read() == b""  # no answer, which a client could take for an end
         assert lines(running, "stopping at once")
@@ -105,9 +105,9 @@ class Certificates:
 
     def issue(self) -> None:
         """Write a new one."""
-        made = self.authority.issue_cert("127.0.0.1")
-        made.cert_chain_pems[0].write_to_path(self.cert)
-        made.private_key_pem.write_to_path(self.key)
+        certificate = self.authority.issue_cert("127.0.0.1")
+        certificate.cert_chain_pems[0].write_to_path(self.cert)
+        certificate.private_key_pem.write_to_path(self.key)
 
 
 def serial(port: int) -> str:
@@ -164,8 +164,8 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
         assert [line["workers"] for line in lines(several, "passed on to workers")] == [2]
         uuid = await api.init()
         async with sending(several, uuid):
-            left = psutil.Process(several.pid).children()
-            for pid in [several.pid, *(each.pid for each in left)]:  # as a terminal and a service manager do it
+            children = psutil.Process(several.pid).children()
+            for pid in [several.pid, *(each.pid for each in children)]:  # as a terminal and a service manager do it
                 os.kill(pid, signal.SIGINT)
                 if pid != several.pid:
                     os.kill(pid, signal.SIGTERM)
@@ -173,10 +173,10 @@ async def test_every_worker_hears_of_a_sighup_and_a_ctrl_c_counts_once(tmp_path:
             await eventually(lambda: refuses(several))
             assert several.runs()
             assert not lines(several, "stopping at once")
-            begun = time.monotonic()
+            started_at = time.monotonic()
             assert await several.end(signal.SIGINT) == 0
-            assert time.monotonic() - begun < AT_ONCE
-        assert not any(each.is_running() for each in left)
+            assert time.monotonic() - started_at < AT_ONCE
+        assert not any(each.is_running() for each in children)
 
 
 async def test_a_cluster_ends_with_its_terminal(tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ _START: Final = 30.0
 
 def checkout(kind: str) -> Path:
     """Where a real node was checked out; skips the test where none is given."""
-    given = os.environ.get(kind)
-    if not given:
+    checkout_path = os.environ.get(kind)
+    if not checkout_path:
         pytest.skip(f"{NEEDS}a real node: {kind}=checkout in which `npm install --omit=dev` was done")
-    folder = Path(given)
+    folder = Path(checkout_path)
     for needed in ("index.js", "node_modules"):
-        assert (folder / needed).exists(), f"{kind}={given}: there is no {needed}"
+        assert (folder / needed).exists(), f"{kind}={checkout_path}: there is no {needed}"
     return folder
 
 

@@ -35,19 +35,19 @@ async def before(cluster: Rig, node: Client) -> Rig:
 
 async def test_what_a_client_says_of_a_task_is_what_its_node_says_of_it(before: Rig, node: Client) -> None:
     api = await before.start()
-    given = {"dsm": True, "boundary": '{"type": "Polygon"}', "end-with": "odm_dem", "primary-band": "red"}
+    requested = {"dsm": True, "boundary": '{"type": "Polygon"}', "end-with": "odm_dem", "primary-band": "red"}
     uuid = await api.create(
         3,
         name="Čertovy schody",
-        options=json.dumps([{"name": name, "value": value} for name, value in given.items()]),
+        options=json.dumps([{"name": name, "value": value} for name, value in requested.items()]),
         skipPostProcessing="true",
         dateCreated=str(CREATED),
     )
     shown = await api.ends(uuid)
     info = await node.info(uuid)
-    for told in (shown, info):
-        assert (told["name"], told["dateCreated"], told["imagesCount"]) == ("Čertovy schody", CREATED, 3)
-        assert {option["name"]: option["value"] for option in told["options"]} == given
+    for body in (shown, info):
+        assert (body["name"], body["dateCreated"], body["imagesCount"]) == ("Čertovy schody", CREATED, 3)
+        assert {option["name"]: option["value"] for option in body["options"]} == requested
 
 
 async def test_a_task_is_as_old_on_its_node_as_it_is_there(cluster: Rig, node: Client) -> None:
@@ -69,16 +69,16 @@ async def test_a_node_adds_its_own_options_unless_it_is_told_not_to(before: Rig,
 
 async def test_outputs_decide_what_is_in_the_archive_that_a_client_gets(before: Rig, node: Client) -> None:
     everything = await node.archive(await node.completed())
-    inside = min(name for name in everything if "/" in name)
+    output = min(name for name in everything if "/" in name)
     api = await before.start()
-    uuid = await api.create(1, outputs=json.dumps([inside]))
+    uuid = await api.create(1, outputs=json.dumps([output]))
     await api.ends(uuid)
     _, _, content = await api.raw("GET", f"/task/{uuid}/download/all.zip")
     names = {name for name in zipfile.ZipFile(io.BytesIO(content)).namelist() if not name.endswith("/")}
-    assert names == await node.archive(uuid) == {inside}
+    assert names == await node.archive(uuid) == {output}
 
 
-async def test_what_was_sent_ahead_in_vain_leaves_nothing_on_the_node(
+async def test_a_discarded_prefetch_leaves_nothing_on_the_node(
     before: Rig, node: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prefetch, "WORTH", 1)
@@ -130,12 +130,12 @@ async def test_every_value_of_an_option_is_sent_as_text() -> None:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    given = [{"name": str(value), "value": value} for value in (2.5, 8, True, False, "text", '{"a": 1}')]
+    options = [{"name": str(value), "value": value} for value in (2.5, 8, True, False, "text", '{"a": 1}')]
     address = make_address("127.0.0.1", runner.addresses[0][1])
     async with aiohttp.ClientSession() as session:
         client = NodeClient(session)
-        await client.init(address, Task(uuid=UUID, owner="", phase=Phase.DISPATCHING, options=given), UUID, "")
-        await client.restart(address, UUID, given)
+        await client.init(address, Task(uuid=UUID, owner="", phase=Phase.DISPATCHING, options=options), UUID, "")
+        await client.restart(address, UUID, options)
     await runner.cleanup()
     texts = ["2.5", "8", "true", "false", "text", '{"a": 1}']
     assert [[option["value"] for option in each] for each in sent] == [texts, texts]

@@ -86,11 +86,11 @@ def _as_read(kind: str, path: Path) -> dict[str, Any]:
     if kind == DEVNODE:
         return msgspec.structs.asdict(read_config(path))
     script = "process.stdout.write('\\n' + JSON.stringify(require('./config.js')))"
-    done = subprocess.run(
+    process = subprocess.run(
         ["node", "-e", script, "--", "config.js", "--config", str(path)],
         cwd=checkout(kind), capture_output=True, text=True, check=True, env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
-    read = json.loads(done.stdout.splitlines()[-1])
+    read = json.loads(process.stdout.splitlines()[-1])
     return {ours: read[theirs] for theirs, ours in NAMES.items()}
 
 
@@ -135,8 +135,8 @@ def test_a_node_reads_the_bucket_that_the_cluster_tells_it_of(kind: str, acl: Ac
             )
         )
     )
-    found = {name: value for name, value in _as_read(kind, path).items() if name.startswith("s3")}
-    assert found == {
+    as_read = {name: value for name, value in _as_read(kind, path).items() if name.startswith("s3")}
+    assert as_read == {
         "s3_endpoint": "https://s3.example", "s3_bucket": "b", "s3_access_key": "k", "s3_secret_key": "s",
         "s3_force_path_style": True, "s3_ignore_ssl": True, "s3_acl": read,
     }  # fmt: skip
@@ -191,8 +191,8 @@ async def _written(way: str, folder: Path) -> dict[str, Any]:
     if way == "kubernetes":
         entry["kubeconfig"] = str(kubeconfig(folder, "http://127.0.0.1:9"))
     async with provider_of(folder, entry) as provider:
-        found: dict[str, Any] = find(provider.bootstrap("m", provider.offerings[0], token="hush-node"))
-    return found
+        content: dict[str, Any] = find(provider.bootstrap("m", provider.offerings[0], token="hush-node"))
+    return content
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -47,10 +47,10 @@ def folder(kind: str, tmp_path: Path) -> Iterator[Path]:
     if kind == DEVNODE:
         pytest.skip("it delivers to no bucket")
     checkout(kind)
-    made = tmp_path / "nodes"
-    made.mkdir()
-    yield made
-    for path in made.glob("*/machine.json"):
+    nodes_folder = tmp_path / "nodes"
+    nodes_folder.mkdir()
+    yield nodes_folder
+    for path in nodes_folder.glob("*/machine.json"):
         with suppress(ProcessLookupError):
             os.kill(json.loads(path.read_text())["pid"], signal.SIGKILL)
 
@@ -61,9 +61,9 @@ async def bucket(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     async with AsyncExitStack() as stack:
         moto = request.param == "moto"
         url = await stack.enter_async_context(running_moto()) if moto else request.getfixturevalue("ceph")
-        made = await asyncio.to_thread(make_gateway, url)
-        yield await stack.enter_async_context(running_gate(url)), made
-        await asyncio.to_thread(made.close)
+        gateway = await asyncio.to_thread(make_gateway, url)
+        yield await stack.enter_async_context(running_gate(url)), gateway
+        await asyncio.to_thread(gateway.close)
 
 
 @pytest.fixture
@@ -127,8 +127,8 @@ async def test_an_acl_that_is_configured_is_the_one_of_the_results(
     uuid = await api.create(1)
     await api.ends(uuid, seconds=60)
     assert (f"/maps/{uuid}/all.zip", acl) in gate.writes
-    seen = await asyncio.to_thread(anonymous, f"{gateway.url}/maps/{uuid}/all.zip")
-    assert seen == (200 if acl == "public-read" else 403)
+    status = await asyncio.to_thread(anonymous, f"{gateway.url}/maps/{uuid}/all.zip")
+    assert status == (200 if acl == "public-read" else 403)
 
 
 async def test_a_node_that_could_not_deliver_begins_again_and_delivers(

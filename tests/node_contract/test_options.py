@@ -74,8 +74,8 @@ async def waiting(slow: Client) -> Client:
     return slow
 
 
-async def _shown(node: Client, given: str) -> Any:
-    uuid = await node.created(options=given, skipPostProcessing="true")
+async def _shown(node: Client, options: str) -> Any:
+    uuid = await node.created(options=options, skipPostProcessing="true")
     return (await node.reaches(uuid, 10))["options"]
 
 
@@ -92,7 +92,7 @@ async def test_a_value_outside_its_domain_is_refused(node: Client, name: str, va
     assert json.loads(answer["error"]) == [{"name": name, "error": why}]
 
 
-async def test_all_that_is_wrong_is_said_at_once(node: Client) -> None:
+async def test_all_errors_are_reported_at_once(node: Client) -> None:
     answer = await node.init({"options": options(dsm="maybe", crop="-1", dtm="true")})
     assert {error["name"] for error in json.loads(answer["error"])} == {"dsm", "crop"}
 
@@ -101,20 +101,20 @@ async def test_unknown_options_are_dropped_the_first_of_a_name_counts_and_the_or
     waiting: Client,
 ) -> None:
     order = [option["name"] for option in await waiting.get("/options")]
-    given = [("no-such", "1"), ("dtm", "true"), ("dsm", "true"), ("dsm", "false"), ("project-path", "/")]
-    shown = await _shown(waiting, json.dumps([{"name": name, "value": value} for name, value in given]))
+    pairs = [("no-such", "1"), ("dtm", "true"), ("dsm", "true"), ("dsm", "false"), ("project-path", "/")]
+    shown = await _shown(waiting, json.dumps([{"name": name, "value": value} for name, value in pairs]))
     expected = [{"name": name, "value": True} for name in ("dtm", "dsm")]
     assert shown == sorted(expected, key=lambda option: order.index(option["name"]))
 
 
-@pytest.mark.parametrize("given", ["{}", "5", "null", '"text"'])
-async def test_options_that_are_no_list_are_none(waiting: Client, given: str) -> None:
-    assert await _shown(waiting, given) == []
+@pytest.mark.parametrize("text", ["{}", "5", "null", '"text"'])
+async def test_options_that_are_no_list_are_none(waiting: Client, text: str) -> None:
+    assert await _shown(waiting, text) == []
 
 
-@pytest.mark.parametrize("given", ["[", "no JSON", "[{]"])
-async def test_options_that_are_no_json_are_refused(node: Client, given: str) -> None:
-    assert set(await node.init({"options": given})) == {"error"}
+@pytest.mark.parametrize("text", ["[", "no JSON", "[{]"])
+async def test_options_that_are_no_json_are_refused(node: Client, text: str) -> None:
+    assert set(await node.init({"options": text})) == {"error"}
 
 
 async def test_options_without_a_text_are_refused_at_the_commit_only(node: Client) -> None:
@@ -124,8 +124,8 @@ async def test_options_without_a_text_are_refused_at_the_commit_only(node: Clien
 
 
 async def test_a_node_adds_options_of_its_own_unless_it_is_not_to_post_process(waiting: Client) -> None:
-    for given, added in ({"skipPostProcessing": "true"}, []), ({"skipPostProcessing": "True"}, OWN), ({}, OWN):
-        uuid = await waiting.created(**given)
+    for fields, added in ({"skipPostProcessing": "true"}, []), ({"skipPostProcessing": "True"}, OWN), ({}, OWN):
+        uuid = await waiting.created(**fields)
         assert (await waiting.reaches(uuid, 10))["options"] == added
     uuid = await waiting.created(options=options(cog="false"))
     shown = (await waiting.reaches(uuid, 10))["options"]
@@ -136,8 +136,8 @@ async def test_a_limit_of_concurrency_is_put_on_every_task(start: Start) -> None
     node = start("--max-concurrency", "3", "-q", "1", "--test-seconds", "600")
     shown = []
     try:
-        for given in ({}, {"options": options(max_concurrency="9")}, {"options": options(max_concurrency="2")}):
-            info = await node.reaches(await node.created(**given), 10, 20)
+        for fields in ({}, {"options": options(max_concurrency="9")}, {"options": options(max_concurrency="2")}):
+            info = await node.reaches(await node.created(**fields), 10, 20)
             shown += [option["value"] for option in info["options"] if option["name"] == "max-concurrency"]
     except aiohttp.ClientError:
         await _known_bug(node)

@@ -50,16 +50,16 @@ async def test_an_upload_that_is_not_committed_is_no_task(node: Client) -> None:
     assert await node.post("/task/remove", {"uuid": uuid}) == {"success": False, "error": f"{uuid} not found"}
 
 
-@pytest.mark.parametrize(("given", "shown"), [({"name": "given"}, "given"), ({}, None), ({"name": ""}, "Task of 20")])
-async def test_a_task_has_the_name_that_it_was_given(node: Client, given: dict[str, str], shown: str | None) -> None:
-    info = await node.ends(await node.created(**given))
+@pytest.mark.parametrize(("fields", "shown"), [({"name": "given"}, "given"), ({}, None), ({"name": ""}, "Task of 20")])
+async def test_a_task_has_the_name_that_it_was_given(node: Client, fields: dict[str, str], shown: str | None) -> None:
+    info = await node.ends(await node.created(**fields))
     assert info.get("name", "").startswith(shown or "")
     assert ("name" in info) is (shown is not None)
 
 
-@pytest.mark.parametrize(("given", "shown"), [("1700000000000", 1700000000000), ("1700000000000.9x", 1700000000000)])
-async def test_a_task_has_the_date_that_it_was_given(node: Client, given: str, shown: int) -> None:
-    assert (await node.ends(await node.created(dateCreated=given)))["dateCreated"] == shown
+@pytest.mark.parametrize(("date", "shown"), [("1700000000000", 1700000000000), ("1700000000000.9x", 1700000000000)])
+async def test_a_task_has_the_date_that_it_was_given(node: Client, date: str, shown: int) -> None:
+    assert (await node.ends(await node.created(dateCreated=date)))["dateCreated"] == shown
 
 
 async def test_a_date_that_is_none_is_today(node: Client) -> None:
@@ -244,11 +244,11 @@ async def test_there_is_no_asset_but_the_archive_and_none_before_the_end(slow: C
 
 async def test_outputs_decide_what_is_in_the_archive(node: Client) -> None:
     everything = await node.archive(await node.completed())
-    inside = min(name for name in everything if "/" in name)
-    folder = inside.split("/")[0]
+    output = min(name for name in everything if "/" in name)
+    folder = output.split("/")[0]
     whole_folder = {name for name in everything if name.startswith(f"{folder}/")}
     for outputs, expected in (
-        (f'["{inside}"]', {inside}),
+        (f'["{output}"]', {output}),
         (f'["{folder}", "no/such/thing"]', whole_folder),
         (f'["../../{folder}"]', whole_folder),
         ("[]", everything),
@@ -284,14 +284,14 @@ class Hook:
 
 @pytest.fixture
 async def hook() -> AsyncIterator[Hook]:
-    made = Hook()
+    receiver = Hook()
     app = web.Application()
-    app.router.add_post("/{path}", made.called)
+    app.router.add_post("/{path}", receiver.called)
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield made
+    receiver.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield receiver
     await runner.cleanup()
 
 

@@ -148,8 +148,8 @@ async def test_a_file_that_was_cut_off_stays_as_far_as_it_came(node: Client) -> 
     uuid = await node.announced(("whole.jpg", b"whole"))
     _, writer = await asyncio.open_connection("127.0.0.1", node.program.port)
     head = f"POST /task/new/upload/{uuid} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=B\r\n"
-    begun = '--B\r\nContent-Disposition: form-data; name="images"; filename="cut.jpg"\r\n\r\n' + "half" * 100_000
-    writer.write(f"{head}Content-Length: 9999999\r\n\r\n{begun}".encode())
+    partial_body = '--B\r\nContent-Disposition: form-data; name="images"; filename="cut.jpg"\r\n\r\n' + "half" * 100_000
+    writer.write(f"{head}Content-Length: 9999999\r\n\r\n{partial_body}".encode())
     await writer.drain()
     cut = node.program.uploads / uuid / "cut.jpg"
     await eventually(cut.exists)
@@ -211,11 +211,11 @@ async def test_a_second_commit_is_refused(node: Client) -> None:
 
 async def test_the_count_of_images_settles_on_what_is_no_control_data(node: Client) -> None:
     control = ["geo.txt", "gcp_list.TXT", "image_groups.txt", "align.LAZ", "photos.zip"]
-    kept = ["a.jpg", "b.srt", "c.mp4", "other.las"]
-    uuid = await node.created(*[(name, b"x") for name in control + kept])
+    counted = ["a.jpg", "b.srt", "c.mp4", "other.las"]
+    uuid = await node.created(*[(name, b"x") for name in control + counted])
     assert (await node.info(uuid))["imagesCount"] in (4, 9)
     assert (await node.ends(uuid))["imagesCount"] == 4
-    assert node.program.project(uuid, "images") == set(kept)
+    assert node.program.project(uuid, "images") == set(counted)
     assert node.program.project(uuid, "gcp") == set(control) - {"photos.zip"}
 
 

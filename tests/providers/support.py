@@ -128,18 +128,18 @@ async def aws_cloud(world: World) -> AsyncIterator[Cloud]:
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")).close()
-    made = botocore.session.Session().create_client(
+    client = botocore.session.Session().create_client(
         "ec2", region_name="us-east-1", endpoint_url=url, aws_access_key_id="k", aws_secret_access_key=KEY
     )
-    vpc = made.create_vpc(CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
-    subnet = made.create_subnet(VpcId=vpc, CidrBlock="127.77.1.0/24")["Subnet"]["SubnetId"]
-    made.create_security_group(GroupName="odm", Description="odm", VpcId=vpc)
-    image = made.describe_images()["Images"][0]["ImageId"]
+    vpc = client.create_vpc(CidrBlock="127.77.0.0/16")["Vpc"]["VpcId"]
+    subnet = client.create_subnet(VpcId=vpc, CidrBlock="127.77.1.0/24")["Subnet"]["SubnetId"]
+    client.create_security_group(GroupName="odm", Description="odm", VpcId=vpc)
+    image = client.describe_images()["Images"][0]["ImageId"]
 
     def alive() -> list[dict[str, Any]]:
-        groups = made.describe_instances()["Reservations"]
-        found = [instance for group in groups for instance in group["Instances"]]
-        return [instance for instance in found if instance["State"]["Name"] in ("pending", "running")]
+        groups = client.describe_instances()["Reservations"]
+        instances = [instance for group in groups for instance in group["Instances"]]
+        return [instance for instance in instances if instance["State"]["Name"] in ("pending", "running")]
 
     def names() -> list[str]:
         return [tag["Value"] for instance in alive() for tag in instance["Tags"] if tag["Key"] == "Name"]
@@ -147,7 +147,7 @@ async def aws_cloud(world: World) -> AsyncIterator[Cloud]:
     def take(machine: str) -> None:
         for instance in alive():
             if {"Key": "Name", "Value": machine} in instance["Tags"]:
-                made.terminate_instances(InstanceIds=[instance["InstanceId"]])
+                client.terminate_instances(InstanceIds=[instance["InstanceId"]])
 
     entry = {
         "provider": "aws",
@@ -171,23 +171,23 @@ async def aws_cloud(world: World) -> AsyncIterator[Cloud]:
     }
     try:
         async with world.living() as group:
-            work = group.create_task(_boot(made, alive, world))
+            work = group.create_task(_boot(client, alive, world))
             yield Cloud("aws", entry, names, None, take)
             work.cancel()
     finally:
         server.stop()
-        made.close()
+        client.close()
 
 
-async def _boot(made: Any, alive: Callable[[], list[dict[str, Any]]], world: World) -> None:
+async def _boot(client: Any, alive: Callable[[], list[dict[str, Any]]], world: World) -> None:
     """Start and stop nodes with their instances."""
     while True:
         now = {instance["InstanceId"]: instance for instance in await asyncio.to_thread(alive)}
         for instance_id in set(world.machines) - set(now):
             world.delete(world.machines[instance_id])
         for instance_id in set(now) - set(world.machines):
-            said = made.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")["UserData"]
-            document = base64.b64decode(said["Value"]).decode()
+            attribute = client.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")["UserData"]
+            document = base64.b64decode(attribute["Value"]).decode()
             instance = now[instance_id]
             machine = FakeMachine(instance_id, "", "", "", instance["PrivateIpAddress"], user_data=document)
             world.machines[instance_id] = machine
@@ -221,9 +221,9 @@ async def provider_of(
     path.write_text(json.dumps(entries[0] if len(entries) == 1 else {"providers": list(entries)}))
     async with aiohttp.ClientSession() as session:
         fleet = make_fleet(path, session, Metrics(), clock or Clock())
-        made = next(iter(fleet.providers.values()))
-        yield made
-        await made.close()
+        provider = next(iter(fleet.providers.values()))
+        yield provider
+        await provider.close()
 
 
 def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1", cluster: str = "c1", size: int = 0) -> MachineSpec:

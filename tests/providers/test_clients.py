@@ -33,18 +33,18 @@ async def test_hetzners_own_client_creates_finds_and_deletes_a_server() -> None:
         }
 
         def life() -> None:
-            made = client.servers.create("m1", ServerType(name="cx22"), Image(name="x"), **where).server
-            assert made.id is not None
-            assert made.public_net is not None
-            assert made.public_net.ipv4 is not None
-            assert made.public_net.ipv4.ip.startswith("127.")
+            created = client.servers.create("m1", ServerType(name="cx22"), Image(name="x"), **where).server
+            assert created.id is not None
+            assert created.public_net is not None
+            assert created.public_net.ipv4 is not None
+            assert created.public_net.ipv4.ip.startswith("127.")
             assert [server.name for server in client.servers.get_all(label_selector="clusterodm==c1")] == ["m1"]
             assert client.servers.get_all(label_selector="clusterodm==c2") == []
             with pytest.raises(hcloud.APIException, match="already used"):
                 client.servers.create("m1", ServerType(name="cx22"), Image(name="x"), **where)
-            client.servers.delete(made)
+            client.servers.delete(created)
             with pytest.raises(hcloud.APIException, match="not found"):
-                client.servers.get_by_id(made.id)
+                client.servers.get_by_id(created.id)
 
         await asyncio.to_thread(life)
     assert world.machines == {}
@@ -66,15 +66,15 @@ async def test_digitaloceans_own_client_creates_finds_and_deletes_a_droplet() ->
                 "tags": ["a:1"],
                 "user_data": "x",
             }
-            made = client.droplets.create(body=body, **plain)["droplet"]
-            found = client.droplets.list(tag_name="a:1", **plain)["droplets"]
-            assert [(droplet["id"], droplet["status"]) for droplet in found] == [(made["id"], "active")]
+            created = client.droplets.create(body=body, **plain)["droplet"]
+            droplets = client.droplets.list(tag_name="a:1", **plain)["droplets"]
+            assert [(droplet["id"], droplet["status"]) for droplet in droplets] == [(created["id"], "active")]
             assert client.droplets.list(tag_name="a:2", **plain)["droplets"] == []
-            networks = client.droplets.get(made["id"], **plain)["droplet"]["networks"]
+            networks = client.droplets.get(created["id"], **plain)["droplet"]["networks"]
             assert networks["v4"][0]["ip_address"].startswith("127.")
             assert [image["name"] for image in client.images.list(private=True, **plain)["images"]] == ["odm"]
-            client.droplets.destroy(made["id"], **plain)
-            assert client.droplets.get(made["id"], **plain)["id"] == "not_found"
+            client.droplets.destroy(created["id"], **plain)
+            assert client.droplets.get(created["id"], **plain)["id"] == "not_found"
 
         await asyncio.to_thread(life)
         await asyncio.to_thread(client.close)
@@ -91,20 +91,20 @@ async def test_scaleways_own_client_lists_switches_on_and_deletes_a_server() -> 
             access_key="SCWXXXXXXXXXXXXXXXXX", secret_key=key, default_project_id=project, api_url=url
         )
         api = InstanceV1API(client)
-        made = world.create("m1", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
-        made.user_data = "#cloud-config\n{}"
+        machine = world.create("m1", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
+        machine.user_data = "#cloud-config\n{}"
 
         def life() -> None:
-            found = api.list_servers(zone="fr-par-1", tags=["clusterodm=c1"]).servers
-            assert [(server.name, str(server.state)) for server in found] == [("m1", "stopped")]
-            api.server_action(server_id=made.id, zone="fr-par-1", action=ServerAction.POWERON)
-            server = api.get_server(server_id=made.id, zone="fr-par-1").server
+            servers = api.list_servers(zone="fr-par-1", tags=["clusterodm=c1"]).servers
+            assert [(server.name, str(server.state)) for server in servers] == [("m1", "stopped")]
+            api.server_action(server_id=machine.id, zone="fr-par-1", action=ServerAction.POWERON)
+            server = api.get_server(server_id=machine.id, zone="fr-par-1").server
             assert server is not None
             assert str(server.state) == "running"
             assert server.public_ips[0].address.startswith("127.")
-            api.server_action(server_id=made.id, zone="fr-par-1", action=ServerAction.TERMINATE)
+            api.server_action(server_id=machine.id, zone="fr-par-1", action=ServerAction.TERMINATE)
             with pytest.raises(scaleway.ScalewayException):
-                api.get_server(server_id=made.id, zone="fr-par-1")
+                api.get_server(server_id=machine.id, zone="fr-par-1")
 
         await asyncio.to_thread(life)
     assert world.machines == {}

@@ -34,8 +34,8 @@ async def boot(document: str, folder: Path) -> list[list[str]]:
     running = await asyncio.create_subprocess_exec(
         str(RUN), str(folder / "user-data"), str(out), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    said = (await running.communicate())[0].decode()
-    assert (out / "calls.jsonl").exists(), said
+    output = (await running.communicate())[0].decode()
+    assert (out / "calls.jsonl").exists(), output
     return [json.loads(line) for line in (out / "calls.jsonl").read_text().splitlines()]
 
 
@@ -51,10 +51,10 @@ async def test_a_plain_machine_runs_its_node(tmp_path: Path) -> None:
             *("docker.io/webodm/nodeodx", "--config", "/etc/nodeodm.json"),
         ]
     ]
-    said = json.loads((tmp_path / "out" / "node.json").read_text())
-    assert said == {"port": 3000, "token": "hush-node", "maxImages": 40, "parallelQueueProcessing": 2}
-    inside = (tmp_path / "out" / "read-inside").read_text()
-    assert json.loads(inside) == said, "an image with a user of its own reads it, too"
+    node_config = json.loads((tmp_path / "out" / "node.json").read_text())
+    assert node_config == {"port": 3000, "token": "hush-node", "maxImages": 40, "parallelQueueProcessing": 2}
+    read_inside = (tmp_path / "out" / "read-inside").read_text()
+    assert json.loads(read_inside) == node_config, "an image with a user of its own reads it, too"
     lines = (tmp_path / "out" / "modes").read_text().splitlines()
     modes = {path: mode for mode, path in (line.rsplit(" ", 1) for line in lines)}
     assert modes == {"/etc/clusterodm/boot.sh": "700 root", "/etc/clusterodm/node.json": "600 root"}
@@ -117,8 +117,8 @@ async def test_cloud_init_itself_finds_nothing_wrong_with_the_document(tmp_path:
     running = await asyncio.create_subprocess_exec(
         "cloud-init", "schema", "--config-file", str(document), stdout=asyncio.subprocess.PIPE
     )
-    said = (await running.communicate())[0].decode()
-    assert running.returncode == 0, said
+    output = (await running.communicate())[0].decode()
+    assert running.returncode == 0, output
 
 
 def test_user_data_fits_what_the_smallest_cloud_takes() -> None:

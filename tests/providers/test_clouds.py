@@ -21,17 +21,17 @@ from tests.support import eventually
 
 @pytest.fixture(params=CLOUDS)
 async def cloud(request: pytest.FixtureRequest) -> AsyncIterator[Cloud]:
-    async with running_cloud(request.param) as made:
-        yield made
+    async with running_cloud(request.param) as running:
+        yield running
 
 
 @pytest.fixture
 async def provider(cloud: Cloud, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
-    async with provider_of(tmp_path, cloud.entry) as made:
-        yield made
+    async with provider_of(tmp_path, cloud.entry) as bounded:
+        yield bounded
 
 
-async def gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
+async def is_gone(provider: BoundedProvider, machine: ProviderMachine) -> bool:
     await provider.delete(machine)
     return await provider.get(machine.id, machine.location) is None
 
@@ -63,7 +63,7 @@ async def test_offerings_are_smaller_sizes_first_in_all_locations(cloud: Cloud, 
         assert [(offering.spot, offering.price) for offering in provider.offerings][1:3] == [(True, 0.05), (False, 0.1)]
 
 
-async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
+async def test_missing_capacity_is_distinguished_from_a_wrong_request(cloud: Cloud, provider: BoundedProvider) -> None:
     if cloud.world is None:
         pytest.skip("moto has room for everybody")
     cloud.world.out_of_stock = {"small"}
@@ -75,14 +75,14 @@ async def test_no_room_is_told_from_a_wrong_request(cloud: Cloud, provider: Boun
         await provider.create(spec(provider, "other", size=-1))
 
 
-async def test_a_wrong_key_is_said_without_saying_it(cloud: Cloud, tmp_path: Path) -> None:
+async def test_a_rejected_key_is_reported_without_being_shown(cloud: Cloud, tmp_path: Path) -> None:
     if cloud.world is None:
         pytest.skip("moto takes every key")
     wrong = {key: "hush-wrong" if value == "hush-cloud-key" else value for key, value in cloud.entry.items()}
     async with provider_of(tmp_path, wrong) as provider:
-        with pytest.raises(Rejected) as said:
+        with pytest.raises(Rejected) as raised:
             await provider.check()
-    assert "hush" not in str(said.value)
+    assert "hush" not in str(raised.value)
 
 
 async def test_an_image_that_is_not_there_is_known_at_the_start(cloud: Cloud, tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ async def test_a_provider_that_fails_for_a_moment_is_asked_again(
         pytest.skip("moto does not fail")
     monkeypatch.setattr(bounded, "_DELAY", 0.01)
     monkeypatch.setattr(throttling, "FIRST", 0.01)
-    left = [fate, fate]
-    cloud.world.misbehave = lambda request: left.pop() if left else ""
+    faults = [fate, fate]
+    cloud.world.misbehave = lambda request: faults.pop() if faults else ""
     assert await provider.list_machines("c1") == []
     cloud.world.misbehave = lambda request: fate
     with pytest.raises(error):
@@ -140,9 +140,9 @@ async def test_an_answer_that_says_nothing_is_no_answer(
     try:
         async with provider_of(
             tmp_path, cloud.entry | {"apiUrl": f"http://127.0.0.1:{runner.addresses[0][1]}"}
-        ) as made:
+        ) as provider:
             with pytest.raises((Unreachable, Rejected)):
-                await made.list_machines("c1")
+                await provider.list_machines("c1")
     finally:
         await runner.cleanup()
 
@@ -160,11 +160,11 @@ async def test_a_vpc_without_a_subnet_gets_one_of_its_own_in_the_zone(tmp_path: 
     async with running_cloud("aws") as cloud:
         entry = cloud.entry | {"subnet": "", "zone": ""}
         async with provider_of(tmp_path, entry) as provider:
-            made = await provider.create(spec(provider))
+            created = await provider.create(spec(provider))
 
             async def addressed() -> ProviderMachine | None:
-                found = await provider.get(made.id, made.location)
-                return found if found is not None and found.address else None
+                current = await provider.get(created.id, created.location)
+                return current if current is not None and current.address else None
 
             assert (await eventually(addressed)).address.startswith("127.77.1.")
         async with provider_of(tmp_path, entry | {"vpc": "vpc-0"}) as provider:
@@ -184,14 +184,14 @@ async def test_a_server_that_was_never_switched_on_is_listed_finished_and_delete
         listed = await provider.list_machines("c1")
         assert [machine.status for machine in listed] == [MachineStatus.STOPPED]
         cloud.world.misbehave = lambda request: ""
-        made = await provider.create(spec(provider))
-        assert cloud.world.machines[made.id].state == "running"
+        created = await provider.create(spec(provider))
+        assert cloud.world.machines[created.id].state == "running"
         never = cloud.world.create("never", "small", "fr-par-1", tags=["clusterodm=c1"], uuid=True)
-        found = await provider.get(never.id, "fr-par-1")
-        assert found is not None
-        await eventually(lambda: gone(provider, found))
-        await provider.delete(found)
-        assert cloud.world.volumes == set(cloud.world.machines[made.id].volumes)
+        stopped = await provider.get(never.id, "fr-par-1")
+        assert stopped is not None
+        await eventually(lambda: is_gone(provider, stopped))
+        await provider.delete(stopped)
+        assert cloud.world.volumes == set(cloud.world.machines[created.id].volumes)
 
 
 def test_no_secret_shows_in_what_is_printed() -> None:

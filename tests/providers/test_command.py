@@ -65,8 +65,8 @@ def entry(folder: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 async def provider(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[BoundedProvider]:
     monkeypatch.setattr(bounded, "_DELAY", 0.01)
-    async with provider_of(tmp_path, entry(tmp_path, location=["here", "there"])) as made:
-        yield made
+    async with provider_of(tmp_path, entry(tmp_path, location=["here", "there"])) as new_provider:
+        yield new_provider
 
 
 def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1") -> MachineSpec:
@@ -78,21 +78,21 @@ def spec(provider: BoundedProvider, name: str = "clusterodm-c1-m1") -> MachineSp
 
 async def test_machines_are_made_by_commands(provider: BoundedProvider, tmp_path: Path) -> None:
     await provider.check()
-    made = await provider.create(spec(provider))
-    assert (made.id, made.address, made.port, made.status) == (
+    machine = await provider.create(spec(provider))
+    assert (machine.id, machine.address, machine.port, machine.status) == (
         "i-clusterodm-c1-m1",
         "127.0.0.1",
         9,
         MachineStatus.RUNNING,
     )
-    assert (await provider.create(spec(provider))).id == made.id
+    assert (await provider.create(spec(provider))).id == machine.id
     assert await provider.list_machines("c2") == []
-    assert await provider.get(made.id, "") == made
-    await provider.delete(made)
-    await provider.delete(made)
-    assert await provider.get(made.id, "") is None
+    assert await provider.get(machine.id, "") == machine
+    await provider.delete(machine)
+    await provider.delete(machine)
+    assert await provider.get(machine.id, "") is None
     calls = [json.loads(line) for line in (tmp_path / "machines" / "calls.log").read_text().splitlines()]
-    [created] = [said for verb, said in calls if verb == "create"]
+    [created] = [payload for verb, payload in calls if verb == "create"]
     assert created == {
         "name": "clusterodm-c1-m1",
         "cluster": "c1",
@@ -117,8 +117,8 @@ async def test_a_command_that_fails_says_why(
 
 @pytest.mark.parametrize("answer", ["nonsense", "[]", '{"id": 1}', '{"id": "a", "name": "another"}'])
 async def test_an_answer_that_is_none_is_no_machine(tmp_path: Path, answer: str) -> None:
-    said = entry(tmp_path, create=["echo", answer], list=["echo", "[]"])
-    async with provider_of(tmp_path, said) as provider:
+    configured = entry(tmp_path, create=["echo", answer], list=["echo", "[]"])
+    async with provider_of(tmp_path, configured) as provider:
         with pytest.raises((Unreachable, Rejected)):
             await provider.create(spec(provider))
 
@@ -168,12 +168,12 @@ def engine() -> Iterator[list[str]]:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
         for name in ("etc", "tmp", "proc", "sys", "dev"):
-            made = tarfile.TarInfo(name)
-            made.type, made.mode = tarfile.DIRTYPE, 0o1777
-            archive.addfile(made)
-    done = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
-    if done.returncode:
-        pytest.skip(f"{NEEDS}a kernel on which podman works: {done.stderr.decode()[-200:]}")
+            directory = tarfile.TarInfo(name)
+            directory.type, directory.mode = tarfile.DIRTYPE, 0o1777
+            archive.addfile(directory)
+    run = subprocess.run([*command, "import", "-", "node"], check=False, input=content.getvalue(), capture_output=True)
+    if run.returncode:
+        pytest.skip(f"{NEEDS}a kernel on which podman works: {run.stderr.decode()[-200:]}")
     yield command
     ids = subprocess.run([*command, "ps", "-aq"], check=True, capture_output=True, text=True).stdout.split()
     for each in ids:
@@ -198,15 +198,19 @@ def containers(engine: list[str], folder: Path) -> dict[str, Any]:
 async def test_containers_are_machines(engine: list[str], tmp_path: Path) -> None:
     async with provider_of(tmp_path, containers(engine, tmp_path)) as provider:
         await provider.check()
-        made = await provider.create(spec(provider))
-        assert (made.name, made.status, made.address) == ("clusterodm-c1-m1", MachineStatus.RUNNING, "127.0.0.1")
-        assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+        machine = await provider.create(spec(provider))
+        assert (machine.name, machine.status, machine.address) == (
+            "clusterodm-c1-m1",
+            MachineStatus.RUNNING,
+            "127.0.0.1",
+        )
+        assert [each.id for each in await provider.list_machines("c1")] == [machine.id]
         assert await provider.list_machines("c2") == []
-        gone: ProviderMachine | None = made
-        await provider.delete(made)
-        gone = await provider.get(made.id, "")
-        assert gone is None
-        await provider.delete(made)
+        current: ProviderMachine | None = machine
+        await provider.delete(machine)
+        current = await provider.get(machine.id, "")
+        assert current is None
+        await provider.delete(machine)
     assert list((tmp_path / "nodes").iterdir()) == []
 
 

@@ -64,12 +64,12 @@ class Description:
         """Check one request and its answer."""
         path = request.path.removeprefix(self._base)
         template = next(each for each in self.document["paths"] if re.fullmatch(re.sub(r"{\w+}", r"[^/]+", each), path))
-        said = self.resolve(self.document["paths"][template][request.method.lower()])
-        known = {self.resolve(each)["name"] for each in said.get("parameters", [])}
-        assert set(request.query) <= known, f"{template}: {set(request.query) - known} is no parameter"
+        operation = self.resolve(self.document["paths"][template][request.method.lower()])
+        parameters = {self.resolve(each)["name"] for each in operation.get("parameters", [])}
+        assert set(request.query) <= parameters, f"{template}: {set(request.query) - parameters} is no parameter"
         if body:
-            self._check(said["requestBody"], json.loads(body))
-        answer = self.resolve(said["responses"].get(str(response.status)) or said["responses"]["4xx"])
+            self._check(operation["requestBody"], json.loads(body))
+        answer = self.resolve(operation["responses"].get(str(response.status)) or operation["responses"]["4xx"])
         if response.body:
             self._check(answer, json.loads(bytes(response.body)))  # type: ignore[arg-type]
         self.checked.add(f"{request.method} {template} {response.status}")
@@ -82,10 +82,10 @@ class Description:
 
     def resolve(self, value: Any) -> Any:
         while isinstance(value, dict) and "$ref" in value:
-            found = self.document
+            node = self.document
             for part in value["$ref"].removeprefix("#/").split("/"):
-                found = found[part.replace("~1", "/").replace("~0", "~")]
-            value = found
+                node = node[part.replace("~1", "/").replace("~0", "~")]
+            value = node
         return value
 
     def _absolute(self, value: Any) -> Any:
@@ -97,22 +97,22 @@ class Description:
 
 
 @pytest.mark.parametrize(("name", "operations"), [("digitalocean", 6), ("hetzner", 7)])
-async def test_what_is_said_is_what_the_official_description_has(tmp_path: Path, name: str, operations: int) -> None:
+async def test_requests_and_answers_match_the_official_description(tmp_path: Path, name: str, operations: int) -> None:
     description = Description(name, "")
     async with running_cloud(name) as cloud, provider_of(tmp_path, cloud.entry) as provider:
         assert cloud.world is not None
         cloud.world.watch = description.watch
         await provider.check()
-        made = await provider.create(spec(provider))
+        machine = await provider.create(spec(provider))
 
         async def runs() -> bool:
-            found = await provider.get(made.id, made.location)
-            return found is not None and found.status is MachineStatus.RUNNING
+            current = await provider.get(machine.id, machine.location)
+            return current is not None and current.status is MachineStatus.RUNNING
 
         await eventually(runs)
         assert await provider.list_machines("c1")
-        await provider.delete(made)
-        assert await provider.get(made.id, made.location) is None
+        await provider.delete(machine)
+        assert await provider.get(machine.id, machine.location) is None
         snapshots = cloud.entry | {"snapshot": True, "image": "odm"}
         async with provider_of(tmp_path, snapshots) as other:
             await other.check()

@@ -92,39 +92,39 @@ def entry(server: KubernetesApi, folder: Path, **changes: Any) -> dict[str, Any]
 
 @pytest.fixture
 async def provider(server: KubernetesApi, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
-    async with provider_of(tmp_path, entry(server, tmp_path)) as made:
-        yield made
+    async with provider_of(tmp_path, entry(server, tmp_path)) as bounded:
+        yield bounded
 
 
 async def runs(provider: BoundedProvider, name: str) -> ProviderMachine:
     async def look() -> ProviderMachine | None:
-        found = await provider.get(name, "clusterodm")
-        return found if found is not None and found.status is MachineStatus.RUNNING and found.address else None
+        machine = await provider.get(name, "clusterodm")
+        return machine if machine is not None and machine.status is MachineStatus.RUNNING and machine.address else None
 
-    found: ProviderMachine = await eventually(look)
-    return found
+    machine: ProviderMachine = await eventually(look)
+    return machine
 
 
 async def test_a_job_is_created_once_found_and_deleted_with_all_that_is_its(
     server: KubernetesApi, provider: BoundedProvider
 ) -> None:
     await provider.check()
-    made = await provider.create(spec(provider))
-    again = await provider.create(spec(provider))
-    assert (made.id, again.id) == ("clusterodm-c1-m1", "clusterodm-c1-m1")
-    found = await runs(provider, made.id)
-    assert found.address.startswith("127.9.")
-    assert await provider.list_machines("c1") == [found]
+    created = await provider.create(spec(provider))
+    second = await provider.create(spec(provider))
+    assert (created.id, second.id) == ("clusterodm-c1-m1", "clusterodm-c1-m1")
+    machine = await runs(provider, created.id)
+    assert machine.address.startswith("127.9.")
+    assert await provider.list_machines("c1") == [machine]
     assert await provider.list_machines("c2") == []
-    await provider.delete(found)
+    await provider.delete(machine)
 
-    async def gone() -> bool:
-        return await provider.get(made.id, "clusterodm") is None
+    async def is_gone() -> bool:
+        return await provider.get(created.id, "clusterodm") is None
 
-    await eventually(gone)
+    await eventually(is_gone)
     assert await provider.list_machines("c1") == []
     assert {plural: list(items) for plural, items in server.objects.items()} == {"jobs": [], "pods": [], "secrets": []}
-    await provider.delete(found)
+    await provider.delete(machine)
 
 
 async def test_a_list_is_read_once_and_then_watched(server: KubernetesApi, provider: BoundedProvider) -> None:
@@ -161,16 +161,18 @@ async def test_what_waits_says_why(server: KubernetesApi, provider: BoundedProvi
     await provider.create(spec(provider))
 
     async def waits() -> bool:
-        found = await provider.get("clusterodm-c1-m1", "clusterodm")
-        return found is not None and found.status is MachineStatus.WAITING and "Insufficient memory" in found.reason
+        machine = await provider.get("clusterodm-c1-m1", "clusterodm")
+        return (
+            machine is not None and machine.status is MachineStatus.WAITING and "Insufficient memory" in machine.reason
+        )
 
     await eventually(waits)
     server.fits = lambda spec: True
     server.broken = "ImagePullBackOff"
 
     async def never() -> bool:
-        found = await provider.get("clusterodm-c1-m1", "clusterodm")
-        return found is not None and found.unsatisfiable and "ImagePullBackOff" in found.reason
+        machine = await provider.get("clusterodm-c1-m1", "clusterodm")
+        return machine is not None and machine.unsatisfiable and "ImagePullBackOff" in machine.reason
 
     await eventually(never)
 
@@ -219,8 +221,8 @@ async def test_an_image_with_a_user_of_its_own_reads_the_secret(
     path.write_bytes(base64.b64decode(server.objects["secrets"][volume["secretName"]]["data"]["node.json"]))
     path.chmod(volume["defaultMode"])
     user = pod["containers"][0].get("securityContext", {}).get("runAsUser", 1000)
-    said = await asyncio.to_thread(read_as, user, path)
-    assert json.loads(said)["token"] == "hush-node"
+    content = await asyncio.to_thread(read_as, user, path)
+    assert json.loads(content)["token"] == "hush-node"
 
 
 async def test_the_image_is_the_one_that_is_named_or_the_default_for_the_size(
@@ -231,8 +233,8 @@ async def test_the_image_is_the_one_that_is_named_or_the_default_for_the_size(
         ({"image": "opendronemap/nodeodm"}, ["opendronemap/nodeodm", "opendronemap/nodeodm"]),
     ]:
         async with provider_of(tmp_path, entry(server, tmp_path, **named)) as provider:
-            said = [json.loads(provider.bootstrap("m", offering, token="t"))["job"] for offering in provider.offerings]
-            pods = [job["spec"]["template"]["spec"] for job in said]
+            jobs = [json.loads(provider.bootstrap("m", offering, token="t"))["job"] for offering in provider.offerings]
+            pods = [job["spec"]["template"]["spec"] for job in jobs]
             assert [pod["containers"][0]["image"] for pod in pods] == images
 
 
@@ -354,9 +356,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "FIRST_BLOCK", 0.2)
 
 
-async def started(cluster: Rig, given: dict[str, Any]) -> None:
+async def started(cluster: Rig, entry: dict[str, Any]) -> None:
     path = cluster.folder / "asr.json"
-    path.write_text(json.dumps(given))
+    path.write_text(json.dumps(entry))
     await cluster.start(asr=path, machine_poll_interval=0.1)
 
 
@@ -382,8 +384,8 @@ async def test_a_pod_that_finds_no_host_gives_way_to_a_larger_size(
     uuid = await cluster.api.create()
     await eventually(lambda: "pending at kubernetes: Unschedulable" in cluster.entry(uuid).wait)
     await cluster.api.ends(uuid, seconds=40)
-    gone = await cluster.cluster.context.store.machines_gone(limit=10)
-    assert any("Insufficient memory" in machine.reason for machine in gone)
+    gone_machines = await cluster.cluster.context.store.machines_gone(limit=10)
+    assert any("Insufficient memory" in machine.reason for machine in gone_machines)
 
 
 @pytest.mark.usefixtures("fast")
@@ -404,22 +406,22 @@ async def test_a_pod_that_is_lost_costs_the_node_not_the_task(
 async def test_a_real_cluster(tmp_path: Path) -> None:
     """Needs a namespace that the kubeconfig's context names, and the right to make jobs there; NODE_IMAGE may say what
     runs (anything that stays up will do)."""
-    given = {
+    configured = {
         "provider": "kubernetes",
         "kubeconfig": os.environ["KUBECONFIG_LIVE"],
         "imageSizeMapping": [{"maxImages": 10, "slug": "small", "cpu": "10m", "memory": "64Mi"}],
         "image": os.environ.get("NODE_IMAGE", "registry.k8s.io/pause:3.10"),
     }
-    async with provider_of(tmp_path, given) as provider:
+    async with provider_of(tmp_path, configured) as provider:
         await provider.check()
-        made = await provider.create(spec(provider, f"clusterodm-live-{os.getpid()}", "live"))
+        machine = await provider.create(spec(provider, f"clusterodm-live-{os.getpid()}", "live"))
         try:
-            assert made.id in [each.id for each in await provider.list_machines("live")]
-            await eventually(lambda: provider.get(made.id, made.location), seconds=120)
+            assert machine.id in [each.id for each in await provider.list_machines("live")]
+            await eventually(lambda: provider.get(machine.id, machine.location), seconds=120)
         finally:
-            await provider.delete(made)
+            await provider.delete(machine)
 
-        async def gone() -> bool:
-            return await provider.get(made.id, made.location) is None
+        async def is_gone() -> bool:
+            return await provider.get(machine.id, machine.location) is None
 
-        await eventually(gone, seconds=120)
+        await eventually(is_gone, seconds=120)

@@ -105,7 +105,7 @@ async def test_an_image_that_its_cloud_no_longer_has_is_named_with_what_to_use(t
             pass
 
 
-async def test_the_comma_too_many_of_one_of_them_is_said_with_its_line(cluster: Rig, tmp_path: Path) -> None:
+async def test_a_trailing_comma_is_reported_with_its_line(cluster: Rig, tmp_path: Path) -> None:
     text = json.dumps(HETZNER, indent=1).replace('"path": ""', '"path": "",')
     (tmp_path / "asr.json").write_text(text)
     line = text[: text.index('"path"')].count("\n") + 1

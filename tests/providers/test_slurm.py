@@ -74,52 +74,52 @@ def entry(conf: Path, folder: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 async def provider(conf: Path, tmp_path: Path) -> AsyncIterator[BoundedProvider]:
-    async with provider_of(tmp_path, entry(conf, tmp_path)) as made:
-        yield made
-        for machine in await made.list_machines("c1"):
-            await made.delete(machine)
+    async with provider_of(tmp_path, entry(conf, tmp_path)) as bounded:
+        yield bounded
+        for machine in await bounded.list_machines("c1"):
+            await bounded.delete(machine)
 
 
 async def test_a_job_is_submitted_once_found_and_cancelled(conf: Path, provider: BoundedProvider) -> None:
     await provider.check()
-    made = await provider.create(spec(provider))
-    assert (await provider.create(spec(provider))).id == made.id
+    created = await provider.create(spec(provider))
+    assert (await provider.create(spec(provider))).id == created.id
 
     async def runs() -> ProviderMachine | None:
-        found = await provider.get(made.id, "odm")
-        return found if found is not None and found.address else None
+        machine = await provider.get(created.id, "odm")
+        return machine if machine is not None and machine.address else None
 
-    found = await eventually(runs)
-    assert (found.status, found.address, found.location) == (MachineStatus.RUNNING, "127.0.0.1", "odm")
-    assert 20000 <= found.port < 32000
-    assert found.ends_at > 1_700_000_000
-    assert [each.id for each in await provider.list_machines("c1")] == [made.id]
+    machine = await eventually(runs)
+    assert (machine.status, machine.address, machine.location) == (MachineStatus.RUNNING, "127.0.0.1", "odm")
+    assert 20000 <= machine.port < 32000
+    assert machine.ends_at > 1_700_000_000
+    assert [each.id for each in await provider.list_machines("c1")] == [created.id]
     assert await provider.list_machines("c2") == []
-    await provider.delete(found)
+    await provider.delete(machine)
 
-    async def gone() -> bool:
+    async def is_gone() -> bool:
         return (
-            await provider.get(made.id, "odm") is None
+            await provider.get(created.id, "odm") is None
             or ask(conf, "squeue", "-h", "-t", "all", "-n", "clusterodm-c1-m1", "-o", "%T").strip() == "CANCELLED"
         )
 
-    await eventually(gone)
-    await provider.delete(found)
+    await eventually(is_gone)
+    await provider.delete(machine)
     assert await provider.list_machines("c1") == []
 
 
-async def test_what_time_does_not_change_is_told(conf: Path, tmp_path: Path) -> None:
+async def test_a_job_that_can_never_start_is_unsatisfiable(conf: Path, tmp_path: Path) -> None:
     async with provider_of(tmp_path, entry(conf, tmp_path, partition="short")) as provider:
-        made = await provider.create(spec(provider))
+        created = await provider.create(spec(provider))
 
         async def waits() -> ProviderMachine | None:
-            found = await provider.get(made.id, "short")
-            return found if found is not None and found.reason not in ("", "None", "Priority") else None
+            machine = await provider.get(created.id, "short")
+            return machine if machine is not None and machine.reason not in ("", "None", "Priority") else None
 
-        found = await eventually(waits)
-        assert (found.status, found.unsatisfiable) == (MachineStatus.WAITING, True)
-        assert found.reason in BEYOND
-        await provider.delete(found)
+        machine = await eventually(waits)
+        assert (machine.status, machine.unsatisfiable) == (MachineStatus.WAITING, True)
+        assert machine.reason in BEYOND
+        await provider.delete(machine)
 
 
 async def test_what_is_refused_and_who_does_not_answer(conf: Path, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ async def test_what_is_refused_and_who_does_not_answer(conf: Path, tmp_path: Pat
             await provider.check()
         with pytest.raises(Rejected, match="nvalid partition"):
             await provider.create(spec(provider, "clusterodm-c1-m2"))
-    away = tmp_path / "away.conf"
-    away.write_text(
+    unreachable = tmp_path / "away.conf"
+    unreachable.write_text(
         "\n".join(
             "SlurmctldPort=1\nMessageTimeout=2" if line.startswith("SlurmctldPort") else line
             for line in conf.read_text().splitlines()
         )
     )
-    async with provider_of(tmp_path, entry(conf, tmp_path, slurmConf=str(away))) as provider:
+    async with provider_of(tmp_path, entry(conf, tmp_path, slurmConf=str(unreachable))) as provider:
         with pytest.raises(Unreachable):
             await provider.create(spec(provider))
     async with provider_of(tmp_path, entry(conf, tmp_path, slurmBin=str(tmp_path))) as provider:
@@ -173,17 +173,22 @@ def test_the_batch_script_runs_nodeodm_in_each_kind_of_container(tmp_path: Path,
     config = Slurm(entry(Path("x"), tmp_path, runtime=runtime), None).config  # type: ignore[arg-type]
     script = batch_script(config, "clusterodm-c1-m1", token="hush-'\"$(id)", max_images=7, gpu=True)
     environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin"}
-    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
-    assert done.returncode == 0, done.stderr
+    bash = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
+    assert bash.returncode == 0, bash.stderr
     argv = (tmp_path / "argv").read_text().splitlines()
     assert argv[0] == "run"
     assert argv[-2:] == ["--config", "/etc/nodeodm.json"]
     assert any(word.endswith(":/var/www/data") for word in argv)
     assert "hush-" not in " ".join(argv)
     host, port = (tmp_path / "addresses" / "clusterodm-c1-m1").read_text().split()
-    said = json.loads((tmp_path / "node.json").read_text())
-    inside = int(port) if runtime == "apptainer" else 3000
-    assert said == {"port": inside, "token": "hush-'\"$(id)", "maxImages": 7, "parallelQueueProcessing": 1}
+    node_config = json.loads((tmp_path / "node.json").read_text())
+    expected_port = int(port) if runtime == "apptainer" else 3000
+    assert node_config == {
+        "port": expected_port,
+        "token": "hush-'\"$(id)",
+        "maxImages": 7,
+        "parallelQueueProcessing": 1,
+    }
     assert host == "127.0.0.1"
     card = {"apptainer": "--nv", "podman": "nvidia.com/gpu=all", "docker": "all"}[runtime]
     assert card in argv
@@ -198,18 +203,20 @@ def test_an_image_with_a_user_of_its_own_reads_the_configuration_of_a_job(tmp_pa
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / runtime).write_text(READS_INSIDE)
     (tmp_path / "bin" / runtime).chmod(0o755)
-    given = entry(Path("x"), tmp_path, runtime=runtime, image="docker://opendronemap/nodeodm:gpu")
-    config = Slurm(given, None).config  # type: ignore[arg-type]
+    configured = entry(Path("x"), tmp_path, runtime=runtime, image="docker://opendronemap/nodeodm:gpu")
+    config = Slurm(configured, None).config  # type: ignore[arg-type]
     script = batch_script(config, "clusterodm-c1-m1", token="hush-node", max_images=7, gpu=True)
     environ = {"PATH": f"{tmp_path}/bin:/usr/bin:/bin", "OUT": str(tmp_path / "inside")}
-    done = subprocess.run(["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        ["bash"], check=False, input=script, env=environ, text=True, capture_output=True, timeout=20
+    )
+    assert process.returncode == 0, process.stderr
     assert json.loads((tmp_path / "inside").read_text())["token"] == "hush-node"
 
 
-async def started(cluster: Rig, given: dict[str, Any], **settings: Any) -> None:
+async def started(cluster: Rig, configured: dict[str, Any], **settings: Any) -> None:
     path = cluster.folder / "asr.json"
-    path.write_text(json.dumps(given))
+    path.write_text(json.dumps(configured))
     await cluster.start(asr=path, machine_poll_interval=0.2, **settings)
 
 
@@ -230,9 +237,9 @@ async def test_a_node_tells_where_it_is_by_its_lease(conf: Path, cluster: Rig, t
     from tests.processes import free_port
 
     port = free_port()
-    given = entry(conf, tmp_path, callbackUrl=f"http://127.0.0.1:{port}", leaseToken="hush-lease")
-    del given["addressFolder"]
-    await started(cluster, given, admin_web_port=port, lease_token="hush-lease")
+    configured = entry(conf, tmp_path, callbackUrl=f"http://127.0.0.1:{port}", leaseToken="hush-lease")
+    del configured["addressFolder"]
+    await started(cluster, configured, admin_web_port=port, lease_token="hush-lease")
     uuid = await cluster.api.create()
     await eventually(
         lambda: any(machine.state is State.READY for machine in cluster.cluster.context.machines.alive()), seconds=30
@@ -251,9 +258,9 @@ async def test_a_job_that_could_never_run_is_given_up_with_its_reason(conf: Path
     store = cluster.cluster.context.store
 
     async def given_up() -> bool:
-        gone = [machine for machine in await store.machines_gone(limit=10) if machine.location == "short"]
-        why = [machine.reason.rpartition("can never start at its provider: ")[2] for machine in gone]
-        return not BEYOND.isdisjoint(why)
+        gone_machines = [machine for machine in await store.machines_gone(limit=10) if machine.location == "short"]
+        reasons = [machine.reason.rpartition("can never start at its provider: ")[2] for machine in gone_machines]
+        return not BEYOND.isdisjoint(reasons)
 
     await eventually(given_up)
 
@@ -266,8 +273,10 @@ async def test_a_job_that_waits_for_too_long_is_given_up(conf: Path, cluster: Ri
         await eventually(lambda: "pending at slurm: Resources" in cluster.entry(uuid).wait)
 
         async def given_up() -> bool:
-            gone = await cluster.cluster.context.store.machines_gone(limit=10)
-            return any(re.match("pending at its provider for .*: Resources", machine.reason) for machine in gone)
+            gone_machines = await cluster.cluster.context.store.machines_gone(limit=10)
+            return any(
+                re.match("pending at its provider for .*: Resources", machine.reason) for machine in gone_machines
+            )
 
         await eventually(given_up, seconds=30)
     finally:
@@ -279,8 +288,8 @@ async def test_a_job_that_began_while_nobody_looked_gets_its_time_to_boot(
     conf: Path, cluster: Rig, tmp_path: Path
 ) -> None:
     full = ask(conf, "sbatch", "--parsable", "--cpus-per-task=4", "--output=/dev/null", "--wrap", "sleep 300").strip()
-    given = entry(conf, tmp_path, bootTimeout=5.0)
-    await started(cluster, given)
+    configured = entry(conf, tmp_path, bootTimeout=5.0)
+    await started(cluster, configured)
     uuid = await cluster.api.create()
     await eventually(lambda: "pending at slurm" in cluster.entry(uuid).wait)
     [machine] = cluster.cluster.context.machines.alive()
@@ -289,12 +298,12 @@ async def test_a_job_that_began_while_nobody_looked_gets_its_time_to_boot(
     await cluster.stop()
     ask(conf, "scancel", full)
     await eventually(lambda: ask(conf, "squeue", "-h", "-n", machine.id, "-o", "%T").strip() == "RUNNING")
-    await started(cluster, given)
+    await started(cluster, configured)
     await cluster.api.ends(uuid, seconds=60)
     assert await cluster.timeline(uuid)
     assert cluster.entry(uuid).task.attempts == 1
-    gone = await cluster.cluster.context.store.machines_gone(limit=10)
-    assert not any("did not answer" in each.reason for each in gone)
+    gone_machines = await cluster.cluster.context.store.machines_gone(limit=10)
+    assert not any("did not answer" in each.reason for each in gone_machines)
 
 
 async def test_a_job_that_is_killed_costs_the_node_not_the_task(conf: Path, cluster: Rig, tmp_path: Path) -> None:
@@ -308,7 +317,7 @@ async def test_a_job_that_is_killed_costs_the_node_not_the_task(conf: Path, clus
     assert any("its machine was taken away" in text for text in await cluster.timeline(uuid))
 
 
-async def test_before_the_wall_time_ends_a_node_gets_nothing_new_and_what_runs_goes_elsewhere(
+async def test_before_the_wall_time_ends_a_node_is_drained_and_running_tasks_are_retried(
     conf: Path, cluster: Rig, tmp_path: Path
 ) -> None:
     sizes = [SIZES[0] | {"time": "00:01:00"}, SIZES[1]]

@@ -39,12 +39,12 @@ DENIED = (
 
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_a_spot_instance_that_will_be_taken_away_is_ending(tmp_path: Path, allowed: bool) -> None:
-    asked: list[dict[str, str]] = []
+    requests: list[dict[str, str]] = []
 
     async def answer(request: web.Request) -> web.Response:
-        said = {key: str(value) for key, value in (await request.post()).items()}
-        asked.append(said)
-        if said["Action"] == "DescribeInstances":
+        form = {key: str(value) for key, value in (await request.post()).items()}
+        requests.append(form)
+        if form["Action"] == "DescribeInstances":
             return web.Response(text=INSTANCES, content_type="text/xml")
         return web.Response(
             text=REQUESTS if allowed else DENIED, content_type="text/xml", status=200 if allowed else 403
@@ -68,9 +68,9 @@ async def test_a_spot_instance_that_will_be_taken_away_is_ending(tmp_path: Path,
     }
     try:
         async with provider_of(tmp_path, entry) as provider:
-            found = {machine.id: machine.status for machine in await provider.list_machines("c1")}
+            statuses = {machine.id: machine.status for machine in await provider.list_machines("c1")}
     finally:
         await runner.cleanup()
-    assert found == {"i-1": MachineStatus.RUNNING, "i-2": MachineStatus.ENDING if allowed else MachineStatus.RUNNING}
-    wanted = [value for key, value in asked[1].items() if key.startswith("Filter.2.Value")]
-    assert wanted == ["marked-for-termination", "marked-for-stop"]
+    assert statuses == {"i-1": MachineStatus.RUNNING, "i-2": MachineStatus.ENDING if allowed else MachineStatus.RUNNING}
+    values = [value for key, value in requests[1].items() if key.startswith("Filter.2.Value")]
+    assert values == ["marked-for-termination", "marked-for-stop"]

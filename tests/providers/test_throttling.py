@@ -60,23 +60,23 @@ def test_what_an_answer_asks_for(headers: dict[str, str], seconds: float | None)
 
 
 def test_a_pause_is_as_long_as_asked_for_within_bounds_and_grows_where_nothing_is_said() -> None:
-    gone = 0.0
-    pause = Pause("hetzner", Clock(lambda: NOW + gone, lambda: 1000.0 + gone))
-    assert (pause.left, pause.text) == (0.0, "")
+    elapsed = 0.0
+    pause = Pause("hetzner", Clock(lambda: NOW + elapsed, lambda: 1000.0 + elapsed))
+    assert (pause.remaining, pause.text) == (0.0, "")
     pause.begin(NOW + 65, "rate limit")
-    assert pause.left == 65.0
+    assert pause.remaining == 65.0
     assert pause.text == "hetzner asks for a pause until 08:01:05 UTC (rate limit)"
     pause.begin(0.0, "rate limit")  # refused together with the first
-    assert (pause.left, pause.strikes) == (65.0, 1)
+    assert (pause.remaining, pause.strikes) == (65.0, 1)
     pause.begin(NOW + 365 * 86400, "rate limit")
-    assert pause.left == throttling.LONGEST
+    assert pause.remaining == throttling.LONGEST
     lengths = []
     pause.worked()
     for _ in range(8):
-        gone += pause.left
+        elapsed += pause.remaining
         assert not pause.text
         pause.begin(0.0, "rate limit")
-        lengths.append(pause.left)
+        lengths.append(pause.remaining)
     most = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert all(full / 2 <= length <= full for full, length in zip(most, lengths, strict=True))
 
@@ -106,8 +106,8 @@ async def kubernetes_gate(folder: Path) -> AsyncIterator[Gate]:
     async with api.running() as url:
         entry = {"provider": "kubernetes", "kubeconfig": str(kubeconfig(folder, url)), "nodePort": api._port}
         entry["imageSizeMapping"] = [{"maxImages": 10, "slug": "small", "cpu": "2", "memory": "8Gi"}]
-        async with provider_of(folder, entry, clock=clock) as made:
-            yield Gate(made, clock, throttle, lambda: len(api.requests), 7.0, lambda: list(api.objects["jobs"]))
+        async with provider_of(folder, entry, clock=clock) as provider:
+            yield Gate(provider, clock, throttle, lambda: len(api.requests), 7.0, lambda: list(api.objects["jobs"]))
 
 
 @asynccontextmanager
@@ -129,13 +129,13 @@ async def aws_gate(folder: Path) -> AsyncIterator[Gate]:
             if throttled:
                 return web.Response(status=503, text=body, content_type="text/xml")
             headers = {key: value for key, value in request.headers.items() if key.lower() != "host"}
-            async with session.post(cloud.entry["apiUrl"], data=await request.read(), headers=headers) as said:
-                return web.Response(status=said.status, body=await said.read(), content_type="text/xml")
+            async with session.post(cloud.entry["apiUrl"], data=await request.read(), headers=headers) as response:
+                return web.Response(status=response.status, body=await response.read(), content_type="text/xml")
 
         async with serving(answer) as url:
             entry = cloud.entry | {"apiUrl": url}
-            async with provider_of(folder, entry, clock=clock) as made:
-                yield Gate(made, clock, throttle, lambda: count, 1.0, cloud.names)
+            async with provider_of(folder, entry, clock=clock) as provider:
+                yield Gate(provider, clock, throttle, lambda: count, 1.0, cloud.names)
 
 
 @asynccontextmanager
@@ -150,8 +150,8 @@ async def cloud_gate(folder: Path, name: str) -> AsyncIterator[Gate]:
             world.misbehave = lambda request: THROTTLE if on else ""
 
         seconds = {"hetzner": 40.0, "digitalocean": 40.0, "scaleway": 1.0}[name]
-        async with provider_of(folder, cloud.entry, clock=clock) as made:
-            yield Gate(made, clock, throttle, lambda: sum(world.calls.values()), seconds, cloud.names)
+        async with provider_of(folder, cloud.entry, clock=clock) as provider:
+            yield Gate(provider, clock, throttle, lambda: sum(world.calls.values()), seconds, cloud.names)
 
 
 @asynccontextmanager
@@ -170,8 +170,8 @@ async def serving(handler: Any) -> AsyncIterator[str]:
 @pytest.fixture(params=[*CLOUDS, "kubernetes"])
 async def gate(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Gate]:
     name = request.param
-    made = {"kubernetes": kubernetes_gate, "aws": aws_gate}.get(name)
-    async with made(tmp_path) if made else cloud_gate(tmp_path, name) as gate:
+    make_gate = {"kubernetes": kubernetes_gate, "aws": aws_gate}.get(name)
+    async with make_gate(tmp_path) if make_gate else cloud_gate(tmp_path, name) as gate:
         yield gate
 
 
@@ -186,14 +186,14 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
     location = provider.offerings[0].location
     machine = ProviderMachine(id="1001", name="m", status=MachineStatus.RUNNING, location=location)
     for number in range(15):
-        with pytest.raises(Throttled) as said:
+        with pytest.raises(Throttled) as raised:
             await provider.create(spec(provider, f"clusterodm-c1-m{number}"))
-        assert said.value.until == first.value.until
+        assert raised.value.until == first.value.until
     with pytest.raises(Throttled):
         await provider.delete(machine)
     assert gate.requests() == before
     gate.throttle(False)
-    gate.clock.freeze(provider.pause.left)
+    gate.clock.freeze(provider.pause.remaining)
     assert (await provider.create(spec(provider))).name == "clusterodm-c1-m1"
     assert gate.names() == ["clusterodm-c1-m1"]
     assert not provider.pause.strikes
@@ -202,22 +202,22 @@ async def test_a_provider_that_throttles_is_left_alone_until_it_wants_calls_agai
 @asynccontextmanager
 async def hetzner(folder: Path) -> AsyncIterator[tuple[World, BoundedProvider, DrivenClock]]:
     clock = DrivenClock(time.time())
-    async with running_cloud("hetzner") as cloud, provider_of(folder, cloud.entry, clock=clock) as made:
+    async with running_cloud("hetzner") as cloud, provider_of(folder, cloud.entry, clock=clock) as provider:
         assert cloud.world is not None
-        yield cloud.world, made, clock
+        yield cloud.world, provider, clock
 
 
 async def test_after_a_pause_one_call_finds_out_whether_it_is_over(tmp_path: Path) -> None:
     async with hetzner(tmp_path) as (world, provider, clock):
         world.misbehave = lambda request: THROTTLE
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
-        assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
+        assert all(isinstance(outcome, Throttled) for outcome in await asyncio.gather(*calls, return_exceptions=True))
         burst = sum(world.calls.values())
         assert burst <= bounded._CONCURRENCY
         assert provider.pause.strikes == 1
         clock.freeze(throttling.LONGEST)
         calls = [provider.create(spec(provider, f"m{number}")) for number in range(20)]
-        assert all(isinstance(said, Throttled) for said in await asyncio.gather(*calls, return_exceptions=True))
+        assert all(isinstance(outcome, Throttled) for outcome in await asyncio.gather(*calls, return_exceptions=True))
         assert sum(world.calls.values()) == burst + 1
 
 
@@ -228,8 +228,8 @@ async def test_a_short_pause_is_waited_for_where_repeating_is_harmless(
     monkeypatch.setattr(throttling, "FIRST", 0.01)
     async with running_cloud("scaleway") as cloud, provider_of(tmp_path, cloud.entry) as provider:
         assert cloud.world is not None
-        left = [THROTTLE, THROTTLE]
-        cloud.world.misbehave = lambda request: left.pop() if left else ""
+        faults = [THROTTLE, THROTTLE]
+        cloud.world.misbehave = lambda request: faults.pop() if faults else ""
         assert await provider.list_machines("c1") == []
 
 
@@ -246,7 +246,7 @@ async def test_who_is_overloaded_and_says_for_how_long_is_left_alone_too(tmp_pat
             await provider.create(spec(provider))
         with pytest.raises(Throttled, match="HTTP status 503"):
             await provider.create(spec(provider))
-        assert provider.pause.left == pytest.approx(300.0, abs=2.0)
+        assert provider.pause.remaining == pytest.approx(300.0, abs=2.0)
 
 
 async def test_a_refusal_is_an_answer_and_ends_the_doubt(tmp_path: Path) -> None:

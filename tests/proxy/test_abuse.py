@@ -218,8 +218,8 @@ async def test_a_file_stays_in_the_folder_of_its_task(cluster: Rig, name: str) -
     sent = post(f"/task/new/upload/{uuid}", body, "Content-Type: multipart/form-data; boundary=b")
     assert b"HTTP/1.1 200" in await talk(int(api.url.rpartition(":")[2]), sent)
     spool = cluster.folder / "data" / "spool"
-    found = [path for path in cluster.folder.rglob("*") if path.is_file() and path.read_bytes() == b"content"]
-    assert all(path.parent == spool / uuid or path.is_relative_to(spool / uuid) for path in found)
+    paths = [path for path in cluster.folder.rglob("*") if path.is_file() and path.read_bytes() == b"content"]
+    assert all(path.parent == spool / uuid or path.is_relative_to(spool / uuid) for path in paths)
 
 
 def with_contents(size: int) -> bytes:
@@ -281,7 +281,7 @@ async def test_names_do_not_reach_an_operators_terminal_as_they_are(cluster: Rig
     reader, writer = await asyncio.open_connection("127.0.0.1", cluster.cluster.shell_port)
     writer.write(b"NODE ADD \x1b[2Jhost 3000\r\nTASK \x07LIST\r\n")
     writer.write_eof()
-    said = await reader.read()
+    output = await reader.read()
     writer.close()
-    assert b"\x1b" not in said
-    assert b"\x07" not in said
+    assert b"\x1b" not in output
+    assert b"\x07" not in output

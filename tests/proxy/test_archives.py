@@ -70,9 +70,9 @@ async def test_an_archive_that_cannot_be_used_is_refused_at_once(cluster: Rig, c
     await api.upload(uuid, a__jpg=b"a")  # beside photos an archive is what nodes make of it
     assert await api.commit(uuid) == {"uuid": uuid}
     assert cluster.entry(uuid).task.zipurl == ""
-    told = "not unpacked, because photos were uploaded with it: photos.zip"
-    assert await api.get(f"/task/{uuid}/output") == [f"[clusterodm] {told}; nodes delete it"]
-    assert any(line.endswith(f"; {told}") for line in await cluster.timeline(uuid))
+    note = "not unpacked, because photos were uploaded with it: photos.zip"
+    assert await api.get(f"/task/{uuid}/output") == [f"[clusterodm] {note}; nodes delete it"]
+    assert any(line.endswith(f"; {note}") for line in await cluster.timeline(uuid))
 
 
 async def test_too_many_files_in_an_archive_are_refused_at_once(cluster: Rig) -> None:

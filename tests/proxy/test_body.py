@@ -23,7 +23,7 @@ from tests.support import Rig, eventually, images
 BOUNDARY = "bnd"
 #: What a photo may be full of, to confuse a search for the boundary.
 TRICKY = [b"\r", b"\r\n", b"\r\n--", b"\r\n--bn", b"\r\n--bnx", b"--bnd", b"\n--bnd--", b"x" * 50, b""]
-PHOTO = st.lists(st.sampled_from(TRICKY), max_size=12).map(b"".join).filter(lambda made: b"\r\n--bnd" not in made)
+PHOTO = st.lists(st.sampled_from(TRICKY), max_size=12).map(b"".join).filter(lambda content: b"\r\n--bnd" not in content)
 
 
 async def received(body: AsyncIterator[memoryview]) -> list[tuple[str, bytes]]:

@@ -55,19 +55,19 @@ class Stuttering:
         self.content = _archive()
         self.cuts = cuts
         self.calls = 0
-        self.asked: list[str] = []
+        self.requested_ranges: list[str] = []
         self._ranges = ranges
         self._etag = etag
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         self.calls += 1
-        given = request.headers.get("Range", "") if self._ranges else ""
-        self.asked.append(given)
-        start = int(given.removeprefix("bytes=").removesuffix("-")) if given else 0
+        range_header = request.headers.get("Range", "") if self._ranges else ""
+        self.requested_ranges.append(range_header)
+        start = int(range_header.removeprefix("bytes=").removesuffix("-")) if range_header else 0
         headers = {"ETag": f'"{self._etag(self.calls)}"', "Content-Type": "application/zip"}
         headers |= {"Accept-Ranges": "bytes"} if self._ranges else {}
-        headers |= {"Content-Range": f"bytes {start}-{SIZE - 1}/{SIZE}"} if given else {}
-        response = web.StreamResponse(status=206 if given else 200, headers=headers)
+        headers |= {"Content-Range": f"bytes {start}-{SIZE - 1}/{SIZE}"} if range_header else {}
+        response = web.StreamResponse(status=206 if range_header else 200, headers=headers)
         response.content_length = SIZE - start
         await response.prepare(request)
         end = self.cuts.pop(0) if self.cuts else SIZE
@@ -87,7 +87,7 @@ async def test_a_download_goes_on_where_its_node_cut_it(cluster: Rig, ranges: bo
     assert (status, headers["Content-Length"]) == (200, str(SIZE))
     assert body == node.content
     assert node.calls == 3
-    assert bool(node.asked[1]) == ranges
+    assert bool(node.requested_ranges[1]) == ranges
 
 
 @pytest.mark.parametrize("ranges", [False, True])

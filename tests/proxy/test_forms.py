@@ -74,14 +74,14 @@ async def held(rig: Rig, uuid: str) -> list[str]:
 
 async def test_names_are_taken_in_every_notation(cluster: Rig) -> None:
     api = await cluster.start()
-    for written, kept in NAMES:
+    for written, stored_name in NAMES:
         uuid = await api.init()
         answer = await upload(api, uuid, b'Content-Disposition: form-data; name="images"; ' + written)
-        if kept is None:
+        if stored_name is None:
             assert answer == {"error": "Need at least 1 file.", "noRetry": True}, written
         else:
             assert answer == {"success": True}, written
-            assert await held(cluster, uuid) == [kept], written
+            assert await held(cluster, uuid) == [stored_name], written
 
 
 async def test_parts_that_are_no_form_fields_go_by(cluster: Rig) -> None:
@@ -153,15 +153,15 @@ HEADER = st.one_of(
 async def test_whatever_the_headers_of_a_part_are_the_answer_is_one_of_the_api(cluster: Rig) -> None:
     api = await cluster.start()
     uuid = await api.init()
-    seen: list[bytes] = []
+    headers: list[bytes] = []
 
     @settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(HEADER)
     def collect(header: bytes) -> None:
-        seen.append(header)
+        headers.append(header)
 
     collect()
-    for header in seen:
+    for header in headers:
         answer = await upload(api, uuid, header)
         assert answer == {"success": True} or "error" in answer, header
         text = answer.get("error", "")

@@ -54,8 +54,8 @@ async def test_only_our_own_proxies_say_under_which_address_we_are_reached(
     api = await cluster.start(trusted_proxies=trusted, **({"proxy_headers": announced} if announced else {}))
     options = {"options": json.dumps([{"name": "split", "value": 1}])}
     uuid = (await api.post("/task/new/init", form(options), headers=headers))["uuid"]
-    given = {option["name"]: option["value"] for option in cluster.entry(uuid).task.options}
-    assert given["sm-cluster"].startswith(url)
+    values = {option["name"]: option["value"] for option in cluster.entry(uuid).task.options}
+    assert values["sm-cluster"].startswith(url)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ async def test_the_log_names_the_client_behind_our_proxies_and_nobody_else(
     cluster: Rig, tmp_path: Path, announced: str, headers: dict[str, str], client: str
 ) -> None:
     log = tmp_path / "log.jsonl"
-    given = {"proxy_headers": announced} if announced else {}
-    api = await cluster.start(log_file=str(log), access_log="-", trusted_proxies="127.0.0.1,10.0.0.0/8", **given)
+    settings = {"proxy_headers": announced} if announced else {}
+    api = await cluster.start(log_file=str(log), access_log="-", trusted_proxies="127.0.0.1,10.0.0.0/8", **settings)
     await api.raw("GET", "/info", headers=headers)
     await eventually(lambda: log.read_text().count('"remote"') == 1)
     assert [json.loads(line).get("remote") for line in log.read_text().splitlines()][-1] == client

@@ -47,20 +47,20 @@ async def running(cluster: Rig) -> Rig:
 
 
 @pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def fast_path_log(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each request took the fast path."""
     if FAST["fast_paths"] == "off":
         pytest.skip("this run is without fast paths")
-    found: list[bool] = []
+    log: list[bool] = []
     answer = fastpath.FastPath.answer
 
     def watched(self: fastpath.FastPath, request: bytes) -> tuple[bytes, bool] | None:
-        answered = answer(self, request)
-        found.append(answered is not None)
-        return answered
+        response = answer(self, request)
+        log.append(response is not None)
+        return response
 
     monkeypatch.setattr(fastpath.FastPath, "answer", watched)
-    return found
+    return log
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         f"/task/{UUID}/output?line=-2",
     ],
 )
-async def test_both_ways_say_the_same(running: Rig, taken: list[bool], target: str) -> None:
+async def test_both_ways_say_the_same(running: Rig, fast_path_log: list[bool], target: str) -> None:
     head, body = await _ask(running, _request(target))
     cold_head, cold_body = await _ask(running, _request(target, COLD))
-    assert taken == [True, False]
+    assert fast_path_log == [True, False]
     assert json.loads(body) == json.loads(cold_body)
-    wanted = (b"HTTP/1.1 200", b"content-type", b"content-length", b"date")
-    for each in wanted:
+    prefixes = (b"HTTP/1.1 200", b"content-type", b"content-length", b"date")
+    for each in prefixes:
         mine = [line for line in head.split(b"\r\n") if line.lower().startswith(each.lower())]
         theirs = [line for line in cold_head.split(b"\r\n") if line.lower().startswith(each.lower())]
         assert len(mine) == len(theirs) == 1
@@ -124,16 +124,18 @@ async def test_both_ways_say_the_same(running: Rig, taken: list[bool], target: s
         _request("/info", b"X: " + b"x" * 9000 + b"\r\n"),
     ],
 )
-async def test_everything_unusual_is_left_to_the_web_server(running: Rig, taken: list[bool], request_: bytes) -> None:
+async def test_everything_unusual_is_left_to_the_web_server(
+    running: Rig, fast_path_log: list[bool], request_: bytes
+) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", running.cluster.ports[0])
     writer.write(request_)
-    await eventually(lambda: taken)
-    assert taken == [False]
+    await eventually(lambda: fast_path_log)
+    assert fast_path_log == [False]
     writer.close()
 
 
 async def test_a_connection_that_asked_something_else_stays_with_the_web_server(
-    running: Rig, taken: list[bool]
+    running: Rig, fast_path_log: list[bool]
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", running.cluster.ports[0])
     for target in ("/info", f"/task/{UUID}/info", "/task/list", "/info"):
@@ -141,24 +143,24 @@ async def test_a_connection_that_asked_something_else_stays_with_the_web_server(
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         await reader.readexactly(int(length.partition(b":")[2]))
-    assert taken == [True, True, False]
+    assert fast_path_log == [True, True, False]
     writer.close()
 
 
-async def test_a_client_that_wants_it_is_hung_up_on(running: Rig, taken: list[bool]) -> None:
+async def test_a_client_that_wants_it_is_hung_up_on(running: Rig, fast_path_log: list[bool]) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", running.cluster.ports[0])
     writer.write(_request("/info", b"Connection: close\r\n"))
     answer = await reader.read()
     assert b"\r\nConnection: close\r\n" in answer
-    assert taken == [True]
+    assert fast_path_log == [True]
     writer.close()
 
 
-async def test_nothing_is_kept_of_connections_that_were_closed(running: Rig, taken: list[bool]) -> None:
+async def test_nothing_is_kept_of_connections_that_were_closed(running: Rig, fast_path_log: list[bool]) -> None:
     for _ in range(3):
         await _ask(running, _request("/info", b"Connection: close\r\n"))
         await _ask(running, _request("/info"))
-    assert taken == [True] * 6
+    assert fast_path_log == [True] * 6
     await eventually(lambda: not running.cluster.app[CONNECTIONS]._waiting)
 
 
@@ -172,7 +174,7 @@ async def test_a_request_in_pieces_is_answered_too(running: Rig) -> None:
     writer.close()
 
 
-async def test_a_task_of_another_owner_does_not_exist(cluster: Rig, tmp_path: Path, taken: list[bool]) -> None:
+async def test_a_task_of_another_owner_does_not_exist(cluster: Rig, tmp_path: Path, fast_path_log: list[bool]) -> None:
     path = tmp_path / "tokens.toml"
     path.write_text('[alice]\ntoken = "hush-alice"\n[bob]\ntoken = "hush-bobby"\n')
     await cluster.add_node()
@@ -181,29 +183,29 @@ async def test_a_task_of_another_owner_does_not_exist(cluster: Rig, tmp_path: Pa
     uuid = await cluster.api.create()
     await cluster.api.ends(uuid)
     target = f"/task/{uuid}/info?token="
-    taken.clear()
+    fast_path_log.clear()
     assert b'"imagesCount":2' in (await _ask(cluster, _request(target + "hush-alice")))[1]
     assert b"not found" in (await _ask(cluster, _request(target + "hush-bobby")))[1]
     head, _ = await _ask(cluster, _request(target + "hush-wrong"))
     assert head.startswith(b"HTTP/1.1 401")
-    assert taken == [True, False, False]
+    assert fast_path_log == [True, False, False]
 
 
-async def test_a_client_that_does_not_take_its_answers_is_not_asked_on(running: Rig, taken: list[bool]) -> None:
+async def test_a_client_that_does_not_take_its_answers_is_not_asked_on(running: Rig, fast_path_log: list[bool]) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", running.cluster.ports[0], limit=1024)
     writer.transport.pause_reading()  # type: ignore[attr-defined]
-    asked = _request("/options")
+    request_ = _request("/options")
 
     async def ask() -> None:
         while True:
-            writer.write(asked)
+            writer.write(request_)
             await writer.drain()
             await asyncio.sleep(0)
 
     asking = asyncio.create_task(ask())  # noqa: TID251 - canceled below
-    seen = -1
-    while seen != len(taken):  # until no more is read from it
-        seen = len(taken)
+    count = -1
+    while count != len(fast_path_log):  # until no more is read from it
+        count = len(fast_path_log)
         await asyncio.sleep(0.3)
     asking.cancel()
     waiting = running.cluster.app[CONNECTIONS]._waiting

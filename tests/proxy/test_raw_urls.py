@@ -16,10 +16,10 @@ SIGNED = "/maps%2Fof%20us/a.zip?X-Amz-Credential=key%2F2026%2Fs3&X-Amz-Signature
 
 async def signed_server(rig: Rig, *, redirect: str = "") -> tuple[str, list[str]]:
     """A server that answers only what was signed, and the raw paths that it was asked for."""
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def give(request: web.Request) -> web.StreamResponse:
-        asked.append(request.raw_path)
+        paths.append(request.raw_path)
         if redirect and request.raw_path == redirect:
             return web.Response(status=302, headers={"Location": SIGNED})
         if request.raw_path != SIGNED:
@@ -32,35 +32,35 @@ async def signed_server(rig: Rig, *, redirect: str = "") -> tuple[str, list[str]
     await runner.setup()
     rig.stack.push_async_callback(runner.cleanup)
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    return f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    return f"http://127.0.0.1:{runner.addresses[0][1]}", paths
 
 
 @pytest.mark.parametrize("first", [SIGNED, "/to%2Fthere?next=%2Fx"])
 async def test_a_signed_zipurl_is_fetched_also_after_a_redirect(cluster: Rig, first: str) -> None:
-    url, asked = await signed_server(cluster, redirect="" if first == SIGNED else first)
+    url, paths = await signed_server(cluster, redirect="" if first == SIGNED else first)
     await cluster.add_node()
     api = await cluster.start(zipurl_allow_private=True)
     uuid = (await api.post("/task/new", form({"zipurl": url + first})))["uuid"]
     assert (await api.ends(uuid))["imagesCount"] == 2
-    assert asked == list(dict.fromkeys([first, SIGNED]))
+    assert paths == list(dict.fromkeys([first, SIGNED]))
 
 
 async def test_a_signed_webhook_is_called_as_it_was_written(cluster: Rig) -> None:
-    url, asked = await signed_server(cluster)
+    url, paths = await signed_server(cluster)
     await cluster.add_node()
     api = await cluster.start(webhook_allow_private=True)
     await api.ends(await api.create(1, webhook=url + SIGNED))
-    await eventually(lambda: asked)
-    assert asked == [SIGNED]
+    await eventually(lambda: paths)
+    assert paths == [SIGNED]
 
 
 async def test_the_page_of_a_node_is_asked_for_as_the_browser_asked_but_with_the_token_of_the_node(
     cluster: Rig,
 ) -> None:
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def give(request: web.Request) -> web.Response:
-        asked.append(request.raw_path)
+        paths.append(request.raw_path)
         return web.json_response({"version": "2.2.4"})
 
     app = web.Application()
@@ -76,7 +76,7 @@ async def test_the_page_of_a_node_is_asked_for_as_the_browser_asked_but_with_the
     path = "/js/main%2Dmin.js?v=%2F1&v=a+b&token=hush-mine&empty"
     async with api.session.get(URL(api.url + path, encoded=True)) as answer:
         assert answer.status == 200
-    assert "/js/main%2Dmin.js?v=%2F1&v=a+b&empty&token=hush%2Ba%2Fb%3D" in asked
+    assert "/js/main%2Dmin.js?v=%2F1&v=a+b&empty&token=hush%2Ba%2Fb%3D" in paths
 
 
 async def test_a_redirect_to_a_bucket_is_what_was_configured(cluster: Rig) -> None:
@@ -90,11 +90,11 @@ async def test_a_redirect_to_a_bucket_is_what_was_configured(cluster: Rig) -> No
 
 
 async def test_a_zipurl_that_is_asked_for_too_often_is_fetched_later(cluster: Rig) -> None:
-    asked: list[str] = []
+    paths: list[str] = []
 
     async def give(request: web.Request) -> web.Response:
-        asked.append(request.raw_path)
-        return web.Response(status=429) if len(asked) == 1 else web.Response(body=zipped({"a.jpg": b"a"}))
+        paths.append(request.raw_path)
+        return web.Response(status=429) if len(paths) == 1 else web.Response(body=zipped({"a.jpg": b"a"}))
 
     app = web.Application()
     app.router.add_get("/a.zip", give)
@@ -106,4 +106,4 @@ async def test_a_zipurl_that_is_asked_for_too_often_is_fetched_later(cluster: Ri
     api = await cluster.start(zipurl_allow_private=True)
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/a.zip"
     await api.ends((await api.post("/task/new", form({"zipurl": url})))["uuid"])
-    assert len(asked) == 2
+    assert len(paths) == 2

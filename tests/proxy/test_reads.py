@@ -80,9 +80,9 @@ async def test_console_lines_are_counted_from_the_front_or_the_back(cluster: Rig
     uuid = await api.create()
     lines = ["first", 'quo"te', "new\nline", "ümläut"]
     await cluster.cluster.context.consoles.append(uuid, lines)
-    wanted = lines[len(lines) - expected :]
-    assert await api.get(f"/task/{uuid}/output", line=line) == wanted
-    assert (await api.get(f"/task/{uuid}/info", with_output=line))["output"] == wanted
+    expected_lines = lines[len(lines) - expected :]
+    assert await api.get(f"/task/{uuid}/output", line=line) == expected_lines
+    assert (await api.get(f"/task/{uuid}/info", with_output=line))["output"] == expected_lines
     assert "output" not in await api.get(f"/task/{uuid}/info")
 
 
@@ -113,11 +113,11 @@ async def test_any_token_is_ignored_when_there_is_none(cluster: Rig) -> None:
 async def test_preflight_and_origin(cluster: Rig) -> None:
     api = await cluster.start()
     headers = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
-    status, answered, body = await api.raw("OPTIONS", "/task/new/init", headers=headers)
-    assert (status, body, answered["Access-Control-Allow-Origin"]) == (204, b"", "http://a.example")
-    _, answered, _ = await api.raw("GET", "/info", headers=headers)
-    assert answered["Access-Control-Allow-Origin"] == "http://a.example"
-    assert "Access-Control-Allow-Credentials" not in answered
+    status, response_headers, body = await api.raw("OPTIONS", "/task/new/init", headers=headers)
+    assert (status, body, response_headers["Access-Control-Allow-Origin"]) == (204, b"", "http://a.example")
+    _, response_headers, _ = await api.raw("GET", "/info", headers=headers)
+    assert response_headers["Access-Control-Allow-Origin"] == "http://a.example"
+    assert "Access-Control-Allow-Credentials" not in response_headers
     assert "Access-Control-Allow-Origin" not in (await api.raw("GET", "/info"))[1]
 
 
@@ -141,10 +141,10 @@ async def test_the_small_endpoints(cluster: Rig) -> None:
     assert await api.post("/auth/login", json={"username": "a", "password": "b"}) == {"error": "Not available"}
     assert await api.post("/auth/register") == {"error": "Not available"}
     assert await api.get("/cache/clear") == {"ok": True}
-    known = "/commit?" + urlencode({"task": UNKNOWN, "key": cluster.cluster.context.jobs.callback_key(UNKNOWN)})
-    assert await _post(api, known, b'{"uuid": "x"}') == {"ok": True}
-    assert "error" in await _post(api, known, b"{not json")
-    for wrong in ("/commit", f"/commit?task={UNKNOWN}&key=%C3%A9", known[:-1], known.replace("4000", "4001")):
+    callback = "/commit?" + urlencode({"task": UNKNOWN, "key": cluster.cluster.context.jobs.callback_key(UNKNOWN)})
+    assert await _post(api, callback, b'{"uuid": "x"}') == {"ok": True}
+    assert "error" in await _post(api, callback, b"{not json")
+    for wrong in ("/commit", f"/commit?task={UNKNOWN}&key=%C3%A9", callback[:-1], callback.replace("4000", "4001")):
         assert (await api.raw("POST", wrong, data=b"{}"))[::2] == (401, b"")
 
 

@@ -59,8 +59,8 @@ async def test_wholes_parts_and_assets_are_exact_whichever_way_they_take(cluster
         assert (status, headers["Accept-Ranges"], len(body)) == (200, "bytes", len(content))
         assert body == content
         for start, end in ((0, 0), (5, 1_000_004), (2_000_000, len(content) - 1)):
-            asked = {"Range": f"bytes={start}-{end}"}
-            status, headers, body = await api.raw("GET", f"{path}/{name}", headers=asked)
+            range_header = {"Range": f"bytes={start}-{end}"}
+            status, headers, body = await api.raw("GET", f"{path}/{name}", headers=range_header)
             assert (status, headers["Content-Range"]) == (206, f"bytes {start}-{end}/{len(content)}")
             assert body == content[start : end + 1]
         status, headers, _ = await api.raw("GET", f"{path}/{name}", headers={"Range": f"bytes={len(content)}-"})
@@ -70,8 +70,8 @@ async def test_wholes_parts_and_assets_are_exact_whichever_way_they_take(cluster
 async def test_sixteen_parts_at_once_make_the_whole(cluster: Rig, lanes: str) -> None:
     api, path, whole = await kept(cluster)
     step = -(-len(whole) // 16)
-    asked = [{"Range": f"bytes={start}-{start + step - 1}"} for start in range(0, len(whole), step)]
-    parts = await asyncio.gather(*(api.raw("GET", f"{path}/all.zip", headers=each) for each in asked))
+    ranges = [{"Range": f"bytes={start}-{start + step - 1}"} for start in range(0, len(whole), step)]
+    parts = await asyncio.gather(*(api.raw("GET", f"{path}/all.zip", headers=each) for each in ranges))
     assert b"".join(body for _, _, body in parts) == whole
 
 

@@ -71,8 +71,8 @@ class Filter:
 
 def checkout() -> Path | None:
     """Where a node is, as NODEODM or NODEODX says."""
-    given = os.environ.get("NODEODM") or os.environ.get("NODEODX")
-    return Path(given) if given else None
+    path = os.environ.get("NODEODM") or os.environ.get("NODEODX")
+    return Path(path) if path else None
 
 
 @contextmanager

@@ -62,13 +62,13 @@ def _file(field: str) -> aiohttp.FormData:
 
 async def _ask(api: Api, case: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
     request = case["request"]
-    how: dict[str, Any] = {key: request[key] for key in ("json", "data", "headers") if key in request}
+    options: dict[str, Any] = {key: request[key] for key in ("json", "data", "headers") if key in request}
     if case["case"] in BODIES:
         body = BODIES[case["case"]]()
-        how["data"] = body() if isinstance(body, aiohttp.FormData) else body
+        options["data"] = body() if isinstance(body, aiohttp.FormData) else body
     if case["case"] == "init with options":
-        how["headers"] = {"set-uuid": UUID}
-    return await api.raw(request["method"], request["path"], **how)
+        options["headers"] = {"set-uuid": UUID}
+    return await api.raw(request["method"], request["path"], **options)
 
 
 def _shape(value: Any) -> Any:
@@ -81,18 +81,18 @@ def _shape(value: Any) -> Any:
     return "number" if isinstance(value, int | float) else "text"
 
 
-def _compare(name: str, expected: Any, found: Any) -> None:
+def _compare(name: str, expected: Any, actual: Any) -> None:
     if name == "options":
-        assert found[:2] == expected[:2]
-        assert len(found) == 80
+        assert actual[:2] == expected[:2]
+        assert len(actual) == 80
     elif name.startswith("task list"):
-        assert all(set(entry) == {"uuid"} for entry in found)
+        assert all(set(entry) == {"uuid"} for entry in actual)
     elif name in BY_TYPE or (isinstance(expected, dict) and "uuid" in expected and "set-uuid" not in name):
-        assert _shape(found) == _shape(expected)
+        assert _shape(actual) == _shape(expected)
     elif name == "init with options that are not JSON":
-        assert set(found) == {"error"}
+        assert set(actual) == {"error"}
     else:
-        assert found == expected
+        assert actual == expected
 
 
 async def test_the_development_node_answers_like_a_real_one(cluster: Rig) -> None:

@@ -70,9 +70,9 @@ def agree(ours: dict[str, Any], theirs: dict[str, Any], described: list[dict[str
     """The same verdict, the same errors, the same values but for their JSON type where any would do."""
     assert ours.keys() == theirs.keys()
     if "error" in theirs:
-        told = [(error["name"], error["error"]) for error in json.loads(theirs["error"])]
+        errors = [(error["name"], error["error"]) for error in json.loads(theirs["error"])]
         own = [(error["name"], error["error"]) for error in json.loads(ours["error"])]
-        assert [error for error in own if error in told or error[1] not in NO_NUMBER] == told
+        assert [error for error in own if error in errors or error[1] not in NO_NUMBER] == errors
         return
     texts = {option["name"] for option in described if option["type"] == "string"}
     for own, other in zip(ours["result"], theirs["result"], strict=True):
@@ -125,8 +125,8 @@ def test_the_verdict_is_that_of_a_real_node_now(node: Filter, data: st.DataObjec
         return
     agree(ours, theirs, node.options)
     if "result" in ours:  # and what is sent on is taken there, as the same
-        again = node.check(json.dumps(ours["result"]))
-        agree(ours, again, node.options)
+        second_pass = node.check(json.dumps(ours["result"]))
+        agree(ours, second_pass, node.options)
 
 
 def record(root: Path, folder: Path) -> None:

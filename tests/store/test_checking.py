@@ -32,7 +32,7 @@ async def filled(folder: Path, url: str = "") -> None:
     await store.close()
 
 
-async def said(folder: Path) -> dict[str, str]:
+async def verdicts_of(folder: Path) -> dict[str, str]:
     """What doctor says of the database."""
     return {each.text: each.verdict async for each in findings(None, folder) if each.what == "database"}
 
@@ -49,7 +49,7 @@ async def test_flipped_bytes_and_a_truncated_file_are_found_before_anything_is_c
     folder = tmp_path / "data"
     await filled(folder)
     path = folder / "clusterodm.db"
-    assert set((await said(folder)).values()) == {"ok"}
+    assert set((await verdicts_of(folder)).values()) == {"ok"}
     content = path.read_bytes()
     half = len(content) // 2 // 4096 * 4096
     wrong = [
@@ -60,7 +60,7 @@ async def test_flipped_bytes_and_a_truncated_file_are_found_before_anything_is_c
     ]
     for spoilt in wrong:
         path.write_bytes(spoilt)
-        [(why, verdict)] = (await said(folder)).items()
+        [(why, verdict)] = (await verdicts_of(folder)).items()
         assert verdict == "error"
         assert "is damaged" in why
         assert "clusterodm restore" in why
@@ -78,17 +78,18 @@ async def test_a_newer_schema_a_bad_row_and_another_folder_are_named(
         url = server.new_database()
         monkeypatch.setenv("CLUSTERODM_DATABASE_URL", url)
     await filled(folder, url)
-    assert set((await said(folder)).values()) == {"ok"}
+    assert set((await verdicts_of(folder)).values()) == {"ok"}
     await run(folder, url, "UPDATE tasks SET options = '{' WHERE uuid LIKE '0000000%-%'")
-    told = await said(folder)
-    rows = [why for why, verdict in told.items() if verdict == "error"]
+    verdicts = await verdicts_of(folder)
+    rows = [why for why, verdict in verdicts.items() if verdict == "error"]
     assert len(rows) == 10, rows
     assert any("tasks 00000003-5386-40b9-978f-0221804788c9: column options" in why for why in rows)
     write_identity(folder, Identity("other"))
-    assert any("belongs to another database (id other)" in why for why in await said(folder))
+    assert any("belongs to another database (id other)" in why for why in await verdicts_of(folder))
     await run(folder, url, "UPDATE alembic_version SET version_num = '9999'")
     assert any(
-        "newer version (schema 9999" in why and verdict == "error" for why, verdict in (await said(folder)).items()
+        "newer version (schema 9999" in why and verdict == "error"
+        for why, verdict in (await verdicts_of(folder)).items()
     )
     assert "newer version" in await refusal(folder, url)
 

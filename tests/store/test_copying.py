@@ -31,8 +31,8 @@ async def fill(store: Store) -> None:
 async def rows(store: Store, name: str) -> list[tuple[object, ...]]:
     table = schema.metadata.tables[name]
     async with store._transaction() as connection:
-        found = (await connection.execute(select(table).order_by(*table.primary_key))).all()
-    return [tuple(row) for row in found]
+        records = (await connection.execute(select(table).order_by(*table.primary_key))).all()
+    return [tuple(row) for row in records]
 
 
 async def test_all_rows_come_over_and_numbers_go_on(tmp_path: Path, postgres: Server) -> None:
@@ -57,10 +57,10 @@ async def test_doctor_says_whether_the_database_answers(
     tmp_path: Path, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLUSTERODM_DATABASE_URL", postgres.new_database())
-    told = {each.text: each.verdict async for each in findings(None, tmp_path) if each.what == "database"}
-    assert list(told.values()) == ["ok", "ok"]
-    assert any("PostgreSQL" in text for text in told)
+    verdicts = {each.text: each.verdict async for each in findings(None, tmp_path) if each.what == "database"}
+    assert list(verdicts.values()) == ["ok", "ok"]
+    assert any("PostgreSQL" in text for text in verdicts)
     monkeypatch.setenv("CLUSTERODM_DATABASE_URL", "postgres://me:hush-word@127.0.0.1:1/none")
-    told = {each.text: each.verdict async for each in findings(None, tmp_path) if each.what == "database"}
-    assert list(told.values()) == ["error"]
-    assert "hush-" not in str(told)
+    verdicts = {each.text: each.verdict async for each in findings(None, tmp_path) if each.what == "database"}
+    assert list(verdicts.values()) == ["error"]
+    assert "hush-" not in str(verdicts)

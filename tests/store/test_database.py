@@ -35,7 +35,7 @@ async def test_work_that_is_canceled_leaves_no_lock(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_database_that_somebody_else_locks_is_not_answering_now(
+async def test_a_database_locked_by_another_program_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "_PRAGMAS", ("journal_mode=WAL", "busy_timeout=50"))

@@ -68,16 +68,16 @@ async def test_a_task_that_cannot_be_read_is_set_aside_and_all_others_go_on(
     [problem] = [each for each in (await status(context)).problems if bad in each]
     assert column in problem
     if column != "owner":  # its owner is unknown then
-        known = await api.get(f"/task/{bad}/info")
-        assert known["status"]["code"] == 10
-        assert known["imagesCount"] == 2
+        info = await api.get(f"/task/{bad}/info")
+        assert info["status"]["code"] == 10
+        assert info["imagesCount"] == 2
         if column not in ("options", "name"):
-            assert known == shown
+            assert info == shown
         assert {"uuid": bad} in await api.get("/task/list")
         assert await api.get(f"/task/{bad}/output") == []
         for order in ("cancel", "remove"):
-            said = await api.post(f"/task/{order}", {"uuid": bad})
-            assert "set aside" in said.get("error", ""), (order, said)
+            response = await api.post(f"/task/{order}", {"uuid": bad})
+            assert "set aside" in response.get("error", ""), (order, response)
         assert "error" in await api.get(f"/task/{bad}/download/all.zip")
     await context.strays.sweep()
     cluster.clock.ahead = 10_000 * 3600.0
@@ -120,7 +120,7 @@ async def test_a_finished_task_that_cannot_be_read_is_still_shown(cluster: Rig) 
     assert (await api.raw("GET", f"/task/{uuid}/download/all.zip"))[0] == 200
 
 
-async def test_a_node_that_cannot_be_read_gets_nothing_new_and_its_tasks_are_followed(cluster: Rig) -> None:
+async def test_an_unreadable_node_gets_no_tasks_and_those_that_it_has_are_followed(cluster: Rig) -> None:
     await cluster.add_node(seconds=1.0)
     api = await cluster.start()
     uuid = await api.create(2)
@@ -149,8 +149,8 @@ async def test_rows_of_every_other_table_are_left_out_one_by_one(
     await store.keep_value("peak", [1])
     await store.charge([Cost(month="2026-11", machine="m", task="", owner="", seconds=1.0, amount=1.0)])
     await changed(url, "UPDATE machines SET state = 'melting', volumes = '{'", "UPDATE meta SET value = '{'")
-    [found] = await store.machines_alive()
-    assert (found.id, found.provider_id, found.kept, found.volumes) == ("m", "7", True, [])
+    [salvaged] = await store.machines_alive()
+    assert (salvaged.id, salvaged.provider_id, salvaged.kept, salvaged.volumes) == ("m", "7", True, [])
     assert await store.value("peak") is None
     assert {table for table, _ in store.aside.others} == {"machines", "meta"}
     await store.close()

@@ -98,8 +98,8 @@ async def test_a_refused_step_changes_nothing_at_all(store: Store) -> None:
 
 async def test_active_tasks_come_with_their_latest_attempt(store: Store) -> None:
     await store.add_task(task(attempts=1), "announced", attempt=attempt(1))
-    again = task(attempts=1)
-    await store.advance(again, Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(2), attempts=2)
+    retried = task(attempts=1)
+    await store.advance(retried, Phase.DISPATCHING, at=2.0, text="go", attempt=attempt(2), attempts=2)
     await store.add_task(task("a" * 36, Phase.FINISHED), "announced")
     assert await store.active_tasks() == [(task(phase=Phase.DISPATCHING, attempts=2, version=1), attempt(2))]
 
@@ -115,8 +115,8 @@ async def test_an_attempt_is_changed_by_compare_and_set(store: Store) -> None:
     await store.change_attempt(mine, stage=Stage.COMMITTING)
     with pytest.raises(StaleTask):
         await store.change_attempt(mine, stage=Stage.COMMITTING)
-    [(found, last)] = await store.active_tasks()
-    assert (found.version, last) == (2, attempt(sender="me", stage=Stage.COMMITTING))
+    [(stored, last)] = await store.active_tasks()
+    assert (stored.version, last) == (2, attempt(sender="me", stage=Stage.COMMITTING))
 
 
 async def test_a_step_of_an_attempt_that_is_over_is_refused(store: Store) -> None:
@@ -153,11 +153,11 @@ async def test_lists_are_by_owner_latest_first_and_bounded(store: Store) -> None
 async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
     await store.add_task(task(phase=Phase.FINISHED, finished_at=5.0, webhook_due=True), "announced")
     await store.record_progress([task(phase=Phase.FINISHED, progress=50.0, processing_time=3, node_code=20)])
-    found = await store.find_task(UUID)
-    assert found is not None
-    assert (found[0].progress, found[0].processing_time) == (50.0, 3)
+    pair = await store.find_task(UUID)
+    assert pair is not None
+    assert (pair[0].progress, pair[0].processing_time) == (50.0, 3)
     assert await store.webhooks_due() == [UUID]
-    await store.change_task(found[0], at=1.0, webhook_due=False)
+    await store.change_task(pair[0], at=1.0, webhook_due=False)
     assert await store.webhooks_due() == []
     assert [ended[0].uuid for ended in await store.ended_before(6.0, limit=9)] == [UUID]
     assert await store.ended_before(5.0, limit=9) == []
@@ -165,9 +165,9 @@ async def test_progress_webhooks_and_old_tasks(store: Store) -> None:
 
 async def test_nodes_are_known_by_host_and_port(store: Store) -> None:
     first = await store.add_node(_record("n", 1, "old"))
-    again = await store.add_node(_record("n", 1, "new", locked=True))
+    second = await store.add_node(_record("n", 1, "new", locked=True))
     await store.add_node(_record("n", 2))
-    assert first.id == again.id
+    assert first.id == second.id
     assert [(node.address.port, node.address.token, node.locked) for node in await store.nodes()] == [
         (1, "new", False),
         (2, "", False),
@@ -201,19 +201,19 @@ async def test_tasks_are_found_by_phase_outcome_owner_name_and_beginning(store: 
     await store.add_task(task(ids[2], Phase.FINISHED, outcome=Outcome.FAILED, finished_at=2.0), "new")
     await store.add_task(task(ids[3], Phase.REMOVED, name="field 3"), "new")
 
-    async def found(**wanted: Any) -> list[str]:
-        filter_ = TaskFilter(**wanted)
+    async def find(**fields: Any) -> list[str]:
+        filter_ = TaskFilter(**fields)
         page = [each.uuid for each in await store.find_tasks(filter_, limit=10)]
         assert await store.count_tasks(filter_) == len(page)
         return page
 
-    assert sorted(await found()) == ids[:3]
-    assert await found(phases=[Phase.FINISHED]) == [ids[2]]
-    assert await found(outcome=Outcome.FAILED) == [ids[2]]
-    assert sorted(await found(text="FIELD")) == ids[:2]
-    assert await found(text="1%") == [ids[0]]
-    assert await found(text=ids[1][:8]) == [ids[1]]
-    assert await found(owner="nobody") == []
+    assert sorted(await find()) == ids[:3]
+    assert await find(phases=[Phase.FINISHED]) == [ids[2]]
+    assert await find(outcome=Outcome.FAILED) == [ids[2]]
+    assert sorted(await find(text="FIELD")) == ids[:2]
+    assert await find(text="1%") == [ids[0]]
+    assert await find(text=ids[1][:8]) == [ids[1]]
+    assert await find(owner="nobody") == []
     assert [each.uuid for each in await store.find_tasks(TaskFilter(), limit=1, offset=1)] == [ids[1]]
     assert await store.count_ended() == {"failed": 1}
 
@@ -234,19 +234,19 @@ async def test_the_past_is_told_by_attempts_and_ended_tasks(store: Store) -> Non
 
 
 async def test_a_task_gets_another_owner_once_and_in_any_phase(store: Store) -> None:
-    other, gone = str(uuid_module.uuid4()), str(uuid_module.uuid4())
+    other, removed = str(uuid_module.uuid4()), str(uuid_module.uuid4())
     await store.add_task(task(owner="imported#a"), "imported")
     await store.add_task(task(other, Phase.FINISHED, owner="imported#b"), "imported")
-    await store.add_task(task(gone, Phase.REMOVED, owner="imported#b"), "imported")
+    await store.add_task(task(removed, Phase.REMOVED, owner="imported#b"), "imported")
     await store.add_task(task(str(uuid_module.uuid4()), owner="importer"), "another")
     assert await store.owned_by("imported#") == {UUID: "imported#a", other: "imported#b"}
     assert await store.owned_by("%") == {}
     assert await store.change_owner(UUID, "imported#a", "alice", at=2.0)
     assert not await store.change_owner(UUID, "imported#a", "bob", at=2.0)
     assert await store.change_owner(other, "imported#b", "bob", at=2.0)
-    found = await store.find_task(UUID)
-    assert found is not None
-    assert (found[0].owner, found[0].version) == ("alice", 1)
+    pair = await store.find_task(UUID)
+    assert pair is not None
+    assert (pair[0].owner, pair[0].version) == ("alice", 1)
     assert [event.text for event in await store.timeline(UUID)] == ["imported", "claimed by alice"]
 
 
@@ -271,9 +271,11 @@ async def test_everything_is_there_after_reopening(url: str) -> None:
 async def test_the_migrations_make_the_schema_that_the_code_uses(store: Store, url: str) -> None:
     engine = create_async_engine(url)
     async with engine.connect() as connection:
-        found = await connection.run_sync(lambda sync: compare_metadata(MigrationContext.configure(sync), metadata))
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
     await engine.dispose()
-    assert found == []
+    assert differences == []
 
 
 async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Store) -> None:
@@ -290,16 +292,16 @@ async def test_a_lease_has_one_holder_until_it_ends_or_is_given_back(store: Stor
     assert await store.take("lead", "a", 60)
 
 
-async def test_replicas_are_there_while_they_give_signs_of_life(store: Store) -> None:
+async def test_replicas_are_alive_while_they_send_heartbeats(store: Store) -> None:
     one, two = (Replica(id=name, name=f"host:{name}", version="1") for name in "ab")
-    leader, there = await store.beat(one, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("a", ["a"])
-    leader, there = await store.beat(two, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("a", ["a", "b"])
+    leader, members = await store.beat(one, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("a", ["a"])
+    leader, members = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("a", ["a", "b"])
     await store.take("upload", "b", 60)
     await store.leave("a")
-    leader, there = await store.beat(two, "lead", leads=True)
-    assert (leader, [each.id for each in there]) == ("b", ["b"])
+    leader, members = await store.beat(two, "lead", leads=True)
+    assert (leader, [each.id for each in members]) == ("b", ["b"])
     await store.leave("b")
     assert await holder(store, "upload") == ""
 
@@ -316,13 +318,13 @@ async def test_others_hear_of_what_was_kept_and_of_nothing_else(postgres: Server
     url = postgres.new_database()
     mine, other = await Store.open(url), await Store.open(url)
     heard: list[tuple[str, str]] = []
-    begun = asyncio.Event()
+    listening_began = asyncio.Event()
 
     async def everything() -> None:
-        begun.set()
+        listening_began.set()
 
-    listening = asyncio.get_running_loop().create_task(other.listen(lambda *said: heard.append(said), everything))
-    await begun.wait()
+    listening = asyncio.get_running_loop().create_task(other.listen(lambda *change: heard.append(change), everything))
+    await listening_began.wait()
     await mine.add_task(task(), "announced")
     with pytest.raises(StaleTask):
         await mine.advance(task(phase=Phase.RUNNING), Phase.QUEUED, at=2.0, text="no")
@@ -343,12 +345,12 @@ async def test_a_server_that_starts_again_is_waited_for_and_heard_again(postgres
     async def everything() -> None:
         began.append(1)
 
-    listening = asyncio.get_running_loop().create_task(store.listen(lambda *said: None, everything))
+    listening = asyncio.get_running_loop().create_task(store.listen(lambda *change: None, everything))
     await eventually(lambda: began)
     await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
-    kept = asyncio.get_running_loop().create_task(store.keep_value("k", 1))
+    write = asyncio.get_running_loop().create_task(store.keep_value("k", 1))
     await asyncio.to_thread(postgres.start)
-    await kept
+    await write
     assert await store.value("k") == 1
     await eventually(lambda: len(began) == 2)
     listening.cancel()
@@ -356,13 +358,13 @@ async def test_a_server_that_starts_again_is_waited_for_and_heard_again(postgres
     await store.close()
 
 
-async def test_a_database_that_does_not_answer_is_told_of_without_its_password(
+async def test_a_database_that_does_not_answer_is_reported_without_its_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(database, "_PATIENCE", 0.0)
-    with pytest.raises(StoreDown) as told:
+    with pytest.raises(StoreDown) as raised:
         await Store.open("postgresql+asyncpg://me:hush-password@127.0.0.1:1/db")
-    assert "hush-" not in str(told.value)
+    assert "hush-" not in str(raised.value)
 
 
 def test_the_latest_migration_is_the_one_that_the_code_names() -> None:
@@ -394,12 +396,12 @@ async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other
 
     async def step(store: Store) -> None:
         for _ in range(40):
-            [(found, last)] = await store.active_tasks()
+            [(stored, last)] = await store.active_tasks()
             assert last is not None
             with suppress(StaleTask):
-                await store.advance(found, Phase.DISPATCHING, at=1.0, text="go", attempt=last)
+                await store.advance(stored, Phase.DISPATCHING, at=1.0, text="go", attempt=last)
             with suppress(StaleTask):
-                back = msgspec.structs.replace(found, phase=Phase.DISPATCHING)
+                back = msgspec.structs.replace(stored, phase=Phase.DISPATCHING)
                 await store.advance(back, Phase.QUEUED, at=1.0, text="back", attempt=last)
 
     async def change(store: Store) -> None:
@@ -416,10 +418,10 @@ async def test_steps_of_a_task_and_changes_of_its_attempt_never_block_each_other
 
 async def test_an_attempt_that_leaves_its_node_is_charged_to_the_owner_once(store: Store) -> None:
     await store.add_task(task(owner="o#job"), "announced")
-    begun = attempt(started_at=100.0)
-    await store.advance(task(), Phase.DISPATCHING, at=100.0, text="go", attempt=begun, attempts=1)
+    started = attempt(started_at=100.0)
+    await store.advance(task(), Phase.DISPATCHING, at=100.0, text="go", attempt=started, attempts=1)
     sending = task(owner="o#job", phase=Phase.DISPATCHING, attempts=1)
-    ended = begun.ended(160.0, "lost", Cleanup.REMOVE)
+    ended = started.ended(160.0, "lost", Cleanup.REMOVE)
     await store.advance(sending, Phase.QUEUED, at=160.0, text="lost", attempt=ended)
     assert await store.accounts() == [Account("o", 60.0, 160.0)]
     with pytest.raises(StaleTask):
@@ -459,16 +461,16 @@ async def test_submodels_of_a_job_come_with_those_first_that_are_not_over(store:
         uuid = f"00000000-0000-4000-8000-{number:012}"
         return Task(uuid=uuid, owner="o#j", phase=phase, job="j", job_attempt=attempt, **fields)
 
-    made = [
+    submodels = [
         submodel(1, Phase.FINISHED, 1, finished_at=5.0),
         submodel(2, Phase.QUEUED, 1),
         submodel(3, Phase.RUNNING, 2),
         submodel(4, Phase.REMOVED, 1),
     ]
-    for each in [*made, task()]:
+    for each in [*submodels, task()]:
         await store.add_task(each, "announced")
     assert await store.jobs() == ["j"]
-    assert await store.submodels("j", besides=2, limit=9) == [made[1], made[0]]
+    assert await store.submodels("j", besides=2, limit=9) == [submodels[1], submodels[0]]
     assert len(await store.submodels("j", limit=9)) == 3
     assert len(await store.submodels("j", limit=1)) == 1
     assert await store.submodels("", limit=9) == []

@@ -53,8 +53,8 @@ def as_it_was(connection: Connection, revision: str) -> None:
     rows.append(("events", {"task": RUNS, "at": 3.0, "text": "committed with 2 files"}))
     for name, row in rows:
         table = Table(name, MetaData(), autoload_with=connection)
-        known = {key: _plain(value) for key, value in row.items() if key in table.columns}
-        connection.execute(insert(table).values(known))
+        values = {key: _plain(value) for key, value in row.items() if key in table.columns}
+        connection.execute(insert(table).values(values))
 
 
 def _plain(value: Any) -> Any:

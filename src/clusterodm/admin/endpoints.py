@@ -47,16 +47,16 @@ def _handler(cluster: OperatorPlane, operation: Operation) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         path = _checked(dict(request.match_info), operation.subject)
         query = _checked(_single(request), Nothing if operation.has_body else operation.parameters)
-        given = decoded(await request.read(), operation.parameters) if operation.has_body else query
+        parameters = decoded(await request.read(), operation.parameters) if operation.has_body else query
         subject = find(cluster, path) if find else None
         subject = await subject if inspect.isawaitable(subject) else subject
-        return answer(await operation.run(cluster, *([subject] if find else []), **_fields(given)))
+        return answer(await operation.run(cluster, *([subject] if find else []), **_fields(parameters)))
 
     return handle
 
 
-def _fields(given: Any) -> dict[str, Any]:
-    return {name: getattr(given, name) for name in given.__struct_fields__}
+def _fields(parameters: Any) -> dict[str, Any]:
+    return {name: getattr(parameters, name) for name in parameters.__struct_fields__}
 
 
 def answer(value: Any) -> web.Response:
@@ -71,12 +71,12 @@ def _single(request: web.Request) -> dict[str, str]:
     return dict(request.query)
 
 
-def _checked(given: dict[str, str], kind: type[Any]) -> Any:
-    unknown = set(given) - set(kind.__struct_fields__)
+def _checked(query: dict[str, str], kind: type[Any]) -> Any:
+    unknown = set(query) - set(kind.__struct_fields__)
     if unknown:
         raise Malformed(f"unknown parameter {min(unknown)[:50]}")
     try:
-        return msgspec.convert(given, kind, strict=False)
+        return msgspec.convert(query, kind, strict=False)
     except msgspec.ValidationError as error:
         raise Malformed(str(error)) from None
 

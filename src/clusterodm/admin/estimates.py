@@ -39,7 +39,7 @@ class Guesses(msgspec.Struct, frozen=True):
     @classmethod
     async def now(cls, cluster: OperatorPlane) -> Guesses:
         """Estimate from the present state of the cluster."""
-        known, clock = await _pace(cluster), cluster.clock()
+        typical, clock = await _pace(cluster), cluster.clock()
         entries = list(cluster.tasks.active())
         fair = cluster.fair
         queue = turns((entry.task for entry in entries), clock, ageing=fair.ageing, usage=fair.usage())
@@ -49,7 +49,7 @@ class Guesses(msgspec.Struct, frozen=True):
         ]
         slots = sum(node.slots for node in cluster.registry.nodes() if _takes_tasks(node, clock))
         moving = [turn.task for turn in queue if not cluster.dispatcher.waits.is_stuck(turn.task.uuid)]
-        expected = waits([task.image_count for task in moving] + [1], running, slots, known)
+        expected = waits([task.image_count for task in moving] + [1], running, slots, typical)
         by_task = dict(zip((task.uuid for task in moving), expected, strict=False))
         passed_over = {entry.task.uuid for entry in entries if entry.wait}
         shown = [_shown(by_task.get(turn.task.uuid), turn.task.uuid in passed_over) for turn in queue]
@@ -68,10 +68,10 @@ def _shown(expected: float | None, passed_over: bool) -> float | None:
 
 async def _pace(cluster: OperatorPlane) -> Pace:
     """Return the pace of recent tasks, computed once a minute."""
-    known = cluster.tasks.pace
+    cached = cluster.tasks.pace
     now = cluster.clock.steady()
-    if known is None or now - known[0] > _FRESH:
+    if cached is None or now - cached[0] > _FRESH:
         past = await cluster.store.ended_tasks(cluster.clock() - _PAST_SECONDS, limit=_PAST)
         done = [task for task in past if task.outcome is Outcome.COMPLETED]
-        known = cluster.tasks.pace = (now, pace((task.image_count, task.processing_time / 1000) for task in done))
-    return known[1]
+        cached = cluster.tasks.pace = (now, pace((task.image_count, task.processing_time / 1000) for task in done))
+    return cached[1]

@@ -146,20 +146,20 @@ class Feed:
     def _progress(self, changed: dict[str, Entry]) -> list[bytes]:
         """Return events of tasks on nodes whose progress changed."""
         events: list[bytes] = []
-        seen: dict[str, bytes] = {}
+        encoded: dict[str, bytes] = {}
         for entry in self._cluster.tasks.active():
             uuid = entry.task.uuid
             if entry.attempt is None or uuid in changed:
                 continue
-            seen[uuid] = _encode((entry.task.progress, entry.task.processing_time))
+            encoded[uuid] = _encode((entry.task.progress, entry.task.processing_time))
             before = self._shown.get(uuid)
-            if before in (None, seen[uuid]):
+            if before in (None, encoded[uuid]):
                 continue
             if len(events) < _MANY:
                 events.append(event("progress", {"uuid": uuid, "progress": entry.task.progress}))
             else:
-                seen[uuid] = before  # its turn comes with the next tick
-        self._shown = seen
+                encoded[uuid] = before  # its turn comes with the next tick
+        self._shown = encoded
         return events
 
     def _send(self, sent: bytes) -> None:

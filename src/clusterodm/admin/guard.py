@@ -36,9 +36,9 @@ HEADERS: Final = {
 }
 
 
-def same(given: str, wanted: str) -> bool:
+def same(secret: str, expected: str) -> bool:
     """Compare two secrets in constant time."""
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    return hmac.compare_digest(secret.encode(), expected.encode())
 
 
 class Guard:

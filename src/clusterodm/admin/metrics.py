@@ -57,7 +57,7 @@ class LiveGauges(Collector):
         gauges = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         cluster = self._cluster
         gauges["clusterodm_held_bytes"].add_metric([], cluster.spool.room.held)
-        gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room.left()))
+        gauges["clusterodm_room_bytes"].add_metric([], max(0, cluster.spool.room.free_bytes()))
         _add_uploads(gauges, cluster)
         phases = Counter(entry.task.phase for entry in cluster.tasks.active())
         for phase in sorted(ACTIVE):
@@ -72,7 +72,7 @@ class LiveGauges(Collector):
         gauges["clusterodm_machines_hourly_cost"].add_metric([], hourly)
         gauges["clusterodm_machines_month_cost"].add_metric([], cluster.autoscaler.spent_this_month)
         gauges["clusterodm_leads"].add_metric([], float(cluster.replicas.leads))
-        gauges["clusterodm_replicas"].add_metric([], len(cluster.replicas.there))
+        gauges["clusterodm_replicas"].add_metric([], len(cluster.replicas.members))
         gauges["clusterodm_orphans"].add_metric([], len(cluster.reaper.orphans))
         origins = Counter(str(node.record.origin) for node in cluster.registry.nodes())
         for origin in Origin:

@@ -57,10 +57,10 @@ async def _arguments(
     """Return the subject, if the operation has one, and its parameters."""
     if operation.parameters is NewNode:
         return [], _new_node(verb, words)
-    required, most = verb.usage.count("<"), len(re.findall("[<[]", verb.usage))
-    if verb.usage and not required <= len(words) <= most:
+    required, limit = verb.usage.count("<"), len(re.findall("[<[]", verb.usage))
+    if verb.usage and not required <= len(words) <= limit:
         raise _usage(verb)
-    words = words[:most]
+    words = words[:limit]
     find = _SUBJECTS.get(operation.subject)
     subject = [find(cluster, words.pop(0))] if find else []
     subject = [await each if inspect.isawaitable(each) else each for each in subject]

@@ -179,8 +179,8 @@ def _add_original(app: web.Application, cluster: OperatorPlane) -> None:
         return answer(original.node_list(cluster))
 
     async def add(request: web.Request) -> web.Response:
-        given = await _fields(request)
-        host, port, token = (given.get(name, "") for name in ("hostname", "port", "token"))
+        fields = await _fields(request)
+        host, port, token = (fields.get(name, "") for name in ("hostname", "port", "token"))
         try:
             await nodes.add(cluster, host=host, port=int(port or 0), token=token)
         except ConfigError as error:

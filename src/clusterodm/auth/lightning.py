@@ -86,7 +86,7 @@ class LightningAuthenticator(Authenticator):
         self._session = context.session
         self._clock: Clock = context.clock
         self._folder = settings.data_dir / "owners"
-        self._known: OrderedDict[str, _Owner] = OrderedDict()
+        self._owners: OrderedDict[str, _Owner] = OrderedDict()
         #: When a token may be validated again, by the monotonic clock.
         self._not_before: OrderedDict[str, float] = OrderedDict()
         #: When `forget` last took effect at once, by the monotonic clock.
@@ -105,18 +105,20 @@ class LightningAuthenticator(Authenticator):
         if not token:
             return None
         owner = _owner_of(token)
-        known = self._known.get(owner)
-        if known is None or not self._is_fresh(known):
+        record = self._owners.get(owner)
+        if record is None or not self._is_fresh(record):
             async with self._validating.hold(owner):
-                known = await self._refresh(owner, token)
-        return Grant(owner=owner, limits=known.limits) if known else None
+                record = await self._refresh(owner, token)
+        return Grant(owner=owner, limits=record.limits) if record else None
 
     def cached(self, token: str) -> Grant | None:
         """Return the cached grant."""
         owner = _owner_of(token)
-        known = self._known.get(owner)
+        record = self._owners.get(owner)
         return (
-            Grant(owner=owner, limits=known.limits) if token and known is not None and self._is_fresh(known) else None
+            Grant(owner=owner, limits=record.limits)
+            if token and record is not None and self._is_fresh(record)
+            else None
         )
 
     def owner_of(self, token: str) -> str:
@@ -126,9 +128,9 @@ class LightningAuthenticator(Authenticator):
     async def forget(self, owner: str) -> None:
         """Expire the cached validation, which stays only as the fallback for an outage. The next validation happens at
         once, or soon after the last one: frequent calls must not keep the service busy."""
-        known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
-        if known is not None and known.checked_at:
-            stale = msgspec.structs.replace(known, checked_at=0.0)
+        record = self._owners.get(owner) or await asyncio.to_thread(self._read, owner)
+        if record is not None and record.checked_at:
+            stale = msgspec.structs.replace(record, checked_at=0.0)
             await asyncio.to_thread(self._write, owner, stale)
             self._remember(owner, stale)
         now = self._clock.steady()
@@ -155,28 +157,28 @@ class LightningAuthenticator(Authenticator):
         await self._call("/tasks/finished", dict[str, Any], json=body)
 
     async def _refresh(self, owner: str, token: str) -> _Owner | None:
-        known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
-        if known is not None and self._is_fresh(known):
-            return self._remember(owner, known)
+        record = self._owners.get(owner) or await asyncio.to_thread(self._read, owner)
+        if record is not None and self._is_fresh(record):
+            return self._remember(owner, record)
         if self._clock.steady() < self._not_before.get(owner, 0.0):
-            return known
+            return record
         try:
             async with self._turns:
-                validity = await self._validate(token, tries=_TRIES if known is None else 1)
+                validity = await self._validate(token, tries=_TRIES if record is None else 1)
         except ServiceDown as error:
-            if known is None:
+            if record is None:
                 raise
             _log.warning("service does not respond, keeping the last validation of a token", error=str(error))
             self._pause(owner)
-            return known
+            return record
         if not validity.valid:
-            self._known.pop(owner, None)
+            self._owners.pop(owner, None)
             await asyncio.to_thread((self._folder / owner).unlink, missing_ok=True)
             self._pause(owner)
             return None
-        known = _Owner(token, validity.limits or Limits(), self._clock())
-        await asyncio.to_thread(self._write, owner, known)
-        return self._remember(owner, known)
+        record = _Owner(token, validity.limits or Limits(), self._clock())
+        await asyncio.to_thread(self._write, owner, record)
+        return self._remember(owner, record)
 
     async def _validate(self, token: str, *, tries: int) -> _Validity:
         for count in range(1, tries):
@@ -200,21 +202,21 @@ class LightningAuthenticator(Authenticator):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServiceDown(f"the token service does not respond ({describe(error)})") from None
 
-    def _is_fresh(self, known: _Owner) -> bool:
-        return known.is_fresh(self._clock())
+    def _is_fresh(self, record: _Owner) -> bool:
+        return record.is_fresh(self._clock())
 
-    def _remember(self, owner: str, known: _Owner) -> _Owner:
-        _keep(self._known, owner, known)
-        return known
+    def _remember(self, owner: str, record: _Owner) -> _Owner:
+        _keep(self._owners, owner, record)
+        return record
 
     def _pause(self, owner: str) -> None:
         _keep(self._not_before, owner, self._clock.steady() + _RETRY_AFTER)
 
     async def _token(self, owner: str) -> str:
-        known = self._known.get(owner) or await asyncio.to_thread(self._read, owner)
-        if known is None:
+        record = self._owners.get(owner) or await asyncio.to_thread(self._read, owner)
+        if record is None:
             raise ServiceDown("the owner's token is no longer known")
-        return known.token
+        return record.token
 
     def _read(self, owner: str) -> _Owner | None:
         try:
@@ -222,12 +224,12 @@ class LightningAuthenticator(Authenticator):
         except (OSError, msgspec.DecodeError):
             return None
 
-    def _write(self, owner: str, known: _Owner) -> None:
+    def _write(self, owner: str, record: _Owner) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = self._folder / f".{owner}"
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(file, "wb") as stream:
-            stream.write(msgspec.json.encode(known))
+            stream.write(msgspec.json.encode(record))
         part.replace(self._folder / owner)
 
     def _delete_expired(self) -> None:

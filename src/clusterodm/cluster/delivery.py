@@ -69,14 +69,14 @@ class Delivery:
         """Return the content from disk or from a bucket; None if the whole archive is to be streamed from its node. An
         asset of an archive that is still on its node pulls that here first. HEAD of an object in a bucket is answered
         here: a signed URL is valid for GET alone."""
-        kept = self.results.whole(entry.task.uuid)
+        on_disk = self.results.whole(entry.task.uuid)
         bucket = self.fleet.bucket(entry.task.results_in) if entry.task.results_in else None
-        if kept is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
+        if on_disk is None and bucket is not None and entry.attempt is not None and asset not in FOLDERS:
             folder, redirect = entry.attempt.node_uuid, self.redirect and not head
             if content := await _in_bucket(bucket, folder, asset, redirect=redirect):
                 return content
         if asset == ARCHIVE:
-            return kept
+            return on_disk
         await self.collector.archive(entry)
         return await self.results.asset(entry.task.uuid, asset)
 
@@ -201,8 +201,8 @@ async def _through(request: web.Request, answer: Download, response: web.StreamR
     sent = 0
     with lane(request, int(answer.headers.get("Content-Length", 0))) as free:
         try:
-            while free is not None and (taken := answer.take()) is not None:
-                first, source, missing = taken
+            while free is not None and (splice_source := answer.take()) is not None:
+                first, source, missing = splice_source
                 with source:
                     await response.write(first)
                     await flushed(free.transport)

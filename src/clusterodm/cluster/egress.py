@@ -91,13 +91,13 @@ class EgressPolicy:
         """Return the parsed URL to call, so that what is checked is what is called. Raises FetchFailed for one that may
         not be called; a host name is checked when it is resolved."""
         try:
-            wanted = as_written(url)
+            parsed = as_written(url)
         except ValueError:
             raise FetchFailed(_NO_URL, final=True) from None
         try:
-            public = is_public(wanted.host or "")
+            public = is_public(parsed.host or "")
         except ValueError:
-            return wanted
+            return parsed
         if not public and not self._allow_private:
             raise FetchFailed(_PRIVATE, final=True)
-        return wanted
+        return parsed

@@ -51,7 +51,7 @@ class Replicas:
     drop_grants: Callable[[str], Awaitable[None]]
     runtime: Runtime
     me: Replica = field(init=False)
-    there: list[Replica] = field(init=False)
+    members: list[Replica] = field(init=False)
     #: The name of the leader; empty while there is none.
     leader: str = field(init=False)
     _beat_at: float = field(init=False)
@@ -71,7 +71,7 @@ class Replicas:
     def __post_init__(self) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         self.me = Replica(id=self.state.store.origin, name=name, version=__version__)
-        self.there, self.leader = [self.me], name
+        self.members, self.leader = [self.me], name
         self._beat_at = self.runtime.clock.steady()
         if self.state.store.shared:
             self.runtime.leadership.until = -math.inf
@@ -84,8 +84,8 @@ class Replicas:
     def alive(self, replica: str) -> bool:
         """True if a replica is alive, or may be: after a time in which this one could not reach the store, all get
         time for a heartbeat."""
-        known = replica == self.me.id or any(each.id == replica for each in self.there)
-        return known or self.runtime.clock.steady() < self._doubt_until
+        listed = replica == self.me.id or any(each.id == replica for each in self.members)
+        return listed or self.runtime.clock.steady() < self._doubt_until
 
     async def begin(self, loops: Loops) -> None:
         """Before the first loop runs: become the leader if there is none, and do the election work."""
@@ -147,23 +147,23 @@ class Replicas:
             await self.runtime.clock.sleep(_BEAT)
 
     async def _beat(self) -> None:
-        begun = self.runtime.clock.steady()
-        holder, self.there = await self.state.store.beat(self.me, LOCK, leads=self._wanted)
-        if self.state.store.shared and begun - self._beat_at > _GAP:
+        begun_at = self.runtime.clock.steady()
+        holder, self.members = await self.state.store.beat(self.me, LOCK, leads=self._wanted)
+        if self.state.store.shared and begun_at - self._beat_at > _GAP:
             self._doubt_until = self.runtime.clock.steady() + SILENT
-        self._beat_at = max(begun, self._beat_at)  # heartbeats may overtake each other
-        self.state.tasks.others = len(self.there) > 1
-        self.leader = next((each.name for each in self.there if each.id == holder), "")
+        self._beat_at = max(begun_at, self._beat_at)  # heartbeats may overtake each other
+        self.state.tasks.others = len(self.members) > 1
+        self.leader = next((each.name for each in self.members if each.id == holder), "")
         if holder != self.me.id:
             self._step_down()
-        elif (left := self._beat_at + _HOLD - self.runtime.clock.steady()) > 0:
+        elif (remaining := self._beat_at + _HOLD - self.runtime.clock.steady()) > 0:
             if not self.runtime.leadership.held:
                 self._term += 1
                 self._changed.set()
             self.runtime.leadership.until = self._beat_at + _HOLD
             if self._expiry is not None:
                 self._expiry.cancel()
-            self._expiry = self.runtime.clock.call_later(left, self._step_down)
+            self._expiry = self.runtime.clock.call_later(remaining, self._step_down)
 
     def _step_down(self) -> None:
         if self.runtime.leadership.until > -math.inf:

@@ -113,28 +113,28 @@ def _dump(url: str, target: Path) -> None:
 def _copy_files(source: Path, target: Path, *, tidy: bool = False) -> tuple[int, int]:
     """Copy new and changed files; return the number and bytes of all. With `tidy`, delete files from an older backup
     that are no longer in the source."""
-    seen: set[Path] = set()
+    copied: set[Path] = set()
     size = 0
     for place in _walk(source):
         with suppress(FileNotFoundError):  # removed meanwhile: its task is over
             size += _copy(source / place, target / place, target / _COPYING)
-            seen.add(place)
+            copied.add(place)
     (target / _COPYING).unlink(missing_ok=True)
     if tidy:
         for place in list(_walk(target)):
-            if place not in seen:
+            if place not in copied:
                 (target / place).unlink()
-    return len(seen), size
+    return len(copied), size
 
 
 def _walk(root: Path) -> Iterator[Path]:
     """Yield all files worth a copy, relative to `root`."""
     for folder, inner, names in os.walk(root):
-        here = Path(folder).relative_to(root)
-        inner[:] = sorted(name for name in inner if not _is_skipped(here / name))
+        relative = Path(folder).relative_to(root)
+        inner[:] = sorted(name for name in inner if not _is_skipped(relative / name))
         for name in sorted(names):
-            if not _is_skipped(here / name) and not (root / here / name).is_symlink():
-                yield here / name
+            if not _is_skipped(relative / name) and not (root / relative / name).is_symlink():
+                yield relative / name
 
 
 def _is_skipped(place: Path) -> bool:
@@ -154,11 +154,11 @@ def _copy(path: Path, target: Path, part: Path) -> int:
     """Copy a file unless the backup has it with this size and time; return its bytes."""
     stat = path.stat()
     try:
-        had = target.stat()
-        same = (had.st_size, had.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+        existing = target.stat()
+        is_unchanged = (existing.st_size, existing.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     except FileNotFoundError:
-        same = False
-    if not same:
+        is_unchanged = False
+    if not is_unchanged:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         shutil.copyfile(path, part)
         shutil.copystat(path, part)

@@ -76,13 +76,13 @@ class Remote:
             sent += size
             on_bytes(size)
 
-        async def once() -> None:
+        async def attempt() -> None:
             nonlocal sent
             on_bytes(-sent)
             sent = 0
             await self._upload(uuid, path, count)
 
-        await self._patiently(path.name, once)
+        await self._patiently(path.name, attempt)
 
     async def _upload(self, uuid: str, path: Path, on_bytes: Callable[[int], None]) -> None:
         form = aiohttp.FormData()
@@ -108,13 +108,13 @@ class Remote:
     async def commit(self, uuid: str) -> None:
         """Start the task. After a lost connection the node may know it already."""
 
-        async def once() -> None:
+        async def attempt() -> None:
             try:
                 await self._client.commit(self._address, uuid)
             except NodeForgot:
                 await self._client.task(self._address, uuid)
 
-        await self._patiently("commit", once)
+        await self._patiently("commit", attempt)
 
     async def look(self, uuid: str, line: int) -> Snapshot:
         """Return the state of the task and its console lines from `line`."""

@@ -184,9 +184,9 @@ async def _public(
         async with asyncio.timeout(TIMEOUT), session.get(f"{address}/info") as response:
             content = await response.read()
         status = response.status
-        known = status == 401 or b'"taskQueueCount"' in content
+        reached = status == 401 or b'"taskQueueCount"' in content
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
         return Finding(what, "error", f"nodes and split-merge jobs cannot reach it: {describe(error)}", fix)
-    if known:
+    if reached:
         return Finding(what, "ok", "answers")
     return Finding(what, "error", f"another server answers there (HTTP status {status})", fix)

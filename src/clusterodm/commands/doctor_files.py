@@ -50,18 +50,18 @@ def tokens(settings: Settings) -> Iterator[Finding]:
     if path is None:
         return
     try:
-        found = read_tokens(path.read_bytes())
+        owners = read_tokens(path.read_bytes())
     except OSError as error:
         yield Finding("--tokens-file", "error", f"{path} cannot be read: {error.strerror}", _readable(path))
     except ConfigError as error:
         yield Finding("--tokens-file", "error", f"{path}: {error}", "correct it; docs/tokens.md describes the format")
     else:
-        if not found:
+        if not owners:
             yield Finding(
                 "--tokens-file", "warning", f"{path} names no owner: every client is refused", "add owners to it"
             )
         else:
-            yield Finding("--tokens-file", "ok", f"{path} has {len(found)} owners")
+            yield Finding("--tokens-file", "ok", f"{path} has {len(owners)} owners")
 
 
 def _readable(path: Path) -> str:
@@ -149,11 +149,13 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) 
     return {}
 
 
-def _dates(settings: Settings, seen: dict[str, Any]) -> Finding:
-    begin, end = (ssl.cert_time_to_seconds(str(seen[key])) for key in ("notBefore", "notAfter"))
-    left = end - Clock()()
-    text = f"{settings.ssl_cert} is valid until {time.strftime('%Y-%m-%d', time.gmtime(end))}, {left / _DAY:.0f} days"
-    if left < min(_SOON, (end - begin) / 4):
+def _dates(settings: Settings, certificate: dict[str, Any]) -> Finding:
+    begin, end = (ssl.cert_time_to_seconds(str(certificate[key])) for key in ("notBefore", "notAfter"))
+    remaining = end - Clock()()
+    text = (
+        f"{settings.ssl_cert} is valid until {time.strftime('%Y-%m-%d', time.gmtime(end))}, {remaining / _DAY:.0f} days"
+    )
+    if remaining < min(_SOON, (end - begin) / 4):
         return Finding("--ssl-cert", "warning", text, "renew it; the new one is loaded without a restart")
     return Finding("--ssl-cert", "ok", text)
 

@@ -39,16 +39,20 @@ class Known(msgspec.Struct, frozen=True):
     closed: str = ""
 
 
-async def known_nodes(settings: Settings, found: list[Known]) -> AsyncIterator[Finding]:
+async def known_nodes(settings: Settings, nodes: list[Known]) -> AsyncIterator[Finding]:
     """Collect all nodes of the cluster, each once; yield findings on the lists of them."""
-    found += [Known(parse_address(text), "--node") for text in settings.node]
-    for finding in (*_listed(settings, found), *await _named(settings, found), *await _kept(settings, found)):
+    nodes += [Known(parse_address(text), "--node") for text in settings.node]
+    for finding in (
+        *_from_files(settings, nodes),
+        *await _from_dns(settings, nodes),
+        *await _from_database(settings, nodes),
+    ):
         yield finding
-    once = {each.address: each for each in reversed(found)}
-    found[:] = [each for each in found if once[each.address] is each]
+    by_address = {each.address: each for each in reversed(nodes)}
+    nodes[:] = [each for each in nodes if by_address[each.address] is each]
 
 
-def _listed(settings: Settings, found: list[Known]) -> Iterator[Finding]:
+def _from_files(settings: Settings, nodes: list[Known]) -> Iterator[Finding]:
     for what, path in (("--nodes-file", settings.nodes_file), ("nodes.json", settings.data_dir / "nodes.json")):
         if path is None or (what == "nodes.json" and not path.exists()):
             continue
@@ -63,11 +67,11 @@ def _listed(settings: Settings, found: list[Known]) -> Iterator[Finding]:
         except ClusterError as error:
             yield Finding(what, "error", f"{path}: {error}", fix)
         else:
-            found += [Known(each.address, what) for each in listed]
+            nodes += [Known(each.address, what) for each in listed]
             yield Finding(what, "ok", f"{path} names {len(listed)} nodes")
 
 
-async def _named(settings: Settings, found: list[Known]) -> list[Finding]:
+async def _from_dns(settings: Settings, nodes: list[Known]) -> list[Finding]:
     if not settings.nodes_dns:
         return []
     name = parse_address(settings.nodes_dns)
@@ -80,11 +84,11 @@ async def _named(settings: Settings, found: list[Known]) -> list[Finding]:
         fix = f"check that it has addresses: getent ahosts {name.host}"
         return [Finding("--nodes-dns", "error", f"{name.host} cannot be looked up: {why}", fix)]
     hosts = dict.fromkeys(str(address[0]) for *_, address in answers)
-    found += [Known(msgspec.structs.replace(name, host=host), "--nodes-dns") for host in hosts]
+    nodes += [Known(msgspec.structs.replace(name, host=host), "--nodes-dns") for host in hosts]
     return [Finding("--nodes-dns", "ok", f"{name.host} has {len(hosts)} addresses")]
 
 
-async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
+async def _from_database(settings: Settings, nodes: list[Known]) -> list[Finding]:
     """Add nodes of operators, leases and machines, which only the database has."""
     url = database_to_read(settings)
     if not url:
@@ -94,7 +98,7 @@ async def _kept(settings: Settings, found: list[Known]) -> list[Finding]:
     except StoreDown as error:
         return [Finding("nodes of the database", "warning", str(error), "see the findings about the database")]
     now = Clock()()
-    found += [Known(each.address, _origin(each), each.closed(now)) for each in records]
+    nodes += [Known(each.address, _origin(each), each.closed(now)) for each in records]
     return []
 
 
@@ -114,19 +118,19 @@ def _origin(record: NodeRecord) -> str:
     return f"database, {record.origin.value}"
 
 
-async def check_node(session: aiohttp.ClientSession, trust: Trust, known: Known) -> Finding:
+async def check_node(session: aiohttp.ClientSession, trust: Trust, node: Known) -> Finding:
     """Check that a node answers, its version and its clock."""
-    address = known.address
-    what = f"node {address} ({known.origin})"
+    address = node.address
+    what = f"node {address} ({node.origin})"
     client = NodeClient(session, trust)
     try:
         info = await client.info(address, seconds=TIMEOUT)
     except NodeError as error:
-        if known.closed:
+        if node.closed:
             return Finding(
                 what,
                 "warning",
-                f"{error}; it is {known.closed}",
+                f"{error}; it is {node.closed}",
                 f"if it is gone for good: clusterodm node remove {address}",
             )
         return Finding(what, "error", str(error), _fix(error, address))

@@ -84,17 +84,17 @@ class _Import:
         self._settings = load_settings({"data_dir": data_dir})
         self._database = self._settings.database_url.get_secret_value()
         self._nodes_of_old: list[NodeEntry] = []
-        self._given: dict[str, Any] = {}
+        self._old_settings: dict[str, Any] = {}
 
     async def run(self) -> None:
         """Read everything first, so that nothing is written if something is unreadable."""
-        taken = {"nodes.json": self._nodes(), "routes.json": self._routes()}
-        self._given = self._read_config()
+        contents = {"nodes.json": self._nodes(), "routes.json": self._routes()}
+        self._old_settings = self._read_config()
         await self._look_at_asr()
         uploads = list(self._uploads())
         with locked_folder(self._settings.data_dir, shared=bool(self._database)) as folder:
-            for name, found in taken.items():
-                self._take(folder / name, *found)
+            for name, content in contents.items():
+                self._take(folder / name, *content)
             await self._take_uploads(folder, uploads)
         self._say_differences()
 
@@ -113,19 +113,21 @@ class _Import:
         path = _first(self._source, _ROUTES)
         if path is None:
             return None, ""
-        found = decode_file(path.read_bytes(), str(path), dict[str, OldRoute], strict=False)
+        old_routes = decode_file(path.read_bytes(), str(path), dict[str, OldRoute], strict=False)
         places = {node.address().place for node in self._nodes_of_old}
-        tasks = {uuid: route for uuid, route in found.items() if is_task_id(uuid.lower())}
+        tasks = {uuid: route for uuid, route in old_routes.items() if is_task_id(uuid.lower())}
         followed = {uuid: route for uuid, route in tasks.items() if route.node.address().place in places}
         lines = [f"{len(followed)} tasks, which continue on their nodes"]
         for uuid in sorted(tasks.keys() - followed.keys()):
             lines.append(f"  no   task {uuid}: its node {tasks[uuid].node.address()} is gone")
         tokens = len({route.token for route in followed.values() if route.token})
-        without = sum(not route.token for route in followed.values())
+        tokenless = sum(not route.token for route in followed.values())
         if tokens:
             lines.append(f"  note {tokens} tokens: each task keeps its owner, by the same token")
-        if tokens and without:
-            lines.append(f"  note {without} tasks have no token: each belongs to the first client that asks for its id")
+        if tokens and tokenless:
+            lines.append(
+                f"  note {tokenless} tasks have no token: each belongs to the first client that asks for its id"
+            )
         return path, "\n".join(lines)
 
     def _take(self, target: Path, path: Path | None, what: str) -> None:
@@ -144,20 +146,20 @@ class _Import:
         if self._config is None:
             typer.echo("  -    settings: no JSON file; flags work unchanged")
             return {}
-        given = read_config(self._config)
+        settings = read_config(self._config)
         try:
             load_settings({}, config=self._config, environ={})
         except ConfigError as error:
             for line in str(error).splitlines():
                 typer.echo(f"  no   {line}")
         else:
-            typer.echo(f"  ok   {self._config}: {len(given)} settings, all known; start with --config")
+            typer.echo(f"  ok   {self._config}: {len(settings)} settings, all known; start with --config")
         typer.echo("  note the command line overrides the file; in the original the file overrides the command line")
-        return given
+        return settings
 
     async def _look_at_asr(self) -> None:
         """Check that the autoscaler's file can be used unchanged."""
-        asr = self._given.get("asr")
+        asr = self._old_settings.get("asr")
         if not asr:
             return
         path = Path(asr) if Path(asr).is_absolute() else self._source / asr
@@ -174,7 +176,7 @@ class _Import:
 
     def _say_differences(self) -> None:
         for key, text in _DIFFERENT.items():
-            if key in self._given or key.startswith("admin"):
+            if key in self._old_settings or key.startswith("admin"):
                 typer.echo(f"  note {key}: {text}")
         typer.echo("All differences: docs/original.md. Start with your present command line.")
 

@@ -44,8 +44,8 @@ def make_command(
     operation = COMMANDS[name]
     parameters = [*_subject(operation), *_parameters(operation, defaults), *_connection()]
 
-    def command(**given: Any) -> None:
-        if fails(run(_carry_out(operation, show, given))):
+    def command(**arguments: Any) -> None:
+        if fails(run(_carry_out(operation, show, arguments))):
             raise typer.Exit(1)
 
     command.__name__ = name.rpartition(" ")[2]
@@ -61,14 +61,14 @@ def add_commands(group: typer.Typer, name: str, commands: Iterable[tuple[str, Sh
         group.command(word)(make_command(f"{name} {word}", show))
 
 
-async def _carry_out(operation: Operation, show: Show, given: dict[str, Any]) -> Any:
-    url, password, json = (given.pop(name) for name in _CONNECTION)
+async def _carry_out(operation: Operation, show: Show, arguments: dict[str, Any]) -> Any:
+    url, password, json = (arguments.pop(name) for name in _CONNECTION)
     name, _ = _SUBJECTS.get(operation.subject, ("", ""))
-    subject = given.pop(name, "")
+    subject = arguments.pop(name, "")
     async with admin(url, password) as api:
         if operation.subject is NodeId:
             subject = (await find_node(api, subject)).id
-        result = await api.call(operation, subject, **given)
+        result = await api.call(operation, subject, **arguments)
     if json:
         print_json(result)
     else:

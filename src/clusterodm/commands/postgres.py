@@ -34,14 +34,14 @@ ON CONFLICT (key) DO UPDATE SET value = excluded.value;
 def environment(url: str) -> dict[str, str]:
     """Return a URL as environment variables of PostgreSQL's programs."""
     split = urlsplit(url)
-    known = {
+    variables = {
         "PGHOST": split.hostname,
         "PGPORT": split.port,
         "PGUSER": split.username and unquote(split.username),
         "PGPASSWORD": split.password and unquote(split.password),
         "PGDATABASE": split.path.strip("/"),
     }
-    return {name: str(value) for name, value in known.items() if value}
+    return {name: str(value) for name, value in variables.items() if value}
 
 
 async def dump(url: str, target: Path) -> None:

@@ -139,11 +139,11 @@ def _of_settings(settings: Settings, password: str) -> tuple[str, str]:
     everywhere = settings.admin_host in ("0.0.0.0", "::", "")  # noqa: S104 - compared, not bound
     host = "127.0.0.1" if everywhere else settings.admin_host
     host = f"[{host}]" if ":" in host else host
-    password = password or settings.admin_pass.get_secret_value() or _kept(settings)
+    password = password or settings.admin_pass.get_secret_value() or _stored_password(settings)
     return f"http://{host}:{settings.admin_web_port}", password
 
 
-def _kept(settings: Settings) -> str:
+def _stored_password(settings: Settings) -> str:
     """Return the password that the cluster keeps in a file, as in a container; empty if there is none."""
     try:
         return (settings.admin_pass_file and (settings.data_dir / settings.admin_pass_file).read_text().strip()) or ""

@@ -92,8 +92,8 @@ async def _restore(settings: Settings, source: Path) -> None:
             carry_out(folder, plan)
     except OSError as error:
         raise DataFolderError(f"{folder} cannot be written: {error.strerror}; nothing was changed") from None
-    kept = "with files" if copy.identity.files else "the database alone: files in the folder were not changed"
-    typer.echo(f"{folder} is restored to {copy.time} ({kept})")
+    contents = "with files" if copy.identity.files else "the database alone: files in the folder were not changed"
+    typer.echo(f"{folder} is restored to {copy.time} ({contents})")
     typer.echo(f"The previous content is in {folder / plan.into}; `clusterodm restore` can restore that, too.")
     typer.echo("Delete it when it is no longer needed. Uploads that were not committed begin again.")
 
@@ -133,9 +133,9 @@ def _require_known(database: Path) -> None:
 
 def _require_kin(folder: Path, copy: _Copy) -> None:
     """Check that a database alone belongs to the files in the folder. Raises DataFolderError."""
-    here = read_identity(folder)
-    other = here is not None and copy.identity.replaces is None and not here.matches(copy.identity.id)
-    if other and not copy.identity.files:
+    present = read_identity(folder)
+    is_other_cluster = present is not None and copy.identity.replaces is None and not present.matches(copy.identity.id)
+    if is_other_cluster and not copy.identity.files:
         raise DataFolderError(
             f"{copy.folder} is the database of another data folder than {folder}; nothing was changed"
         )

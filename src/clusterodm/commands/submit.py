@@ -102,24 +102,24 @@ def submit(
 
 def find_files(images: Iterable[Path]) -> list[Path]:
     """Return all files, those of folders one level deep. Raises ConfigError for a missing one."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in images:
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
             if not inside:
                 raise ConfigError(f"there are no files in {path}")
-            found += inside
+            files += inside
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise ConfigError(f"{path} does not exist")
-    return found
+    return files
 
 
-def read_options(given: Iterable[str]) -> list[dict[str, Any]]:
+def read_options(texts: Iterable[str]) -> list[dict[str, Any]]:
     """Parse `name=value`, or `name` alone for true. Raises ConfigError."""
     options = []
-    for text in given:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not name.strip():
             raise ConfigError(f"invalid option {text!r}: it must look like name=value")

@@ -37,8 +37,8 @@ def run_workers(settings: Settings, work: Callable[[Sockets], None]) -> None:
     parent = _Parent(sockets, work, Clock())
     for number in range(settings.workers):
         parent.start(number)
-    for wanted in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(wanted, lambda *_: parent.stop())
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, lambda *_: parent.stop())
     signal.signal(signal.SIGHUP, lambda *_: parent.hang_up())
     sys.exit(parent.wait())
 
@@ -70,12 +70,12 @@ class _Parent:
         status = 1
         try:
             # Ctrl-C and SIGHUP of the terminal reach all processes; the parent handles them
-            for wanted, how in (
+            for signal_number, handler in (
                 (signal.SIGTERM, signal.SIG_DFL),
                 (signal.SIGINT, signal.SIG_IGN),
                 (signal.SIGHUP, signal.SIG_IGN),
             ):
-                signal.signal(wanted, how)
+                signal.signal(signal_number, handler)
             if sys.platform == "linux":  # a worker never outlives its parent
                 ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             self._work(replace(self._sockets, worker=number))

@@ -43,41 +43,41 @@ def judge(headers: Mapping[str, str], *, size: int, etag: str, modified: int) ->
             return Verdict(304)
     elif (since := _date(headers.get("If-Modified-Since"))) is not None and 0 < modified <= since:
         return Verdict(304)
-    if not _still(headers.get("If-Range"), etag, modified):
+    if not _is_unchanged(headers.get("If-Range"), etag, modified):
         return Verdict(200, 0, size)
     return _part(headers.get("Range"), size)
 
 
-def _among(etag: str, given: str, *, weak: bool) -> bool:
+def _among(etag: str, header: str, *, weak: bool) -> bool:
     """Return True if a strong tag is in a list of tags; weak ones match it only in a weak comparison."""
-    if given.strip() == "*":
+    if header.strip() == "*":
         return True
-    tags = _TAG.findall(given)
+    tags = _TAG.findall(header)
     return bool(etag) and any((tag.removeprefix("W/") if weak else tag) == etag for tag in tags)
 
 
-def _date(given: str | None) -> int | None:
+def _date(header: str | None) -> int | None:
     """Return seconds since the epoch; None for anything but a date, which is ignored."""
     try:
-        return int(parsedate_to_datetime(given).timestamp()) if given else None
+        return int(parsedate_to_datetime(header).timestamp()) if header else None
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-def _still(if_range: str | None, etag: str, modified: int) -> bool:
+def _is_unchanged(if_range: str | None, etag: str, modified: int) -> bool:
     """Return True if a range matches the client's copy: the same strong tag, or exactly the same date."""
     if if_range is None:
         return True
-    given = if_range.strip()
-    return given == etag if given.startswith(('"', "W/")) else bool(modified) and _date(given) == modified
+    validator = if_range.strip()
+    return validator == etag if validator.startswith(('"', "W/")) else bool(modified) and _date(validator) == modified
 
 
 def _part(header: str | None, size: int) -> Verdict:
     """Return the one range requested; the whole for none, a malformed one, or several."""
-    found = _RANGE.fullmatch(header.strip()) if header else None
-    if found is None or found.group(1) == found.group(2) == "":
+    match = _RANGE.fullmatch(header.strip()) if header else None
+    if match is None or match.group(1) == match.group(2) == "":
         return Verdict(200, 0, size)
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         start, end = max(0, size - int(last)), size - 1
     else:

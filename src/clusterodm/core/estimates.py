@@ -46,26 +46,26 @@ def pace(past: Iterable[tuple[int, float]]) -> Pace:
     return Pace(median(rates)) if len(rates) >= _ENOUGH else Pace()
 
 
-def remaining(task: Running, known: Pace) -> float:
+def remaining(task: Running, typical: Pace) -> float:
     """Seconds until a running task is over: half from its own progress, half from the pace of others. One that takes
     longer than others did is not over in the next moment: it is expected to take a part of that time more."""
-    by_pace = max(task.elapsed * _LONGER, known.seconds(task.images) - task.elapsed)
+    by_pace = max(task.elapsed * _LONGER, typical.seconds(task.images) - task.elapsed)
     if not 5 <= task.progress < 100:
         return by_pace
     by_progress = task.elapsed * (100 - task.progress) / task.progress
     return (by_pace + by_progress) / 2
 
 
-def waits(queue: Sequence[int], running: Iterable[Running], slots: int, known: Pace) -> list[float | None]:
+def waits(queue: Sequence[int], running: Iterable[Running], slots: int, typical: Pace) -> list[float | None]:
     """Seconds until each task of the queue (images each, next first) gets a slot; None: no estimate."""
-    if not known.known or slots <= 0:
+    if not typical.known or slots <= 0:
         return [None] * len(queue)
-    free = sorted(remaining(task, known) for task in running)[-slots:]
+    free = sorted(remaining(task, typical) for task in running)[-slots:]
     free = [0.0] * (slots - len(free)) + free
     heapq.heapify(free)
     guesses: list[float | None] = []
     for images in queue:
         at = heapq.heappop(free)
         guesses.append(at)
-        heapq.heappush(free, at + known.seconds(images))
+        heapq.heappush(free, at + typical.seconds(images))
     return guesses

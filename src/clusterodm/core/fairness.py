@@ -36,13 +36,13 @@ class Account(msgspec.Struct, frozen=True):
     seconds: float
     at: float
 
-    def left(self, now: float) -> float:
+    def remaining(self, now: float) -> float:
         """Return what still counts."""
         return self.seconds * exp2(-max(0.0, now - self.at) / HALF_LIFE)
 
     def charged(self, seconds: float, now: float) -> Account:
         """Return the account with the node-seconds of an attempt that ended now."""
-        return Account(self.owner, self.left(now) + seconds, now)
+        return Account(self.owner, self.remaining(now) + seconds, now)
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -67,9 +67,9 @@ class Ledger:
         """Add the node-seconds of an attempt that ended now."""
         self._accounts[owner] = self._accounts.get(owner, Account(owner, 0.0, now)).charged(seconds, now)
 
-    def left(self, now: float) -> dict[str, float]:
+    def remaining(self, now: float) -> dict[str, float]:
         """Return what still counts, by owner."""
-        return {owner: account.left(now) for owner, account in self._accounts.items()}
+        return {owner: account.remaining(now) for owner, account in self._accounts.items()}
 
 
 def length(began: float, ended: float) -> float:

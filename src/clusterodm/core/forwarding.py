@@ -28,10 +28,10 @@ def hop_address(text: str) -> Address | None:
     """Return the IP address of a hop; None for `unknown`, `unix:`, hidden names and whatever else is none."""
     match = _HOP.fullmatch(text.partition("%")[0].strip())
     try:
-        found = ip_address(match[1] or match[2] or match[3]) if match else None
+        address = ip_address(match[1] or match[2] or match[3]) if match else None
     except ValueError:
         return None
-    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def outermost(peer: str, chain: Sequence[str], is_trusted: Callable[[Address], bool]) -> tuple[str, int]:

@@ -50,8 +50,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         the other nodes."""
         if failure in _ITS_OWN:
             longest = failure is Failure.HARDWARE
-            said = msgspec.structs.replace(self, well=False, words=words, at=now, failed=_with(self.failed, task))
-            return said._aside(now, LONGEST_SET_ASIDE, LONGEST_SET_ASIDE if longest else FIRST)
+            failing = msgspec.structs.replace(self, well=False, words=words, at=now, failed=_with(self.failed, task))
+            return failing._aside(now, LONGEST_SET_ASIDE, LONGEST_SET_ASIDE if longest else FIRST)
         if failure in _DOUBTED:
             return msgspec.structs.replace(self, doubted=_with(self.doubted, task), words=words, at=now)
         at_once = failure is Failure.PROCESSING and seconds < AT_ONCE
@@ -73,10 +73,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, failed=failed, doubted=doubted)
 
     def _blamed(self, task: str, words: str, now: float, others: Iterable[Health]) -> Health:
-        said = msgspec.structs.replace(self, well=False, words=words, at=now, failed=_with(self.failed, task))
-        if len(said.failed) < ENOUGH or _fail_everywhere(others):
-            return said
-        return said._aside(now, LONGEST_DOUBT, FIRST)
+        failing = msgspec.structs.replace(self, well=False, words=words, at=now, failed=_with(self.failed, task))
+        if len(failing.failed) < ENOUGH or _fail_everywhere(others):
+            return failing
+        return failing._aside(now, LONGEST_DOUBT, FIRST)
 
     def _aside(self, now: float, longest: float, first: float) -> Health:
         if now < self.until <= now + LONGEST_SET_ASIDE:  # tasks that were on it when it was set aside

@@ -30,25 +30,25 @@ UNDEFINED: Final = Undefined()
 
 def parse_float(value: Any) -> float:
     """`Number.parseFloat`: return the number that a text begins with, or NaN."""
-    found = _FLOAT.match(as_text(value))
-    if found is None:
+    match = _FLOAT.match(as_text(value))
+    if match is None:
         return math.nan
-    number = math.inf if found[2] == "Infinity" else float(found[2])
-    return -number if found[1] == "-" else number
+    number = math.inf if match[2] == "Infinity" else float(match[2])
+    return -number if match[1] == "-" else number
 
 
 def parse_int(value: Any) -> float:
     """`Number.parseInt`: return the integer that a text begins with, or NaN."""
-    found = _INT.match(as_text(value))
-    digits, base = (found[3], 16) if found and found[2] else (found[4] if found else "", 10)
-    if not found or not digits:
+    match = _INT.match(as_text(value))
+    digits, base = (match[3], 16) if match and match[2] else (match[4] if match else "", 10)
+    if not match or not digits:
         return math.nan
     digits = digits.lstrip("0") or "0"
     try:
         number = float(int(digits, base)) if len(digits) < _MOST_DIGITS else math.inf
     except OverflowError:
         number = math.inf
-    return -number if found[1] == "-" else number
+    return -number if match[1] == "-" else number
 
 
 def as_text(value: Any) -> str:

@@ -77,22 +77,22 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def limited_options(given: list[Option], described: list[Option], limits: Limits) -> list[Option]:
+def limited_options(options: list[Option], described: list[Option], limits: Limits) -> list[Option]:
     """A task's options (already checked against `described`) within the limits. Raises BadRequest for a value that the
     token's own domain does not allow."""
     if not limits.any:
-        return given
+        return options
     allowed = shown_options(described, limits)
     names = {option["name"] for option in allowed}
-    kept = check_options([option for option in given if option["name"] in names], allowed)
-    have = {option["name"] for option in kept}
+    checked = check_options([option for option in options if option["name"] in names], allowed)
+    have = {option["name"] for option in checked}
     assured = [
         {"name": name, "value": limit.value}
         for name, limit in limits.options.items()
         if limit.assure and not limit.remove and name not in have and limit.value is not msgspec.UNSET
     ]
-    kept += check_options(assured, described)
-    return [_clamped(option, limits.options.get(option["name"])) for option in kept]
+    checked += check_options(assured, described)
+    return [_clamped(option, limits.options.get(option["name"])) for option in checked]
 
 
 def _clamped(option: Option, limit: OptionLimit | None) -> Option:
@@ -118,11 +118,11 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) or value in _INFINITE else None
 
 
-def _like(number: float, given: Any) -> Any:
+def _like(number: float, original: Any) -> Any:
     if math.isinf(number):
-        return given
+        return original
     whole: Any = int(number) if number == int(number) else number
-    return str(whole) if isinstance(given, str) and given not in _INFINITE else whole
+    return str(whole) if isinstance(original, str) and original not in _INFINITE else whole
 
 
 def check_images(count: int, limits: Limits) -> None:

@@ -72,17 +72,17 @@ def parse_nodes_file(content: bytes) -> list[Listed]:
     return [Listed(parse_address(line)) for line in lines if line]
 
 
-def changes(known: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origin) -> Changes:
+def changes(records: Iterable[NodeRecord], listed: Iterable[Listed], origin: Origin) -> Changes:
     """Return the nodes to add and remove so that those of `origin` match the list. Nodes configured by an operator are
     left alone, even if they are listed."""
-    here = {record.address.place: record for record in known if not record.removed}
-    wanted = {entry.address.place: entry for entry in listed}
+    present = {record.address.place: record for record in records if not record.removed}
+    by_place = {entry.address.place: entry for entry in listed}
     add = [
         entry
-        for key, entry in wanted.items()
-        if key not in here or (here[key].origin is origin and here[key].address != entry.address)
+        for key, entry in by_place.items()
+        if key not in present or (present[key].origin is origin and present[key].address != entry.address)
     ]
-    remove = [record for key, record in here.items() if record.origin is origin and key not in wanted]
+    remove = [record for key, record in present.items() if record.origin is origin and key not in by_place]
     return Changes(add, remove)
 
 

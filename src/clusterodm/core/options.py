@@ -37,14 +37,14 @@ def parse_options(text: str) -> list[Option]:
     if not text:
         return []
     try:
-        given = msgspec.json.decode(text)
+        decoded = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"Invalid options: {error}") from None
-    if not isinstance(given, list):
+    if not isinstance(decoded, list):
         return []
-    if None in given:
+    if None in decoded:
         raise BadRequest("Invalid options: null is not an option")
-    return [entry for entry in given if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+    return [entry for entry in decoded if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
 def parse_outputs(text: str) -> list[str]:
@@ -57,39 +57,39 @@ def parse_outputs(text: str) -> list[str]:
         raise BadRequest("Invalid outputs: a JSON list of paths is expected") from None
 
 
-def check_options(given: list[Option], described: list[Option]) -> list[Option]:
+def check_options(options: list[Option], described: list[Option]) -> list[Option]:
     """Known options in the order of their description, with their values converted; of two of one name the first
     counts, and unknown ones are left out. Raises BadRequest with the node's own form of error list.
 
     What passes here passes on a node, and the reverse, but for NaN where there is no domain.
     """
-    by_name = {entry["name"]: entry for entry in reversed(given)}
-    kept: list[Option] = []
+    by_name = {entry["name"]: entry for entry in reversed(options)}
+    checked: list[Option] = []
     errors: list[dict[str, str]] = []
     for option in described:
         entry = by_name.get(option["name"])
         if entry is None:
             continue
         try:
-            kept.append({"name": entry["name"], "value": _convert(entry.get("value", UNDEFINED), option)})
+            checked.append({"name": entry["name"], "value": _convert(entry.get("value", UNDEFINED), option)})
         except ValueError as error:
             errors.append({"name": entry["name"], "error": str(error)})
     if errors:
         raise BadRequest(msgspec.json.encode(errors).decode())
-    return kept
+    return checked
 
 
-def unknown_options(given: list[Option], described: list[Option]) -> list[str]:
+def unknown_options(options: list[Option], described: list[Option]) -> list[str]:
     """Return a warning for each option that no node knows, which has no effect."""
     names = [option["name"] for option in described]
-    unknown = dict.fromkeys(entry["name"] for entry in given if entry["name"] not in names)
+    unknown = dict.fromkeys(entry["name"] for entry in options if entry["name"] not in names)
     return [_unknown(name, names) for name in list(unknown)[:_MOST_TOLD]]
 
 
 def added_options(own: list[Option], theirs: list[Option]) -> list[Option]:
     """What a node says that it runs a task with beside the task's own options: it adds some by itself."""
-    known = {option["name"] for option in own} | {"sm-cluster"}  # which holds a token
-    added = (option for option in theirs if isinstance(option.get("name"), str) and option["name"] not in known)
+    own_names = {option["name"] for option in own} | {"sm-cluster"}  # which holds a token
+    added = (option for option in theirs if isinstance(option.get("name"), str) and option["name"] not in own_names)
     small = ({"name": option["name"], "value": option.get("value")} for option in added)
     return [option for option in small if len(msgspec.json.encode(option)) <= _LARGEST_ADDED][:_MOST_TOLD]
 
@@ -104,8 +104,8 @@ def _convert(value: Any, option: Option) -> Any:
     kind, domain = option.get("type", "string"), option.get("domain", "")
     converted = _CONVERTERS[kind](value) if kind in _CONVERTERS else value
     if domain and not _in_domain(converted, domain):
-        where = "not in enum" if isinstance(domain, list) else "out of range"
-        raise ValueError(f"Invalid value {_shown(converted)} ({where})")
+        problem = "not in enum" if isinstance(domain, list) else "out of range"
+        raise ValueError(f"Invalid value {_shown(converted)} ({problem})")
     if kind in ("int", "float"):
         return _number(converted)
     return converted if kind == "bool" else _to_string(converted)
@@ -155,25 +155,25 @@ def _in_domain(value: Any, domain: Any) -> bool:
     if isinstance(domain, list):
         return any(value == each and isinstance(value, bool) is isinstance(each, bool) for each in domain)
     for pattern, check in _DOMAINS:
-        if found := pattern.fullmatch(domain):
-            return check(found, value)
+        if match := pattern.fullmatch(domain):
+            return check(match, value)
     raise ValueError(f"Domain value cannot be handled: '{_shown(domain)}' : '{_shown(value)}'")
 
 
-def _has_sign(found: re.Match[str], value: Any) -> bool:
+def _has_sign(match: re.Match[str], value: Any) -> bool:
     number = _as_number(value)
-    if sign := found[1]:
+    if sign := match[1]:
         return number >= 0 if sign == "positive " else number <= 0
-    return math.isfinite(number) and (found[2] == "float" or number == int(number))
+    return math.isfinite(number) and (match[2] == "float" or number == int(number))
 
 
-def _is_between(found: re.Match[str], value: Any) -> bool:
-    return _bound(found[1], found[2]) <= _as_number(value) <= _bound(found[1], found[3])
+def _is_between(match: re.Match[str], value: Any) -> bool:
+    return _bound(match[1], match[2]) <= _as_number(value) <= _bound(match[1], match[3])
 
 
-def _is_beyond(found: re.Match[str], value: Any) -> bool:
-    left, right = _as_number(value), _bound(found[1], found[3])
-    return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[found[2]]
+def _is_beyond(match: re.Match[str], value: Any) -> bool:
+    number, bound = _as_number(value), _bound(match[1], match[3])
+    return {"<": number < bound, "<=": number <= bound, ">": number > bound, ">=": number >= bound}[match[2]]
 
 
 def _as_number(value: Any) -> float:
@@ -187,21 +187,21 @@ def _bound(kind: str, text: str) -> float:
 
 _DOMAINS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], Any], bool]], ...]] = (
     (re.compile(r"(positive |negative )?(integer|float)"), _has_sign),
-    (re.compile(r"percent"), lambda found, value: 0 <= _as_number(value) <= 100),
+    (re.compile(r"percent"), lambda _, value: 0 <= _as_number(value) <= 100),
     (re.compile(r"(float|integer): ([-+.0-9]+) <= x <= ([-+.0-9]+)"), _is_between),
     (re.compile(r"(float|integer) (>=|>|<|<=) ([-+.0-9]+)"), _is_beyond),
-    (re.compile(r"json"), lambda found, value: isinstance(value, str) and parses_as_json(value)),
-    (re.compile(r"string|path"), lambda found, value: True),
+    (re.compile(r"json"), lambda _, value: isinstance(value, str) and parses_as_json(value)),
+    (re.compile(r"string|path"), lambda _, value: True),
 )
 
 
 def with_split_cluster(options: list[Option], cluster_url: str | None) -> list[Option]:
     """Return the options of a task with `sm-cluster` where it is split and `cluster_url` is given; the caller's own
     value never passes."""
-    kept = [option for option in options if option["name"] != SPLIT_CLUSTER]
-    if cluster_url and any(option["name"] == "split" for option in kept):
-        kept.append({"name": SPLIT_CLUSTER, "value": cluster_url})
-    return kept
+    remaining = [option for option in options if option["name"] != SPLIT_CLUSTER]
+    if cluster_url and any(option["name"] == "split" for option in remaining):
+        remaining.append({"name": SPLIT_CLUSTER, "value": cluster_url})
+    return remaining
 
 
 def split_cluster(options: list[Option]) -> str:

@@ -158,9 +158,9 @@ class FreeSlots:
         self.nodes.pop(node_id, None)
 
     def _unrank(self, node_id: int) -> None:
-        known = self.nodes.get(node_id)
-        if known is not None and _has_slot(known):
-            del self._able[self._rank(known)]
+        facts = self.nodes.get(node_id)
+        if facts is not None and _has_slot(facts):
+            del self._able[self._rank(facts)]
 
     def _rank(self, node: NodeFacts) -> int:
         return bisect_left(self._able, _order(node), key=itemgetter(0))
@@ -174,9 +174,9 @@ class FreeSlots:
         return node
 
     def _find(self, needs: Needs, now: float, prefer: int | None) -> NodeFacts | None:
-        wanted = self.nodes.get(prefer) if prefer is not None else None
-        if wanted is not None and wanted.free > 0 and _takes_now(wanted, needs, now):
-            return wanted
+        preferred = self.nodes.get(prefer) if prefer is not None else None
+        if preferred is not None and preferred.free > 0 and _takes_now(preferred, needs, now):
+            return preferred
         # smaller nodes come first, and those that are too small for so many images need no look
         begin = bisect_left(self._able, (False, float(needs.images)), key=itemgetter(0))
         able = (self._able[place][1] for place in range(begin, len(self._able)))

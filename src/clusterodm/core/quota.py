@@ -34,10 +34,10 @@ class Quota(msgspec.Struct, frozen=True):
 
 def parse_quota(text: str) -> Quota:
     """Read `90%`, `500GB` or plain bytes. Raises ValueError."""
-    found = _PATTERN.fullmatch(text.strip())
-    if found is None:
+    match = _PATTERN.fullmatch(text.strip())
+    if match is None:
         raise ValueError("must be a share of the disk such as 90% or a size such as 500GB")
-    number, unit = float(found[1]), found[2].lower()
+    number, unit = float(match[1]), match[2].lower()
     if unit == "%":
         if not 0 < number <= 100:
             raise ValueError("must be a share of the disk between 0% and 100%")
@@ -69,12 +69,12 @@ class Holding(msgspec.Struct, frozen=True):
 def shortage(needs: Iterable[int], *, room: int, releasable: int) -> int:
     """Bytes to release for those who wait for room, the most modest first. Who could not be served even if all that is
     releasable went costs no running task anything."""
-    missing, wanted = 0, 0
+    missing, needed = 0, 0
     for need in sorted(needs):
-        wanted += need
-        if wanted - room > releasable:
+        needed += need
+        if needed - room > releasable:
             break
-        missing = max(missing, wanted - room)
+        missing = max(missing, needed - room)
     return missing
 
 

@@ -121,22 +121,22 @@ def classify(text: str, seconds: float = AT_ONCE) -> Failure:
     """
     if not text:
         return Failure.NOT_DELIVERED
-    known = _known(text)
-    return known or (Failure.AT_ONCE if seconds < AT_ONCE else Failure.PROCESSING)
+    named = _named_failure(text)
+    return named or (Failure.AT_ONCE if seconds < AT_ONCE else Failure.PROCESSING)
 
 
 def classify_refusal(error: NodeRefused) -> Failure:
     """Read the answer with which a node refused to take a task."""
     if isinstance(error, TokenRejected):
         return Failure.TOKEN
-    known = _known(str(error))
-    return known if known in (Failure.TOKEN, Failure.TOO_MANY, Failure.NODE_FAULT) else Failure.REFUSED
+    named = _named_failure(str(error))
+    return named if named in (Failure.TOKEN, Failure.TOO_MANY, Failure.NODE_FAULT) else Failure.REFUSED
 
 
-def _known(text: str) -> Failure | None:
+def _named_failure(text: str) -> Failure | None:
     lowered = text.lower()
-    found = next((failure for part, failure in _TEXTS if part in lowered), None)
-    return found or (Failure.NODE_FAULT if _SYSTEM.search(text) else None)
+    failure = next((each for part, each in _TEXTS if part in lowered), None)
+    return failure or (Failure.NODE_FAULT if _SYSTEM.search(text) else None)
 
 
 _LIMIT: Final = re.compile(r"can only process up to (\d{1,9})\b", re.IGNORECASE)
@@ -144,8 +144,8 @@ _LIMIT: Final = re.compile(r"can only process up to (\d{1,9})\b", re.IGNORECASE)
 
 def told_limit(text: str) -> int | None:
     """Return the limit of files that a node named when it refused a task."""
-    found = _LIMIT.search(text)
-    return int(found[1]) if found else None
+    match = _LIMIT.search(text)
+    return int(match[1]) if match else None
 
 
 #: Characters of a node's text that are kept.
@@ -249,8 +249,8 @@ _RESTARTED: Final = re.compile(re.escape(_RESTART).replace(r"\{\}", r"(\d)"))
 
 def restarts(reason: str) -> int:
     """Return how often a node was told to begin an attempt again, by the reason that `restart_reason` gave it."""
-    found = _RESTARTED.match(reason)
-    return int(found[1]) if found else 0
+    match = _RESTARTED.match(reason)
+    return int(match[1]) if match else 0
 
 
 def restart_reason(number: int) -> str:

@@ -144,12 +144,12 @@ def plan(
 ) -> ScalePlan:
     """Decide. `demands` are in the order of the queue; `blocked` maps offerings to the time before which to skip
     them."""
-    alive = [seen for seen in machines if seen.machine.state in ALIVE]
+    alive = [load for load in machines if load.machine.state in ALIVE]
     ledger = _Ledger(alive, list(rules), budget, blocked, now)
     scale_plan = ScalePlan()
-    room = {seen.machine.id: _room(seen) for seen in alive}
+    room = {load.machine.id: _room(load) for load in alive}
     able = _Room(alive, room)
-    by_task = {seen.machine.task for seen in alive}
+    by_task = {load.machine.task for load in alive}
     for demand in demands:
         machine = able.take(demand)
         if machine is not None:
@@ -168,23 +168,23 @@ def plan(
     return scale_plan
 
 
-def _room(seen: MachineLoad) -> int:
+def _room(load: MachineLoad) -> int:
     """Return the tasks that a machine can take now or once it is ready."""
-    ready = seen.machine.state is State.READY and seen.usable
-    return max(0, seen.machine.slots - seen.busy) if ready or seen.machine.state in PENDING_STATES else 0
+    ready = load.machine.state is State.READY and load.usable
+    return max(0, load.machine.slots - load.busy) if ready or load.machine.state in PENDING_STATES else 0
 
 
 class _Room:
     """Machines with room, smallest size first and ready ones before pending ones. Counts down `left`, the room of
     each."""
 
-    def __init__(self, alive: list[MachineLoad], left: dict[str, int]) -> None:
-        self._left = left
-        able = (seen for seen in alive if left[seen.machine.id] > 0)
-        self._able = sorted(able, key=lambda seen: _size_first(seen.machine))
+    def __init__(self, alive: list[MachineLoad], room: dict[str, int]) -> None:
+        self._room_of = room
+        able = (load for load in alive if room[load.machine.id] > 0)
+        self._able = sorted(able, key=lambda load: _size_first(load.machine))
         self._ordered: dict[str, list[MachineLoad]] = {}
-        for seen in self._able:
-            self._ordered.setdefault(seen.machine.task, []).append(seen)
+        for load in self._able:
+            self._ordered.setdefault(load.machine.task, []).append(load)
 
     def take(self, demand: Demand) -> Machine | None:
         """Return the machine for a waiting task: the one launched for it, else the smallest that fits, ready ones
@@ -193,16 +193,16 @@ class _Room:
         if own is not None:
             return own
         # skip those that are too small
-        begin = bisect_left(self._able, demand.images, key=lambda seen: seen.machine.max_images)
+        begin = bisect_left(self._able, demand.images, key=lambda load: load.machine.max_images)
         return self._first(self._able, demand, begin)
 
     def _first(self, able: list[MachineLoad], demand: Demand, begin: int) -> Machine | None:
         for place in range(begin, len(able)):
-            seen, machine = able[place], able[place].machine
-            full = self._left[machine.id] <= 0
-            if not full and demand.fits(machine.max_images) and not 0 < seen.memory < demand.memory:
-                self._left[machine.id] -= 1
-                if not self._left[machine.id]:
+            load, machine = able[place], able[place].machine
+            full = self._room_of[machine.id] <= 0
+            if not full and demand.fits(machine.max_images) and not 0 < load.memory < demand.memory:
+                self._room_of[machine.id] -= 1
+                if not self._room_of[machine.id]:
                     del able[place]
                 return machine
         return None
@@ -229,10 +229,10 @@ class _Ledger:
         self._blocked = blocked
         self._count = {rule.name: 0 for rule in rules}
         self._hourly = 0.0
-        for seen in alive:
-            self._hourly += seen.machine.price
-            if seen.machine.provider in self._count:
-                self._count[seen.machine.provider] += 1
+        for load in alive:
+            self._hourly += load.machine.price
+            if load.machine.provider in self._count:
+                self._count[load.machine.provider] += 1
 
     def choose(self, demand: Demand) -> tuple[Offering | None, str]:
         """Return the offering for a task, which then counts as launched, and why; or None and why not."""
@@ -314,8 +314,8 @@ def _keep_ready(
     scale_plan: ScalePlan,
 ) -> None:
     """Keep as many idle machines as configured, and drain those that have been idle for too long."""
-    mine = [seen for seen in alive if seen.machine.provider == rule.name and seen.machine.id not in wanted]
-    spare = [seen for seen in mine if room[seen.machine.id] > 0 and not seen.busy]
+    mine = [load for load in alive if load.machine.provider == rule.name and load.machine.id not in wanted]
+    spare = [load for load in mine if room[load.machine.id] > 0 and not load.busy]
     missing = rule.ready - len(spare)
     for _ in range(missing):
         offering = ledger.warm(rule)
@@ -324,18 +324,20 @@ def _keep_ready(
         scale_plan.launches.append(
             Launch(offering=offering, task="", why=f"minReady is {rule.ready}: {offering}{_cost(offering.price)}")
         )
-    quiet = [seen for seen in mine if seen.machine.state is State.READY and not seen.busy and not seen.machine.kept]
-    quiet.sort(key=lambda seen: (seen.usable, -seen.machine.price, seen.machine.idle_since))
-    may_go = max(0, -missing) + sum(not seen.usable for seen in quiet)
-    for seen in quiet:
-        if may_go and (why := _why_drain(seen.machine, rule, ledger.now)):
-            scale_plan.drain[seen.machine.id] = why
+    quiet = [load for load in mine if load.machine.state is State.READY and not load.busy and not load.machine.kept]
+    quiet.sort(key=lambda load: (load.usable, -load.machine.price, load.machine.idle_since))
+    may_go = max(0, -missing) + sum(not load.usable for load in quiet)
+    for load in quiet:
+        if may_go and (why := _why_drain(load.machine, rule, ledger.now)):
+            scale_plan.drain[load.machine.id] = why
             may_go -= 1
 
 
 def _why_drain(machine: Machine, rule: Rules, now: float) -> str:
     idle = elapsed(machine.idle_since, now)
     if rule.paid_hours:
-        left = HOUR - (now - machine.ordered_at) % HOUR
-        return f"idle for {span(idle)}, paid hour about to end" if idle > 60 and left < _BEFORE_THE_HOUR else ""
+        until_full_hour = HOUR - (now - machine.ordered_at) % HOUR
+        return (
+            f"idle for {span(idle)}, paid hour about to end" if idle > 60 and until_full_hour < _BEFORE_THE_HOUR else ""
+        )
     return f"idle for {span(idle)}" if idle >= rule.idle_timeout else ""

@@ -91,14 +91,14 @@ def turns(tasks: Iterable[Task], now: float = 0.0, *, ageing: float = AGEING, us
             expected[owner] += max(EXPECTED, elapsed)
             before[owner] += 1
     top = max((task.priority for task in waiting), default=0)
-    found: list[Turn] = []
+    queue: list[Turn] = []
     for task in sorted(waiting, key=lambda task: (-task.priority, task.committed_at, task.uuid)):
         owner = payer(task.owner)
         aged = min(top - task.priority, int(max(0.0, now - task.committed_at) // ageing))
-        found.append(Turn(task, aged, used[owner], before[owner], expected[owner] / task.share))
+        queue.append(Turn(task, aged, used[owner], before[owner], expected[owner] / task.share))
         expected[owner] += EXPECTED
         before[owner] += 1
-    return sorted(found, key=_place)
+    return sorted(queue, key=_place)
 
 
 def _place(turn: Turn) -> tuple[int, float, float, str]:

@@ -56,8 +56,8 @@ class Forecast(msgspec.Struct, frozen=True):
 
 def options_key(options: Iterable[dict[str, Any]]) -> str:
     """Return the relevant options as a canonical text."""
-    given = {option["name"]: option.get("value") for option in options if option.get("name") in MATTER}
-    return " ".join(f"{name}={given[name]}" for name in sorted(given))[:500]
+    values = {option["name"]: option.get("value") for option in options if option.get("name") in MATTER}
+    return " ".join(f"{name}={values[name]}" for name in sorted(values))[:500]
 
 
 def forecast(images: int, megapixels: float, options: str, peaks: Iterable[Peak]) -> Forecast | None:

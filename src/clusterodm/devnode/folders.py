@@ -164,16 +164,16 @@ class Folders:
         """Save the tasks."""
         (self._data / "tasks.json").write_bytes(msgspec.json.encode(tasks))
 
-    def kept(self) -> list[dict[str, Any]]:
+    def saved_tasks(self) -> list[dict[str, Any]]:
         """Return the saved tasks whose files still exist."""
         path = self._data / "tasks.json"
         tasks: list[dict[str, Any]] = msgspec.json.decode(path.read_bytes()) if path.exists() else []
         return [task for task in tasks if (self._data / task["uuid"] / "images").is_dir()]
 
-    def drop_orphans(self, known: Iterable[str]) -> None:
+    def drop_orphans(self, task_ids: Iterable[str]) -> None:
         """Delete the files of unknown tasks."""
         for path in self._data.iterdir():
-            if path.is_dir() and path.name not in known:
+            if path.is_dir() and path.name not in task_ids:
                 shutil.rmtree(path, ignore_errors=True)
 
     def drop_stale_uploads(self, minutes: int, age: Callable[[float], float]) -> None:
@@ -202,11 +202,11 @@ def _is_plain(uuid: str) -> bool:
 
 
 def _unpack_seed(seed: Path, project: Path) -> None:
-    moved = project / "seed.zip"
-    seed.rename(moved)
+    archive_path = project / "seed.zip"
+    seed.rename(archive_path)
     try:
-        with open_archive(moved, Bounds(_SEED_FILES, _SEED_SIZE)) as archive:
+        with open_archive(archive_path, Bounds(_SEED_FILES, _SEED_SIZE)) as archive:
             archive.extractall(project)
     except (BadArchive, zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError):
         raise BadRequest("Could not extract .zip file, unzip exited with code 9") from None
-    moved.unlink()
+    archive_path.unlink()

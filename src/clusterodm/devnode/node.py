@@ -124,10 +124,10 @@ class DevNode:
 
     def dump(self) -> None:
         """Save the tasks, as every hour and at an orderly end. A node that is killed forgets newer ones."""
-        self.folders.keep([task.kept() for task in self.tasks.values()])
+        self.folders.keep([task.saved_state() for task in self.tasks.values()])
 
     def _restore(self) -> None:
-        for saved in self.folders.kept():
+        for saved in self.folders.saved_tasks():
             self.tasks[saved["uuid"]] = from_kept(saved, len(self.folders.images(saved["uuid"])))
         self._tidy()
         self.folders.drop_orphans(self.tasks)

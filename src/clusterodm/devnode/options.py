@@ -26,24 +26,24 @@ _BETWEEN: Final = re.compile(r"(?:float|integer): ([-+.\d]+) <= x <= ([-+.\d]+)"
 _BOUND: Final = re.compile(r"(?:float|integer) (>=|>|<|<=) ([-+.\d]+)")
 
 
-def filter_options(given: Any, described: list[Option], max_concurrency: int = 0) -> list[Option]:
+def filter_options(submitted: Any, described: list[Option], max_concurrency: int = 0) -> list[Option]:
     """Return the options that a task runs with, in the order of the description. Raises BadRequest with all errors."""
-    kept: list[Option] = []
+    accepted: list[Option] = []
     errors: list[dict[str, str]] = []
     by_name: dict[str, Option] = {}
-    for entry in _entries(given):
+    for entry in _entries(submitted):
         by_name.setdefault(entry["name"], entry)
     for option in described:
         if option["name"] not in by_name:
             continue
         entry = by_name[option["name"]]
         try:
-            kept.append({"name": option["name"], "value": _value(entry.get("value"), option)})
+            accepted.append({"name": option["name"], "value": _value(entry.get("value"), option)})
         except ValueError as error:
             errors.append({"name": option["name"], "error": str(error)})
     if errors:
         raise BadRequest(msgspec.json.encode(errors).decode())
-    return _capped(kept, described, max_concurrency) if max_concurrency else kept
+    return _capped(accepted, described, max_concurrency) if max_concurrency else accepted
 
 
 def add_own(options: list[Option], described: list[Option]) -> None:
@@ -57,27 +57,27 @@ def _has(options: list[Option], name: str) -> bool:
     return any(option["name"] == name for option in options)
 
 
-def _entries(given: Any) -> list[Option]:
-    if isinstance(given, str):
+def _entries(submitted: Any) -> list[Option]:
+    if isinstance(submitted, str):
         try:
-            given = msgspec.json.decode(given)
+            submitted = msgspec.json.decode(submitted)
         except (msgspec.DecodeError, RecursionError) as error:
             raise BadRequest(str(error)) from None
-    if not isinstance(given, list):
+    if not isinstance(submitted, list):
         return []
-    return [entry for entry in given if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
+    return [entry for entry in submitted if isinstance(entry, dict) and isinstance(entry.get("name"), str)]
 
 
-def _capped(kept: list[Option], described: list[Option], most: int) -> list[Option]:
-    for option in kept:
+def _capped(options: list[Option], described: list[Option], limit: int) -> list[Option]:
+    for option in options:
         if option["name"] == "max-concurrency":
-            option["value"] = min(option["value"], most)
-            return kept
-    return [*kept, {"name": "max-concurrency", "value": most}] if _has(described, "max-concurrency") else kept
+            option["value"] = min(option["value"], limit)
+            return options
+    return [*options, {"name": "max-concurrency", "value": limit}] if _has(described, "max-concurrency") else options
 
 
-def _value(given: Any, option: Option) -> Any:
-    value = _CONVERTERS[option["type"]](given)
+def _value(submitted: Any, option: Option) -> Any:
+    value = _CONVERTERS[option["type"]](submitted)
     domain = option.get("domain", "")
     if isinstance(domain, list):
         if value not in domain:

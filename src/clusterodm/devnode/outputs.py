@@ -44,8 +44,8 @@ def _is_wanted(name: str, outputs: list[str]) -> bool:
     """Return True if a file, or a folder that it is in, is among the outputs."""
     if not outputs:
         return True
-    wanted = {output.rstrip("/") for output in outputs}
-    return bool(wanted & {".", name, *(str(parent) for parent in PurePosixPath(name).parents if parent.name)})
+    paths = {output.rstrip("/") for output in outputs}
+    return bool(paths & {".", name, *(str(parent) for parent in PurePosixPath(name).parents if parent.name)})
 
 
 def _geojson(photos: list[Photo]) -> bytes:

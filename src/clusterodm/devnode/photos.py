@@ -29,10 +29,10 @@ class Photo(msgspec.Struct, frozen=True, kw_only=True):
     taken: str = ""
 
     def __str__(self) -> str:
-        where = "no position"
+        position = "no position"
         if self.latitude is not None and self.longitude is not None:
-            where = f"{self.latitude:.6f}, {self.longitude:.6f}, {self.altitude or 0:.1f} m"
-        return f"{self.name}: {self.width} x {self.height}, {where}"
+            position = f"{self.latitude:.6f}, {self.longitude:.6f}, {self.altitude or 0:.1f} m"
+        return f"{self.name}: {self.width} x {self.height}, {position}"
 
 
 def read_photo(path: Path) -> Photo | None:

@@ -112,12 +112,12 @@ async def _init(request: web.Request) -> web.Response:
 
 def _new_uuid(request: web.Request) -> str:
     """Return the uuid of a new task: the one that its client set, letter by letter, or a new one."""
-    given = request.headers.get("set-uuid", "")
-    if not given:
+    uuid = request.headers.get("set-uuid", "")
+    if not uuid:
         return str(uuid_module.uuid4())
-    if not is_task_id(given.lower()) or given in _node(request).tasks:
-        raise BadRequest(f"Invalid set-uuid: {given[:100]}")
-    return given
+    if not is_task_id(uuid.lower()) or uuid in _node(request).tasks:
+        raise BadRequest(f"Invalid set-uuid: {uuid[:100]}")
+    return uuid
 
 
 def _cut(request: web.Request) -> web.Response:
@@ -154,10 +154,10 @@ async def _commit(request: web.Request) -> web.Response:
 async def _new(request: web.Request) -> web.Response:
     node, uuid = _node(request), _new_uuid(request)
     form = await _receive(request, uuid)
-    most = node.knobs.max_images
-    if most and form.file_count > most:
+    max_images = node.knobs.max_images
+    if max_images and form.file_count > max_images:
         node.folders.drop_upload(uuid)
-        raise BadRequest(f"{form.file_count} images uploaded, but this node can only process up to {most}.")
+        raise BadRequest(f"{form.file_count} images uploaded, but this node can only process up to {max_images}.")
     return _start(node, uuid, form.fields, "Need at least 1 file or a zip file url.")
 
 

@@ -59,7 +59,7 @@ class DevTask(msgspec.Struct, kw_only=True):
             "progress": self.progress,
         }
 
-    def kept(self) -> dict[str, Any]:
+    def saved_state(self) -> dict[str, Any]:
         """Return what a node saves of a task: neither its console nor its progress."""
         status = {"code": self.code} if self.error is None else {"code": self.code, "errorMessage": self.error}
         return {

@@ -35,7 +35,7 @@ class Console:
         self.count = 0
         #: Bytes up to the end of the last complete line, and bytes indexed.
         self._size = 0
-        self._seen = 0
+        self._indexed = 0
         #: The inode of the file: a task that starts over gets another one.
         self._file = 0
         #: The last complete lines as bytes, with the number of the first of them and that of the one after the last;
@@ -63,7 +63,7 @@ class Console:
             return
         if size < self._size or file_id != self._file:
             self._marks, self.count, self._size = array("Q", [0]), 0, 0
-        self._file, self._seen = file_id, self._size
+        self._file, self._indexed = file_id, self._size
         if not size:
             self._tail = (0, 0, b"")
             return
@@ -76,14 +76,14 @@ class Console:
 
     def _index(self, chunk: bytes) -> None:
         """Index the complete lines in `chunk`, which begins where the last complete line or chunk ended."""
-        base, position = self._seen, 0
+        base, position = self._indexed, 0
         while (newline := chunk.find(b"\n", position)) >= 0:
             position = newline + 1
             self.count += 1
             self._size = base + position
             if self.count % STRIDE == 0:
                 self._marks.append(self._size)
-        self._seen = base + len(chunk)
+        self._indexed = base + len(chunk)
 
     def _keep_tail(self, first: int, lines: bytes) -> None:
         """Keep the last lines in memory, or as many of them as there is room for."""
@@ -128,7 +128,7 @@ class Console:
             finally:
                 file.truncate(file.tell() if whole else self._size)
             self._file = os.fstat(file.fileno()).st_ino
-        self._seen = self._size
+        self._indexed = self._size
         self._index(encoded)
         first, _, lines = self._tail or (0, 0, b"")
         self._keep_tail(first, lines + encoded)
@@ -173,7 +173,7 @@ class Consoles:
         self._root = root
         self._shared = shared
         self._keep = keep
-        self._known: OrderedDict[str, Console] = OrderedDict()
+        self._consoles: OrderedDict[str, Console] = OrderedDict()
 
     def uuids(self) -> list[str]:
         """Return the uuids of all tasks that have a console here; reads the disk."""
@@ -184,12 +184,12 @@ class Consoles:
         return self._root / uuid[:2] / f"{uuid}.jsonl"
 
     def _console(self, uuid: str) -> Console:
-        console = self._known.get(uuid)
+        console = self._consoles.get(uuid)
         if console is None:
-            console = self._known[uuid] = Console(self.path(uuid))
-        self._known.move_to_end(uuid)
-        while len(self._known) > self._keep:
-            self._known.popitem(last=False)
+            console = self._consoles[uuid] = Console(self.path(uuid))
+        self._consoles.move_to_end(uuid)
+        while len(self._consoles) > self._keep:
+            self._consoles.popitem(last=False)
         return console
 
     async def append(self, uuid: str, lines: list[str]) -> None:
@@ -221,12 +221,12 @@ class Consoles:
 
     async def reset(self, uuid: str) -> None:
         """Start a task's console over, from line 0: the task was restarted."""
-        self._known.pop(uuid, None)
+        self._consoles.pop(uuid, None)
         await asyncio.to_thread(_start_over, self.path(uuid))
 
     def forget(self, uuid: str) -> None:
         """Drop a task's lines from memory."""
-        self._known.pop(uuid, None)
+        self._consoles.pop(uuid, None)
 
     async def drop(self, uuid: str) -> None:
         """Delete a task's lines."""

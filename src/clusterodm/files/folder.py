@@ -94,9 +94,9 @@ def _keep_private(folder: Path) -> None:
         )
     # deeper files are protected by their folders
     _close_to_others(folder)
-    left = [path for path in folder.iterdir() if not _close_to_others(path)]
-    if left:
-        _log.warning("readable by others, which only the owner can change", paths=[str(path) for path in left[:10]])
+    exposed = [path for path in folder.iterdir() if not _close_to_others(path)]
+    if exposed:
+        _log.warning("readable by others, which only the owner can change", paths=[str(path) for path in exposed[:10]])
 
 
 def _close_to_others(path: Path) -> bool:

@@ -65,7 +65,7 @@ class Room:
         self._touched: set[str] = set()
         self._measuring = asyncio.Lock()
         self._checked_at = -inf
-        self._left = 0
+        self._free = 0
         self._size = 0
         self._needs: list[int] = []
         #: Bytes that the disk refused although the quota had room for them.
@@ -92,31 +92,31 @@ class Room:
         """Return the uuids of all tasks with files."""
         return list(self._usage)
 
-    def left(self) -> int:
+    def free_bytes(self) -> int:
         """Return how many bytes may still be received; the disk is checked twice a second at most."""
         now = self._steady()
         if now - self._checked_at > _CHECK:
             disk = os.statvfs(self._root)
             total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-            self._left = self._quota.room(disk_total=total, disk_free=free, held=self._held + self.trash)
+            self._free = self._quota.room(disk_total=total, disk_free=free, held=self._held + self.trash)
             self._size = self._quota.size(total)
             self._checked_at = now
-        return self._left
+        return self._free
 
     def is_low(self) -> bool:
         """Return True if an operator should know that little is left."""
-        return self.left() <= self._size * _LOW
+        return self.free_bytes() <= self._size * _LOW
 
     async def admit(self, count: int) -> None:
         """Admit a body of so many bytes; nothing is reserved. Raises SpoolFull if there is no room for them, and
         BadRequest if there never will be."""
-        if count > self.left() and count > self._size:
+        if count > self.free_bytes() and count > self._size:
             raise BadRequest(f"Too large: {count} bytes, all uploads together may have {self._size}", no_retry=True)
         await self.wait(count)
 
     async def wait(self, count: int) -> None:
         """Wait until there is room for so many bytes. Raises SpoolFull if there is none in time."""
-        if count and count > self.left():
+        if count and count > self.free_bytes():
             await self._wait_for(count)
 
     def add(self, uuid: str, count: int, *, files: int = 0) -> None:
@@ -127,7 +127,7 @@ class Room:
         self._held += count
         if not usage.size and not usage.files:
             del self._usage[uuid]
-        self._left -= count
+        self._free -= count
         self._touched.add(uuid)
         if count < 0:
             self._more.set()
@@ -162,9 +162,9 @@ class Room:
             self._touched = set(self._changing)
             counted = await asyncio.to_thread(_count, self._root)
             for uuid in self._touched:
-                known, recounted = self._usage.get(uuid), counted.pop(uuid, None)
-                if known is not None:
-                    counted[uuid] = max(known, recounted or known, key=_size) if self._shared else known
+                current, recounted = self._usage.get(uuid), counted.pop(uuid, None)
+                if current is not None:
+                    counted[uuid] = max(current, recounted or current, key=_size) if self._shared else current
             self._usage = counted
             self._held = sum(usage.size for usage in counted.values())
             self._checked_at = -inf
@@ -178,7 +178,7 @@ class Room:
     def missing(self, releasable: int) -> int:
         """Return how many of the releasable bytes to release, so that waiting and refused uploads can go on."""
         refused, self._refused = self._refused, 0
-        missing = shortage(self._needs, room=self.left(), releasable=releasable)
+        missing = shortage(self._needs, room=self.free_bytes(), releasable=releasable)
         return max(missing, refused) if refused <= releasable else missing
 
     async def _wait_for(self, count: int) -> None:
@@ -186,7 +186,7 @@ class Room:
         self._needs.append(count)
         self.short.set()
         try:
-            while count > self.left():
+            while count > self.free_bytes():
                 if self._steady() >= deadline:
                     raise SpoolFull(_NO_ROOM)
                 self._more.clear()
@@ -209,13 +209,13 @@ def _size(usage: Usage) -> int:
 
 def _usage_of(folder: Path) -> Usage:
     usage = Usage()
-    seen: set[int] = set()  # a file that is being published has two names
+    inodes: set[int] = set()  # a file that is being published has two names
     for parent, _, names in os.walk(folder):
         whole = os.path.basename(parent) == "files"
         for name in names:
             with suppress(FileNotFoundError):
                 status = os.stat(os.path.join(parent, name))
                 usage.files += whole
-                usage.size += 0 if status.st_ino in seen else status.st_size
-                seen.add(status.st_ino)
+                usage.size += 0 if status.st_ino in inodes else status.st_size
+                inodes.add(status.st_ino)
     return usage

@@ -272,9 +272,9 @@ class Spool:
         The same name with the same bytes is one file; with other bytes the name gets a `_`. A complete file replaces an
         imported one that was cut short. Callers hold the task's lock, so that nothing is published after the commit.
         """
-        kept, new, replaced = await asyncio.to_thread(publish, part.path, self._files(uuid), safe_name(name))
+        stored_name, new, replaced = await asyncio.to_thread(publish, part.path, self._files(uuid), safe_name(name))
         self._forget_part(uuid, part, -replaced if new else -part.counted, files=new and not replaced)
-        return kept
+        return stored_name
 
     async def discard(self, uuid: str, name: str) -> None:
         """Delete one held file."""

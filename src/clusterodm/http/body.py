@@ -57,7 +57,7 @@ def open_body(request: web.Request, idle: float) -> AbstractContextManager[Body]
 
 
 class _IdleTimer:
-    """Calls `gone` once the client was waited for too long. One timer per body, so that a block costs none."""
+    """Calls `fail` once the client was waited for too long. One timer per body, so that a block costs none."""
 
     def __init__(self, idle: float, clock: Clock) -> None:
         self._idle = idle
@@ -78,14 +78,14 @@ class _IdleTimer:
         """Cancel the timer."""
         self._timer.cancel()
 
-    def gone(self, error: ClientGone) -> None:
+    def fail(self, error: ClientGone) -> None:
         """Let the reader of the body fail with `error`; to be overridden."""
         raise NotImplementedError
 
     def _check(self) -> None:
         waited = self._clock.steady() - self._since if self._since is not None else 0.0
         if waited >= self._idle:
-            self.gone(ClientGone(f"Nothing was received for {self._idle:g} seconds"))
+            self.fail(ClientGone(f"Nothing was received for {self._idle:g} seconds"))
         else:
             self._timer = self._loop.call_later(self._idle - waited, self._check)
 
@@ -103,7 +103,7 @@ class _ParsedBody(_IdleTimer):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def gone(self, error: ClientGone) -> None:
+    def fail(self, error: ClientGone) -> None:
         self._content.set_exception(error)
 
     def __aiter__(self) -> Body:
@@ -180,7 +180,7 @@ class _DirectBody(_IdleTimer, asyncio.BufferedProtocol):
         self._lent = self._full.popleft()
         return self._lent
 
-    def gone(self, error: ClientGone) -> None:
+    def fail(self, error: ClientGone) -> None:
         self._error = error
         self._wake.set()
 
@@ -228,12 +228,12 @@ class _DirectBody(_IdleTimer, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         """Note that the client closed its side in the middle."""
-        self.gone(ClientGone("The upload was cut off (end of stream)"))
+        self.fail(ClientGone("The upload was cut off (end of stream)"))
         return self._server.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the connection is lost."""
-        self.gone(ClientGone(f"The upload was cut off ({type(exc).__name__ if exc else 'connection closed'})"))
+        self.fail(ClientGone(f"The upload was cut off ({type(exc).__name__ if exc else 'connection closed'})"))
         self._server.connection_lost(exc)
 
     def pause_writing(self) -> None:

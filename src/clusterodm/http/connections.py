@@ -116,7 +116,7 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
     """Count a request while it is in flight, and time it."""
     connections, connection = request.app[CONNECTIONS], request.protocol
     connections.begun(connection)
-    begun = connections.clock.steady()
+    started_at = connections.clock.steady()
     status = 0
     try:
         response = await handler(request)
@@ -126,7 +126,7 @@ async def count_requests(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     finally:
         connections.ended(connection)
-        seconds = connections.clock.steady() - begun
+        seconds = connections.clock.steady() - started_at
         connections.observe(_route(request), seconds)
         if connections.logged:
             access(request, status, seconds, remote=connections.proxies.client(request))

@@ -51,6 +51,6 @@ def _system(error: BaseException) -> str:
     if isinstance(error, socket.gaierror):
         return f"its name cannot be looked up: {error.strerror or 'no reason is known'}"
     if isinstance(error, OSError):
-        known = error.errno is not None and error.errno > 0
-        return os.strerror(error.errno) if known and error.errno else error.strerror or type(error).__name__
+        has_errno = error.errno is not None and error.errno > 0
+        return os.strerror(error.errno) if has_errno and error.errno else error.strerror or type(error).__name__
     return type(error).__name__

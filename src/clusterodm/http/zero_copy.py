@@ -150,9 +150,9 @@ def _splice(source: int, client: int, count: int) -> int:
             received = _from_source(source, begin, count - moved)
             if not received:
                 break
-            left = received
-            while left:
-                left -= _client(lambda left=left: os.splice(end, client, left, flags=_FLAGS), client)  # type: ignore[misc]
+            rest = received
+            while rest:
+                rest -= _client(lambda rest=rest: os.splice(end, client, rest, flags=_FLAGS), client)  # type: ignore[misc]
             moved += received
     return moved
 

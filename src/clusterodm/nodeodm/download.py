@@ -46,7 +46,7 @@ class Download:
         self._stack = AsyncExitStack()
         self._response: ClientResponse | None = None
         self._received = 0
-        self._taken = 0
+        self._spliced = 0
         self.status = 0
         self.headers: Mapping[str, str] = {}
 
@@ -91,14 +91,14 @@ class Download:
             received += piece
         protocol.pause_reading()
         self._received += len(received)
-        self._taken = response.content_length - content.total_bytes
-        return received, source, self._taken
+        self._spliced = response.content_length - content.total_bytes
+        return received, source, self._spliced
 
     async def took(self, count: int) -> bool:
         """Record that `count` bytes were received from the socket; return True if that was all. Otherwise resume. Raise
         NodeUnreachable if that fails."""
         self._received += count
-        if count == self._taken:
+        if count == self._spliced:
             return True
         await self._resume("the connection ended")
         return False

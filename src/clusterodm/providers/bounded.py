@@ -118,10 +118,10 @@ class BoundedProvider:
             try:
                 return await self._once(name, work)
             except (Throttled, Unreachable):
-                if self.pause.left > _PATIENCE:
+                if self.pause.remaining > _PATIENCE:
                     raise
                 wait = Backoff(first=_DELAY, longest=_LONGEST).wait(count, chance())
-                await asyncio.sleep(max(wait, self.pause.left + _TICK))
+                await asyncio.sleep(max(wait, self.pause.remaining + _TICK))
         return await self._once(name, work)
 
     async def _once(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -132,7 +132,7 @@ class BoundedProvider:
                 return await self._now(name, work)
 
     async def _now(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        if self.pause.left:
+        if self.pause.remaining:
             raise self._throttled()
         outcome = "failed"
         try:
@@ -161,7 +161,7 @@ class BoundedProvider:
         return result
 
     def _begin_pause(self, call: str, until: float, why: str) -> None:
-        if not self.pause.left:
+        if not self.pause.remaining:
             _log.warning("provider asks for a pause", provider=self.name, call=call, why=why)
         self.pause.begin(until, why)
 

@@ -76,34 +76,34 @@ class Pause:
         self._clock = clock
         #: When it ends, by the monotonic clock, and the reason.
         self._end = 0.0
-        self._why = ""
+        self._reason = ""
         #: Pauses in a row without a successful call in between.
         self.strikes = 0
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds left; 0 if there is no pause."""
         return max(0.0, self._end - self._clock.steady())
 
     @property
     def until(self) -> float:
         """The end in seconds since the epoch."""
-        return self._clock() + self.left
+        return self._clock() + self.remaining
 
     @property
     def text(self) -> str:
         """Text for operators; empty if there is no pause."""
-        if not self.left:
+        if not self.remaining:
             return ""
-        return f"{self._name} asks for a pause until {time_of_day(self.until)} ({self._why})"
+        return f"{self._name} asks for a pause until {time_of_day(self.until)} ({self._reason})"
 
     def begin(self, until: float, why: str) -> None:
         """Begin or extend a pause; `until` is the time that the provider named, 0 if it named none."""
-        self.strikes += not self.left  # concurrent calls are refused together
+        self.strikes += not self.remaining  # concurrent calls are refused together
         least = Backoff(first=FIRST, longest=LAST).wait(self.strikes, chance())
         seconds = min(LONGEST, max(least, until - self._clock() if until else 0.0))
         self._end = max(self._end, self._clock.steady() + seconds)
-        self._why = why
+        self._reason = why
 
     def worked(self) -> None:
         """Record a successful call."""

@@ -60,7 +60,7 @@ class FastPath:
         close = _CLOSE.search(headers) is not None
         if _OTHER.search(_CLOSE.sub(b"", headers) if close else headers) is not None:
             return None
-        begun = self._cluster.clock.steady()
+        start = self._cluster.clock.steady()
         pairs = query.decode().split("&") if query else []
         parameters = dict(pair.partition("=")[::2] for pair in pairs)
         if len(parameters) < len(pairs):
@@ -70,7 +70,7 @@ class FastPath:
         if body is None:
             return None
         close = close or self.connections.ending
-        self.connections.observe(_ROUTES[path if uuid is None else path[43:]], self._cluster.clock.steady() - begun)
+        self.connections.observe(_ROUTES[path if uuid is None else path[43:]], self._cluster.clock.steady() - start)
         return self._head(len(body), close) + body, close
 
     def _grant(self, token: str) -> Grant | None:

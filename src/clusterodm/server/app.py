@@ -100,7 +100,8 @@ async def running_cluster(
         session = await stack.enter_async_context(_client_session())
         identity = await pair(folder, store, clock, adopt=adopt)
         own = ClusterIdentity(
-            JobTokens(await _kept(store, "key", JobTokens.new_key)), await _kept(store, "cluster", _new_id)
+            JobTokens(await _stored_or_new(store, "key", JobTokens.new_key)),
+            await _stored_or_new(store, "cluster", _new_id),
         )
         parts = build(settings, folder, store, session, own, clock)
         stack.push_async_callback(parts.close)
@@ -145,7 +146,7 @@ async def _opened_store(url: str, folder: Path, *, adopt: bool) -> Store:
     return await Store.open(url or f"sqlite+aiosqlite:///{folder / DATABASE}")
 
 
-async def _kept(store: Store, name: str, make: Callable[[], str]) -> str:
+async def _stored_or_new(store: Store, name: str, make: Callable[[], str]) -> str:
     """Return a stored value, generated at the first start."""
     value: str | None = await store.value(name)
     return value if value is not None else await store.first_value(name, make())

@@ -39,13 +39,13 @@ def load_settings(
         config = Path(named)
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for place, given in (
+    for place, layer in (
         (str(config), _from_file(config)),
         ("environment", _from_environ(environ)),
         ("flags", _named({name: value for name, value in flags.items() if value is not None}, "flags")),
     ):
-        values |= given
-        origin |= dict.fromkeys(given, place)
+        values |= layer
+        origin |= dict.fromkeys(layer, place)
     try:
         settings = Settings(**values)
     except ValidationError as error:
@@ -85,21 +85,21 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _from_environ(environ: Mapping[str, str]) -> dict[str, Any]:
-    given = {}
+    variables = {}
     for name, value in environ.items():
-        known = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
-        if known and name not in CLIENT_ENV:
-            given[name.removeprefix(ENV_PREFIX).lower()] = value
-    return _named(given, "environment", written=env_name)
+        is_ours = name.startswith(ENV_PREFIX) and not _FOREIGN_ENV.fullmatch(name) and not value.startswith("tcp://")
+        if is_ours and name not in CLIENT_ENV:
+            variables[name.removeprefix(ENV_PREFIX).lower()] = value
+    return _named(variables, "environment", written=env_name)
 
 
-def _named(given: Mapping[str, Any], place: str, *, written: Callable[[str], str] | None = None) -> dict[str, Any]:
+def _named(entries: Mapping[str, Any], place: str, *, written: Callable[[str], str] | None = None) -> dict[str, Any]:
     """Values by the names of their settings. Raises ConfigError for a key that is none."""
     written = written or flag_name
     named: dict[str, Any] = {}
     faults = []
-    for key, said in given.items():
-        name, value = key.replace("-", "_"), said
+    for key, raw in entries.items():
+        name, value = key.replace("-", "_"), raw
         if name in RETIRED:
             if value != "":
                 faults.append(f"{written(name)} ({place}) {RETIRED[name]}")

@@ -57,13 +57,13 @@ def require_whole(path: Path) -> None:
     """Raise DataFolderError unless an SQLite database can be read from its first page to its last."""
     try:
         with closing(sqlite3.connect(f"file:{path.resolve().as_posix()}?mode=ro", uri=True, timeout=10)) as connection:
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+            faults = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
     except sqlite3.OperationalError as error:
         raise DataFolderError(f"the database {path} cannot be opened: {error}") from None
     except sqlite3.DatabaseError as error:
-        found = [str(error)]
-    if found != ["ok"]:
-        why = "; ".join(line.replace("\n", " ") for line in found)[:300]
+        faults = [str(error)]
+    if faults != ["ok"]:
+        why = "; ".join(line.replace("\n", " ") for line in faults)[:300]
         raise DataFolderError(
             f"the database {path} is damaged ({why}); nothing was changed. Put a copy back with `clusterodm restore`"
         )
@@ -85,7 +85,7 @@ async def examine(url: str) -> Report:
         async with untouched(url) as store:
             async with store._transaction() as connection:
                 version = await connection.run_sync(schema_version)
-            bad = [found async for found in _bad_rows(store)] if version == HEAD else []
+            bad = [row async for row in _bad_rows(store)] if version == HEAD else []
             return Report(version or "", bad[:1000])
     except DBAPIError as error:
         raise DataFolderError(f"the database cannot be read: {error.orig}") from None

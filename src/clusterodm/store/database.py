@@ -45,7 +45,7 @@ class Database:
         self.origin = secrets.token_hex(8)
         #: Rows that cannot be read.
         self.aside = Aside()
-        self._kept: AsyncConnection | None = None
+        self._raw: AsyncConnection | None = None
         self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
 
     @classmethod
@@ -79,9 +79,9 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._kept is not None:
-            await discard(self._kept)
-            self._kept = None
+        if self._raw is not None:
+            await discard(self._raw)
+            self._raw = None
         await self._engine.dispose()
         await self._locks.dispose()
 
@@ -141,14 +141,14 @@ class Database:
         """Rows of one statement, past SQLAlchemy, on a connection that is kept for it: a tenth of the time, where the
         question is asked with each read of a client. One caller at a time; PostgreSQL only."""
         try:
-            if self._kept is None:
-                self._kept = await self._connected(self._engine)
-            driver: Any = (await self._kept.get_raw_connection()).driver_connection
+            if self._raw is None:
+                self._raw = await self._connected(self._engine)
+            driver: Any = (await self._raw.get_raw_connection()).driver_connection
             return list(await driver.fetch(statement, *values))
         except BaseException as error:  # also a call that was given up leaves the connection in the middle of something
-            kept, self._kept = self._kept, None
-            if kept is not None:
-                await discard(kept)
+            connection, self._raw = self._raw, None
+            if connection is not None:
+                await discard(connection)
             if isinstance(error, Exception) and not isinstance(error, StoreDown):
                 raise down(error) from None
             raise

@@ -86,11 +86,12 @@ class HistoryVerbs(Database):
     async def attempts_since(self, since: float, *, limit: int) -> list[PastAttempt]:
         """Return attempts that were in progress at any time after `since`, latest start first."""
         tries, tasks = schema.attempts.c, schema.tasks.c
-        shown = (tasks.name, tasks.phase, tasks.outcome, tasks.image_count, tasks.finished_at, tasks.attempts)
-        said = (tries.task, tries.number, tries.node_name, tries.stage, tries.started_at, tries.ended_at, tries.reason)
+        task_columns = (tasks.name, tasks.phase, tasks.outcome, tasks.image_count, tasks.finished_at, tasks.attempts)
+        attempt_columns = [tries.task, tries.number, tries.node_name, tries.stage]
+        attempt_columns += [tries.started_at, tries.ended_at, tries.reason]
         over = _ended()
         query = (
-            select(*said, *shown)
+            select(*attempt_columns, *task_columns)
             .join_from(schema.attempts, schema.tasks, tries.task == tasks.uuid)
             .where(or_(over == 0, over >= since), tasks.phase != str(Phase.REMOVED))
             .where(tries.stage != str(Stage.PREFETCHING), tries.reason != DISCARDED)
@@ -139,8 +140,8 @@ class HistoryVerbs(Database):
         query = select(table).where(table.c.task.in_(list(uuids))).order_by(table.c.number)
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        found = self.aside.records(rows, Attempt, "attempts", "task", "number")
-        return {attempt.task: attempt for attempt in found}
+        attempts = self.aside.records(rows, Attempt, "attempts", "task", "number")
+        return {attempt.task: attempt for attempt in attempts}
 
 
 def _ended() -> ColumnElement[float]:
@@ -163,6 +164,6 @@ def _where(wanted: TaskFilter) -> list[ColumnElement[bool]]:
         conditions.append(or_(begins, table.name.icontains(wanted.text, autoescape=True)))
     if wanted.node_id is not None:
         tries = schema.attempts.c
-        there = and_(tries.task == table.uuid, tries.number == table.attempts, tries.node_id == wanted.node_id)
-        conditions.append(exists().where(there))
+        on_node = and_(tries.task == table.uuid, tries.number == table.attempts, tries.node_id == wanted.node_id)
+        conditions.append(exists().where(on_node))
     return conditions

@@ -48,9 +48,9 @@ class MachineVerbs(Database):
         changed since `machine` was read."""
         require_transition(machine.state, to)
         row = {key: plain(value) for key, value in changes.items()} | {"state": str(to)}
-        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
+        condition = (schema.machines.c.id == machine.id) & (schema.machines.c.state == str(machine.state))
         async with self._transaction() as connection:
-            if (await connection.execute(update(schema.machines).where(here).values(row))).rowcount != 1:
+            if (await connection.execute(update(schema.machines).where(condition).values(row))).rowcount != 1:
                 raise StaleMachine(f"machine {machine.id} is no longer {machine.state}")
             await _add_event(connection, machine.id, at, to, changes.get("reason", ""))
             await self._tell(connection, "machines")
@@ -58,9 +58,9 @@ class MachineVerbs(Database):
     async def change_machine(self, machine: Machine, **changes: Unpack[MachineChanges]) -> None:
         """Update columns of a machine in any state but GONE. Raises StaleMachine if it is gone."""
         row = {key: plain(value) for key, value in changes.items()}
-        here = (schema.machines.c.id == machine.id) & (schema.machines.c.state != str(State.GONE))
+        condition = (schema.machines.c.id == machine.id) & (schema.machines.c.state != str(State.GONE))
         async with self._transaction() as connection:
-            if (await connection.execute(update(schema.machines).where(here).values(row))).rowcount != 1:
+            if (await connection.execute(update(schema.machines).where(condition).values(row))).rowcount != 1:
                 raise StaleMachine(f"machine {machine.id} is gone")
             await self._tell(connection, "machines")
 
@@ -96,17 +96,17 @@ class MachineVerbs(Database):
         except msgspec.ValidationError as error:
             self.aside.add("machines", row["id"], explain(row, Machine, error))
         try:
-            made = salvaged(row, Machine, state=State.READY, provider="", size="", location="", max_images=0)
+            machine = salvaged(row, Machine, state=State.READY, provider="", size="", location="", max_images=0)
         except msgspec.ValidationError:
             return None
-        return msgspec.structs.replace(made, kept=True)
+        return msgspec.structs.replace(machine, kept=True)
 
     async def forget_machines(self, before: float, *, month: str) -> None:
         """Delete machines that were gone before a time, and costs before a month."""
         table = schema.machines
         async with self._transaction() as connection:
-            gone = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
-            await connection.execute(delete(table).where(gone))
+            expired = (table.c.state == str(State.GONE)) & (table.c.gone_at < before)
+            await connection.execute(delete(table).where(expired))
             await connection.execute(delete(schema.costs).where(schema.costs.c.month < month))
 
     async def peaks(self, *, limit: int) -> list[Peak]:

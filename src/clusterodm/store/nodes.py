@@ -44,15 +44,15 @@ class NodeVerbs(Database):
         terms, and is no longer removed; whether it is locked or drains stays as it was."""
         values = {**msgspec.structs.asdict(record.address), **columns(record, schema.nodes)}
         values.pop("id")
-        kept = ("host", "port", "locked", "draining")
-        changed = {key: value for key, value in values.items() if key not in kept}
+        unchanged = ("host", "port", "locked", "draining")
+        changed = {key: value for key, value in values.items() if key not in unchanged}
         async with self._transaction() as connection:
             await _write_alike(connection, record.address)
             statement = self._insert(schema.nodes).values(values)
             await connection.execute(statement.on_conflict_do_update(index_elements=["host", "port"], set_=changed))
-            here = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
+            condition = (schema.nodes.c.host == record.address.host) & (schema.nodes.c.port == record.address.port)
             await self._tell(connection, "nodes")
-            return as_node((await connection.execute(select(schema.nodes).where(here))).mappings().one())
+            return as_node((await connection.execute(select(schema.nodes).where(condition))).mappings().one())
 
     async def change_node(self, node_id: int, **changes: Unpack[NodeChanges]) -> None:
         """Update columns of a node."""
@@ -102,10 +102,10 @@ class NodeVerbs(Database):
             statement = self._insert(schema.meta).values(key=key, value=value)
             await connection.execute(statement.on_conflict_do_nothing(index_elements=["key"]))
             query = select(schema.meta.c.value).where(schema.meta.c.key == key)
-            kept = (await connection.execute(query)).scalar_one()
-        if isinstance(kept, MalformedJson):
+            stored = (await connection.execute(query)).scalar_one()
+        if isinstance(stored, MalformedJson):
             raise DataFolderError(f"the database is damaged: its value {key!r} cannot be read; restore a copy")
-        return kept
+        return stored
 
 
 async def ask_nodes(url: str) -> list[NodeRecord]:

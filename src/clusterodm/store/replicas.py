@@ -47,8 +47,8 @@ class ReplicaVerbs(Database):
         table, now = schema.replicas, self._now()
         row = {"id": replica.id, "name": replica.name, "version": replica.version, "started_at": now, "seen_at": now}
         async with self._transaction() as connection:
-            seen = self._insert(table).values(row)
-            await connection.execute(seen.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}))
+            heartbeat = self._insert(table).values(row)
+            await connection.execute(heartbeat.on_conflict_do_update(index_elements=["id"], set_={"seen_at": now}))
             if leads:
                 await self._take(connection, lock, replica.id, SILENT)
             holder = (await connection.execute(self._holder(lock))).scalar_one_or_none() or ""
@@ -97,9 +97,9 @@ class ReplicaVerbs(Database):
 
     async def drop_locks(self) -> None:
         """Delete locks whose holder is gone."""
-        there = select(schema.replicas.c.id).where(schema.replicas.c.seen_at > self._now() - SILENT)
+        alive = select(schema.replicas.c.id).where(schema.replicas.c.seen_at > self._now() - SILENT)
         async with self._transaction() as connection:
-            await connection.execute(delete(schema.locks).where(schema.locks.c.holder.not_in(there)))
+            await connection.execute(delete(schema.locks).where(schema.locks.c.holder.not_in(alive)))
 
     async def say(self, kind: str, key: str) -> None:
         """Notify other processes of something that is not stored."""
@@ -117,8 +117,8 @@ class ReplicaVerbs(Database):
             await asyncio.sleep(_PAUSE)
 
     async def _listen(self, changed: Callable[[str, str], None], everything: Callable[[], Awaitable[object]]) -> None:
-        def heard(_: Any, __: int, ___: str, said: str) -> None:
-            origin, _, rest = said.partition(" ")
+        def on_notify(_: Any, __: int, ___: str, payload: str) -> None:
+            origin, _, rest = payload.partition(" ")
             kind, _, key = rest.partition(" ")
             if origin != self.origin:
                 changed(kind, key)
@@ -127,7 +127,7 @@ class ReplicaVerbs(Database):
         try:
             driver = (await connection.get_raw_connection()).driver_connection
             assert driver is not None, "connected"  # noqa: S101 - by _connected
-            await driver.add_listener(CHANNEL, heard)
+            await driver.add_listener(CHANNEL, on_notify)
             await everything()
             while True:
                 await asyncio.sleep(_LOOK)

@@ -68,8 +68,8 @@ class Aside:
     def shown_task(self, row: Row) -> Task | None:
         """The same for those who only look: what can be read of one that is set aside."""
         task = self.task(row)
-        known = self.tasks.get(str(row["uuid"]))
-        return task if task is not None or known is None else known.task
+        aside = self.tasks.get(str(row["uuid"]))
+        return task if task is not None or aside is None else aside.task
 
     def without_attempt(self, task: Task, attempt: Attempt | None) -> bool:
         """Set a task aside that is on a node by an attempt that cannot be read, or is not there; whether it is one."""
@@ -87,13 +87,13 @@ class Aside:
 
     def records(self, rows: Iterable[Row], kind: type[Record], table: str, *key: str) -> list[Record]:
         """Return the records of all readable rows."""
-        found = []
+        readable = []
         for row in rows:
             try:
-                found.append(as_record(row, kind))
+                readable.append(as_record(row, kind))
             except msgspec.ValidationError as error:
                 self.add(table, "/".join(str(row[name]) for name in key), explain(row, kind, error))
-        return found
+        return readable
 
 
 def as_record(row: Row, kind: type[Record]) -> Record:
@@ -117,11 +117,11 @@ def as_node(row: Row) -> NodeRecord:
 
 def readable_nodes(rows: Iterable[Row]) -> list[NodeRecord]:
     """Return the nodes whose rows can be read."""
-    found = []
+    nodes = []
     for row in rows:
         with suppress(msgspec.ValidationError):
-            found.append(as_node(row))
-    return found
+            nodes.append(as_node(row))
+    return nodes
 
 
 def explain(row: Row, kind: type[msgspec.Struct], error: Exception) -> str:

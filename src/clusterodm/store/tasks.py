@@ -141,8 +141,8 @@ class TaskVerbs(UsageVerbs):
 
     async def find_task(self, uuid: str) -> TaskAndAttempt | None:
         """Return one task in any phase."""
-        found = await self.find_tasks_by_uuid([uuid])
-        return found[0] if found else None
+        pairs = await self.find_tasks_by_uuid([uuid])
+        return pairs[0] if pairs else None
 
     async def find_tasks_by_uuid(self, uuids: Sequence[str]) -> list[TaskAndAttempt]:
         """Return those of these tasks that exist, in any phase."""
@@ -150,10 +150,10 @@ class TaskVerbs(UsageVerbs):
 
     async def known_tasks(self, uuids: Sequence[str]) -> set[str]:
         """Return those of these uuids that belong to a task, readable or not."""
-        known: set[str] = set()
+        present: set[str] = set()
         for start in range(0, len(uuids), _BATCH):
-            known |= set(await self._uuids(schema.tasks.c.uuid.in_(uuids[start : start + _BATCH])))
-        return known
+            present |= set(await self._uuids(schema.tasks.c.uuid.in_(uuids[start : start + _BATCH])))
+        return present
 
     async def has_tasks(self) -> bool:
         """Return True if there is any task."""
@@ -182,8 +182,8 @@ class TaskVerbs(UsageVerbs):
 
     async def look_for_unknown_phases(self) -> None:
         """Set tasks of unknown phases aside: no other query finds them."""
-        known = [str(phase) for phase in Phase]
-        await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(known)))
+        phases = [str(phase) for phase in Phase]
+        await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(phases)))
 
     async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
         """Return the uuids of an owner's finished tasks that ended after `since`, latest end first."""
@@ -205,9 +205,9 @@ class TaskVerbs(UsageVerbs):
     async def jobs(self) -> list[str]:
         """Return the uuids of split-merge jobs that have submodels."""
         table = schema.tasks.c
-        there = (table.job != "") & (table.phase != str(Phase.REMOVED))
+        has_job = (table.job != "") & (table.phase != str(Phase.REMOVED))
         async with self._transaction() as connection:
-            return list((await connection.execute(select(table.job).where(there).distinct())).scalars())
+            return list((await connection.execute(select(table.job).where(has_job).distinct())).scalars())
 
     async def submodels(self, job: str, *, limit: int, besides: int | None = None) -> list[Task]:
         """Return submodels of a split-merge job, except those of attempt `besides`; first those that are not over."""
@@ -231,16 +231,21 @@ class TaskVerbs(UsageVerbs):
         in whose bucket their results are."""
         table = schema.tasks.c
         pending = select(schema.attempts.c.task).where(schema.attempts.c.cleanup != str(Cleanup.NONE))
-        gone = (table.phase == str(Phase.REMOVED)) & table.uuid.not_in(pending) & ~table.billing_due
-        query = select(table.uuid, table.results_in).where(gone, table.uuid > after).order_by(table.uuid).limit(limit)
+        forgettable = (table.phase == str(Phase.REMOVED)) & table.uuid.not_in(pending) & ~table.billing_due
+        query = (
+            select(table.uuid, table.results_in)
+            .where(forgettable, table.uuid > after)
+            .order_by(table.uuid)
+            .limit(limit)
+        )
         async with self._transaction() as connection:
             return [(uuid, results_in) for uuid, results_in in (await connection.execute(query)).all()]
 
     async def forget(self, uuids: list[str]) -> None:
         """Delete removed tasks with their attempts and timelines."""
-        gone = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.in_(uuids)
+        removed = (schema.tasks.c.phase == str(Phase.REMOVED)) & schema.tasks.c.uuid.in_(uuids)
         async with self._transaction() as connection:
-            await connection.execute(delete(schema.tasks).where(gone))
+            await connection.execute(delete(schema.tasks).where(removed))
 
     async def manifest(self, uuid: str) -> Manifest | None:
         """Return the accepted files of a task; None if they were not stored."""
@@ -248,8 +253,8 @@ class TaskVerbs(UsageVerbs):
         query = select(schema.manifests).where(table.task == uuid)
         async with self._transaction() as connection:
             row = (await connection.execute(query)).mappings().one_or_none()
-        found = self.aside.records([row], Manifest, "manifests", "task") if row is not None else []
-        return found[0] if found else None
+        manifests = self.aside.records([row], Manifest, "manifests", "task") if row is not None else []
+        return manifests[0] if manifests else None
 
     async def timeline(self, uuid: str) -> list[Event]:
         """Return a task's timeline, oldest line first; times never decrease, even if the clock was set back."""
@@ -277,15 +282,15 @@ class TaskVerbs(UsageVerbs):
         """Update an attempt without a phase change; return it. Raises StaleTask if its stage, sender or cleanup has
         changed since `was` was read."""
         table = schema.attempts
-        here = (table.c.task == was.task) & (table.c.number == was.number)
+        condition = (table.c.task == was.task) & (table.c.number == was.number)
         for name in ("stage", "sender", "cleanup"):
-            here &= table.c[name] == str(getattr(was, name))
+            condition &= table.c[name] == str(getattr(was, name))
         row = {key: plain(value) for key, value in changes.items()}
         newer = update(schema.tasks).where(schema.tasks.c.uuid == was.task)
         async with self._transaction() as connection:
             # the task before its attempt, as everybody does: two who went opposite ways would wait for each other
             await connection.execute(newer.values(version=schema.tasks.c.version + 1))
-            if (await connection.execute(update(table).where(here).values(row))).rowcount != 1:
+            if (await connection.execute(update(table).where(condition).values(row))).rowcount != 1:
                 raise StaleTask(f"attempt {was.number} of task {was.task} is no longer {was.stage}")
             await self._tell(connection, "task", was.task)
         return msgspec.structs.replace(was, **changes)
@@ -318,26 +323,26 @@ class TaskVerbs(UsageVerbs):
             rows = (await connection.execute(query)).mappings().all()
             tasks = [task for row in rows if (task := self.aside.task(row)) is not None]
             latest = await self._latest_attempts(connection, tasks)
-        found = [(task, latest.get(task.uuid)) for task in tasks]
-        return [(task, attempt) for task, attempt in found if not self.aside.without_attempt(task, attempt)]
+        pairs = [(task, latest.get(task.uuid)) for task in tasks]
+        return [(task, attempt) for task, attempt in pairs if not self.aside.without_attempt(task, attempt)]
 
     async def _latest_attempts(self, connection: AsyncConnection, tasks: Sequence[Task]) -> dict[str, Attempt]:
         table = schema.attempts
-        found: dict[str, Attempt] = {}
+        latest: dict[str, Attempt] = {}
         tried = [task.uuid for task in tasks if task.attempts]
         for start in range(0, len(tried), _BATCH):
             query = select(table).where(table.c.task.in_(tried[start : start + _BATCH])).order_by(table.c.number)
             rows = (await connection.execute(query)).mappings().all()
             for attempt in self.aside.records(rows, Attempt, "attempts", "task", "number"):
-                found[attempt.task] = attempt
-        return found
+                latest[attempt.task] = attempt
+        return latest
 
 
 async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> int:
     table = schema.tasks
     row = {key: plain(value) for key, value in changes.items()} | {"version": table.c.version + 1}
-    here = (table.c.uuid == task.uuid) & (table.c.phase == str(task.phase)) & (table.c.attempts == task.attempts)
-    version = (await connection.execute(update(table).where(here).values(row).returning(table.c.version))).scalar()
+    condition = (table.c.uuid == task.uuid) & (table.c.phase == str(task.phase)) & (table.c.attempts == task.attempts)
+    version = (await connection.execute(update(table).where(condition).values(row).returning(table.c.version))).scalar()
     if version is None:
         raise StaleTask(f"task {task.uuid} is no longer {task.phase} in attempt {task.attempts}")
     return int(version)

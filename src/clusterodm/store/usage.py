@@ -25,11 +25,11 @@ class UsageVerbs(Database):
     async def drop_accounts(self, now: float) -> None:
         """Delete accounts with negligible usage."""
         table = schema.usage
-        idle = [account for account in await self.accounts() if account.left(now) < NEGLIGIBLE]
+        idle = [account for account in await self.accounts() if account.remaining(now) < NEGLIGIBLE]
         async with self._transaction() as connection:
             for account in idle:
-                here = (table.c.owner == account.owner) & (table.c.at == account.at)
-                await connection.execute(delete(table).where(here))
+                condition = (table.c.owner == account.owner) & (table.c.at == account.at)
+                await connection.execute(delete(table).where(condition))
 
     async def _charge(self, connection: AsyncConnection, task: Task, attempt: Attempt | None) -> None:
         """Charge the owner of a task that leaves its node, in the same transaction, so that it is charged exactly

@@ -45,7 +45,7 @@ class DigitalOceanApi:
         droplets = [_droplet(machine) for machine in page(request, machines)]
         return web.json_response({"droplets": droplets, "links": {}, "meta": {"total": len(machines)}})
 
-    async def _one(self, request: web.Request) -> web.Response:
+    async def _get_server(self, request: web.Request) -> web.Response:
         machine = self._world.machines.get(request.match_info["id"])
         if machine is None:
             return _refuse(404, "not_found", "The resource you were accessing could not be found.")
@@ -73,8 +73,8 @@ class DigitalOceanApi:
             [
                 web.post("/v2/droplets", self._create),
                 web.get("/v2/droplets", self._listed),
-                web.get("/v2/droplets/{id}", self._one),
-                web.delete("/v2/droplets/{id}", self._one),
+                web.get("/v2/droplets/{id}", self._get_server),
+                web.delete("/v2/droplets/{id}", self._get_server),
                 web.get("/v2/images", self._images),
             ]
         )

@@ -61,7 +61,7 @@ class HetznerApi:
         ]
         return _paged(request, "servers", [_server(machine) for machine in machines])
 
-    async def _one(self, request: web.Request) -> web.Response:
+    async def _get_server(self, request: web.Request) -> web.Response:
         machine = self._world.machines.get(request.match_info["id"])
         if machine is None:
             return _refuse(404, "not_found", "server not found")
@@ -92,8 +92,8 @@ class HetznerApi:
             [
                 web.post("/servers", self._create),
                 web.get("/servers", self._listed),
-                web.get("/servers/{id}", self._one),
-                web.delete("/servers/{id}", self._one),
+                web.get("/servers/{id}", self._get_server),
+                web.delete("/servers/{id}", self._get_server),
                 web.get("/images", self._images),
                 web.get("/ssh_keys", self._ssh_keys),
             ]

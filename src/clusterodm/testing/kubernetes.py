@@ -53,7 +53,7 @@ class KubernetesApi:
         self._version = 100
         self._events: list[tuple[int, str, str, Json]] = []
         self._changed = asyncio.Condition()
-        self._gone: dict[str, asyncio.Event] = {}
+        self._deletions: dict[str, asyncio.Event] = {}
         self._group: asyncio.TaskGroup | None = None
         self._hosts = 0
         self._closing = False
@@ -64,9 +64,9 @@ class KubernetesApi:
         app = web.Application(middlewares=[self._guard])
         for base in ("/apis/batch/v1", "/api/v1"):
             path = f"{base}/namespaces/{{namespace}}/{{plural}}"
-            app.router.add_get(path, self._many)
+            app.router.add_get(path, self._list_objects)
             app.router.add_post(path, self._create)
-            app.router.add_get(path + "/{name}", self._one)
+            app.router.add_get(path + "/{name}", self._get_object)
             app.router.add_delete(path + "/{name}", self._delete)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
@@ -76,8 +76,8 @@ class KubernetesApi:
             async with asyncio.TaskGroup() as self._group:
                 yield f"http://127.0.0.1:{runner.addresses[0][1]}"
                 self._closing = True
-                for gone in list(self._gone.values()):
-                    gone.set()
+                for deletion in list(self._deletions.values()):
+                    deletion.set()
         finally:
             await runner.cleanup()
 
@@ -105,17 +105,17 @@ class KubernetesApi:
         response: web.StreamResponse = await handler(request)
         return response
 
-    async def _many(self, request: web.Request) -> web.StreamResponse:
+    async def _list_objects(self, request: web.Request) -> web.StreamResponse:
         plural = request.match_info["plural"]
         matches = _selector(request.query.get("labelSelector", ""))
         if request.query.get("watch") in ("true", "1", "True"):
             return await self._watch(request, plural, matches)
-        found = [item for item in self.objects[plural].values() if matches(item)]
+        items = [item for item in self.objects[plural].values() if matches(item)]
         limit, start = int(request.query.get("limit", 0)), int(request.query.get("continue", 0) or 0)
-        page = found[start : start + limit] if limit else found[start:]
+        page = items[start : start + limit] if limit else items[start:]
         metadata: Json = {"resourceVersion": str(self._version)}
-        if limit and start + limit < len(found):
-            metadata |= {"continue": str(start + limit), "remainingItemCount": len(found) - start - limit}
+        if limit and start + limit < len(items):
+            metadata |= {"continue": str(start + limit), "remainingItemCount": len(items) - start - limit}
         _, version, kind = _KINDS[plural]
         return _json({"kind": f"{kind}List", "apiVersion": version, "metadata": metadata, "items": page})
 
@@ -124,8 +124,8 @@ class KubernetesApi:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         if since < self.compacted:
-            gone = _body(410, "Expired", f"too old resource version: {since} ({self.compacted})")
-            await response.write(json.dumps({"type": "ERROR", "object": gone}).encode() + b"\n")
+            status = _body(410, "Expired", f"too old resource version: {since} ({self.compacted})")
+            await response.write(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
             return response
         try:
             async with asyncio.timeout(float(request.query.get("timeoutSeconds", 60))):
@@ -145,10 +145,10 @@ class KubernetesApi:
             await response.write(json.dumps({"type": "BOOKMARK", "object": mark}).encode() + b"\n")
         return response
 
-    async def _one(self, request: web.Request) -> web.Response:
+    async def _get_object(self, request: web.Request) -> web.Response:
         plural, name = request.match_info["plural"], request.match_info["name"]
-        found = self.objects[plural].get(name)
-        return _json(found) if found is not None else _not_found(plural, name)
+        item = self.objects[plural].get(name)
+        return _json(item) if item is not None else _not_found(plural, name)
 
     async def _create(self, request: web.Request) -> web.Response:
         plural, item = request.match_info["plural"], await request.json()
@@ -181,7 +181,7 @@ class KubernetesApi:
             await self._put(plural, item, "MODIFIED")
         else:
             await self._drop(plural, name)
-        self._gone.setdefault(name, asyncio.Event()).set()
+        self._deletions.setdefault(name, asyncio.Event()).set()
         return _json(item)
 
     # The controllers
@@ -213,11 +213,11 @@ class KubernetesApi:
 
     async def end_pod(self, job: str) -> None:
         """End a pod as if its host were lost."""
-        self._gone.setdefault(job, asyncio.Event()).set()
+        self._deletions.setdefault(job, asyncio.Event()).set()
 
     async def _work(self, job: Json) -> None:
         """Run a Job: create its pod, run the node, end both."""
-        name, gone = job["metadata"]["name"], self._gone.setdefault(job["metadata"]["name"], asyncio.Event())
+        name, deleted = job["metadata"]["name"], self._deletions.setdefault(job["metadata"]["name"], asyncio.Event())
         template = job["spec"]["template"]
         labels = {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": name, "job-name": name}
         metadata = {"name": f"{name}-abcde", "uid": str(uuid.uuid4()), "namespace": self.namespace, "labels": labels}
@@ -225,13 +225,13 @@ class KubernetesApi:
         await self._put("pods", pod, "ADDED")
         job["status"] = {"active": 1}
         await self._put("jobs", job, "MODIFIED")
-        if await self._scheduled(pod, gone):
-            await self._live(pod, gone)
-        await self._ended(job, pod)
+        if await self._scheduled(pod, deleted):
+            await self._live(pod, deleted)
+        await self._job_ended(job, pod)
 
-    async def _scheduled(self, pod: Json, gone: asyncio.Event) -> bool:
+    async def _scheduled(self, pod: Json, deleted: asyncio.Event) -> bool:
         """Wait for a host, the Secret and the container; return False if the Job was deleted before."""
-        while not gone.is_set():
+        while not deleted.is_set():
             condition: Json = _READY
             if not self.fits(pod["spec"]):
                 text = "0/3 nodes are available: 3 Insufficient memory."
@@ -248,7 +248,7 @@ class KubernetesApi:
                 return True
             try:
                 async with asyncio.timeout(0.02):
-                    await gone.wait()
+                    await deleted.wait()
             except TimeoutError:
                 continue
         return False
@@ -257,7 +257,7 @@ class KubernetesApi:
         volume = next(each for each in pod["spec"]["volumes"] if each["name"] == "node")
         return self.objects["secrets"].get(volume["secret"]["secretName"])
 
-    async def _live(self, pod: Json, gone: asyncio.Event) -> None:
+    async def _live(self, pod: Json, deleted: asyncio.Event) -> None:
         secret = self._secret(pod)
         assert secret is not None, "scheduled"  # noqa: S101 - see _scheduled
         config = json.loads(base64.b64decode(secret["data"]["node.json"]))
@@ -270,9 +270,9 @@ class KubernetesApi:
             self.nodes[pod["metadata"]["name"]] = node
             pod["status"] = {"phase": "Running", "podIP": address, "hostIP": address, "conditions": [_READY]}
             await self._put("pods", pod, "MODIFIED")
-            await gone.wait()
+            await deleted.wait()
 
-    async def _ended(self, job: Json, pod: Json) -> None:
+    async def _job_ended(self, job: Json, pod: Json) -> None:
         name = job["metadata"]["name"]
         if self._closing:
             return
@@ -291,9 +291,9 @@ class KubernetesApi:
             "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}],
         }
         await self._put("jobs", job, "MODIFIED")
-        self._gone[name] = again = asyncio.Event()
+        self._deletions[name] = again = asyncio.Event()
         await again.wait()
-        await self._ended(job, pod)
+        await self._job_ended(job, pod)
 
 
 _NOW: Final = "2026-01-01T00:00:00Z"
@@ -306,8 +306,8 @@ def _verb(request: web.Request) -> str:
 
 
 def _selector(text: str) -> Callable[[Json], bool]:
-    wanted = dict(part.split("=", 1) for part in text.replace("==", "=").split(",") if part)
-    return lambda item: wanted.items() <= item["metadata"].get("labels", {}).items()
+    labels = dict(part.split("=", 1) for part in text.replace("==", "=").split(",") if part)
+    return lambda item: labels.items() <= item["metadata"].get("labels", {}).items()
 
 
 def _json(value: Json, *, status: int = 200) -> web.Response:

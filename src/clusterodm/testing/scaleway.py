@@ -53,7 +53,7 @@ class ScalewayApi:
             {"servers": [_server(machine) for machine in page(request, machines)], "total_count": len(machines)}
         )
 
-    async def _one(self, request: web.Request) -> web.Response:
+    async def _get_server(self, request: web.Request) -> web.Response:
         machine = self._find(request)
         if machine is None:
             return _refuse(404, "not_found", "resource is not found")
@@ -108,8 +108,8 @@ class ScalewayApi:
             [
                 web.post(f"{_PATH}/servers", self._create),
                 web.get(f"{_PATH}/servers", self._listed),
-                web.get(_PATH + "/servers/{id}", self._one),
-                web.delete(_PATH + "/servers/{id}", self._one),
+                web.get(_PATH + "/servers/{id}", self._get_server),
+                web.delete(_PATH + "/servers/{id}", self._get_server),
                 web.patch(_PATH + "/servers/{id}/user_data/cloud-init", self._user_data),
                 web.post(_PATH + "/servers/{id}/action", self._act),
                 web.delete("/block/v1alpha1/zones/{zone}/volumes/{id}", self._volume),

@@ -107,17 +107,17 @@ class World:
         full = 0 <= self.quota <= len(self.machines)
         return size not in self.out_of_stock and not full
 
-    def create(self, name: str, size: str, location: str, **given: Any) -> FakeMachine:
+    def create(self, name: str, size: str, location: str, **fields: Any) -> FakeMachine:
         """Create a machine that is stopped."""
         number = len(self.created) + 1
         machine = FakeMachine(
-            id=str(uuid.uuid4()) if given.pop("uuid", False) else str(1000 + number),
+            id=str(uuid.uuid4()) if fields.pop("uuid", False) else str(1000 + number),
             name=name,
             size=size,
             location=location,
             address=f"127.{self._net}.{number // 250}.{number % 250 + 1}",
             volumes=[str(uuid.uuid4())],
-            **given,
+            **fields,
         )
         self.machines[machine.id] = machine
         self.created.append(machine)

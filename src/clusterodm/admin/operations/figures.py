@@ -52,7 +52,7 @@ async def status(cluster: OperatorPlane, guesses: Guesses | None = None) -> Clus
         slots=sum(node.slots for node in usable),
         slots_used=sum(min(node.slots, node.info.task_queue_count + len(node.reserved)) for node in usable),
         providers=len(cluster.autoscaler.fleet.providers),
-        replicas=[each.name for each in cluster.replicas.there],
+        replicas=[each.name for each in cluster.replicas.members],
         leader=cluster.replicas.leader,
         machines=len(cluster.machines.alive()),
         month_cost=cluster.autoscaler.spent_this_month,
@@ -68,7 +68,7 @@ async def status(cluster: OperatorPlane, guesses: Guesses | None = None) -> Clus
         longest_wait=max((elapsed(at, now) for at in since), default=0.0),
         expected_wait=guesses.next_one,
         held_bytes=cluster.spool.room.held,
-        room_bytes=max(0, cluster.spool.room.left()),
+        room_bytes=max(0, cluster.spool.room.free_bytes()),
         trash_bytes=cluster.strays.files.trash.size,
     )
 
@@ -76,36 +76,40 @@ async def status(cluster: OperatorPlane, guesses: Guesses | None = None) -> Clus
 def _problems(cluster: OperatorPlane) -> list[str]:
     """Return what an operator should look at, a sentence each."""
     nodes = cluster.registry.nodes()
-    found: list[str] = []
+    problems: list[str] = []
     if not nodes:
-        found += [] if cluster.autoscaler.fleet.providers else ["no node is configured"]
+        problems += [] if cluster.autoscaler.fleet.providers else ["no node is configured"]
     elif not any(node.online for node in nodes) and not cluster.machines.alive():
-        found.append("no node is online")
+        problems.append("no node is online")
     else:
         offline = [str(node.address) for node in nodes if not node.online]
-        found += [f"{name} is offline" for name in offline[:3]]
-        found += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
-    found += _ill(cluster)
-    found += cluster.dispatcher.waits.problems()
-    found += [] if cluster.replicas.leader else ["no replica is the leader at the moment"]
-    found += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
-    found += [provider.pause.text for provider in cluster.autoscaler.fleet.providers.values() if provider.pause.left]
+        problems += [f"{name} is offline" for name in offline[:3]]
+        problems += [f"{len(offline) - 3} more nodes are offline"] if len(offline) > 3 else []
+    problems += _ill(cluster)
+    problems += cluster.dispatcher.waits.problems()
+    problems += [] if cluster.replicas.leader else ["no replica is the leader at the moment"]
+    problems += [f"provider {name}: {why}" for name, why in cluster.autoscaler.troubles.items()]
+    problems += [
+        provider.pause.text for provider in cluster.autoscaler.fleet.providers.values() if provider.pause.remaining
+    ]
     unknown = {machine.provider for machine in cluster.machines.alive()} - set(cluster.autoscaler.fleet.providers)
-    found += [f"there are machines of provider {name}, which is no longer configured" for name in sorted(unknown)]
+    problems += [f"there are machines of provider {name}, which is no longer configured" for name in sorted(unknown)]
     if orphans := cluster.reaper.orphans:
-        found.append(f"{len(orphans)} machines carry this cluster's tag but are unknown to it; they will be deleted")
-    found += _silent(cluster)
+        problems.append(f"{len(orphans)} machines carry this cluster's tag but are unknown to it; they will be deleted")
+    problems += _silent(cluster)
     if undelivered := sum(awaits_restart(entry.task, entry.attempt) for entry in cluster.tasks.active()):
         waiting = "a finished task waits" if undelivered == 1 else f"{undelivered} finished tasks wait"
-        found.append(f"{waiting} until the node can deliver the results; the timeline says why it cannot")
-    found += _unreachable_addresses(cluster)
+        problems.append(f"{waiting} until the node can deliver the results; the timeline says why it cannot")
+    problems += _unreachable_addresses(cluster)
     if cluster.submodels.stuck:
-        found.append("split-merge jobs hold all slots: their submodels cannot run until there is another node or slot")
-    found += _set_aside(cluster)
-    found += [cluster.strays.problem()] if cluster.strays.problem() else []
+        problems.append(
+            "split-merge jobs hold all slots: their submodels cannot run until there is another node or slot"
+        )
+    problems += _set_aside(cluster)
+    problems += [cluster.strays.problem()] if cluster.strays.problem() else []
     if cluster.spool.room.is_low():
-        found.append("little room is left for uploads")
-    return found
+        problems.append("little room is left for uploads")
+    return problems
 
 
 def _set_aside(cluster: OperatorPlane) -> list[str]:
@@ -119,14 +123,18 @@ def _set_aside(cluster: OperatorPlane) -> list[str]:
 
 def _ill(cluster: OperatorPlane) -> list[str]:
     """Return nodes that are set aside because tasks fail there, with their error messages."""
-    now, found = cluster.clock(), []
+    now, lines = cluster.clock(), []
     for node_id, health in cluster.registry.health.ill().items():
         if (node := cluster.registry.get(node_id)) is not None and not node.record.removed:
-            left = health.until - now
-            then = f"is set aside for another {span(left)}" if left > 0 else "was set aside and is being tried again"
-            found.append(f"{node.address} {then}, tasks fail there: {health.words}")
-    more = len(found) - _LISTED
-    return found[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
+            remaining = health.until - now
+            status = (
+                f"is set aside for another {span(remaining)}"
+                if remaining > 0
+                else "was set aside and is being tried again"
+            )
+            lines.append(f"{node.address} {status}, tasks fail there: {health.words}")
+    more = len(lines) - _LISTED
+    return lines[:_LISTED] + ([f"{more} more nodes are set aside, tasks fail there"] if more > 0 else [])
 
 
 def _silent(cluster: OperatorPlane) -> list[str]:

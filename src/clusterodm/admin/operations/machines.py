@@ -141,7 +141,7 @@ async def costs(cluster: OperatorPlane, *, month: str, by: CostKey) -> list[Cost
 
 def line(machine: MachineView) -> str:
     """Return a machine as one line."""
-    kept = " [kept]" if machine.kept else ""
+    flag = " [kept]" if machine.kept else ""
     busy = f"{len(machine.tasks)} tasks" if machine.tasks else "idle" if machine.idle_since else "no task"
-    where = f"{machine.size} in {machine.location} ({machine.provider})"
-    return f"{machine.id} [{machine.state}]{kept} {where} {busy} cost {machine.cost:.2f}: {machine.reason}"
+    offering = f"{machine.size} in {machine.location} ({machine.provider})"
+    return f"{machine.id} [{machine.state}]{flag} {offering} {busy} cost {machine.cost:.2f}: {machine.reason}"

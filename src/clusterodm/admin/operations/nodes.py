@@ -182,8 +182,8 @@ async def lease(
     call, nor in the last `drain_before` of the `ends_in` seconds that it has left. A node that was configured otherwise
     keeps its terms: the right to register nodes does not include changing those. Raises BadRequest."""
     address = _address(host, port, token, certificate)
-    known = cluster.registry.find(address)
-    if known is not None and known.record.origin is not Origin.LEASE:
+    existing = cluster.registry.find(address)
+    if existing is not None and existing.record.origin is not Origin.LEASE:
         raise BadRequest(f"{address} is a configured node, not one with a lease")
     terms = {"labels": labels or {}, "slots": slots, "ttl": ttl, "ends_in": ends_in, "drain_before": drain_before}
     node = await cluster.registry.add(address, **lease_terms(cluster.clock(), terms))

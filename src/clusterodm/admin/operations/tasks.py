@@ -236,8 +236,8 @@ def _arrived(task: Task, transfer: Transfer | None) -> str:
 def _why_running(cluster: OperatorPlane, entry: Entry, node: str) -> str:
     if entry.unreachable_since:
         silent = cluster.clock.steady() - entry.unreachable_since
-        left = cluster.settings.node_lost_after - silent
-        when = f"in {span(left)}" if left > 0 else "now"
+        remaining = cluster.settings.node_lost_after - silent
+        when = f"in {span(remaining)}" if remaining > 0 else "now"
         return (
             f"{node} has not answered for {span(silent)}; {when} it counts as lost, and the task is retried elsewhere"
         )

@@ -82,7 +82,7 @@ class Autoscaler:
         try:
             await provider.check()
         except Throttled:
-            await asyncio.sleep(provider.pause.left)
+            await asyncio.sleep(provider.pause.remaining)
             await self._check(provider)
         except ProviderError as error:
             _log.error("provider unusable", provider=provider.name, error=str(error))
@@ -101,7 +101,7 @@ class Autoscaler:
         self._remark(scale_plan)
         for launch in scale_plan.launches:
             provider = self.fleet.providers[launch.offering.provider]
-            if not provider.pause.left:  # the launch before may have begun one
+            if not provider.pause.remaining:  # the launch before may have begun one
                 await self._launch(launch)
         for machine_id, why in scale_plan.drain.items():
             await self._drain(machine_id, why)
@@ -173,7 +173,7 @@ class Autoscaler:
     def _where(self, machine: Machine) -> str:
         place = f"{machine.size} in {machine.location}" if machine.location else machine.size
         provider = self.fleet.providers.get(machine.provider)
-        if provider is not None and provider.pause.left:
+        if provider is not None and provider.pause.remaining:
             return f"{place}; {provider.pause.text}"
         if (why := self.lifecycle.waiting.get(machine.id)) is not None:
             return f"{place}, pending at {machine.provider}{f': {why}' if why else ''}"
@@ -215,8 +215,8 @@ class Autoscaler:
         """Record when each machine was last busy."""
         for machine in self.state.machines.alive():
             node = self.state.machines.node(machine)
-            wanted = self.state.machines.busy(machine) or (node is not None and node.prefetches)
-            if machine.state is State.READY and wanted:
+            in_use = self.state.machines.busy(machine) or (node is not None and node.prefetches)
+            if machine.state is State.READY and in_use:
                 self.state.machines.touch(machine, self.clock())
 
     # Costs
@@ -224,8 +224,8 @@ class Autoscaler:
     @property
     def spent_this_month(self) -> float:
         """The cost of machines this month so far."""
-        month, kept = self._spent
-        return kept + sum(cost.amount for cost in self._costs.values() if cost.month == month)
+        month, stored = self._spent
+        return stored + sum(cost.amount for cost in self._costs.values() if cost.month == month)
 
     async def read_costs(self) -> None:
         """Read what was spent this month, on replicas that do not count it."""
@@ -264,8 +264,8 @@ class Autoscaler:
             await self.state.store.charge(costs.values())
             oldest = time.strftime("%Y-%m", time.gmtime(self.clock() - _KEEP))
             await self.state.store.forget_machines(self.clock() - _KEEP, month=oldest)
-            month, kept = self._spent
-            self._spent = (month, kept + sum(cost.amount for cost in costs.values() if cost.month == month))
+            month, stored = self._spent
+            self._spent = (month, stored + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
 def _rules(provider: BoundedProvider, forecasts: Forecasts, now: float) -> Rules:

@@ -45,7 +45,7 @@ class BootStep:
         try:
             reported = await self.absence.look(machine, provider)
         except Throttled:
-            self.restart_timeout(machine, after=provider.pause.left)
+            self.restart_timeout(machine, after=provider.pause.remaining)
             raise
         node = self.machines.node(machine)
         if reported is None and node is not None and node.online:

@@ -132,7 +132,7 @@ class Lifecycle:
         try:
             return await steps[machine.state](machine, provider)
         except Throttled:
-            return provider.pause.left
+            return provider.pause.remaining
         except StaleMachine as stale:
             _log.info("step superseded", machine=machine.id, why=str(stale))
             return self._interval

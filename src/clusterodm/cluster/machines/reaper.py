@@ -34,14 +34,14 @@ class Reaper:
     cluster: str
     clock: Clock
     #: Orphans by provider and id, and the (monotonic) time when each was first seen.
-    _seen: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
+    _first_seen: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
     #: Orphans whose disks are deleted once their provider no longer lists them.
     _dying: dict[tuple[str, str], ProviderMachine] = field(init=False, default_factory=dict)
 
     @property
     def orphans(self) -> list[str]:
         """The providers' ids of all orphans."""
-        return [machine_id for _, machine_id in self._seen]
+        return [machine_id for _, machine_id in self._first_seen]
 
     async def sweep(self) -> None:
         """Compare all providers; one that fails does not affect the others."""
@@ -53,18 +53,18 @@ class Reaper:
 
     async def _compare(self, provider: BoundedProvider) -> None:
         listed = await provider.list_machines(self.cluster)
-        known = {machine.id: machine.provider_id for machine in self.machines.alive()}
+        provider_ids = {machine.id: machine.provider_id for machine in self.machines.alive()}
         orphans = {
             (provider.name, each.id): each
             for each in listed
             # a machine that is being created is known by its name alone
-            if each.name not in known or known[each.name] not in ("", each.id)
+            if each.name not in provider_ids or provider_ids[each.name] not in ("", each.id)
         }
-        mine = {key for key in self._seen if key[0] == provider.name}
+        mine = {key for key in self._first_seen if key[0] == provider.name}
         for key in mine - set(orphans):
-            del self._seen[key]
+            del self._first_seen[key]
         for key, orphan in orphans.items():
-            since = self._seen.setdefault(key, self.clock.steady())
+            since = self._first_seen.setdefault(key, self.clock.steady())
             if self.clock.steady() - since >= GRACE:
                 await self._delete(provider, key, orphan)
         await self._drop_disks(provider, set(orphans))

@@ -74,17 +74,17 @@ class Discovery:
             return
         hosts = {str(address[0]) for *_, address in answers}
         present = {msgspec.structs.replace(name, host=host) for host in hosts}
-        known = {node.address for node in self._registry.nodes() if node.record.origin is Origin.DNS}
-        self._missing = {address: self._missing.get(address, 0) + 1 for address in known - present}
+        registered = {node.address for node in self._registry.nodes() if node.record.origin is Origin.DNS}
+        self._missing = {address: self._missing.get(address, 0) + 1 for address in registered - present}
         flickers = {address for address, count in self._missing.items() if count < _MISSES}
         await self._keep([Listed(address) for address in present | flickers], Origin.DNS)
 
     async def _keep(self, listed: list[Listed], origin: Origin) -> None:
-        wanted = changes((node.record for node in self._registry.nodes()), listed, origin)
-        for entry in wanted.add:
+        difference = changes((node.record for node in self._registry.nodes()), listed, origin)
+        for entry in difference.add:
             await self._registry.add(entry.address, locked=entry.locked, origin=origin)
             _log.info("node discovered", node=str(entry.address), origin=str(origin))
-        for record in wanted.remove:
+        for record in difference.remove:
             if node := self._registry.get(record.id):
                 await self._registry.remove(node)
                 _log.info("node no longer listed", node=str(record.address), origin=str(origin))

@@ -46,7 +46,7 @@ class Describer:
         self._due = 0.0
         self._failures = 0
         #: What was last read from the store or written to it; before that, the shipped one.
-        self._kept = shipped
+        self._stored = shipped
         self._take(shipped)
 
     def _take(self, description: Description) -> None:
@@ -56,8 +56,8 @@ class Describer:
     async def reload(self) -> None:
         """Reload the stored description, by this process or another one."""
         if stored := await self._store.value(_KEY):
-            self._kept = msgspec.convert(stored, Description)
-            self._take(self._kept)
+            self._stored = msgspec.convert(stored, Description)
+            self._take(self._stored)
 
     async def refresh(self, node_id: int, address: NodeAddress, info: NodeInfo) -> None:
         """Request the options of the reference node: now if the node or its engine changed, else at intervals, because
@@ -78,9 +78,9 @@ class Describer:
         current = Description(info, self.now.options if options is None else options)
         if _shown(current) != _shown(self.now):
             self._take(current)
-        if _shown(self.now) != _shown(self._kept):  # again after the store failed
+        if _shown(self.now) != _shown(self._stored):  # again after the store failed
             await self._store.keep_value(_KEY, msgspec.to_builtins(self.now))
-            self._kept = self.now
+            self._stored = self.now
 
 
 def _shown(description: Description) -> tuple[str, str, str, list[dict[str, Any]]]:

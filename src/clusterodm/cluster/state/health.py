@@ -24,14 +24,14 @@ class Healths:
     def __init__(self, node: Callable[[int], Node | None], clock: Callable[[], float]) -> None:
         self._node = node
         self._clock = clock
-        self._known: dict[int, Health] = {}
+        self._by_node: dict[int, Health] = {}
 
     def set_aside(self, node_id: int, seconds: float) -> None:
         """Keep new tasks from a node for a while; one that is set aside for longer stays so."""
         if (node := self._node(node_id)) and seconds > 0:
             now = self._clock()
-            known = node.set_aside_until if node.set_aside_until <= now + LONGEST_SET_ASIDE else 0.0  # clock set back
-            node.set_aside_until = max(known, now + seconds)
+            current = node.set_aside_until if node.set_aside_until <= now + LONGEST_SET_ASIDE else 0.0  # clock set back
+            node.set_aside_until = max(current, now + seconds)
 
     def pardon(self, node: Node) -> None:
         """Use a node again that was set aside, by an operator's order."""
@@ -45,35 +45,35 @@ class Healths:
 
     def failed(self, node_id: int, task: str, failure: Failure, words: str, seconds: float) -> None:
         """Note that a task failed on a node after so many seconds of processing; set a failing node aside."""
-        health = self._known.get(node_id, Health())
-        others = [other for each, other in self._known.items() if each != node_id]
+        health = self._by_node.get(node_id, Health())
+        others = [other for each, other in self._by_node.items() if each != node_id]
         self._put(node_id, health.failed_task(task, failure, words, self._clock(), seconds=seconds, others=others))
 
     def completed(self, node_id: int, task: str) -> None:
         """Note that a task completed on a node: that node is healthy, and nodes where the task failed are in doubt."""
-        self._known[node_id] = WELL
-        for each, health in list(self._known.items()):
+        self._by_node[node_id] = WELL
+        for each, health in list(self._by_node.items()):
             if task in health.doubted:
-                others = [other for other_id, other in self._known.items() if other_id != each]
+                others = [other for other_id, other in self._by_node.items() if other_id != each]
                 self._put(each, health.completed_elsewhere(task, self._clock(), others))
 
     def absolve(self, task: str) -> None:
         """Blame no node for a task that was itself at fault."""
-        self._known = {node_id: health.absolved(task) for node_id, health in self._known.items()}
+        self._by_node = {node_id: health.absolved(task) for node_id, health in self._by_node.items()}
 
     def forget(self, node_id: int) -> None:
         """Forget a node."""
-        self._known.pop(node_id, None)
+        self._by_node.pop(node_id, None)
 
     def ill(self) -> dict[int, Health]:
         """Return the nodes, by id, that were set aside as failing and have not completed a task since."""
         now = self._clock()
         return {
             node_id: health
-            for node_id, health in self._known.items()
+            for node_id, health in self._by_node.items()
             if health.times and now < max(health.until, health.at + _SHOWN)
         }
 
     def _put(self, node_id: int, health: Health) -> None:
-        self._known[node_id] = health
+        self._by_node[node_id] = health
         self.set_aside(node_id, health.until - self._clock())

@@ -57,14 +57,16 @@ class Machines:
         """Reload them: another process may have changed them. Idle times are kept, because they are only in memory."""
         async with self._writing:
             stored = {machine.id: machine for machine in await self._store.machines_alive()}
-            gone = [machine for key, machine in self._alive.items() if key not in stored]
-            for machine in gone:
+            vanished = [machine for key, machine in self._alive.items() if key not in stored]
+            for machine in vanished:
                 self._take_over(
                     msgspec.structs.replace(machine, state=State.GONE, reason="gone, as another replica recorded")
                 )
             for machine in stored.values():
-                known = self._alive.get(machine.id)
-                self._take_over(msgspec.structs.replace(machine, idle_since=known.idle_since) if known else machine)
+                previous = self._alive.get(machine.id)
+                self._take_over(
+                    msgspec.structs.replace(machine, idle_since=previous.idle_since) if previous else machine
+                )
 
     def _take_over(self, machine: Machine) -> None:
         before = self._alive.get(machine.id)
@@ -156,5 +158,5 @@ class Machines:
         node = self.node(machine)
         if node is None:
             return 0
-        known = {entry.task.uuid for entry in self.entries(machine)} | set(node.reserved)
-        return max(len(known), node.info.task_queue_count if node.online else 0)
+        tasks = {entry.task.uuid for entry in self.entries(machine)} | set(node.reserved)
+        return max(len(tasks), node.info.task_queue_count if node.online else 0)

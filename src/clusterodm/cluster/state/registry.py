@@ -98,21 +98,16 @@ class Node:
 
     def facts(self, now: float | None = None) -> NodeFacts:
         """Return the facts for placement; cached, because they are read often."""
-        record, info, made, reserved, prefetching = (
-            self.record,
-            self.info,
-            self._facts,
-            len(self.reserved),
-            len(self.prefetches),
-        )
+        record, info, cached = self.record, self.info, self._facts
+        reserved, prefetching = len(self.reserved), len(self.prefetches)
         queue = max(info.task_queue_count, len(self.running - self.reserved.keys()))
         if (
-            made is not None
-            and (made.queue, made.reserved, made.prefetching) == (queue, reserved, prefetching)
+            cached is not None
+            and (cached.queue, cached.reserved, cached.prefetching) == (queue, reserved, prefetching)
             and not record.ends
         ):
-            return made
-        made = NodeFacts(
+            return cached
+        cached = NodeFacts(
             id=record.id,
             name=str(self.address),
             online=self.online,
@@ -128,8 +123,8 @@ class Node:
             chosen_at=self.chosen_at,
             set_aside_until=self.set_aside_until,
         )
-        object.__setattr__(self, "_facts", made)
-        return made
+        object.__setattr__(self, "_facts", cached)
+        return cached
 
 
 class Registry:
@@ -273,11 +268,11 @@ class Registry:
 
     def free_slots(self) -> FreeSlots:
         """Return the facts in the order of placement, updated from call to call."""
-        known, facts = self._free.nodes, {node.id: node for node in self.facts()}
-        for node_id in known.keys() - facts.keys():
+        nodes, facts = self._free.nodes, {node.id: node for node in self.facts()}
+        for node_id in nodes.keys() - facts.keys():
             self._free.drop(node_id)
         for node_id, node in facts.items():
-            if known.get(node_id) is not node:
+            if nodes.get(node_id) is not node:
                 self._free.put(node)
         return self._free
 
@@ -329,7 +324,7 @@ class Registry:
         node = self._nodes.get(node_id)
         if node is None:
             return None
-        begun = node.asked_at = self._clock.steady()
+        begun_at = node.asked_at = self._clock.steady()
         before = node.facts()
         try:
             node.info = await self._client.info(node.address)
@@ -339,7 +334,7 @@ class Registry:
         else:
             node.failures, node.error, node.seen_at = 0, "", self._clock()
             node.most_used = max(node.most_used, node.info.total_memory - node.info.available_memory)
-            self._forget_reservations(node, begun)
+            self._forget_reservations(node, begun_at)
             if node.info.task_queue_count < len(node.running - node.reserved.keys()):
                 for task in node.running:
                     self.ended.tell(task)

@@ -94,9 +94,9 @@ class Tasks:
 
     async def refresh(self, uuids: Iterable[str]) -> None:
         """Reload some tasks."""
-        wanted = list(uuids)
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
+        pending = list(uuids)
+        for start in range(0, len(pending), _BATCH):
+            batch = pending[start : start + _BATCH]
             stored = await self._store.find_tasks_by_uuid(batch)
             for pair in stored:
                 self._apply(*pair)
@@ -145,8 +145,8 @@ class Tasks:
     @asynccontextmanager
     async def claimed(self, uuid: str) -> AsyncIterator[bool]:
         """Yield True while this process holds the claim to a uuid that no task has yet."""
-        async with self._taken(f"uuid {uuid}", _LONGEST_UPLOAD) as taken:
-            yield taken
+        async with self._try_lock(f"uuid {uuid}", _LONGEST_UPLOAD) as held:
+            yield held
 
     async def command(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run `work`, which cancels, removes or restarts a task on its node, while no other process commands that task:
@@ -156,8 +156,8 @@ class Tasks:
         async with self._commands.hold(uuid):
             end = self._clock.steady() + _LONGEST_COMMAND
             while self._clock.steady() < end:
-                async with self._taken(f"command {uuid}", _LONGEST_COMMAND) as taken:
-                    if taken:
+                async with self._try_lock(f"command {uuid}", _LONGEST_COMMAND) as held:
+                    if held:
                         if self._store.shared and uuid in self:
                             await self.refresh([uuid])
                         return await to_end(work(), _PATIENCE)
@@ -165,16 +165,16 @@ class Tasks:
         raise BadRequest("The task is changing, try again")
 
     @asynccontextmanager
-    async def _taken(self, lock: str, seconds: float) -> AsyncIterator[bool]:
+    async def _try_lock(self, lock: str, seconds: float) -> AsyncIterator[bool]:
         """Yield True while this process, of all that share the database, holds a lock."""
         if not self._store.shared:
             yield True
             return
-        taken = await self._store.take(lock, self._store.origin, seconds)
+        held = await self._store.take(lock, self._store.origin, seconds)
         try:
-            yield taken
+            yield held
         finally:
-            if taken:
+            if held:
                 await self._store.release(lock, self._store.origin)
 
     async def known(self, uuid: str) -> Entry | None:
@@ -230,8 +230,8 @@ class Tasks:
         """Return a page of an owner's tasks: active ones by latest commit, then those that ended in the last
         `listed_for` seconds by latest end."""
         aside = [each.task for each in self._store.aside.tasks.values() if each.task.phase is not Phase.FINISHED]
-        known = [*(entry.task for entry in self._active.values()), *aside]
-        mine = [task for task in known if task.owner == owner and visible(task)]
+        tasks = [*(entry.task for entry in self._active.values()), *aside]
+        mine = [task for task in tasks if task.owner == owner and visible(task)]
         mine.sort(key=lambda task: (-task.committed_at, task.uuid))
         page = [task.uuid for task in mine[offset : offset + limit]]
         if len(page) < limit:
@@ -274,11 +274,11 @@ class Tasks:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._kept(entry, was, version, to, changes)
+        await self._apply_stored(entry, was, version, to, changes)
         _log.info(text, task=entry.task.uuid, phase=str(to))
         self._changed(entry)
 
-    async def _kept(self, entry: Entry, was: Task, version: int, phase: Phase, changes: TaskChanges) -> None:
+    async def _apply_stored(self, entry: Entry, was: Task, version: int, phase: Phase, changes: TaskChanges) -> None:
         """Apply a stored change. If another process made one before it that was not read yet, read that, too."""
         missed = version != was.version + 1
         version = was.version if missed else version
@@ -334,7 +334,7 @@ class Tasks:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._kept(entry, was, version, entry.task.phase, changes)
+        await self._apply_stored(entry, was, version, entry.task.phase, changes)
         if attempt is not None:
             self._changed(entry)
 

@@ -132,14 +132,14 @@ class Attempts:
     def _requeue(self, task: Task, ended: Attempt, failed: Failed, decision: Again, restored: TaskChanges) -> Requeue:
         text = f"attempt {ended.number} on {ended.node_name} ended: {ended.reason}"
         newly_alone = decision.alone and not task.alone
-        alone = "retrying on a node of its own, because other tasks were lost with it" if newly_alone else ""
+        own_node = "retrying on a node of its own, because other tasks were lost with it" if newly_alone else ""
         refetch = "fetching its zipurl again" if restored else ""
         unseen = RULES[failed.failure].unseen
         return Requeue(
             attempt=ended,
             changes=restored | self._changes(task, ended, failed, decision),
-            text="; ".join(filter(None, [text, alone, refetch])),
-            console="" if unseen else f"{text}; {alone or 'retrying elsewhere'}",
+            text="; ".join(filter(None, [text, own_node, refetch])),
+            console="" if unseen else f"{text}; {own_node or 'retrying elsewhere'}",
         )
 
     def _changes(self, task: Task, attempt: Attempt, failed: Failed, decision: Again) -> TaskChanges:

@@ -161,8 +161,8 @@ class Collector:
 
 def results_gone(attempt: Attempt | None) -> ResultsGone:
     """Return the error for results that their node has deleted, or that went with it."""
-    where = f"{attempt.node_name} has deleted them, or is no longer here" if attempt else "nothing of it is left"
-    return ResultsGone(f"The results of this task are gone: {where}", no_retry=True)
+    fate = f"{attempt.node_name} has deleted them, or is no longer here" if attempt else "nothing of it is left"
+    return ResultsGone(f"The results of this task are gone: {fate}", no_retry=True)
 
 
 def why_no_results(attempt: Attempt, error: NodeError) -> ResultsGone | NodeError:

@@ -84,7 +84,7 @@ class Control:
                 if entry.task.phase is Phase.FINISHED:
                     await self.state.tasks.change(entry, f"canceled after its end by {by}", outcome=Outcome.CANCELED)
                     return
-                ended = self._ended(entry, cleanup)
+                ended = self._ended_attempt(entry, cleanup)
                 await self.state.tasks.finish(entry, Outcome.CANCELED, f"canceled by {by}", attempt=ended)
             except StaleTask:
                 continue
@@ -101,7 +101,7 @@ class Control:
             if entry.task.phase is Phase.REMOVED:
                 return
             try:
-                ended = self._ended(entry, Cleanup.REMOVE)
+                ended = self._ended_attempt(entry, Cleanup.REMOVE)
                 await self.state.tasks.advance(entry, Phase.REMOVED, f"removed by {by}", attempt=ended)
             except StaleTask:
                 continue
@@ -119,20 +119,20 @@ class Control:
         if entry.task.phase is not Phase.FINISHED:
             raise BadRequest("Task cannot be restarted")
         described = self.state.registry.options
-        given = [] if options is None else parse_options(options)
+        given_options = [] if options is None else parse_options(options)
         chosen = None
         if options is not None:
-            chosen = limited_options(check_options(given, described), described, limits)
+            chosen = limited_options(check_options(given_options, described), described, limits)
             chosen = self.callbacks.with_cluster(chosen, split_cluster(entry.task.options) or cluster_url)
         if split_cluster(entry.task.options):
             await self.before_restart(entry.task.uuid)
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
-        unknown = unknown_options(given, described)
+        unknown = unknown_options(given_options, described)
         try:
-            there = self._keeps_it(entry) is not None and await self.state.tasks.command(
+            restarted_in_place = self._keeps_it(entry) is not None and await self.state.tasks.command(
                 entry.task.uuid, lambda: self._restart_there(entry, chosen, changes, unknown)
             )
-            if not there:
+            if not restarted_in_place:
                 await self._restart_here(entry, changes, unknown)
         except StaleTask:
             return  # it was restarted or removed at the same moment
@@ -173,8 +173,8 @@ class Control:
         """Return the node that still has the task's files, if it is online."""
         attempt = entry.attempt
         node = self.state.registry.get(attempt.node_id) if attempt else None
-        gone = attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE
-        return None if gone else node
+        unavailable = attempt is None or node is None or not node.online or attempt.cleanup is Cleanup.REMOVE
+        return None if unavailable else node
 
     async def _ordered_there(self, attempt: Attempt, node: Node, options: list[Option] | None) -> bool:
         """Return True once a node has the order to restart an attempt."""
@@ -214,7 +214,7 @@ class Control:
         text = f"restarted on {attempt.node_name}"
         await self.state.tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
 
-    def _ended(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
+    def _ended_attempt(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:
         """Return the ended attempt with its cleanup; None if nothing is to be done on a node."""
         attempt = entry.attempt
         if attempt is None or (attempt.stage is Stage.ENDED and attempt.cleanup is Cleanup.REMOVE):

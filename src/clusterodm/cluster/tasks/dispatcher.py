@@ -124,7 +124,7 @@ class Dispatcher:
 
     def _place(self) -> None:
         """Decide on the queue, and explain the waits; only the leader carries it out."""
-        plan = self.placer.plan(self.max_sending * len(self.replicas.there), self._takes_no_turn)
+        plan = self.placer.plan(self.max_sending * len(self.replicas.members), self._takes_no_turn)
         self.waits.outlook.wanting, self.waits.outlook.soon = plan.wanting, plan.soon
         self._explain(plan)
         for placement in plan.placements if self.runtime.leadership.held else ():
@@ -137,8 +137,8 @@ class Dispatcher:
                 remark = self.waits.outlook.remarks.get(uuid, "")
                 entry.wait = f"{why}; {remark}" if remark else why
         texts = {uuid: entry.wait for uuid in plan.stuck if (entry := self.state.tasks.get(uuid))}
-        known = self.runtime.leadership.held or not self.state.registry.machines()
-        self.waits.record(plan.stuck, texts, machines_known=known)
+        machines_known = self.runtime.leadership.held or not self.state.registry.machines()
+        self.waits.record(plan.stuck, texts, machines_known=machines_known)
 
     def _takes_no_turn(self, entry: Entry) -> bool:
         """Return True for a task that is under way in name only: no replica is sending it."""
@@ -182,7 +182,7 @@ class Dispatcher:
             return None
         if not entry.task.charged and not entry.task.not_before:
             self.runtime.metrics.waits.observe(elapsed(entry.task.committed_at, self.runtime.clock()))
-        only_replica = len(self.replicas.there) == 1
+        only_replica = len(self.replicas.members) == 1
         return await self.sender.begin(entry, node, self.replicas.me.id if only_replica else "")
 
     async def _go_on(self, entry: Entry) -> Failed | None:

@@ -34,8 +34,8 @@ class Drainer:
         """Empty all nodes that are about to go. A drained one is not checked again: it gets no new tasks."""
         draining = {node.record.id: node for node in self.state.registry.all() if node.record.leaving(self.clock())}
         done = self.drained - self._busy()
-        left = {node_id: 0 if node_id in done else await self._empty(node) for node_id, node in draining.items()}
-        self.drained = frozenset(node_id for node_id, count in left.items() if not count) - self._busy()
+        remaining = {node_id: 0 if node_id in done else await self._empty(node) for node_id, node in draining.items()}
+        self.drained = frozenset(node_id for node_id, count in remaining.items() if not count) - self._busy()
 
     def _busy(self) -> set[int]:
         """Return the nodes that have tasks."""
@@ -43,12 +43,12 @@ class Drainer:
 
     async def _empty(self, node: Node) -> int:
         """Pull all results of a node; return how many are left there."""
-        left = offset = 0
+        remaining = offset = 0
         while uuids := await self.state.store.completed_on(node.record.id, limit=_PAGE, offset=offset):
             offset += len(uuids)
             for uuid in uuids:
-                left += not (self.results.archive(uuid) or await self._pull(uuid, node))
-        return left
+                remaining += not (self.results.archive(uuid) or await self._pull(uuid, node))
+        return remaining
 
     async def _pull(self, uuid: str, node: Node) -> bool:
         entry = await self.state.tasks.find(uuid)

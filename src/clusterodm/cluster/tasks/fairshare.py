@@ -35,7 +35,7 @@ class FairShare:
 
     def usage(self) -> Usage:
         """Return the usage up to now."""
-        return Usage(self._ledger.left(self._clock()), self._began)
+        return Usage(self._ledger.remaining(self._clock()), self._began)
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt

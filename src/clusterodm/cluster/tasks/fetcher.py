@@ -147,9 +147,9 @@ class Fetcher:
         timeout = aiohttp.ClientTimeout(total=None, connect=30, sock_read=60)
         async with self.egress.session(timeout) as session:
             for _ in range(_MAX_REDIRECTS + 1):
-                wanted = self.egress.check(url)
+                target = self.egress.check(url)
                 try:
-                    async with session.get(wanted, allow_redirects=False) as response:
+                    async with session.get(target, allow_redirects=False) as response:
                         if response.status in (301, 302, 303, 307, 308):
                             url = urljoin(url, response.headers.get("Location", ""))
                             continue

@@ -81,8 +81,8 @@ class Holdings:
 
 
 def _check(accepted: Sequence[HeldFile], held: Sequence[HeldFile]) -> None:
-    if lost := describe_losses(accepted, held):
-        raise FilesLost(f"files that were accepted are damaged or missing here: {lost}")
+    if losses := describe_losses(accepted, held):
+        raise FilesLost(f"files that were accepted are damaged or missing here: {losses}")
 
 
 def _counted(task: Task, held: list[HeldFile]) -> list[HeldFile]:

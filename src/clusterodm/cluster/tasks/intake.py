@@ -147,14 +147,14 @@ class Intake:
         entry = await self.receiving(uuid, grant.owner)
         async with self.state.tasks.locked(entry):
             await self.receiving(uuid, grant.owner)
-            kept = await self.files.spool.publish(uuid, part, name)
+            stored_name = await self.files.spool.publish(uuid, part, name)
             try:
-                await self._check_images(uuid, kept, grant.limits)
-                await self._check_files(entry, kept)
+                await self._check_images(uuid, stored_name, grant.limits)
+                await self._check_files(entry, stored_name)
             except BadRequest as error:
-                await self._refusals.add(uuid, kept, error)
+                await self._refusals.add(uuid, stored_name, error)
                 raise
-            self.prefetcher.grew(uuid, HeldFile(kept, part.size))
+            self.prefetcher.grew(uuid, HeldFile(stored_name, part.size))
 
     async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
         """Store that a file of an upload was refused: there is no commit without it."""
@@ -163,27 +163,27 @@ class Intake:
             await self.receiving(uuid, grant.owner)
             await self._refusals.add(uuid, name, error)
 
-    async def _check_images(self, uuid: str, kept: str, limits: Limits) -> None:
+    async def _check_images(self, uuid: str, stored_name: str, limits: Limits) -> None:
         """Discard the file that is one too many; a file uploaded twice counts once."""
-        if limits.max_images is None or not is_image(kept):
+        if limits.max_images is None or not is_image(stored_name):
             return
         count = sum(is_image(file.name) for file in await self.files.spool.listing(uuid))
         try:
             check_images(count, limits)
         except BadRequest:
-            await self.files.spool.discard(uuid, kept)
+            await self.files.spool.discard(uuid, stored_name)
             raise
 
-    async def _check_files(self, entry: Entry, kept: str) -> None:
+    async def _check_files(self, entry: Entry, stored_name: str) -> None:
         """Discard the file with which an upload exceeds what any node accepts. Files are listed only once there may be
         too many; those received by other replicas are counted at the commit."""
-        entry.counted += kept != SEED
+        entry.counted += stored_name != SEED
         if not self.state.registry.never(Needs(images=entry.counted)):
             return
         uuid = entry.task.uuid
         entry.counted = counted_files(file.name for file in await self.files.spool.listing(uuid))
         if why := self.state.registry.never(Needs(images=entry.counted)):
-            await self.files.spool.discard(uuid, kept)
+            await self.files.spool.discard(uuid, stored_name)
             entry.counted -= 1
             raise BadRequest(why, no_retry=True)
 

@@ -141,8 +141,8 @@ class Prefetcher:
 
     async def _keys(self) -> list[str]:
         """Return uploads that another replica prefetched: that is discarded, and may begin anew."""
-        found = (entry for entry in self.state.tasks.active() if entry.attempt is not None)
-        return [entry.task.uuid for entry in found if entry.attempt and entry.attempt.stage is Stage.PREFETCHING]
+        on_node = (entry for entry in self.state.tasks.active() if entry.attempt is not None)
+        return [entry.task.uuid for entry in on_node if entry.attempt and entry.attempt.stage is Stage.PREFETCHING]
 
     def loops(self) -> tuple[Loop, ...]:
         """Return its loops."""

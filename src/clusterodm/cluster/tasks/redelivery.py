@@ -47,8 +47,8 @@ class Redelivery:
         """Return the seconds until a task is restarted on its node; 0 if it is due now, or not planned."""
         if not awaits_restart(entry.task, entry.attempt):
             return 0.0
-        left = entry.task.not_before - self.clock()
-        return left if 0 < left <= RESTART_BACK_OFF.longest else 0.0  # further ahead: the clock was set back
+        remaining = entry.task.not_before - self.clock()
+        return remaining if 0 < remaining <= RESTART_BACK_OFF.longest else 0.0  # further ahead: the clock was set back
 
     async def failed(self, entry: Entry, attempt: Attempt, node: Node) -> bool:
         """Take the next step for a task that failed without a reason; return False if none is left. Raises
@@ -91,13 +91,13 @@ class Redelivery:
 
     def _time_left(self, attempt: Attempt, node: Node) -> float:
         """Return the seconds until the node goes away; infinite if that is not known."""
-        record, left = node.record, math.inf
+        record, remaining = node.record, math.inf
         if record.ends_at:
-            left = record.ends_at - self.clock()
+            remaining = record.ends_at - self.clock()
         provider = self.fleet.providers.get(record.labels.get("provider", ""))
         if provider is not None and provider.config.max_runtime > 0:
-            left = min(left, provider.config.max_runtime - self.clock.age(attempt.started_at))
-        return left
+            remaining = min(remaining, provider.config.max_runtime - self.clock.age(attempt.started_at))
+        return remaining
 
 
 def _require_wait(entry: Entry) -> None:

@@ -60,13 +60,13 @@ class Relay:
 
     async def poll(self, attempt: Attempt, node: Node, seconds: float) -> Poll:
         """Poll a task with its new lines and a few known ones; each call may take this long. Raises a NodeError."""
-        line, known = await self._known(attempt)
+        line, known_lines = await self._known_lines(attempt)
         try:
             snapshot = await self.client.task(node.address, attempt.node_uuid, from_line=line, seconds=seconds)
         except AnswerTooLarge:
             snapshot = await self.client.task(node.address, attempt.node_uuid, seconds=seconds)
-            return Poll(snapshot=snapshot, line=line, known=known, whole=False)
-        return Poll(snapshot=snapshot, line=line, known=known, whole=True)
+            return Poll(snapshot=snapshot, line=line, known=known_lines, whole=False)
+        return Poll(snapshot=snapshot, line=line, known=known_lines, whole=True)
 
     async def keep(self, entry: Entry, attempt: Attempt, node: Node, poll: Poll) -> bool:
         """Append the new lines of a console; return False if not all of them could be read."""
@@ -87,20 +87,20 @@ class Relay:
                 return True
         return False
 
-    async def _known(self, attempt: Attempt) -> tuple[int, list[str]]:
+    async def _known_lines(self, attempt: Attempt) -> tuple[int, list[str]]:
         """Return the number of the first line to request, and the known lines from there on."""
         count = await self.consoles.count(attempt.task) - attempt.console_start
         overlap = min(_OVERLAP, count)
-        known = await self.consoles.read(attempt.task, -overlap) if overlap else b"[]"
-        return count - overlap, msgspec.json.decode(known, type=list[str])
+        known_lines = await self.consoles.read(attempt.task, -overlap) if overlap else b"[]"
+        return count - overlap, msgspec.json.decode(known_lines, type=list[str])
 
     async def _read(self, entry: Entry, attempt: Attempt, node: Node) -> None:
         """Copy a console piece by piece, from the first unknown line."""
-        line, known = await self._known(attempt)
+        line, known_lines = await self._known_lines(attempt)
         async with aclosing(self.client.output(node.address, attempt.node_uuid, line)) as pieces:
-            first = await _first(pieces, len(known))
-            if first[: len(known)] == known or not self._may_restart(attempt):
-                await self._append(attempt, first[len(known) :])
+            first = await _first(pieces, len(known_lines))
+            if first[: len(known_lines)] == known_lines or not self._may_restart(attempt):
+                await self._append(attempt, first[len(known_lines) :])
                 async for piece in pieces:
                     await self._append(attempt, piece)
                 return

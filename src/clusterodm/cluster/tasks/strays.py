@@ -40,18 +40,18 @@ class Strays:
     files: Files
     uploads: Uploads
     clock: Clock
-    _seen: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
+    _first_seen: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
     _scanned_at: float = field(init=False, default=float("-inf"))
 
     def problem(self) -> str:
         """Describe the stray files for an operator; empty if there are none."""
-        tasks = {uuid for _, uuid in self._seen}
+        tasks = {uuid for _, uuid in self._first_seen}
         if not tasks:
             return ""
-        left = max(0.0, GRACE - (self.clock.steady() - min(self._seen.values())))
+        remaining = max(0.0, GRACE - (self.clock.steady() - min(self._first_seen.values())))
         return (
             f"the data folder has files of {len(tasks)} tasks that the database does not know, such as {min(tasks)}: "
-            f"they go to {self.files.trash.root} in {span(left)}; "
+            f"they go to {self.files.trash.root} in {span(remaining)}; "
             "is it the right database, or one older than the folder?"
         )
 
@@ -94,10 +94,10 @@ class Strays:
         uuids = [uuid for uuid in names if is_task_id(uuid)]
         known = await self.store.known_tasks(uuids)
         unknown = {uuid for uuid in uuids if uuid not in known and not self.uploads.is_arriving(uuid)}
-        for key in [key for key in self._seen if key[0] == kind and key[1] not in unknown]:
-            del self._seen[key]
-        new = sorted(uuid for uuid in unknown if (kind, uuid) not in self._seen)
-        self._seen |= {(kind, uuid): self.clock.steady() for uuid in new}
+        for key in [key for key in self._first_seen if key[0] == kind and key[1] not in unknown]:
+            del self._first_seen[key]
+        new = sorted(uuid for uuid in unknown if (kind, uuid) not in self._first_seen)
+        self._first_seen |= {(kind, uuid): self.clock.steady() for uuid in new}
         if new:
             _log.warning(
                 "stray files of tasks unknown to the database; they go to the trash after a grace period",
@@ -109,8 +109,8 @@ class Strays:
             )
 
     async def _move_away(self) -> None:
-        for (kind, uuid), since in list(self._seen.items()):
+        for (kind, uuid), since in list(self._first_seen.items()):
             rested = kind != "spool" or self.clock.age(self.files.spool.last_change(uuid)) >= GRACE
             if self.clock.steady() - since >= GRACE and rested and not await self.store.known_tasks([uuid]):
                 await self.take_away(kind, uuid)
-                del self._seen[(kind, uuid)]
+                del self._first_seen[(kind, uuid)]

@@ -130,7 +130,7 @@ class Tracker:
         if wait := self.redelivery.wait(entry):
             return wait
         try:
-            seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._left(entry)))
+            seconds = min(CALL_TIMEOUT, max(_SHORTEST_CALL, self._time_left(entry)))
             poll = await self.relay.poll(attempt, node, seconds)
         except NodeForgot as error:
             entry.misses += 1
@@ -148,11 +148,11 @@ class Tracker:
     def _unreachable(self, entry: Entry, why: str) -> float | Failed:
         """Give a node up once it has not answered for `lost_after` seconds."""
         entry.unreachable_since = entry.unreachable_since or self.runtime.clock.steady()
-        if (left := self._left(entry)) > 0:
-            return min(self.interval * 2, 30.0, left)
+        if (remaining := self._time_left(entry)) > 0:
+            return min(self.interval * 2, 30.0, remaining)
         return Failed(Failure.UNREACHABLE, why)
 
-    def _left(self, entry: Entry) -> float:
+    def _time_left(self, entry: Entry) -> float:
         """Return the seconds until the node of a task is given up if it stays silent."""
         if not entry.unreachable_since:
             return self.lost_after

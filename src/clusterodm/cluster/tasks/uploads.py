@@ -161,7 +161,7 @@ class Uploads:
         if task.phase is not Phase.RECEIVING:
             return False
         try:
-            await self.tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended(entry.attempt))
+            await self.tasks.advance(entry, Phase.REMOVED, text, attempt=self._ended_attempt(entry.attempt))
         except StaleTask:
             return False
         self._remember(task.uuid, task.owner, why)
@@ -174,7 +174,7 @@ class Uploads:
         while len(self._dropped) > _REMEMBERED:
             self._dropped.popitem(last=False)
 
-    def _ended(self, attempt: Attempt | None) -> Attempt | None:
+    def _ended_attempt(self, attempt: Attempt | None) -> Attempt | None:
         """Return the ended attempt of a prefetch, to be removed on its node."""
         if attempt is None or attempt.stage is not Stage.PREFETCHING:
             return None

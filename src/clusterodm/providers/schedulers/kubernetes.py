@@ -289,16 +289,16 @@ class _Watched:
         self._rest = rest
         self._path = f"{api}/namespaces/{namespace}/{plural}"
         #: By cluster: the resource version, and all objects by their uid.
-        self._known: dict[str, tuple[str, dict[str, Json]]] = {}
+        self._cache: dict[str, tuple[str, dict[str, Json]]] = {}
 
     async def current(self, cluster: str) -> list[Json]:
         """Return all objects."""
-        version, objects = self._known.pop(cluster, ("", {}))
+        version, objects = self._cache.pop(cluster, ("", {}))
         try:
             version, objects = await self._follow(cluster, version, objects) if version else await self._list(cluster)
         except _TooOld:
             version, objects = await self._list(cluster)
-        self._known[cluster] = (version, objects)
+        self._cache[cluster] = (version, objects)
         return list(objects.values())
 
     async def _list(self, cluster: str) -> tuple[str, dict[str, Json]]:

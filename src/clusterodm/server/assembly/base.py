@@ -117,8 +117,8 @@ def make_base(
 
 
 def _files(settings: Settings, folder: Path, store: Store, clock: Clock) -> Files:
-    most = parse_quota(settings.spool_max)
-    spool = Spool(folder / "spool", most, owner=store.origin, shared=store.shared, clock=clock)
+    quota = parse_quota(settings.spool_max)
+    spool = Spool(folder / "spool", quota, owner=store.origin, shared=store.shared, clock=clock)
     return Files(
         spool=spool,
         consoles=Consoles(folder / "console", shared=store.shared),

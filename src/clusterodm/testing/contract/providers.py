@@ -125,9 +125,9 @@ class ProviderContract:
         """`create` is idempotent on the name."""
         spec = _spec(provider, cluster)
         first = await provider.create(spec)
-        again = await provider.create(spec)
+        second = await provider.create(spec)
         other = await provider.create(_spec(provider, cluster, number=2))
-        assert again.id == first.id
+        assert second.id == first.id
         assert other.id != first.id
         assert {each.id for each in await provider.list_machines(cluster)} == {first.id, other.id}
         assert backend.names is None or list(backend.names()).count(spec.name) == 1
@@ -223,8 +223,8 @@ def _needed(control: T | None, name: str) -> T:
 
 async def _running(backend: ProviderBackend, provider: Provider, machine: ProviderMachine) -> ProviderMachine:
     async def running() -> ProviderMachine | None:
-        found = await provider.get(machine.id, machine.location)
-        return found if found is not None and found.status is MachineStatus.RUNNING and found.address else None
+        current = await provider.get(machine.id, machine.location)
+        return current if current is not None and current.status is MachineStatus.RUNNING and current.address else None
 
     return await _until(running, backend.patience, "the machine runs and has an address")
 

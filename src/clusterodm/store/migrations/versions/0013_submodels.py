@@ -19,5 +19,5 @@ def upgrade() -> None:
         "UPDATE tasks SET job_attempt = coalesce("
         "(SELECT of_job.attempts FROM tasks AS of_job WHERE of_job.uuid = tasks.job), 0) WHERE job <> ''"
     )
-    there = sa.column("job") != ""
-    op.create_index("ix_tasks_job", "tasks", ["job"], sqlite_where=there, postgresql_where=there)
+    has_job = sa.column("job") != ""
+    op.create_index("ix_tasks_job", "tasks", ["job"], sqlite_where=has_job, postgresql_where=has_job)
