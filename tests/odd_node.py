@@ -78,9 +78,11 @@ class OddNode:
         return web.json_response(defaults | more)
 
     async def init(self, request: web.Request) -> web.Response:
-        """POST /task/new/init."""
-        await request.read()
-        uuid = request.headers["set-uuid"]
+        """POST /task/new/init: what is refused has its files deleted."""
+        body, uuid = await request.read(), request.headers["set-uuid"]
+        if b"\r\n\r\n[\r\n" in body:
+            self.tasks.pop(uuid, None)
+            return web.json_response({"error": "Invalid options"})
         self.tasks[uuid] = OddTask()
         return web.json_response({"uuid": uuid})
 
@@ -102,6 +104,8 @@ class OddNode:
     async def commit(self, request: web.Request) -> web.Response:
         """POST /task/new/commit: images are counted as on a real node."""
         uuid = request.match_info["uuid"]
+        if uuid not in self.tasks:
+            return web.json_response({"error": "Invalid uuid"})
         task = self.tasks[uuid]
         moved = re.compile(r"\.txt$|^align\.(las|laz|tif)$|\.zip$", re.IGNORECASE)
         task.announced, task.count = False, sum(not moved.search(name) for name in task.files)
@@ -144,9 +148,11 @@ class OddNode:
         return await self.download(request) or web.Response(body=self.archive, content_type="application/zip")
 
     async def order(self, request: web.Request) -> web.Response:
-        """POST /task/remove and /task/cancel."""
-        form = await request.post()
-        self.tasks.pop(str(form["uuid"]), None)
+        """POST /task/remove and /task/cancel: a node does not know a task before its commit."""
+        uuid = str((await request.post())["uuid"])
+        if uuid in self.tasks and self.tasks[uuid].announced:
+            return web.json_response({"error": f"{uuid} not found"})
+        self.tasks.pop(uuid, None)
         return web.json_response({"success": True})
 
 

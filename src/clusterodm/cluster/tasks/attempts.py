@@ -32,7 +32,18 @@ from clusterodm.core.retry import (
     describe,
     told_limit,
 )
-from clusterodm.core.tasks import RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Task, shown_code
+from clusterodm.core.tasks import (
+    CANCELED_CODE,
+    COMPLETED_CODE,
+    FAILED_CODE,
+    RUNNING_CODE,
+    Attempt,
+    Cleanup,
+    Outcome,
+    Phase,
+    Task,
+    shown_code,
+)
 from clusterodm.files.console import Consoles
 from clusterodm.observe import outcome_of
 
@@ -191,8 +202,10 @@ class Attempts:
 
 
 def _fail(task: Task, ended: Attempt, error: str) -> Fail:
-    """Return the verdict on a failed task; one that was never committed to its node is removed there."""
-    cleanup = Cleanup.REMOVE if task.phase is Phase.DISPATCHING else Cleanup.NONE
+    """Return the verdict on a failed task. One that was never committed to its node is removed there; one that may
+    still run there is canceled."""
+    over = task.node_code in (COMPLETED_CODE, FAILED_CODE, CANCELED_CODE)
+    cleanup = Cleanup.REMOVE if task.phase is Phase.DISPATCHING else Cleanup.NONE if over else Cleanup.CANCEL
     return Fail(attempt=msgspec.structs.replace(ended, cleanup=cleanup), error=error)
 
 

@@ -87,9 +87,8 @@ class Cleaner:
             act = self.client.remove if attempt.cleanup is Cleanup.REMOVE else self.client.cancel
             try:
                 await act(node.address, attempt.node_uuid)
-            except NodeForgot:
-                if attempt.cleanup is Cleanup.REMOVE:
-                    await self.client.discard(node.address, attempt.node_uuid)
+            except NodeForgot:  # without its files a commit that arrives even later begins nothing
+                await self.client.discard(node.address, attempt.node_uuid)
                 if 0 <= age < _SETTLE:
                     return _SETTLE / 6
             except NodeRefused as error:

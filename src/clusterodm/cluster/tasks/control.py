@@ -152,7 +152,9 @@ class Control:
                 restored = await self.holdings.restored(entry.task)
             except FilesLost as lost:
                 raise BadRequest(f"Task cannot be restarted: its node is gone, and {lost}") from None
+            _require_finished(entry)
             await self._begin_console(entry, notes)
+            _require_finished(entry)
             text = "restarted from the held files"
             await self.state.tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
 
@@ -162,7 +164,12 @@ class Control:
         """Restart the latest attempt on its node; return False if that is not possible there. Raises StaleTask."""
         _require_finished(entry)
         attempt, node = entry.attempt, self._keeps_it(entry)
-        if attempt is None or node is None or not await self._ordered_there(attempt, node, options):
+        if attempt is None or node is None:
+            return False
+        # if this replica dies, or the answer is lost, the cleaner ends the run that may have begun
+        pending = msgspec.structs.replace(attempt, cleanup=Cleanup.CANCEL)
+        await self.state.tasks.change(entry, attempt=pending)
+        if not await self._ordered_there(attempt, node, options):
             return False
         await self._begin_console(entry, notes)
         _require_finished(entry)

@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""A node works on the attempt that counts, or on one that it will be told to end: what the model found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from clusterodm.aio import Leadership
+from clusterodm.cluster.runtime import Runtime
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.cluster.tasks.cleaner import Cleaner
+from clusterodm.core.retry import Failure
+from clusterodm.core.tasks import FAILED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage
+from tests.cluster.units import Units, running, units
+from tests.odd_node import OddNode, running_odd_node
+from tests.support import eventually
+
+ME = "me"
+
+
+@pytest.fixture
+async def odd() -> AsyncIterator[OddNode]:
+    """A node that is odd."""
+    async with running_odd_node() as node:
+        yield node
+
+
+@pytest.fixture
+async def unit(tmp_path: Path) -> AsyncIterator[Units]:
+    """The parts of a cluster that tries each task once."""
+    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as built:
+        yield built
+
+
+class Held:
+    """Requests to one path wait until they are released."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.reached, self.released = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse | None:
+        """In place of the node."""
+        if not request.path.startswith(self.path):
+            return None
+        self.reached.set()
+        await self.released.wait()
+        return web.json_response({"success": True}) if self.path == "/task/restart" else None
+
+
+def _attempt(entry: Entry) -> Attempt:
+    assert entry.attempt is not None
+    return entry.attempt
+
+
+def _cleaner(unit: Units) -> Cleaner:
+    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=unit.context.metrics)
+    return Cleaner(state=unit.context.control.state, client=unit.context.client, runtime=runtime)
+
+
+async def _running(unit: Units, odd: OddNode) -> Entry:
+    """A task that runs on the node."""
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    assert await unit.sender.begin(entry, node, ME) is None
+    return entry
+
+
+async def _canceled(unit: Units, odd: OddNode) -> Entry:
+    """A canceled task that is still on its node."""
+    entry = await _running(unit, odd)
+    await unit.context.control.cancel(entry)
+    return entry
+
+
+async def test_a_commit_that_arrives_after_the_cancel_was_carried_out_begins_nothing(unit: Units, odd: OddNode) -> None:
+    held = odd.first = Held("/task/new/commit/")
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    async with asyncio.TaskGroup() as group:
+        sending = group.create_task(unit.sender.begin(entry, node, ME))
+        await held.reached.wait()
+        await unit.context.control.cancel(entry)
+        assert _attempt(entry).cleanup is Cleanup.CANCEL
+        async with running(_cleaner(unit), elected=True):
+            await eventually(lambda: not odd.tasks)
+        held.released.set()
+        assert await sending is not None
+    assert odd.commits == []
+
+
+@pytest.mark.parametrize(
+    ("code", "failure", "cleanup"),
+    [(RUNNING_CODE, Failure.UNREACHABLE, Cleanup.CANCEL), (FAILED_CODE, Failure.PROCESSING, Cleanup.NONE)],
+)
+async def test_a_task_that_fails_with_its_node_is_canceled_there_unless_it_is_over(
+    unit: Units, odd: OddNode, code: int, failure: Failure, cleanup: Cleanup
+) -> None:
+    entry = await _running(unit, odd)
+    unit.context.tasks.progress(entry, node_code=code)
+    await unit.context.attempts.failed(entry, failure)
+    assert (entry.task.outcome, _attempt(entry).cleanup) == (Outcome.FAILED, cleanup)
+
+
+async def test_a_replica_that_dies_while_it_restarts_a_task_leaves_a_cancel(unit: Units, odd: OddNode) -> None:
+    held = odd.first = Held("/task/restart")
+    entry = await _canceled(unit, odd)
+    await unit.context.store.change_attempt(_attempt(entry), cleanup=Cleanup.NONE)
+    entry.attempt = msgspec.structs.replace(_attempt(entry), cleanup=Cleanup.NONE)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(unit.context.control.restart(entry, None))
+        await held.reached.wait()
+        [stored] = await unit.context.store.attempts_to_clean()
+        assert (stored.number, stored.cleanup) == (1, Cleanup.CANCEL)
+        held.released.set()
+    assert await unit.context.store.attempts_to_clean() == []
+    assert entry.task.phase is Phase.RUNNING
+
+
+async def test_a_second_restart_does_not_queue_a_task_that_is_on_its_way_to_a_node(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    control, tasks = unit.context.control, unit.context.tasks
+    await control.cancel(entry)
+    async with asyncio.TaskGroup() as group, tasks.locked(entry):
+        second = group.create_task(control.restart(entry, None))
+        await asyncio.wait([second], timeout=0.05)  # it waits for the lock
+        await tasks.advance(entry, Phase.QUEUED, "restarted", outcome=None)
+        assert await unit.sender.begin(entry, node, "") is None
+    assert (entry.task.phase, _attempt(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
