@@ -16,8 +16,9 @@ from clusterodm.aio import Leadership
 from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.tasks.cleaner import Cleaner
+from clusterodm.core.errors import StaleTask
 from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import FAILED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage
+from clusterodm.core.tasks import DISCARDED, FAILED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage
 from tests.cluster.units import Units, running, units
 from tests.odd_node import OddNode, running_odd_node
 from tests.support import eventually
@@ -132,3 +133,34 @@ async def test_a_second_restart_does_not_queue_a_task_that_is_on_its_way_to_a_no
         await tasks.advance(entry, Phase.QUEUED, "restarted", outcome=None)
         assert await unit.sender.begin(entry, node, "") is None
     assert (entry.task.phase, _attempt(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
+
+
+async def test_what_was_polled_of_an_earlier_run_does_not_count_for_its_restart(unit: Units, odd: OddNode) -> None:
+    odd.first = Held("/task/restart")
+    odd.first.released.set()
+    entry = await _running(unit, odd)
+    before, tasks = _attempt(entry), unit.context.tasks
+    await unit.context.control.cancel(entry)
+    unit.clock.ahead += 1
+    await unit.context.control.restart(entry, None)
+    assert (entry.task.phase, _attempt(entry).number) == (Phase.RUNNING, before.number)
+    with pytest.raises(StaleTask):
+        await tasks.advance(entry, Phase.COLLECTING, "completed", was=before)
+    assert entry.task.phase is Phase.RUNNING
+
+
+async def test_a_prefetch_that_another_leader_discarded_is_not_taken(unit: Units, odd: OddNode) -> None:
+    """Its files are about to be removed from the node."""
+    entry, tasks = await unit.add_upload(), unit.context.tasks
+    node = await unit.add_node(odd.port)
+    uuid = entry.task.uuid
+    prefetching = Attempt(
+        task=uuid, number=1, node_id=node.record.id, node_name="n", node_uuid=uuid, stage=Stage.PREFETCHING, sender=ME
+    )
+    await tasks.change(entry, "prefetching", attempt=prefetching, attempts=1)
+    await unit.commit(entry)
+    await tasks.change(entry, "discarded", attempt=prefetching.ended(unit.clock(), DISCARDED, Cleanup.REMOVE))
+    taken = msgspec.structs.replace(prefetching, stage=Stage.SENDING)
+    with pytest.raises(StaleTask):
+        await tasks.advance(entry, Phase.DISPATCHING, "taken", attempt=taken, was=prefetching)
+    assert [each.stage for each in await unit.context.store.attempts(uuid)] == [Stage.ENDED]

@@ -58,15 +58,17 @@ class TaskVerbs(UsageVerbs):
         at: float,
         text: str,
         attempt: Attempt | None = None,
+        was: Attempt | None = None,
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> int:
         """Take `task` from its phase to another, with `changes` of other columns, its attempt, what was accepted of it
         and a line for the timeline, all or nothing; its version after it. An attempt that ends is charged to the owner.
-        Raises StaleTask when the stored phase, or the number of its attempts, is no longer that of `task`."""
+        Raises StaleTask when the stored phase, or the number of its attempts, is no longer that of `task`, or when the
+        attempt is not in the stage of `was`, or was restarted since then."""
         require_transition(task.phase, to)
         async with self._transaction() as connection:
-            version = await _change(connection, task, {**changes, "phase": to})
+            version = await _change(connection, task, {**changes, "phase": to}, was)
             if attempt is not None:
                 await self._put_attempt(connection, attempt)
             if manifest is not None:
@@ -83,13 +85,14 @@ class TaskVerbs(UsageVerbs):
         at: float,
         text: str = "",
         attempt: Attempt | None = None,
+        was: Attempt | None = None,
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> int:
         """Change columns, an attempt, and what was accepted, without leaving the phase; its version after it. Raises
         StaleTask like `advance`."""
         async with self._transaction() as connection:
-            version = await _change(connection, task, changes)
+            version = await _change(connection, task, changes, was)
             if attempt is not None:
                 await self._put_attempt(connection, attempt)
             if manifest is not None:
@@ -338,13 +341,19 @@ class TaskVerbs(UsageVerbs):
         return latest
 
 
-async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any]) -> int:
+async def _change(connection: AsyncConnection, task: Task, changes: Mapping[str, Any], was: Attempt | None) -> int:
     table = schema.tasks
     row = {key: plain(value) for key, value in changes.items()} | {"version": table.c.version + 1}
     condition = (table.c.uuid == task.uuid) & (table.c.phase == str(task.phase)) & (table.c.attempts == task.attempts)
     version = (await connection.execute(update(table).where(condition).values(row).returning(table.c.version))).scalar()
     if version is None:
         raise StaleTask(f"task {task.uuid} is no longer {task.phase} in attempt {task.attempts}")
+    if was is not None:  # a restart on its node keeps the number
+        rows = schema.attempts.c
+        same = (rows.stage == str(was.stage)) & (rows.started_at == was.started_at)
+        query = select(rows.number).where(rows.task == was.task, rows.number == was.number, same)
+        if (await connection.execute(query)).first() is None:
+            raise StaleTask(f"attempt {was.number} of task {was.task} is no longer {was.stage}, or was restarted")
     return int(version)
 
 

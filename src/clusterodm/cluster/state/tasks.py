@@ -254,27 +254,29 @@ class Tasks:
         text: str,
         *,
         attempt: Attempt | None = None,
+        was: Attempt | None = None,
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
-        """Change the phase of a task, in the store and then in memory, together with its latest progress. Raises
-        StaleTask, and BadRequest for one that is set aside."""
+        """Change the phase of a task, in the store and then in memory, together with its latest progress. `was`: the
+        attempt that the change was decided on, if not that in memory. Raises StaleTask, and BadRequest for one that is
+        set aside."""
         entry.require_readable()
         if entry.task.uuid in self._dirty:
             self._dirty.discard(entry.task.uuid)
             changes = {**_progress(entry.task), **changes}
         if to is Phase.FINISHED:
             changes = self._due(entry.task, attempt or entry.attempt) | changes
-        was, now = entry.task, self._clock()
+        before, now, was = entry.task, self._clock(), was or _overwritten(entry, attempt)
         try:
             version = await self._store.advance(
-                was, to, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+                before, to, at=now, text=text, attempt=attempt, was=was, manifest=manifest, **changes
             )
         except StaleTask:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._apply_stored(entry, was, version, to, changes)
+        await self._apply_stored(entry, before, version, to, changes)
         _log.info(text, task=entry.task.uuid, phase=str(to))
         self._changed(entry)
 
@@ -307,11 +309,12 @@ class Tasks:
         /,
         *,
         attempt: Attempt | None = None,
+        was: Attempt | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
         """Finish a task."""
         changes["outcome"] = outcome
-        await self.advance(entry, Phase.FINISHED, text, attempt=attempt, **changes)
+        await self.advance(entry, Phase.FINISHED, text, attempt=attempt, was=was, **changes)
 
     async def change(
         self,
@@ -319,22 +322,23 @@ class Tasks:
         text: str = "",
         *,
         attempt: Attempt | None = None,
+        was: Attempt | None = None,
         manifest: Manifest | None = None,
         **changes: Unpack[TaskChanges],
     ) -> None:
         """Change columns other than the phase, or the attempt. Raises StaleTask, and BadRequest for one that is set
         aside."""
         entry.require_readable()
-        was, now = entry.task, self._clock()
+        before, now, was = entry.task, self._clock(), was or _overwritten(entry, attempt)
         try:
             version = await self._store.change_task(
-                was, at=now, text=text, attempt=attempt, manifest=manifest, **changes
+                before, at=now, text=text, attempt=attempt, was=was, manifest=manifest, **changes
             )
         except StaleTask:
             await self._catch_up(entry)
             raise
         entry.attempt = attempt or entry.attempt
-        await self._apply_stored(entry, was, version, entry.task.phase, changes)
+        await self._apply_stored(entry, before, version, entry.task.phase, changes)
         if attempt is not None:
             self._changed(entry)
 
@@ -399,6 +403,12 @@ class Tasks:
         self._finished[entry.task.uuid] = entry
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
+
+
+def _overwritten(entry: Entry, attempt: Attempt | None) -> Attempt | None:
+    """Return the attempt in memory that `attempt` takes the place of."""
+    was = entry.attempt
+    return was if was is not None and attempt is not None and was.number == attempt.number else None
 
 
 def _progress(task: Task) -> Progress:

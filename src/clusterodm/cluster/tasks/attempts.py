@@ -114,7 +114,7 @@ class Attempts:
         around = await self._circumstances(task, attempt, failed)
         verdict = await self._judge(task, attempt, failed, around)
         self._record(task, attempt, failed, around)
-        await self._carry_out(entry, verdict)
+        await self._carry_out(entry, attempt, verdict)
 
     async def _circumstances(self, task: Task, attempt: Attempt, failed: Failed) -> Circumstances:
         rule, node, why = RULES[failed.failure], self.state.registry.get(attempt.node_id), describe(*failed)
@@ -181,12 +181,14 @@ class Attempts:
         if around.confirmed:
             self.state.registry.health.absolve(task.uuid)
 
-    async def _carry_out(self, entry: Entry, verdict: Requeue | Fail) -> None:
+    async def _carry_out(self, entry: Entry, was: Attempt, verdict: Requeue | Fail) -> None:
         if isinstance(verdict, Fail):
             text = f"failed: {verdict.error}"
-            await self.state.tasks.finish(entry, Outcome.FAILED, text, attempt=verdict.attempt, error=verdict.error)
+            ended = verdict.attempt
+            await self.state.tasks.finish(entry, Outcome.FAILED, text, attempt=ended, was=was, error=verdict.error)
             return
-        await self.state.tasks.advance(entry, Phase.QUEUED, verdict.text, attempt=verdict.attempt, **verdict.changes)
+        text = verdict.text
+        await self.state.tasks.advance(entry, Phase.QUEUED, text, attempt=verdict.attempt, was=was, **verdict.changes)
         if verdict.console:
             # between attempts only: a node's lines are counted from the start of its attempt; the back-off leaves time
             await self.consoles.append(entry.task.uuid, [f"[clusterodm] {verdict.console}"])

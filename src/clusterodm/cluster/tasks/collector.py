@@ -71,7 +71,7 @@ class Collector:
             text = f"completed; results stay on {attempt.node_name}"
         ended = attempt.ended(self.runtime.clock(), COMPLETED, attempt.cleanup)
         await self.state.tasks.finish(
-            entry, Outcome.COMPLETED, text, attempt=ended, progress=100.0, results_in=provider
+            entry, Outcome.COMPLETED, text, attempt=ended, was=attempt, progress=100.0, results_in=provider
         )
         self.runtime.metrics.attempts.labels("completed").inc()
         await self.files.spool.drop(uuid)

@@ -87,7 +87,7 @@ class Sender:
             )
             count = f"{prefetch.transfer.arrived_files} of {entry.task.file_count} files"
             text = f"attempt {attempt.number}: {count} prefetched to {node.address}, sending the rest"
-            await self.state.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt)
+            await self.state.tasks.advance(entry, Phase.DISPATCHING, text, attempt=attempt, was=prefetch.attempt)
             return await self._send(entry, attempt, prefetch)
         finally:
             await self.prefetcher.stop(prefetch)

@@ -168,7 +168,9 @@ class Tracker:
         code = snapshot.status.code
         if not await self.relay.keep(entry, attempt, node, poll) and code in _OVER:
             await self.relay.consoles.append(attempt.task, [_CUT])
-        attempt = entry.attempt or attempt
+        if entry.attempt is None or entry.attempt.started_at != attempt.started_at:
+            return None  # restarted by its owner meanwhile: what was polled is of the run before
+        attempt = entry.attempt
         self.state.tasks.progress(
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
@@ -180,9 +182,8 @@ class Tracker:
         if not entry.task.date_created:
             await self._adopt(entry, snapshot)
         if code == COMPLETED_CODE:
-            await self.state.tasks.advance(
-                entry, Phase.COLLECTING, f"completed on {attempt.node_name}; checking its results", node_code=code
-            )
+            text = f"completed on {attempt.node_name}; checking its results"
+            await self.state.tasks.advance(entry, Phase.COLLECTING, text, was=attempt, node_code=code)
         elif code == FAILED_CODE:
             text = snapshot.status.error_message
             if text or not await self.redelivery.failed(entry, attempt, node):
