@@ -12,7 +12,7 @@ export UV_LINK_MODE := copy
 # tests start the program hundreds of times: compile it once
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-without-fast-paths quick services faults machine-faults replica-faults postgresql node-contract lint check audit format bench docs site screenshots package container \
+.PHONY: help demo test test-without-fast-paths quick services faults machine-faults replica-faults postgresql node-contract lint check model audit format bench docs site screenshots package container \
   lock coverage clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test-without-fast-paths  the same with --fast-paths off: every byte goes through the web server"
 	@echo "make quick        lint, types, import layers and the fast tests: the inner loop"
 	@echo "make check        lint, types, import layers, language, lock file, unsafe code, the operators' page"
+	@echo "make model        check the model of leader, claim and attempt (LONG=1: with a second attempt, many minutes)"
 	@echo "make coverage     run all tests and require 100 % of branches in core, 90 % of everything"
 	@echo "make services     install the programs that some tests need: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
 	@echo "make faults       inject faults into a running cluster (INJECTIONS=1000 SEED=1) and count what was lost"
@@ -96,6 +97,9 @@ check: lint
 	$(BIN)/bandit -q -c pyproject.toml -r src
 	tools/page/check $(BIN)/python
 
+model:
+	tools/model/check $(if $(LONG),tools/model/Long.cfg)
+
 audit: $(VENV)/.dev
 	$(BIN)/uv export --quiet --frozen --offline --no-emit-project --all-extras --output-file $(VENV)/audited.txt
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement $(VENV)/audited.txt
@@ -133,4 +137,4 @@ screenshots: $(VENV)/.dev
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/clients/test_browser.py tests/admin/test_page.py tests/admin/test_machines.py -k "picture or uploaded or shows_machines"
 
 clean:
-	rm -rf $(VENV) dist tools/page/node_modules .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results
+	rm -rf $(VENV) dist tools/page/node_modules tools/model/.tlatools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache demo-results
