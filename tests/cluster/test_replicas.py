@@ -236,10 +236,10 @@ async def test_one_replica_at_a_time_commands_a_task_on_its_node(group: Group) -
         order.append(text)
 
     async with asyncio.TaskGroup() as tasks:
-        first = tasks.create_task(one.command("a task", hold))
+        first = tasks.create_task(one.locks.command("a task", hold))
         await eventually(lambda: _is_commanded(group))
-        waiting = [tasks.create_task(other.command("a task", lambda: note("waited"))) for _ in range(3)]
-        await third.command("another", lambda: note("another task"))
+        waiting = [tasks.create_task(other.locks.command("a task", lambda: note("waited"))) for _ in range(3)]
+        await third.locks.command("another", lambda: note("another task"))
         first.cancel()  # what is on its way to a node is waited for
         await asyncio.wait([first, *waiting], timeout=0.5)
         held.set()

@@ -127,7 +127,7 @@ async def test_a_second_restart_does_not_queue_a_task_that_is_on_its_way_to_a_no
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     control, tasks = unit.context.control, unit.context.tasks
     await control.cancel(entry)
-    async with asyncio.TaskGroup() as group, tasks.locked(entry):
+    async with asyncio.TaskGroup() as group, tasks.locks.hold(entry):
         second = group.create_task(control.restart(entry, None))
         await asyncio.wait([second], timeout=0.05)  # it waits for the lock
         await tasks.advance(entry, Phase.QUEUED, "restarted", outcome=None)

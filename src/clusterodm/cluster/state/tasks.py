@@ -5,38 +5,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar, Unpack
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, Unpack
 
 import msgspec
 import structlog
 
-from clusterodm.aio import Clock, KeyedLock, Observers, to_end
+from clusterodm.aio import Clock, Observers
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.freshness import Freshness
+from clusterodm.cluster.state.locks import TaskLocks
 from clusterodm.core.changes import AttemptChanges, Progress, TaskChanges
-from clusterodm.core.errors import BadRequest, StaleTask, TaskNotFound
+from clusterodm.core.errors import StaleTask, TaskNotFound
 from clusterodm.core.estimates import Pace
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, OWNER_MARK, Attempt, OnNode, Outcome, Phase, Task, visible
 from clusterodm.store import Store
 
-T = TypeVar("T")
-
 _log = structlog.get_logger("tasks")
 
 #: Finished tasks that are kept in memory after they were read.
 _KEEP_FINISHED: Final = 1000
-#: Seconds for which a uuid can be claimed; the claim of a process that dies ends as soon as that is noticed.
-_LONGEST_UPLOAD: Final = 86400.0
-#: Seconds for which a task can be commanded on its node, and others wait: longer than a cancel, a restart and a look at
-#: the task can take.
-_LONGEST_COMMAND: Final = 180.0
-#: Seconds for which a command that was canceled waits for the node's answer.
-_PATIENCE: Final = 10.0
-#: Seconds between two tries to get it from another process.
-_PAUSE: Final = 0.2
 #: Tasks per query of a refresh.
 _BATCH: Final = 500
 
@@ -53,7 +42,7 @@ class Tasks:
         self.observers: Observers[[Entry]] = Observers()
         self._dirty: set[str] = set()
         self._queued: set[str] = set()
-        self._commands: KeyedLock[str] = KeyedLock()
+        self.locks = TaskLocks(store, clock, self._refresh_known)
         self.freshness = Freshness(self._read_newer, clock)
         #: True if other processes change tasks, too.
         self.others = store.shared
@@ -103,6 +92,11 @@ class Tasks:
             for uuid in set(batch) - {task.uuid for task, _ in stored} - self._store.aside.tasks.keys():
                 self._forgotten(uuid)
 
+    async def _refresh_known(self, uuid: str) -> None:
+        """Reload a task that is in memory."""
+        if uuid in self:
+            await self.refresh([uuid])
+
     async def _read_newer(self, uuids: set[str]) -> None:
         """Reload those of these tasks that are newer in the store than in memory."""
         versions = await self._store.versions(list(uuids))
@@ -133,49 +127,6 @@ class Tasks:
         if entry is not None:
             entry.task = msgspec.structs.replace(entry.task, phase=Phase.REMOVED)
             self._changed(entry)
-
-    @asynccontextmanager
-    async def locked(self, entry: Entry) -> AsyncIterator[None]:
-        """Hold the exclusive right, among all processes, to publish files of a task or to commit it."""
-        async with entry.lock, self._store.locked(entry.task.uuid):
-            if self._store.shared:
-                await self.refresh([entry.task.uuid])
-            yield
-
-    @asynccontextmanager
-    async def claimed(self, uuid: str) -> AsyncIterator[bool]:
-        """Yield True while this process holds the claim to a uuid that no task has yet."""
-        async with self._try_lock(f"uuid {uuid}", _LONGEST_UPLOAD) as held:
-            yield held
-
-    async def command(self, uuid: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run `work`, which cancels, removes or restarts a task on its node, while no other process commands that task:
-        a request that were overtaken would end a new run, or begin an unwanted one. A cancel of the caller waits
-        for the node's answer. Raises BadRequest if others command it for too long. No database connection is held
-        meanwhile, since a node may be slow."""
-        async with self._commands.hold(uuid):
-            end = self._clock.steady() + _LONGEST_COMMAND
-            while self._clock.steady() < end:
-                async with self._try_lock(f"command {uuid}", _LONGEST_COMMAND) as held:
-                    if held:
-                        if self._store.shared and uuid in self:
-                            await self.refresh([uuid])
-                        return await to_end(work(), _PATIENCE)
-                await self._clock.sleep(_PAUSE)
-        raise BadRequest("The task is changing, try again")
-
-    @asynccontextmanager
-    async def _try_lock(self, lock: str, seconds: float) -> AsyncIterator[bool]:
-        """Yield True while this process, of all that share the database, holds a lock."""
-        if not self._store.shared:
-            yield True
-            return
-        held = await self._store.take(lock, self._store.origin, seconds)
-        try:
-            yield held
-        finally:
-            if held:
-                await self._store.release(lock, self._store.origin)
 
     async def known(self, uuid: str) -> Entry | None:
         """Return an active task, from the store if another process created it."""

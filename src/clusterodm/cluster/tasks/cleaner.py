@@ -74,7 +74,7 @@ class Cleaner:
         return stored is None or stored.cleanup is not Cleanup.NONE
 
     async def _clean(self, key: tuple[str, int]) -> float | None:
-        return await self.state.tasks.command(key[0], lambda: self._clean_now(key))
+        return await self.state.tasks.locks.command(key[0], lambda: self._clean_now(key))
 
     async def _clean_now(self, key: tuple[str, int]) -> float | None:
         attempt = self._due.get(key)

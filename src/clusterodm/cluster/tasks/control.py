@@ -129,7 +129,7 @@ class Control:
         changes = _FRESH if chosen is None else _FRESH | {"options": chosen}
         unknown = unknown_options(given_options, described)
         try:
-            restarted_in_place = self._keeps_it(entry) is not None and await self.state.tasks.command(
+            restarted_in_place = self._keeps_it(entry) is not None and await self.state.tasks.locks.command(
                 entry.task.uuid, lambda: self._restart_there(entry, chosen, changes, unknown)
             )
             if not restarted_in_place:
@@ -147,7 +147,7 @@ class Control:
 
     async def _restart_here(self, entry: Entry, changes: TaskChanges, notes: list[str]) -> None:
         """Queue a task again, under its lock so that its files are not released meanwhile."""
-        async with self.state.tasks.locked(entry):
+        async with self.state.tasks.locks.hold(entry):
             try:
                 restored = await self.holdings.restored(entry.task)
             except FilesLost as lost:

@@ -116,7 +116,7 @@ class Intake:
         if self.uploads.is_arriving(uuid):
             raise BadRequest(f"Invalid set-uuid: {uuid}")
         with self.uploads.admitted(announcement.caller, uuid), self.uploads.arriving(uuid, announcement.owner):
-            async with self.state.tasks.claimed(uuid) as claimed:
+            async with self.state.tasks.locks.claim(uuid) as claimed:
                 if not claimed or await self.state.tasks.find(uuid) is not None:
                     raise BadRequest(f"Invalid set-uuid: {uuid}")
                 if announcement.set_uuid:
@@ -145,7 +145,7 @@ class Intake:
     async def publish(self, uuid: str, grant: Grant, part: Part, name: str) -> None:
         """Store a complete file of an upload. Raises BadRequest when the upload is over, or has too many images."""
         entry = await self.receiving(uuid, grant.owner)
-        async with self.state.tasks.locked(entry):
+        async with self.state.tasks.locks.hold(entry):
             await self.receiving(uuid, grant.owner)
             stored_name = await self.files.spool.publish(uuid, part, name)
             try:
@@ -159,7 +159,7 @@ class Intake:
     async def refused(self, uuid: str, grant: Grant, name: str, error: ClusterError) -> None:
         """Store that a file of an upload was refused: there is no commit without it."""
         entry = await self.receiving(uuid, grant.owner)
-        async with self.state.tasks.locked(entry):
+        async with self.state.tasks.locks.hold(entry):
             await self.receiving(uuid, grant.owner)
             await self._refusals.add(uuid, name, error)
 
@@ -205,7 +205,7 @@ class Intake:
         entry = await self.state.tasks.find(uuid)
         if entry is None or entry.task.owner != grant.owner or entry.task.phase is Phase.REMOVED:
             raise self.uploads.unknown(uuid, grant.owner)
-        async with self.state.tasks.locked(entry):
+        async with self.state.tasks.locks.hold(entry):
             if entry.task.phase is Phase.RECEIVING:
                 await self._commit(entry, grant)
         if not visible(entry.task):  # it was removed while this waited for the lock

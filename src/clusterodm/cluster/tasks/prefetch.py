@@ -209,7 +209,7 @@ class Prefetcher:
             started_at=self.runtime.clock(),
             sender=self.sender,
         )
-        async with self.state.tasks.locked(entry):
+        async with self.state.tasks.locks.hold(entry):
             if entry.task.phase is not Phase.RECEIVING:
                 return None
             text = f"prefetching to {node.address}"

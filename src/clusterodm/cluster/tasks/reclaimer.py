@@ -110,7 +110,7 @@ class Reclaimer:
 
     async def _release_of(self, entry: Entry, rank: Rank) -> None:
         """Release under the task's lock, so that it is not restarted from files that go at this moment."""
-        async with self.tasks.locked(entry):
+        async with self.tasks.locks.hold(entry):
             if entry.task.phase is _PHASES[rank]:
                 await self.files.spool.drop(entry.task.uuid)
                 await self.tasks.note(entry, _TEXTS[rank])

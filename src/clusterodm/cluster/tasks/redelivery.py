@@ -54,7 +54,7 @@ class Redelivery:
         """Take the next step for a task that failed without a reason; return False if none is left. Raises
         StaleTask."""
         if awaits_restart(entry.task, entry.attempt):
-            await self.tasks.command(attempt.task, lambda: self._restart(entry, attempt, node))
+            await self.tasks.locks.command(attempt.task, lambda: self._restart(entry, attempt, node))
             return True
         last = (await self.consoles.last_line(attempt.task)).strip()[:_LONGEST_WORDS]
         problem = f"{attempt.node_name} could not deliver the results" + (f" ({last})" if last else "")

@@ -142,12 +142,12 @@ class Uploads:
     async def remove(self, entry: Entry, *, by: str, why: str = "") -> bool:
         """Remove an upload with its files, here and on the node of a prefetch; return False if it is over already. An
         owner who continues it is told why."""
-        async with self.tasks.locked(entry):
+        async with self.tasks.locks.hold(entry):
             return await self._drop(entry, f"removed by {by} before its commit", why, outcome="removed")
 
     async def give_up(self, entry: Entry, rest: float, *, short: bool) -> bool:
         """Remove an upload idle for this many seconds; return False if it is not, or is over already."""
-        async with self.tasks.locked(entry):
+        async with self.tasks.locks.hold(entry):
             idle = self.idle(entry)
             if idle < rest:
                 return False
