@@ -43,6 +43,7 @@ class BlockingSocket(asyncio.Protocol):
         #: The socket itself, and files made of it.
         self._users = 1
         loop.network.descriptors[self._fd] = self  # type: ignore[union-attr]
+        endpoint.room = self._changed
         endpoint.attach(self)
 
     # The protocol
@@ -55,9 +56,6 @@ class BlockingSocket(asyncio.Protocol):
         self._eof = True
         self._changed()
         return True
-
-    def resume_writing(self) -> None:
-        self._changed()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = True
@@ -265,8 +263,10 @@ def sleep(seconds: float) -> None:
     Parking(running()).wait(seconds)
 
 
-def sendfile(out: int, source: int, offset: int, count: int) -> int:
-    """Send part of a file as `os.sendfile`."""
+def sendfile(real: Callable[..., int], out: int, source: int, offset: int, count: int) -> int:
+    """Send part of a file as `os.sendfile`; between files it is `real`."""
+    if out < _FIRST_DESCRIPTOR:
+        return real(out, source, offset, count)
     network = running().network
     assert network is not None, "simulated"  # noqa: S101 - see Simulation
     target: BlockingSocket = network.descriptors[out]

@@ -10,6 +10,8 @@ from collections.abc import Coroutine
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
+from clusterodm.testing.simulation.errors import RealWorldError
+
 if TYPE_CHECKING:
     from clusterodm.testing.simulation.network import Endpoint, Network
 
@@ -81,7 +83,10 @@ class Process:
         self._gone()
 
     def _done(self, main: asyncio.Task[Any]) -> None:
-        """Note an orderly end; its connections are gone with it."""
+        """Note its own end; its connections are gone with it."""
+        error = None if main.cancelled() else main.exception()
+        if isinstance(error, RealWorldError):
+            self.host.network.loop.fail(error)
         if not self.dead:
             self.dead = True
             self.host.network.loop.drop(self)

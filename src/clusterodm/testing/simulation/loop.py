@@ -104,6 +104,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         #: Calls in executors; those of crashed processes stay, so that their clean-up never runs.
         self._jobs: set[greenlet] = set()
         self.network: Network | None = None
+        #: What ended the simulation early.
+        self.failure: RealWorldError | None = None
         #: Callbacks run so far.
         self.steps = 0
         #: Errors that nothing handled, with their time.
@@ -187,9 +189,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _note_unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, RealWorldError | Deadlock):
-            raise error
+        if isinstance(error, RealWorldError):
+            self.fail(error)
         self.unhandled.append((self._now, f"{context.get('message')}: {error!r}"))
+
+    def fail(self, error: RealWorldError) -> None:
+        """End the simulation: simulated code did what it must not."""
+        self.failure = self.failure or error
+        self.stop()
 
     # Executors
 
@@ -234,8 +241,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _job(self, queue: _Executor, future: asyncio.Future[Any], func: Callable[..., Any], args: Any) -> None:
         try:
             result = func(*args)
-        except (RealWorldError, Deadlock):
-            raise
+        except RealWorldError as error:
+            self.fail(error)
         except BaseException as error:  # noqa: BLE001 - as a thread pool: the error belongs to whoever waits
             if not future.done():
                 future.set_exception(error)

@@ -62,7 +62,7 @@ def unreal(loop: VirtualLoop, disk: Disk, seed: int, epoch: float) -> Iterator[N
         os.urandom: chance.randbytes,
         os.getpid: _getpid,
         os.stat: partial(_stat, os.stat, disk, epoch),
-        os.sendfile: blocking.sendfile,
+        os.sendfile: partial(blocking.sendfile, os.sendfile),
         os.fsync: disk.sync,
         os.writev: partial(_noted, os.writev, disk),
         os.write: partial(_noted, os.write, disk),
@@ -134,8 +134,8 @@ def _stat(real: Callable[..., os.stat_result], disk: Disk, epoch: float, path: A
         return status
     process = PROCESS.get()
     seconds = epoch + (process.host.wall(at) if process is not None else at)
-    times = {"st_mtime": seconds, "st_ctime": seconds, "st_mtime_ns": int(seconds * 1e9)}
-    return os.stat_result(status[:10], times | {"st_ctime_ns": int(seconds * 1e9)})
+    times = {f"st_{which}time": seconds for which in "acm"} | {f"st_{which}time_ns": int(seconds * 1e9) for which in "acm"}
+    return os.stat_result((*status[:7], *[int(seconds)] * 3), times)
 
 
 def _refused(name: str) -> Callable[..., Any]:

@@ -36,6 +36,8 @@ class Endpoint(asyncio.Transport):
         self.peer = peer
         #: True once the kernel knows nothing of this end.
         self.gone = False
+        #: Called when the kernel may have room again, for code without flow control by a protocol.
+        self.room: Callable[[], None] | None = None
         self._loop = network.loop
         self._process = process
         self._context = context or copy_context()
@@ -83,6 +85,8 @@ class Endpoint(asyncio.Transport):
 
     def drained(self, waiting: int) -> None:
         """Note how many bytes still wait for the kernel."""
+        if self.room is not None:
+            self._soon(self.room)
         if self._write_paused and waiting <= self._low:
             self._write_paused = False
             self._soon(self._protocol.resume_writing)

@@ -45,7 +45,12 @@ class Simulation:
         self.disk.watch()
         try:
             with unreal(self.loop, self.disk, self.seed, EPOCH):
-                return self.loop.run_until_complete(main())
+                try:
+                    return self.loop.run_until_complete(main())
+                except RuntimeError:  # stopped
+                    if self.loop.failure is not None:
+                        raise self.loop.failure from None
+                    raise
         finally:
             self.disk.unwatch()
             asyncio.set_event_loop(None)
