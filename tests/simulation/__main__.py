@@ -9,13 +9,17 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings are ordered by it
     os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
 
+import msgspec
+
 from tests.simulation.plan import Plan, make_plan
+from tests.simulation.planting import Search, names, search_all, table
 from tests.simulation.running import Result, run_all, run_one
 from tests.simulation.shrinking import shrink
 
@@ -34,10 +38,25 @@ def main() -> int:
     one.add_argument("seed", type=int)
     one.add_argument("--faults", default=None, help="only these, by number, separated by commas")
     one.add_argument("--tasks", default=None, help="only these, by number, separated by commas")
+    find = commands.add_parser("find")
+    find.add_argument("--from", type=int, default=1, dest="first")
+    find.add_argument("--cpu", type=float, default=600.0)
+    broken = commands.add_parser("planted")
+    broken.add_argument("names", nargs="*", default=[])
+    broken.add_argument("--from", type=int, default=1, dest="first")
+    broken.add_argument("--cpu", type=float, default=600.0)
+    broken.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     for each in (many, one):
         each.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
         _add_sizes(each)
     given = parser.parse_args()
+    if given.command == "planted":
+        found = search_all(given.names or names(), first=given.first, cpu=given.cpu, jobs=given.jobs)
+        print(table(found))
+        return 0 if all(each.search.seed for each in found) else 1
+    if given.command == "find":
+        print(msgspec.json.encode(_find(given.first, given.cpu)).decode())
+        return 0
     sizes = {"nodes": given.nodes, "tasks": given.most_tasks, "seconds": given.seconds, "faults": given.most_faults}
     if given.command == "replay":
         return _replay(_only(make_plan(given.seed, **sizes), given.faults, given.tasks))
@@ -50,6 +69,18 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-tasks", type=int, default=0)
     parser.add_argument("--most-faults", type=int, default=-1)
     parser.add_argument("--seconds", type=float, default=0.0)
+
+
+def _find(first: int, cpu: float) -> Search:
+    """Run seeds, one after another, until one violates something."""
+    spent, seeds = 0.0, 0
+    for result in run_all(map(make_plan, itertools.count(first)), jobs=1):
+        spent, seeds = spent + result.cpu, seeds + 1
+        for violation in result.violations:
+            return Search(result.plan.seed, seeds, spent, violation.property, violation.text)
+        if spent > cpu:
+            break
+    return Search(0, seeds, spent)
 
 
 def _only(plan: Plan, faults: str | None, tasks: str | None) -> Plan:

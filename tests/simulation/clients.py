@@ -36,6 +36,7 @@ class Client:
         plan: TaskPlan,
         *,
         token: str,
+        foreign: str,
         webhook: str,
         chance: random.Random,
         over: asyncio.Event,
@@ -47,6 +48,8 @@ class Client:
         self._cluster = cluster
         self._history = history
         self._token = token
+        #: The token of another owner.
+        self._foreign = foreign
         self._webhook = webhook
         self._chance = chance
         #: Set once the simulation is over: no more polls.
@@ -54,6 +57,8 @@ class Client:
         self._session: aiohttp.ClientSession
         self._lines: list[str] = []
         self._shown: tuple[Any, ...] = ()
+        #: Grows when an order is given, and when it is answered: what was asked before either tells nothing afterwards.
+        self._orders = 0
         #: Set once its owner wants no more of it.
         self._removed = False
 
@@ -152,14 +157,28 @@ class Client:
                 self._note("client error", path="/task/new/commit", text=answer)
             return False
         self._note("accepted")
+        await self._pry()
         return True
+
+    async def _pry(self) -> None:
+        """Ask for the task as another owner would."""
+        url = f"{self._cluster.url}/task/{self.uuid}/info"
+        try:
+            async with self._session.get(url, params={"token": self._foreign}) as response:
+                if "not found" not in str((await response.json()).get("error", "")):
+                    self._note("seen by a stranger")
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return
 
     async def _follow(self, order: asyncio.Task[None] | None) -> None:
         """Poll until the task is over and nothing more is wanted of it, as WebODM does."""
         while not self._over.is_set() and not self._removed:
+            orders = self._orders
             info = await self._json("GET", f"/task/{self.uuid}/info")
             if self._removed or not info:
                 return
+            if orders != self._orders:
+                continue
             if "status" not in info:
                 self._note("client error", path="/task/info", text=info)
                 return
@@ -170,15 +189,17 @@ class Client:
                 self._note("status", code=code, error=shown[1])
             await self._read_console()
             if code in OVER and (order is None or order.done()):
+                begins = sum(line.startswith("Development node") for line in self._lines)
+                self._note("console", lines=len(self._lines), begins=begins)
                 if code == 40 and not self._removed:
                     await self._download()
                 return
             await asyncio.sleep(self.plan.poll)
 
     async def _read_console(self) -> None:
-        begin = max(0, len(self._lines) - 2)
+        begin, orders = max(0, len(self._lines) - 2), self._orders
         lines = await self._json_lines(begin)
-        if lines is None or self._removed:
+        if lines is None or self._removed or orders != self._orders:
             return
         if lines[: len(self._lines) - begin] != self._lines[begin:]:
             self._note("console changed", known=len(self._lines), read=len(lines))
@@ -207,15 +228,19 @@ class Client:
         for verb in self.plan.order.split(" and "):
             if verb == "restart":
                 await self._until_over()
-                self._lines, self._shown = [], ()
             if verb == "remove":
                 self._removed = True
+            self._orders += 1
             self._note("ordering", verb=verb)
             answer = await self._json(
                 "POST", f"/task/{verb}", lambda: {"data": {"uuid": self.uuid}}
             )
+            self._orders += 1
+            if verb == "restart":
+                self._lines, self._shown = [], ()
             if answer:
-                kind = "ordered" if answer.get("success") is True else "client error"
+                refused = "cannot be restarted" in str(answer.get("error"))  # its node is gone, and so are its files
+                kind = "ordered" if answer.get("success") is True else "order refused" if refused else "client error"
                 self._note(kind, verb=verb, text=answer.get("error", ""))
             if verb == "remove" and answer:
                 self._note("removed")

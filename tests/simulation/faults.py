@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from clusterodm.testing.simulation import Event, NodeActor
+from clusterodm.testing import FakeMachine
+from clusterodm.testing.simulation import CloudActor, Event, NodeActor
 from clusterodm.testing.simulation.network import Link
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
 from tests.simulation.plan import Fault
@@ -25,6 +26,8 @@ _KNOBS: Final[dict[str, tuple[str, Callable[[float], float]]]] = {
     "node refuses uploads": ("refuse", lambda amount: 0.2 + amount / 2),
     "node forgets tasks": ("forget", lambda amount: 0.3 + amount / 2),
 }
+#: Seconds, forward; backward it is less than half of that.
+_LONGEST_JUMP: Final = 10 * 86400.0
 _FATES: Final = {"cloud loses responses": LOSE, "cloud refuses": REFUSE, "cloud throttles": THROTTLE}
 
 
@@ -102,7 +105,7 @@ class Injector:
     async def _cluster(self, fault: Fault) -> None:
         cluster = self._scenario.cluster
         if fault.kind == "cluster clock jumps":
-            cluster.host.ahead += (fault.amount - 0.3) * 7200
+            cluster.host.ahead += (fault.amount - 0.3) * _LONGEST_JUMP
             return
         if fault.kind == "cluster restarted":
             await cluster.stop()
@@ -147,6 +150,10 @@ class Injector:
                 machine = machines[fault.target % len(machines)]
                 self._scenario.history.add("world", "machine taken", machine.name)
                 cloud.delete(machine)
+        elif fault.kind == "cloud denies a machine":
+            machines = list(cloud.machines.values())
+            if machines:
+                await self._deny(cloud, machines[fault.target % len(machines)], fault.seconds)
         elif fault.kind == "machine dead on arrival":
             cloud.dead_on_arrival = True
             await asyncio.sleep(fault.seconds)
@@ -157,6 +164,13 @@ class Injector:
             cloud.misbehave = lambda request: fate if chance.random() < 0.3 + fault.amount / 2 else ""
             await asyncio.sleep(fault.seconds)
             cloud.misbehave = lambda request: ""
+
+    async def _deny(self, cloud: CloudActor, machine: FakeMachine, seconds: float) -> None:
+        """Let a cloud know nothing of a machine for a moment, as one whose lists lag behind; it is there all the time,
+        and an order to delete it is lost."""
+        del cloud.machines[machine.id]
+        await asyncio.sleep(min(seconds, 2.5))
+        cloud.machines[machine.id] = machine
 
     async def _link(self, fault: Fault) -> None:
         network, cluster = self._scenario.simulation.network, self._scenario.cluster.host.address

@@ -38,6 +38,7 @@ CLOUD_FAULTS: Final = {
     "cloud throttles": 1,
     "machine taken": 2,
     "machine dead on arrival": 1,
+    "cloud denies a machine": 3,
 }
 #: Phases and moments at which a cluster is killed.
 MOMENTS: Final = (
@@ -134,7 +135,7 @@ def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0
     nodes = nodes or shape.randint(0 if cloud else 2, 4)
     boot = shape.uniform(5.0, 60.0) if cloud else None
     count = tasks or shape.randint(3, 10)
-    most = faults if faults >= 0 else shape.choice((0, 1, 2, 4, 8))
+    most = faults if faults >= 0 else shape.choice((0, 2, 4, 8, 12))
     return Plan(
         seed=seed,
         nodes=tuple(_node(random.Random(f"{seed} node {number}")) for number in range(nodes)),

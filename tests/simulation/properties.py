@@ -133,9 +133,11 @@ def nothing_accepted_is_lost(case: Case) -> Iterator[tuple[str, str]]:
 
 @holds
 def a_task_fails_only_for_a_reason_of_its_own(case: Case) -> Iterator[tuple[str, str]]:
+    """The files of one that is over may be deleted: restarted on its node, it fails with that."""
     for task in case.tasks:
         for end in task.of("phase finished"):
-            if end.details.get("outcome") == "failed" and not case.lost_power:
+            given_back = "restart" in task.orders and "not held here" in str(end.details.get("error"))
+            if end.details.get("outcome") == "failed" and not case.lost_power and not given_back:
                 yield task.uuid, f"failed: {end.details.get('error')}"
 
 
@@ -177,18 +179,57 @@ def two_attempts_never_both_count(case: Case) -> Iterator[tuple[str, str]]:
 
 
 @holds
-def nothing_runs_on_a_node_after_its_end(case: Case) -> Iterator[tuple[str, str]]:
+def nothing_is_left_on_nodes(case: Case) -> Iterator[tuple[str, str]]:
+    """A node that is up has nothing but the last attempts of tasks that their owners did not remove."""
     if not case.settled:
         return
+    last = {}
+    for task in case.tasks:
+        for event in task.events:
+            if event.kind.startswith("phase ") and "on_node" in event.details:
+                last[task.uuid] = event.details["on_node"]
+    removed = {task.uuid for task in case.tasks if task.removed}
     for node in case.scenario.nodes:
         if node.node is None or not node.alive:
             continue
-        finished: dict[str, str] = {}
-        for task in case.tasks:
-            for end in task.of("phase finished"):
-                finished[task.uuid] = str(end.details.get("on_node"))
-        for uuid in node.running():
-            yield case.attempts.get(uuid, ""), f"{uuid} runs on {node.name}"
+        for uuid in [*node.node.tasks, *sorted(node.node.announced)]:
+            task_uuid = case.attempts.get(uuid, "")
+            if last.get(task_uuid) != uuid or task_uuid in removed or uuid in node.node.announced:
+                yield task_uuid, f"{uuid} is left on {node.name}"
+            elif uuid in node.running():
+                yield task_uuid, f"{uuid} still runs on {node.name}"
+
+
+@holds
+def slots_of_nodes_are_never_exceeded(case: Case) -> Iterator[tuple[str, str]]:
+    """The cluster gives a node no more tasks than it has slots; what its owner restarts goes to its node anyhow."""
+    restarted = {task.uuid for task in case.tasks if "restart" in task.orders}
+    slots = {f"{node.host.address}:3000": node.knobs.slots for node in case.scenario.nodes}
+    there: dict[str, str] = {}
+    for event in case.history.events:
+        if not event.kind.startswith("phase ") or event.subject in restarted:
+            continue
+        if event.kind not in ("phase dispatching", "phase running", "phase collecting"):
+            there.pop(event.subject, None)
+            continue
+        node = there[event.subject] = str(event.details["node"])
+        if (count := list(there.values()).count(node)) > slots.get(node, 1) and event.kind == "phase dispatching":
+            yield event.subject, f"{count} tasks on {node} at {event.at:.1f}"
+
+
+@holds
+def owners_never_see_each_other(case: Case) -> Iterator[tuple[str, str]]:
+    for event in case.history.of("seen by a stranger"):
+        yield event.subject, event.line().strip()
+
+
+@holds
+def consoles_show_each_run_once(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        runs = len(task.of("run begins"))
+        for event in task.of("console"):
+            if event.details["begins"] > runs:
+                yield task.uuid, f"its console shows {event.details['begins']} runs, there were {runs}"
 
 
 @holds
@@ -200,15 +241,17 @@ def clients_see_no_error_that_the_cluster_can_absorb(case: Case) -> Iterator[tup
 
 @holds
 def status_never_goes_back(case: Case) -> Iterator[tuple[str, str]]:
+    """One that was only on its way to a node, which never had it, is shown as queued again: it never ran."""
     order = {10: 0, 20: 1, FAILED: 2, COMPLETED: 2, CANCELED: 2}
     for task in case.tasks:
-        last = 0
+        last, ran = 0, False
         for event in task.events:
-            if event.kind == "ordering" and event.details["verb"] in ("restart", "cancel"):
-                last = 0
+            ran = ran or event.kind == "node commit"
+            if event.kind in ("ordering", "ordered") and event.details["verb"] in ("restart", "cancel"):
+                last, ran = 0, False
             if event.kind == "status":
                 rank = order.get(event.details["code"], 3)
-                if rank < last:
+                if rank < last and (ran or last > 1):
                     yield task.uuid, f"went to {event.details['code']} at {event.at:.1f}"
                 last = rank
 

@@ -117,6 +117,7 @@ class Scenario:
                 self.history,
                 task,
                 token=_TOKENS[task.owner],
+                foreign=_TOKENS["b" if task.owner == "a" else "a"],
                 webhook=self.webhooks.url,
                 chance=self.simulation.chance(f"client {task.number}"),
                 over=over,
@@ -127,11 +128,16 @@ class Scenario:
         quiet = self.simulation.loop.time()
         while self.simulation.loop.time() < quiet + SETTLES:
             await asyncio.sleep(5.0)
-            if all(client.dead for client in clients) and self._settled():
+            if all(client.dead for client in clients) and self._settled() and await self._cleaned():
                 self.settled_at = self.simulation.loop.time()
                 break
         over.set()
         return judge(self)
+
+    async def _cleaned(self) -> bool:
+        """Return True if nothing is left to be done on nodes."""
+        cluster = self.cluster.cluster
+        return cluster is not None and not await cluster.context.store.attempts_to_clean()
 
     def _settled(self) -> bool:
         """Return True if nothing is left to be done."""

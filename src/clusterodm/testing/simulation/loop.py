@@ -106,6 +106,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.network: Network | None = None
         #: What ended the simulation early.
         self.failure: RealWorldError | None = None
+        #: What dead processes have left in memory.
+        self.dead: list[object] = []
         #: Callbacks run so far.
         self.steps = 0
         #: Errors that nothing handled, with their time.
@@ -149,9 +151,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return timer
 
     def drop(self, process: Process) -> None:
-        """Forget all callbacks of a process."""
+        """Forget all callbacks of a process. What they refer to stays in memory: a coroutine that is finalised would
+        run its clean-up, which a killed process does not."""
+        self.dead.append(process)
         for handle in (*self._ready, *self._scheduled):
-            if _process_of(handle) is process:
+            if _process_of(handle) is process and not handle.cancelled():
+                self.dead.append((handle._callback, handle._args))  # type: ignore[attr-defined]
                 handle.cancel()
 
     def _run_once(self) -> None:

@@ -105,7 +105,7 @@ class Endpoint(asyncio.Transport):
         """Drop this end, as the kernel does when its process dies (or, not `told`, with the power)."""
         self.gone = True
         self._lost = True
-        self._arrived.clear()
+        self._loop.dead.append(self)
         self._forget()
         if told:
             self._out.reset()

@@ -38,7 +38,8 @@ class Simulation:
         return random.Random(f"{self.seed} {purpose}")  # noqa: S311 - repeatable
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine to its end. What other processes still do then is dropped."""
+        """Run a coroutine to its end. What other processes still do then is dropped. If any was killed, the interpreter
+        collects no garbage afterwards: what the dead have left must not be finalised."""
         collects = gc.isenabled()
         gc.disable()  # what a collection finalises, and when, would depend on the machine
         asyncio.set_event_loop(self.loop)
@@ -54,7 +55,7 @@ class Simulation:
         finally:
             self.disk.unwatch()
             asyncio.set_event_loop(None)
-            if collects:
+            if collects and not self.loop.dead:
                 gc.enable()
 
     def now_in_sql(self, connection: sqlite3.Connection) -> None:
