@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """The commands: run many seeds, replay one.
 
-    python -m tests.simulation run --seeds 200 --from 1
-    python -m tests.simulation replay 17 [--faults 0,2] [--tasks 1]
+python -m tests.simulation run --seeds 200 --from 1
+python -m tests.simulation replay 17 [--faults 0,2] [--tasks 1]
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import os
 import sys
 
 if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings are ordered by it
-    os.execve(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"})
+    os.execve(
+        sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"}
+    )
 
 import msgspec
 

@@ -140,9 +140,7 @@ class Client:
         return all(sent)
 
     async def _send(self, name: str, content: bytes) -> bool:
-        answer = await self._json(
-            "POST", f"/task/new/upload/{self.uuid}", lambda: {"data": _form({}, {name: content})}
-        )
+        answer = await self._json("POST", f"/task/new/upload/{self.uuid}", lambda: {"data": _form({}, {name: content})})
         if answer.get("success") is not True:
             if answer:
                 self._note("client error", path="/task/new/upload", text=answer)
@@ -232,9 +230,7 @@ class Client:
                 self._removed = True
             self._orders += 1
             self._note("ordering", verb=verb)
-            answer = await self._json(
-                "POST", f"/task/{verb}", lambda: {"data": {"uuid": self.uuid}}
-            )
+            answer = await self._json("POST", f"/task/{verb}", lambda: {"data": {"uuid": self.uuid}})
             self._orders += 1
             if verb == "restart":
                 self._lines, self._shown = [], ()
@@ -264,4 +260,3 @@ def _decoded(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except msgspec.DecodeError:
         return None
-

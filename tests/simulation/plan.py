@@ -170,7 +170,11 @@ def _settings(chance: random.Random) -> dict[str, Any]:
 
 def _task(chance: random.Random, number: int, seconds: float) -> TaskPlan:
     large = chance.random() < 0.1
-    size = (lambda: chance.randint(1 << 20, 4 << 20)) if large else (lambda: int(chance.paretovariate(1.2) * 500) % 60_000 + 1)
+    size = (
+        (lambda: chance.randint(1 << 20, 4 << 20))
+        if large
+        else (lambda: int(chance.paretovariate(1.2) * 500) % 60_000 + 1)
+    )
     return TaskPlan(
         number=number,
         uuid=str(uuid.UUID(int=chance.getrandbits(128), version=4)),

@@ -77,5 +77,7 @@ def table(found: list[Planted]) -> str:
     lines = ["| planted fault | seeds | CPU seconds | violated property |", "|---|---:|---:|---|"]
     for each in found:
         how = each.search.property or "**not found**"
-        lines.append(f"| {each.title.rstrip('.')} (`{each.name}`) | {each.search.seeds} | {each.search.cpu:.0f} | {how} |")
+        lines.append(
+            f"| {each.title.rstrip('.')} (`{each.name}`) | {each.search.seeds} | {each.search.cpu:.0f} | {how} |"
+        )
     return "\n".join(lines)

@@ -209,7 +209,7 @@ def slots_of_nodes_are_never_exceeded(case: Case) -> Iterator[tuple[str, str]]:
     for event in case.history.events:
         if not event.kind.startswith("phase ") or event.subject in restarted:
             continue
-        if event.kind not in ("phase dispatching", "phase running", "phase collecting"):
+        if event.kind not in ("phase dispatching", "phase running"):
             there.pop(event.subject, None)
             continue
         node = there[event.subject] = str(event.details["node"])
@@ -279,7 +279,10 @@ def _results_died(case: Case, task: TaskStory) -> bool:
     node = str(ends[-1].details.get("node", ""))
     names = {f"{each.host.address}:3000": each.name for each in case.scenario.nodes}
     lost = ("node killed", "node loses power", "machine deleted")
-    return any(event.at >= ends[-1].at and event.actor in (names.get(node, "cloud"), "cloud") for event in case.history.of(*lost))
+    return any(
+        event.at >= ends[-1].at and event.actor in (names.get(node, "cloud"), "cloud")
+        for event in case.history.of(*lost)
+    )
 
 
 @holds

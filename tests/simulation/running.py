@@ -14,6 +14,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from PIL import Image
+
 from tests.simulation.plan import Plan
 from tests.simulation.properties import Violation
 from tests.simulation.scenario import simulate
@@ -48,6 +50,7 @@ def run_all(
 ) -> Iterator[Result]:
     """Run plans, `jobs` at a time; yield results as they come, in any order, until `stop(result)`."""
     database = asyncio.run(empty_database())
+    Image.init()  # what is loaded here need not be loaded for each seed
     waiting, running = iter(plans), dict[int, tuple[int, Plan]]()
     try:
         while True:

@@ -68,7 +68,9 @@ class Scenario:
         tokens = root / "tokens.toml"
         limits = f"limits.maxConcurrentTasks = {self.plan.concurrency}\n"
         tokens.write_text(
-            "".join(f'[{owner}]\ntoken = "{token}"\n{limits if owner == "b" else ""}' for owner, token in _TOKENS.items())
+            "".join(
+                f'[{owner}]\ntoken = "{token}"\n{limits if owner == "b" else ""}' for owner, token in _TOKENS.items()
+            )
         )
         flags = {
             "port": PORT,
@@ -99,7 +101,9 @@ class Scenario:
         self.webhooks.start()
         for number, knobs in enumerate(self.plan.nodes, 1):
             host = network.host(f"node-{number}", f"10.0.1.{number}")
-            node = NodeActor(host, root / host.name, Knobs(seed=self.plan.seed + number, **knobs), self.history, port=PORT)
+            node = NodeActor(
+                host, root / host.name, Knobs(seed=self.plan.seed + number, **knobs), self.history, port=PORT
+            )
             self.nodes.append(node)
             node.start()
         if self.plan.boot is not None:
@@ -151,12 +155,11 @@ class Scenario:
             return False
         if any(node.running() for node in self.nodes):
             return False
-        called = {event.subject for event in self.history.of("webhook")}
-        due = {event.subject for event in self.history.of("phase finished")} & {
-            event.subject for event in self.history.of("announced") if event.details["webhook"]
-        }
-        gone = {event.subject for event in self.history.of("ordering") if event.details["verb"] == "remove"}
-        return due - gone <= called
+        ended = {event.subject: event.at for event in self.history.of("phase finished")}
+        called = {event.subject: event.at for event in self.history.of("webhook")}
+        wanted = {event.subject for event in self.history.of("announced") if event.details["webhook"]}
+        wanted -= {event.subject for event in self.history.of("ordering") if event.details["verb"] == "remove"}
+        return all(called.get(uuid, -1.0) >= at for uuid, at in ended.items() if uuid in wanted)
 
 
 def simulate(plan: Plan, database: bytes, root: Path | None = None) -> Outcome:

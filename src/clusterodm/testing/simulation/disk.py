@@ -89,7 +89,7 @@ class Disk:
         shutil.copytree(source, target, ignore=lambda _, names: [name for name in names if name.endswith(".db-shm")])
         for old, at in list(self.changed.items()):
             if old == str(source) or old.startswith(f"{source}{os.sep}"):
-                new = f"{target}{old[len(str(source)):]}"
+                new = f"{target}{old[len(str(source)) :]}"
                 self.changed[new] = at
                 if old in self.synced:
                     self.synced[new] = self.synced[old]

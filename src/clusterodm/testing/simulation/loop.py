@@ -98,6 +98,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._now = 0.0
         self._clock_resolution = 0.0
+        self._ready: deque[Any] = deque()
+        self._scheduled: list[tuple[float, int, Any]] = []
+        self._timers = 0
         #: What decides how long calls in executors take.
         self.chance = chance
         self._executors: dict[int, _Executor] = {}
@@ -121,9 +124,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # Scheduling
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """Queue a callback, unless its process is dead."""
         handle = events.Handle(callback, args, self, context)
         process = _process_of(handle)
@@ -146,33 +147,33 @@ class VirtualLoop(asyncio.BaseEventLoop):
         timer = events.TimerHandle(when, callback, args, self, context)
         process = _process_of(timer)
         if process is None or not process.dead:
-            heapq.heappush(self._scheduled, timer)
-            timer._scheduled = True
+            self._timers += 1  # of two for the same time, the earlier one comes first
+            heapq.heappush(self._scheduled, (when, self._timers, timer))
+            timer._scheduled = True  # type: ignore[attr-defined]
         return timer
 
     def drop(self, process: Process) -> None:
         """Forget all callbacks of a process. What they refer to stays in memory: a coroutine that is finalised would
         run its clean-up, which a killed process does not."""
         self.dead.append(process)
-        for handle in (*self._ready, *self._scheduled):
+        for handle in (*self._ready, *(timer for _, _, timer in self._scheduled)):
             if _process_of(handle) is process and not handle.cancelled():
                 self.dead.append((handle._callback, handle._args))  # type: ignore[attr-defined]
                 handle.cancel()
 
     def _run_once(self) -> None:
         ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0]._cancelled:
+        while scheduled and scheduled[0][2]._cancelled:
             self._timer_cancelled_count -= 1
-            heapq.heappop(scheduled)._scheduled = False
+            heapq.heappop(scheduled)[2]._scheduled = False
         if self._timer_cancelled_count > _MOST_CANCELED and self._timer_cancelled_count * 2 > len(scheduled):
             self._rebuild()
-            scheduled = self._scheduled
         if not ready and not self._stopping:
             if not scheduled:
                 raise Deadlock("nothing can happen any more")
-            self._now = max(self._now, scheduled[0]._when)
-        while scheduled and scheduled[0]._when <= self._now:
-            timer = heapq.heappop(scheduled)
+            self._now = max(self._now, scheduled[0][0])
+        while scheduled and scheduled[0][0] <= self._now:
+            timer = heapq.heappop(scheduled)[2]
             timer._scheduled = False
             ready.append(timer)
         for _ in range(len(ready)):
@@ -182,10 +183,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 handle._run()
 
     def _rebuild(self) -> None:
-        for timer in self._scheduled:
+        for _, _, timer in self._scheduled:
             if timer._cancelled:
                 timer._scheduled = False
-        self._scheduled = [timer for timer in self._scheduled if not timer._cancelled]
+        self._scheduled[:] = [each for each in self._scheduled if not each[2]._cancelled]
         heapq.heapify(self._scheduled)
         self._timer_cancelled_count = 0
 

@@ -12,6 +12,7 @@ import http.client
 import os
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -85,6 +86,7 @@ def _places(loop: VirtualLoop) -> list[tuple[Any, str, Any]]:
     clock_defaults = (time.time, time.monotonic)  # replaced by then
     return [
         (Clock.__init__, "__defaults__", clock_defaults),
+        (ssl.SSLContext, "load_default_certs", lambda *_: None),  # slow, and there is no TLS
         (threading.Thread, "start", _refused("threading.Thread.start")),
         (aiohttp.connector.aiohappyeyeballs, "start_connection", _start_connection),
         (aiosqlite.core, "Thread", InlineThread),
@@ -134,7 +136,9 @@ def _stat(real: Callable[..., os.stat_result], disk: Disk, epoch: float, path: A
         return status
     process = PROCESS.get()
     seconds = epoch + (process.host.wall(at) if process is not None else at)
-    times = {f"st_{which}time": seconds for which in "acm"} | {f"st_{which}time_ns": int(seconds * 1e9) for which in "acm"}
+    times = {f"st_{which}time": seconds for which in "acm"} | {
+        f"st_{which}time_ns": int(seconds * 1e9) for which in "acm"
+    }
     return os.stat_result((*status[:7], *[int(seconds)] * 3), times)
 
 
@@ -174,5 +178,3 @@ def _replaced(places: list[tuple[Any, str, Any]]) -> Iterator[None]:
     finally:
         for where, name, old in before:
             setattr(where, name, old)
-
-
