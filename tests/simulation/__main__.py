@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 
-if os.environ.get("PYTHONHASHSEED") != "0":  # sets of strings are ordered by it
+if sys.flags.hash_randomization:  # sets of strings are ordered by it
     os.execve(
         sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]], os.environ | {"PYTHONHASHSEED": "0"}
     )

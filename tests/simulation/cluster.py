@@ -17,7 +17,7 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.server.serving import Sockets
 from clusterodm.settings import load_settings
-from clusterodm.testing.simulation import Host, History, Process, Simulation
+from clusterodm.testing.simulation import History, Host, Process, Simulation
 
 PORT = 3000
 #: Seconds after which an idle machine is deleted, and that one may take to boot.

@@ -170,17 +170,12 @@ def _settings(chance: random.Random) -> dict[str, Any]:
 
 def _task(chance: random.Random, number: int, seconds: float) -> TaskPlan:
     large = chance.random() < 0.1
-    size = (
-        (lambda: chance.randint(1 << 20, 4 << 20))
-        if large
-        else (lambda: int(chance.paretovariate(1.2) * 500) % 60_000 + 1)
-    )
     return TaskPlan(
         number=number,
         uuid=str(uuid.UUID(int=chance.getrandbits(128), version=4)),
         owner=chance.choice("ab"),
         at=chance.uniform(0, seconds * 0.7),
-        sizes=tuple(size() for _ in range(chance.choice((1, 2, 3, 5, 12)))),
+        sizes=tuple(_size(chance, large=large) for _ in range(chance.choice((1, 2, 3, 5, 12)))),
         order=chance.choice(("", "", "", "", "cancel", "remove", "restart", "cancel and restart")),
         order_after=chance.expovariate(1 / 20.0),
         poll=chance.choice((1.0, 3.0, 5.0)),
@@ -188,6 +183,10 @@ def _task(chance: random.Random, number: int, seconds: float) -> TaskPlan:
         set_uuid=chance.random() < 0.7,
         connections=chance.choice((1, 2, 4)),
     )
+
+
+def _size(chance: random.Random, *, large: bool) -> int:
+    return chance.randint(1 << 20, 4 << 20) if large else int(chance.paretovariate(1.2) * 500) % 60_000 + 1
 
 
 def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cloud: bool) -> Fault:

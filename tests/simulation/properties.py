@@ -266,9 +266,9 @@ def console_lines_only_grow(case: Case) -> Iterator[tuple[str, str]]:
 @holds
 def completed_tasks_have_results(case: Case) -> Iterator[tuple[str, str]]:
     for task in case.tasks:
-        if task.of("no results") and not task.of("downloaded", "node loses power") and not case.lost_power:
-            if not _results_died(case, task):
-                yield task.uuid, task.of("no results")[-1].line().strip()
+        failed = task.of("no results")
+        if failed and not task.of("downloaded") and not case.lost_power and not _results_died(case, task):
+            yield task.uuid, failed[-1].line().strip()
 
 
 def _results_died(case: Case, task: TaskStory) -> bool:

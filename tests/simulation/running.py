@@ -95,7 +95,7 @@ def _fork(plan: Plan, database: bytes, *, lines: bool) -> tuple[int, int]:
 def _simulated(plan: Plan, database: bytes, *, lines: bool) -> Result:
     try:
         outcome = simulate(plan, database)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - reported with its seed
         return Result(plan, "", [], 0.0, 0.0, 0, [], crash=traceback.format_exc())
     kept = [event.line() for event in outcome.events] if outcome.violations or lines else []
     return Result(plan, outcome.digest, outcome.violations, outcome.hours, outcome.cpu, outcome.steps, kept)

@@ -6,6 +6,7 @@ judged."""
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 import time
@@ -27,6 +28,8 @@ from tests.simulation.webhooks import WebhookReceiver
 
 _TOKENS: Final = {"a": "token-of-owner-a", "b": "token-of-owner-b"}
 _CLOUD_PORT: Final = 8000
+#: Files live in memory where there is such a folder; SIMULATION_DIR names another one.
+_MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 @dataclass
@@ -165,7 +168,7 @@ class Scenario:
 def simulate(plan: Plan, database: bytes, root: Path | None = None) -> Outcome:
     """Run a plan in this process, which is of no use for anything else afterwards."""
     begun = time.process_time()
-    folder = root or Path(tempfile.mkdtemp(prefix="simulation-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+    folder = root or Path(tempfile.mkdtemp(prefix="simulation-", dir=os.environ.get("SIMULATION_DIR") or _MEMORY))
     configure_logging("error")
     try:
         scenario = Scenario(plan, folder, database)

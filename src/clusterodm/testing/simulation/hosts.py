@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Hosts with clocks, and processes that run on them: everything that a process starts belongs to it, and dies with it."""
+"""Hosts with clocks, and their processes: everything that a process starts belongs to it, and dies with it."""
 
 from __future__ import annotations
 

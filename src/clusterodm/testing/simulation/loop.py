@@ -17,7 +17,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 from greenlet import getcurrent, greenlet
 
@@ -26,6 +26,9 @@ from clusterodm.testing.simulation.hosts import PROCESS, Process
 
 if TYPE_CHECKING:
     from clusterodm.testing.simulation.network import Network
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: Canceled timers beyond which the heap is rebuilt.
 _MOST_CANCELED: Final = 200
@@ -101,6 +104,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready: deque[Any] = deque()
         self._scheduled: list[tuple[float, int, Any]] = []
         self._timers = 0
+        self._stopping = False
         #: What decides how long calls in executors take.
         self.chance = chance
         self._executors: dict[int, _Executor] = {}
@@ -116,7 +120,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         #: Errors that nothing handled, with their time.
         self.unhandled: list[tuple[float, str]] = []
         self.set_exception_handler(self._note_unhandled)
-        self.set_task_factory(self._make_task)
+        self.set_task_factory(self._make_task)  # type: ignore[arg-type]  # as asyncio calls it
 
     def time(self) -> float:
         """Return virtual seconds."""
@@ -124,7 +128,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # Scheduling
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
         """Queue a callback, unless its process is dead."""
         handle = events.Handle(callback, args, self, context)
         process = _process_of(handle)
@@ -132,16 +138,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Queue a callback: there are no other threads."""
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Queue a callback for a later time."""
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Queue a callback for a time, unless its process is dead."""
         timer = events.TimerHandle(when, callback, args, self, context)
@@ -158,7 +168,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.dead.append(process)
         for handle in (*self._ready, *(timer for _, _, timer in self._scheduled)):
             if _process_of(handle) is process and not handle.cancelled():
-                self.dead.append((handle._callback, handle._args))  # type: ignore[attr-defined]
+                self.dead.append((handle._callback, handle._args))
                 handle.cancel()
 
     def _run_once(self) -> None:
@@ -206,9 +216,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # Executors
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Run a function after a delay of the seed; it may `park`."""
-        future = self.create_future()
+        future: asyncio.Future[T] = self.create_future()
         queue = self._executor(executor)
         context = copy_context()
 
@@ -269,7 +279,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         parking.wait()
         return task.result()
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncio has it
         """Do nothing: there are no threads."""
 
     # Sockets

@@ -146,10 +146,10 @@ class Stream:
             return
         self._resends = 0
         link, chance = network.between(source, target), network.chance
-        if link.reset and chance.random() < link.reset:
+        packet = self._pipe[0]
+        if link.reset and not packet.mark and chance.random() < link.reset:
             self._source.lost(ConnectionResetError("Connection reset by peer"), told=True)
             return
-        packet = self._pipe[0]
         if link.split and len(packet.content) > 1 and chance.random() < link.split:
             cut = chance.randrange(1, len(packet.content))
             content, packet.content = packet.content[:cut], packet.content[cut:]

@@ -8,11 +8,13 @@ import asyncio
 import gc
 import random
 import sqlite3
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from clusterodm.testing.simulation.disk import Disk
+from clusterodm.testing.simulation.errors import RealWorldError
 from clusterodm.testing.simulation.loop import VirtualLoop
 from clusterodm.testing.simulation.network import Network
 from clusterodm.testing.simulation.reality import unreal
@@ -24,9 +26,12 @@ EPOCH: Final = 1_767_225_600.0
 
 
 class Simulation:
-    """A world in which programs run. `root` is a folder of this machine for their files; its path has no influence."""
+    """A world in which programs run. `root` is a folder of this machine for their files; its path has no influence.
+    Not `repeatable`, the order of sets of strings is left to the interpreter."""
 
-    def __init__(self, seed: int, root: Path) -> None:
+    def __init__(self, seed: int, root: Path, *, repeatable: bool = True) -> None:
+        if repeatable and sys.flags.hash_randomization:
+            raise RealWorldError("start the interpreter with PYTHONHASHSEED=0: sets of strings are ordered by it")
         self.seed = seed
         self.root = root
         self.loop = VirtualLoop(self.chance("loop"))
@@ -34,7 +39,7 @@ class Simulation:
         self.disk = Disk(root, self.loop.time, self.chance("disk"))
 
     def chance(self, purpose: str) -> random.Random:
-        """Return a source of random numbers of its own for each purpose: one that is used more often changes no other."""
+        """Return random numbers for a purpose: one that needs more of them changes no other."""
         return random.Random(f"{self.seed} {purpose}")  # noqa: S311 - repeatable
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
