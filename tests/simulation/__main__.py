@@ -21,7 +21,7 @@ if sys.flags.hash_randomization:  # sets of strings are ordered by it
 import msgspec
 
 from tests.simulation.plan import Plan, make_plan
-from tests.simulation.planting import Search, names, search_all, table
+from tests.simulation.planting import HEAD, Search, names, row, search_all
 from tests.simulation.running import Result, run_all, run_one
 from tests.simulation.shrinking import shrink
 
@@ -53,9 +53,7 @@ def main() -> int:
         _add_sizes(each)
     given = parser.parse_args()
     if given.command == "planted":
-        found = search_all(given.names or names(), first=given.first, cpu=given.cpu, jobs=given.jobs)
-        print(table(found))
-        return 0 if all(each.search.seed for each in found) else 1
+        return _planted(given.names or names(), given.first, given.cpu, given.jobs)
     if given.command == "find":
         print(msgspec.json.encode(_find(given.first, given.cpu)).decode())
         return 0
@@ -71,6 +69,15 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-tasks", type=int, default=0)
     parser.add_argument("--most-faults", type=int, default=-1)
     parser.add_argument("--seconds", type=float, default=0.0)
+
+
+def _planted(wanted: list[str], first: int, cpu: float, jobs: int) -> int:
+    print(HEAD, flush=True)
+    missed = 0
+    for found in search_all(wanted, first=first, cpu=cpu, jobs=jobs):
+        missed += not found.search.seed
+        print(row(found), flush=True)
+    return 1 if missed else 0
 
 
 def _find(first: int, cpu: float) -> Search:

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -66,18 +68,16 @@ def search(name: str, *, first: int, cpu: float) -> Planted:
     return Planted(name, title(name), msgspec.json.decode(output.splitlines()[-1], type=Search))
 
 
-def search_all(wanted: list[str], *, first: int, cpu: float, jobs: int) -> list[Planted]:
-    """Search for planted faults, several at a time."""
+def search_all(wanted: list[str], *, first: int, cpu: float, jobs: int) -> Iterator[Planted]:
+    """Search for planted faults, several at a time; yield them in order."""
     with ThreadPoolExecutor(jobs) as threads:
-        return list(threads.map(lambda name: search(name, first=first, cpu=cpu), wanted))
+        yield from threads.map(lambda name: search(name, first=first, cpu=cpu), wanted)
 
 
-def table(found: list[Planted]) -> str:
-    """Return the table of the documentation."""
-    lines = ["| planted fault | seeds | CPU seconds | violated property |", "|---|---:|---:|---|"]
-    for each in found:
-        how = each.search.property or "**not found**"
-        lines.append(
-            f"| {each.title.rstrip('.')} (`{each.name}`) | {each.search.seeds} | {each.search.cpu:.0f} | {how} |"
-        )
-    return "\n".join(lines)
+HEAD: Final = "| planted fault | seeds | CPU seconds | violated property |\n|---|---:|---:|---|"
+
+
+def row(found: Planted) -> str:
+    """Return a row of the table in the documentation."""
+    how = found.search.property or "**not found**"
+    return f"| {found.title.rstrip('.')} (`{found.name}`) | {found.search.seeds} | {found.search.cpu:.0f} | {how} |"

@@ -307,7 +307,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return endpoint, protocol
 
     def _write_to_self(self) -> None:
-        """Do nothing: nobody waits in the kernel."""
+        """Do nothing: the kernel is not involved."""
 
     def _process_events(self, event_list: Any) -> None:
         """Do nothing: there are no events of the kernel."""
