@@ -12,6 +12,7 @@ import argparse
 import itertools
 import os
 import sys
+from dataclasses import replace
 
 if sys.flags.hash_randomization:  # sets of strings are ordered by it
     os.execve(
@@ -43,6 +44,7 @@ def main() -> int:
     find = commands.add_parser("find")
     find.add_argument("--from", type=int, default=1, dest="first")
     find.add_argument("--cpu", type=float, default=600.0)
+    commands.add_parser("speed")
     broken = commands.add_parser("planted")
     broken.add_argument("names", nargs="*", default=[])
     broken.add_argument("--from", type=int, default=1, dest="first")
@@ -54,6 +56,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.command == "planted":
         return _planted(given.names or names(), given.first, given.cpu, given.jobs)
+    if given.command == "speed":
+        return _speed()
     if given.command == "find":
         print(msgspec.json.encode(_find(given.first, given.cpu)).decode())
         return 0
@@ -69,6 +73,14 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--most-tasks", type=int, default=0)
     parser.add_argument("--most-faults", type=int, default=-1)
     parser.add_argument("--seconds", type=float, default=0.0)
+
+
+def _speed() -> int:
+    """Run an hour of twenty nodes, two hundred tasks and default settings."""
+    plan = make_plan(1, nodes=20, tasks=200, seconds=3600.0, faults=8)
+    result = run_one(replace(plan, settings={"results": "stream"}), lines=False)
+    print(f"{result.hours / result.cpu * 3600:.0f} simulated hours per CPU hour, {result.steps} callbacks")
+    return 1 if result.failed else 0
 
 
 def _planted(wanted: list[str], first: int, cpu: float, jobs: int) -> int:

@@ -6,6 +6,7 @@ judged."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import tempfile
@@ -15,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from clusterodm.devnode import Knobs
-from clusterodm.observe import configure_logging
 from clusterodm.testing import HetznerApi
 from clusterodm.testing.simulation import CloudActor, Event, History, Host, NodeActor, Simulation
 from tests.simulation.clients import Client
@@ -169,7 +171,8 @@ def simulate(plan: Plan, database: bytes, root: Path | None = None) -> Outcome:
     """Run a plan in this process, which is of no use for anything else afterwards."""
     begun = time.process_time()
     folder = root or Path(tempfile.mkdtemp(prefix="simulation-", dir=os.environ.get("SIMULATION_DIR") or _MEMORY))
-    configure_logging("error")
+    # what matters is in the history; a broken copy may log without end
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
         scenario = Scenario(plan, folder, database)
         judged = scenario.simulation.run(scenario.run)

@@ -10,6 +10,8 @@ import os
 import pickle
 import random
 import secrets
+import socket
+import subprocess
 import threading
 import time
 import traceback
@@ -117,17 +119,24 @@ def test_chance_follows_the_seed_alone(tmp_path: Path) -> None:
     assert in_world(tmp_path, main, seed=1) != in_world(tmp_path, main, seed=2)
 
 
-def test_threads_and_blocking_on_the_loop_are_refused(tmp_path: Path) -> None:
+def test_threads_sockets_programs_and_blocking_on_the_loop_are_refused(tmp_path: Path) -> None:
     async def main(simulation: Simulation) -> list[str]:
         refused = []
-        for reach in (threading.Thread(target=print).start, lambda: time.sleep(1.0)):
+        reaches: list[Callable[[], object]] = [
+            threading.Thread(target=print).start,
+            lambda: time.sleep(1.0),
+            lambda: socket.socket().connect(("127.0.0.1", 1)),
+            lambda: subprocess.run(["true"], check=True),
+        ]
+        for reach in reaches:
             try:
                 reach()
             except RealWorldError as error:
                 refused.append(str(error))
         return refused
 
-    assert in_world(tmp_path, main) == ["threading.Thread.start", "the event loop would block"]
+    refused = ["threading.Thread.start", "the event loop would block", "socket.connect", "subprocess.Popen"]
+    assert in_world(tmp_path, main) == refused
 
 
 def test_a_world_in_which_nothing_can_happen_ends(tmp_path: Path) -> None:

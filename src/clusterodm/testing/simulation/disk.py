@@ -3,7 +3,7 @@
 """Disks: when files were changed in virtual time, and what a loss of power leaves of them.
 
 An audit hook sees each file that is opened for writing, renamed, linked or deleted. The kernel writes back what no process
-has synced within half a minute; a loss of power may lose, truncate or tear what was changed since. A database in WAL
+synced within half a minute; a loss of power may lose, truncate or tear what was changed since. A database in WAL
 mode keeps what was committed with `synchronous=FULL`, and with less what reached its log before a random moment.
 """
 

@@ -85,6 +85,8 @@ class Process:
     def _done(self, main: asyncio.Task[Any]) -> None:
         """Note its own end; its connections are gone with it."""
         error = None if main.cancelled() else main.exception()
+        if isinstance(error, BaseExceptionGroup):
+            error = (error.subgroup(RealWorldError) or error).exceptions[0]
         if isinstance(error, RealWorldError):
             self.host.network.loop.fail(error)
         if not self.dead:

@@ -13,6 +13,7 @@ import random
 import select
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -86,6 +87,9 @@ def _places(loop: VirtualLoop) -> list[tuple[Any, str, Any]]:
         (Clock.__init__, "__defaults__", clock_defaults),
         (ssl.SSLContext, "load_default_certs", lambda *_: None),  # slow, and there is no TLS
         (threading.Thread, "start", _refused("threading.Thread.start")),
+        (subprocess.Popen, "__init__", _refused("subprocess.Popen")),
+        (socket.socket, "connect", _refused("socket.connect")),
+        (socket.socket, "bind", _refused("socket.bind")),
         (aiohappyeyeballs, "start_connection", _start_connection),
         (aiosqlite.core, "Thread", InlineThread),
         (aiosqlite.core, "SimpleQueue", partial(inline_queue, loop)),
