@@ -57,7 +57,7 @@ class Client:
         self._session: aiohttp.ClientSession
         self._lines: list[str] = []
         self._shown: tuple[Any, ...] = ()
-        #: Grows when an order is given, and when it is answered: what was asked before either tells nothing afterwards.
+        #: Grows when an order is given and when it is answered (odd in between): a poll meanwhile tells nothing.
         self._orders = 0
         #: Set once its owner wants no more of it.
         self._removed = False
@@ -175,7 +175,8 @@ class Client:
             info = await self._json("GET", f"/task/{self.uuid}/info")
             if self._removed or not info:
                 return
-            if orders != self._orders:
+            if orders != self._orders or orders % 2:
+                await asyncio.sleep(self.plan.poll)
                 continue
             if "status" not in info:
                 self._note("client error", path="/task/info", text=info)
@@ -197,7 +198,7 @@ class Client:
     async def _read_console(self) -> None:
         begin, orders = max(0, len(self._lines) - 2), self._orders
         lines = await self._json_lines(begin)
-        if lines is None or self._removed or orders != self._orders:
+        if lines is None or self._removed or orders != self._orders or orders % 2:
             return
         if lines[: len(self._lines) - begin] != self._lines[begin:]:
             self._note("console changed", known=len(self._lines), read=len(lines))

@@ -133,11 +133,13 @@ def nothing_accepted_is_lost(case: Case) -> Iterator[tuple[str, str]]:
 
 @holds
 def a_task_fails_only_for_a_reason_of_its_own(case: Case) -> Iterator[tuple[str, str]]:
-    """The files of one that is over may be deleted: restarted on its node, it fails with that."""
+    """The files of one that is over may be deleted: restarted on its node, it fails with that. One that no
+    node has the memory for fails, too."""
     for task in case.tasks:
         for end in task.of("phase finished"):
             given_back = "restart" in task.orders and "not held here" in str(end.details.get("error"))
-            if end.details.get("outcome") == "failed" and not case.lost_power and not given_back:
+            too_large = "memory" in str(end.details.get("error"))
+            if end.details.get("outcome") == "failed" and not (case.lost_power or given_back or too_large):
                 yield task.uuid, f"failed: {end.details.get('error')}"
 
 
@@ -156,7 +158,9 @@ def nodes_run_the_bytes_that_were_sent(case: Case) -> Iterator[tuple[str, str]]:
         commits = {event.subject: event for event in task.of("node commit")}
         for end in task.of("phase finished"):
             commit = commits.get(end.details.get("on_node", ""))
-            if end.details.get("outcome") == "completed" and commit and commit.details["files"] != task.files:
+            if end.details.get("outcome") != "completed" or commit is None or case.lost_power:
+                continue
+            if commit.details["files"] != task.files:
                 yield task.uuid, f"completed on {commit.actor} with {commit.details['count']} other files"
 
 
@@ -303,6 +307,8 @@ def webhooks_never_tell_a_wrong_outcome(case: Case) -> Iterator[tuple[str, str]]
         for call in task.of("webhook"):
             before = [end for end in task.of("phase finished") if end.at <= call.at]
             outcomes = {codes.get(str(end.details.get("outcome"))) for end in before}
+            if any(event.details["verb"] == "cancel" and event.at <= call.at for event in task.of("ordering")):
+                outcomes.add(CANCELED)  # also one that is over can be canceled
             if call.details["code"] not in outcomes:
                 yield task.uuid, f"its webhook was called with {call.details['code']} at {call.at:.1f}"
 

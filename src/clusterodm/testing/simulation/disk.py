@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: AGPL-3.0-or-later
 """Disks: when files were changed in virtual time, and what a loss of power leaves of them.
 
-An audit hook sees each file that is opened for writing, renamed, linked or deleted. The kernel writes back what no process
-synced within half a minute; a loss of power may lose, truncate or tear what was changed since. A database in WAL
+An audit hook sees each file that is opened for writing, renamed, linked or deleted. The kernel writes back what was
+not synced within half a minute; a loss of power may lose, truncate or tear what was changed since. A database in WAL
 mode keeps what was committed with `synchronous=FULL`, and with less what reached its log before a random moment.
 """
 
