@@ -51,8 +51,8 @@ def in_world(root: Path, main: World, *, seed: int = 1) -> Any:
         outcome = ("", simulation.run(run))
     except BaseException:  # noqa: BLE001 - it fails the test
         outcome = (traceback.format_exc(), None)
-    with os.fdopen(write, "wb") as file:
-        file.write(pickle.dumps(outcome))
+    with os.fdopen(write, "wb") as pipe:
+        pipe.write(pickle.dumps(outcome))
     os._exit(0)
 
 
