@@ -37,10 +37,10 @@ class Host:
         return now * (1.0 + self.drift) + self.ahead
 
     def lose_power(self) -> None:
-        """Stop everything at once; peers are not told."""
+        """Stop everything at once; peers are not notified."""
         self.up = False
         for process in list(self.processes):
-            process.kill(told=False)
+            process.kill(notify=False)
 
     def boot(self) -> None:
         """Power on."""
@@ -71,15 +71,15 @@ class Process:
         self.main.add_done_callback(self._done, context=copy_context())
         return self.main
 
-    def kill(self, *, told: bool = True) -> None:
-        """Stop at once, as by `kill -9`. The kernel resets its connections if peers are `told`."""
+    def kill(self, *, notify: bool = True) -> None:
+        """Stop at once, as by `kill -9`. The kernel resets its connections if peers are to be notified (`notify`)."""
         if self.dead:
             return
         self.dead = True
         self.host.network.loop.drop(self)
         self.host.network.unlisten(self)
         for endpoint in list(self.endpoints):
-            endpoint.vanish(told=told)
+            endpoint.vanish(notify=notify)
         self._gone()
 
     def _done(self, main: asyncio.Task[Any]) -> None:
@@ -94,7 +94,7 @@ class Process:
             self.host.network.loop.drop(self)
             self.host.network.unlisten(self)
             for endpoint in list(self.endpoints):
-                endpoint.vanish(told=True)
+                endpoint.vanish(notify=True)
             self._gone()
 
     def _gone(self) -> None:

@@ -214,7 +214,7 @@ class Network:
         try:
             await asyncio.sleep(self.delay(target, source))
         except asyncio.CancelledError:
-            mine.vanish(told=True)
+            mine.vanish(notify=True)
             raise
         return mine
 

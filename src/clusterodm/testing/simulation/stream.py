@@ -86,7 +86,7 @@ class Stream:
             self._put(_Packet(b"", self._loop.time(), _RST))
 
     def drop(self) -> None:
-        """Forget all bytes under way; the receiver is not told."""
+        """Forget all bytes under way; the receiver is not notified."""
         self._broken = True
         self._unsent.clear()
         self._pipe.clear()
@@ -148,7 +148,7 @@ class Stream:
         link, chance = network.between(source, target), network.chance
         packet = self._pipe[0]
         if link.reset and not packet.mark and chance.random() < link.reset:
-            self._source.lost(ConnectionResetError("Connection reset by peer"), told=True)
+            self._source.lost(ConnectionResetError("Connection reset by peer"), notify=True)
             return
         if link.split and len(packet.content) > 1 and chance.random() < link.split:
             cut = chance.randrange(1, len(packet.content))
@@ -164,9 +164,9 @@ class Stream:
     def _hand_over(self, mark: str, content: bytes) -> None:
         self.unacknowledged -= len(content)
         if mark == _RST:
-            self._target.lost(ConnectionResetError("Connection reset by peer"), told=False)
+            self._target.lost(ConnectionResetError("Connection reset by peer"), notify=False)
         elif self._target.gone:
-            self._source.lost(ConnectionResetError("Connection reset by peer"), told=False)
+            self._source.lost(ConnectionResetError("Connection reset by peer"), notify=False)
         elif mark == _FIN:
             self._target.ended()
         else:
@@ -178,6 +178,6 @@ class Stream:
         self._stuck_since = now if not self._resends else self._stuck_since
         self._resends += 1
         if now - self._stuck_since > _PATIENCE:
-            self._source.lost(TimeoutError("Connection timed out"), told=False)
+            self._source.lost(TimeoutError("Connection timed out"), notify=False)
             return
         self._start(min(_LONGEST_RESEND, _RESEND * 2.0**self._resends))

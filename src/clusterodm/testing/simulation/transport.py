@@ -93,21 +93,21 @@ class Endpoint(asyncio.Transport):
         if self._closing and not waiting:
             self._finish(None)
 
-    def lost(self, error: Exception | None, *, told: bool) -> None:
-        """Note that the connection is gone; the peer learns it if `told`."""
-        if told:
+    def lost(self, error: Exception | None, *, notify: bool) -> None:
+        """Note that the connection is gone; the peer learns it if `notify` is set."""
+        if notify:
             self._out.reset()
         else:
             self._out.drop()
         self._finish(error)
 
-    def vanish(self, *, told: bool) -> None:
-        """Drop this end, as the kernel does when its process dies (or, not `told`, with the power)."""
+    def vanish(self, *, notify: bool) -> None:
+        """Drop this end, as the kernel does when its process dies (or, without `notify`, when its power fails)."""
         self.gone = True
         self._lost = True
         self._loop.dead.append(self)
         self._forget()
-        if told:
+        if notify:
             self._out.reset()
         else:
             self._out.drop()
