@@ -8,11 +8,14 @@ INJECTIONS ?= 1000
 SEED ?= 1
 ROUNDS ?= 3
 JOBS ?= 4
+SEEDS ?= 200
+FROM ?= 1
 export UV_LINK_MODE := copy
 # tests start the program hundreds of times: compile it once
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-without-fast-paths quick services faults machine-faults replica-faults postgresql node-contract lint check model audit format bench docs site screenshots package container \
+.PHONY: help demo test test-without-fast-paths quick services simulation simulation-planted faults machine-faults replica-faults \
+  postgresql node-contract lint check model audit format bench docs site screenshots package container \
   lock coverage clean
 
 help:
@@ -24,6 +27,8 @@ help:
 	@echo "make model        check the model of leader, claim and attempt (LONG=1: with a second attempt, many minutes)"
 	@echo "make coverage     run all tests and require 100 % of branches in core, 90 % of everything"
 	@echo "make services     install the programs that some tests need: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
+	@echo "make simulation   simulate whole clusters under faults (SEEDS=200 FROM=1), or replay one seed (SEED=17)"
+	@echo "make simulation-planted  break one mechanism after another in a copy, and let the simulation find it"
 	@echo "make faults       inject faults into a running cluster (INJECTIONS=1000 SEED=1) and count what was lost"
 	@echo "make machine-faults  the same with machines that are created and deleted"
 	@echo "make replica-faults  kill and stop each of three replicas behind a balancer (ROUNDS=3)"
@@ -67,6 +72,12 @@ quick: lint $(VENV)/.dev
 
 services:
 	tools/services
+
+simulation: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation $(if $(filter file,$(origin SEED)),run --seeds $(SEEDS) --from $(FROM),replay $(SEED))
+
+simulation-planted: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation planted
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.storm --injections $(INJECTIONS) --seed $(SEED)

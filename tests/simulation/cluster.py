@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The cluster as an actor: the whole program in a simulated process, killed and started again on its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+from clusterodm.cluster.state.entry import Entry
+from clusterodm.server.app import Cluster, running_cluster
+from clusterodm.server.serving import Sockets
+from clusterodm.settings import load_settings
+from clusterodm.testing.simulation import History, Host, Process, Simulation
+
+PORT = 3000
+#: Seconds after which an idle machine is deleted, and that one may take to boot.
+IDLE = 60.0
+BOOT = 180.0
+
+
+class ClusterActor:
+    """The program."""
+
+    def __init__(self, simulation: Simulation, host: Host, history: History, flags: dict[str, Any]) -> None:
+        self.host = host
+        self.name = host.name
+        self.cluster: Cluster | None = None
+        self.up = asyncio.Event()
+        #: When it went down last.
+        self.down_at = 0.0
+        self._simulation = simulation
+        self._history = history
+        self._flags = flags
+        self._process: Process | None = None
+        self._stop = asyncio.Event()
+        self._generations = itertools.count(1)
+        self._folder = simulation.root / "cluster-0"
+        self._phases: dict[str, tuple[str, int]] = {}
+
+    @property
+    def url(self) -> str:
+        """Its URL for clients."""
+        return f"http://{self.host.address}:{PORT}"
+
+    @property
+    def folder(self) -> Path:
+        """Its data folder."""
+        return self._folder
+
+    @property
+    def alive(self) -> bool:
+        """True while its process runs."""
+        return self._process is not None and not self._process.dead
+
+    def start(self) -> None:
+        """Start it on its folder."""
+        if self.alive:
+            return
+        self.host.boot()
+        self._stop = asyncio.Event()
+        self._process = Process(self.host, self.name)
+        self._process.run(self._main(self._stop))
+        self._history.add(self.name, "cluster starts")
+
+    def kill(self) -> None:
+        """Kill it at once."""
+        if self.alive and self._process is not None:
+            self._down()
+            self._process.kill()
+            before = self._next_folder()
+            self._simulation.disk.carry_over(before, self._folder)
+            self._history.add(self.name, "cluster killed")
+
+    def lose_power(self) -> None:
+        """Switch its host off."""
+        if self.alive:
+            self._down()
+            self.host.lose_power()
+            before = self._next_folder()
+            lost = self._simulation.disk.lose_power(before, self._folder)
+            self._history.add(self.name, "cluster loses power", lost=";".join(lost))
+
+    async def stop(self) -> None:
+        """End it in order."""
+        if self.alive and self._process is not None:
+            self._history.add(self.name, "cluster stopping")
+            self._down()
+            self._stop.set()
+            await self._process.ended.wait()
+            self._history.add(self.name, "cluster stopped")
+
+    def _down(self) -> None:
+        self.up.clear()
+        self.cluster = None
+        self.down_at = self._simulation.loop.time()
+
+    def _next_folder(self) -> Path:
+        before, self._folder = self._folder, self._simulation.root / f"cluster-{next(self._generations)}"
+        return before
+
+    async def _main(self, stop: asyncio.Event) -> None:
+        network = self._simulation.network
+        sockets = Sockets({"plain": network.listening(self.host.address, PORT)})  # type: ignore[dict-item]
+        try:
+            settings = load_settings(self._flags | {"data_dir": self._folder}, environ={})
+            async with running_cluster(settings, sockets=sockets) as cluster:
+                self.cluster = cluster
+                cluster.context.tasks.watch(self._changed)
+                self._history.add(self.name, "cluster ready")
+                self.up.set()
+                await stop.wait()
+        except Exception as error:
+            self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
+            raise
+
+    def _changed(self, entry: Entry) -> None:
+        task, attempt = entry.task, entry.attempt
+        now = (str(task.phase), task.attempts)
+        if self._phases.get(task.uuid) == now:
+            return
+        self._phases[task.uuid] = now
+        details: dict[str, Any] = {"attempt": task.attempts, "charged": task.charged}
+        if attempt is not None:
+            details |= {"node": attempt.node_name, "on_node": attempt.node_uuid}
+        if task.outcome is not None and now[0] == "finished":
+            details |= {"outcome": str(task.outcome), "error": task.error}
+        elif attempt is not None and attempt.reason:
+            details["reason"] = attempt.reason
+        self._history.add(self.name, f"phase {task.phase}", task.uuid, **details)
+
+
+def write_asr(path: Path, url: str, node_port: int) -> None:
+    """Write the autoscaler's file for a pretended cloud."""
+    sizes = [{"maxImages": 4, "slug": "small", "price": 0.1}, {"maxImages": 100, "slug": "large", "price": 0.4}]
+    entry = {
+        "provider": "hetzner",
+        "apiToken": "key",
+        "location": "fsn1",
+        "image": "ubuntu-24.04",
+        "apiUrl": url,
+        "imageSizeMapping": sizes,
+        "nodePort": node_port,
+        "machinesLimit": 3,
+        "idleTimeout": IDLE,
+        "bootTimeout": BOOT,
+    }
+    path.write_text(json.dumps(entry))
+
+
+def virtual_database_time(simulation: Simulation) -> None:
+    """Let every connection of SQLAlchemy tell virtual time."""
+
+    @event.listens_for(Engine, "connect")
+    def connected(connection: Any, _: Any) -> None:
+        simulation.now_in_sql(connection.driver_connection._conn)

@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""How faults are injected, and undone once their time is over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from clusterodm.testing import FakeMachine
+from clusterodm.testing.simulation import CloudActor, Event, NodeActor
+from clusterodm.testing.simulation.network import Link
+from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
+from tests.simulation.plan import Fault
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Scenario
+
+#: Knobs of nodes by kind of fault: name, value as a function of the fault's amount.
+_KNOBS: Final[dict[str, tuple[str, Callable[[float], float]]]] = {
+    "node hangs": ("hang", lambda amount: 0.2 + amount / 2),
+    "node slow": ("slow", lambda amount: 0.2 + 8 * amount),
+    "node drops uploads": ("drop", lambda amount: 0.2 + amount / 2),
+    "node refuses uploads": ("refuse", lambda amount: 0.2 + amount / 2),
+    "node forgets tasks": ("forget", lambda amount: 0.3 + amount / 2),
+}
+#: Seconds, forward; backward it is less than half of that.
+_LONGEST_JUMP: Final = 10 * 86400.0
+_FATES: Final = {"cloud loses responses": LOSE, "cloud refuses": REFUSE, "cloud throttles": THROTTLE}
+
+
+class Injector:
+    """Injects the faults of a plan into a scenario."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._counts: dict[str, int] = {}
+        self._waiting: dict[int, Fault] = {}
+        #: Faults in effect.
+        self.active = 0
+        scenario.history.watch(self._happened)
+
+    async def run(self) -> None:
+        """Inject everything; return once all has been undone."""
+        async with asyncio.TaskGroup() as group:
+            for fault in self._scenario.plan.faults:
+                if fault.moment:
+                    self._waiting[fault.number] = fault
+                else:
+                    group.create_task(self._at(fault))
+            await asyncio.sleep(self._scenario.plan.seconds)
+            self._waiting.clear()
+        while self.active:
+            await asyncio.sleep(1.0)
+
+    def _happened(self, event: Event) -> None:
+        count = self._counts[event.kind] = self._counts.get(event.kind, 0) + 1
+        for fault in list(self._waiting.values()):
+            if fault.moment == event.kind and fault.nth == count:
+                del self._waiting[fault.number]
+                loop = self._scenario.simulation.loop
+                # within the next moments: in the middle of what follows
+                loop.call_later(fault.amount**3 * 0.2, self._start, fault, context=self._scenario.context)
+
+    def _start(self, fault: Fault) -> None:
+        self.active += 1
+        work = self._inject(fault)
+        self._scenario.simulation.loop.create_task(work).add_done_callback(lambda task: task.result())
+
+    async def _at(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.at)
+        self.active += 1
+        await self._inject(fault)
+
+    async def _inject(self, fault: Fault) -> None:
+        self._scenario.history.add("world", "fault begins", "", fault=str(fault))
+        try:
+            await self._carry_out(fault)
+        finally:
+            self.active -= 1
+            self._scenario.history.add("world", "fault ends", "", fault=fault.number)
+
+    async def _carry_out(self, fault: Fault) -> None:
+        kind = fault.kind
+        if kind.startswith("cluster"):
+            await self._cluster(fault)
+        elif kind in _KNOBS:
+            name, value = _KNOBS[kind]
+            await self._knob(fault, name, value(fault.amount))
+        elif kind == "node runs out of memory":
+            await self._knob(fault, "fail", "memory")
+        elif kind.startswith("node"):
+            await self._node(fault)
+        elif kind == "webhook fails":
+            self._scenario.webhooks.failing = True
+            await asyncio.sleep(fault.seconds)
+            self._scenario.webhooks.failing = False
+        elif kind.startswith(("cloud", "machine")):
+            await self._cloud(fault)
+        else:
+            await self._link(fault)
+
+    async def _cluster(self, fault: Fault) -> None:
+        cluster = self._scenario.cluster
+        if fault.kind == "cluster clock jumps":
+            cluster.host.ahead += (fault.amount - 0.3) * _LONGEST_JUMP
+            return
+        if fault.kind == "cluster restarted":
+            await cluster.stop()
+        elif fault.kind == "cluster loses power":
+            cluster.lose_power()
+        else:
+            cluster.kill()
+        await asyncio.sleep(fault.seconds / 4)
+        cluster.start()
+
+    def _target(self, fault: Fault) -> NodeActor | None:
+        nodes = [*self._scenario.nodes, *(self._scenario.cloud.nodes.values() if self._scenario.cloud else ())]
+        return nodes[fault.target % len(nodes)] if nodes else None
+
+    async def _knob(self, fault: Fault, name: str, value: Any) -> None:
+        node = self._target(fault)
+        if node is not None:
+            setattr(node.knobs, name, value)
+            await asyncio.sleep(fault.seconds)
+            setattr(node.knobs, name, "" if isinstance(value, str) else 0.0)
+
+    async def _node(self, fault: Fault) -> None:
+        node = self._target(fault)
+        if node is None or node not in self._scenario.nodes:
+            return
+        if fault.kind == "node killed":
+            node.kill()
+        elif fault.kind == "node loses power":
+            node.lose_power(wiped=fault.amount < 0.5)
+        else:
+            await node.stop()
+        await asyncio.sleep(fault.seconds)
+        node.start()
+
+    async def _cloud(self, fault: Fault) -> None:
+        cloud = self._scenario.cloud
+        if cloud is None:
+            return
+        if fault.kind == "machine taken":
+            machines = list(cloud.machines.values())
+            if machines:
+                machine = machines[fault.target % len(machines)]
+                self._scenario.history.add("world", "machine taken", machine.name)
+                cloud.delete(machine)
+        elif fault.kind == "cloud denies a machine":
+            machines = list(cloud.machines.values())
+            if machines:
+                await self._deny(cloud, machines[fault.target % len(machines)], fault.seconds)
+        elif fault.kind == "machine dead on arrival":
+            cloud.dead_on_arrival = True
+            await asyncio.sleep(fault.seconds)
+            cloud.dead_on_arrival = False
+        else:
+            chance = self._scenario.simulation.chance(f"fault {fault.number}")
+            fate = _FATES[fault.kind]
+            cloud.misbehave = lambda request: fate if chance.random() < 0.3 + fault.amount / 2 else ""
+            await asyncio.sleep(fault.seconds)
+            cloud.misbehave = lambda request: ""
+
+    async def _deny(self, cloud: CloudActor, machine: FakeMachine, seconds: float) -> None:
+        """Let a cloud know nothing of a machine for a moment, as one whose lists lag behind; it is there all the time,
+        and an order to delete it is lost."""
+        del cloud.machines[machine.id]
+        await asyncio.sleep(min(seconds, 2.5))
+        cloud.machines[machine.id] = machine
+
+    async def _link(self, fault: Fault) -> None:
+        network, cluster = self._scenario.simulation.network, self._scenario.cluster.host.address
+        node = self._target(fault)
+        to_node = node is not None and (fault.amount < 0.7 or fault.kind == "one-way partition")
+        other = node.host.address if node is not None and to_node else self._scenario.client_host(fault.target).address
+        pairs = [(cluster, other), (other, cluster)]
+        if "partition" in fault.kind:
+            if fault.kind == "one-way partition":
+                pairs = [pairs[fault.amount < 0.5]]
+            for pair in pairs:
+                network.cut(*pair)
+            await asyncio.sleep(fault.seconds)
+            for pair in pairs:
+                network.heal(*pair)
+            return
+        worse = (
+            replace(Link(), reset=0.02 + fault.amount / 20)
+            if fault.kind == "resets"
+            else Link(latency=0.05, jitter=0.2 * fault.amount + 0.01, loss=fault.amount / 3, split=0.5)
+        )
+        for pair in pairs:
+            network.links[pair] = worse
+        await asyncio.sleep(fault.seconds)
+        for pair in pairs:
+            network.links.pop(pair, None)

@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What a seed stands for: a cluster with nodes and settings, tasks of clients, and faults. Each part has random numbers
+of its own, so that a plan without some of its faults is otherwise the same."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+#: Kinds of faults, with how often each is chosen.
+FAULTS: Final = {
+    "cluster killed": 3,
+    "cluster killed at": 6,
+    "cluster restarted": 1,
+    "cluster loses power": 1,
+    "cluster clock jumps": 1,
+    "node killed": 3,
+    "node loses power": 2,
+    "node restarted": 1,
+    "node hangs": 1,
+    "node slow": 1,
+    "node drops uploads": 2,
+    "node refuses uploads": 1,
+    "node forgets tasks": 2,
+    "node runs out of memory": 1,
+    "partition": 3,
+    "one-way partition": 2,
+    "bad link": 2,
+    "resets": 2,
+    "webhook fails": 2,
+}
+CLOUD_FAULTS: Final = {
+    "cloud loses responses": 3,
+    "cloud refuses": 1,
+    "cloud throttles": 1,
+    "machine taken": 2,
+    "machine dead on arrival": 1,
+    "cloud denies a machine": 3,
+}
+#: Phases and moments at which a cluster is killed.
+MOMENTS: Final = (
+    "phase queued",
+    "phase dispatching",
+    "phase running",
+    "phase collecting",
+    "phase finished",
+    "node commit",
+    "run ends",
+    "webhook",
+    "machine created",
+    "file uploaded",
+    "removed",
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: at a time (or at the nth event of a kind), for some seconds, against a node by its number."""
+
+    number: int
+    kind: str
+    at: float
+    seconds: float
+    target: int
+    amount: float
+    moment: str = ""
+    nth: int = 0
+
+    def __str__(self) -> str:
+        when = f"at {self.at:.1f} s" if not self.moment else f"at {self.moment} no. {self.nth}"
+        return f"fault {self.number}: {self.kind} {when} for {self.seconds:.1f} s, target {self.target}"
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """One task of one owner."""
+
+    number: int
+    uuid: str
+    owner: str
+    at: float
+    sizes: tuple[int, ...]
+    #: What its owner does with it: nothing, or "cancel", "remove", "restart", "cancel and restart".
+    order: str
+    order_after: float
+    #: Seconds between two polls.
+    poll: float
+    webhook: bool
+    set_uuid: bool
+    #: Connections for uploads, as PyODM's parallel_uploads.
+    connections: int
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files, by name."""
+        contents = {}
+        for index, size in enumerate(self.sizes):
+            pattern = f"{self.number}/{index};".encode()
+            contents[f"{index:03d}.jpg"] = (pattern * (size // len(pattern) + 1))[:size]
+        return contents
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that happens from outside."""
+
+    seed: int
+    nodes: tuple[dict[str, Any], ...]
+    settings: dict[str, Any]
+    tasks: tuple[TaskPlan, ...]
+    faults: tuple[Fault, ...]
+    #: A cloud, or none: seconds that its machines take to boot.
+    boot: float | None
+    #: Seconds of the part with faults.
+    seconds: float
+    drift: float
+    #: Most tasks of owner b on nodes at a time.
+    concurrency: int
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def only(self, faults: set[int], tasks: set[int] | None = None) -> Plan:
+        """Return the plan with some of its faults and tasks."""
+        kept = tuple(task for task in self.tasks if tasks is None or task.number in tasks)
+        return replace(self, faults=tuple(fault for fault in self.faults if fault.number in faults), tasks=kept)
+
+
+def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0, faults: int = -1) -> Plan:
+    """Return the plan of a seed; sizes that are 0 (and -1 faults) are chosen by it."""
+    shape = random.Random(f"{seed} shape")
+    seconds = seconds or shape.choice((120.0, 240.0, 480.0))
+    cloud = shape.random() < 0.4
+    nodes = nodes or shape.randint(0 if cloud else 2, 4)
+    boot = shape.uniform(5.0, 60.0) if cloud else None
+    count = tasks or shape.randint(3, 10)
+    most = faults if faults >= 0 else shape.choice((0, 2, 4, 8, 12))
+    return Plan(
+        seed=seed,
+        nodes=tuple(_node(random.Random(f"{seed} node {number}")) for number in range(nodes)),
+        settings=_settings(random.Random(f"{seed} settings")),
+        tasks=tuple(_task(random.Random(f"{seed} task {number}"), number, seconds) for number in range(count)),
+        faults=tuple(
+            _fault(random.Random(f"{seed} fault {number}"), number, seconds, nodes, cloud=cloud)
+            for number in range(most)
+        ),
+        boot=boot,
+        seconds=seconds,
+        drift=shape.choice((0.0, 0.0, 1e-4, -1e-4)),
+        concurrency=shape.choice((1, 2, 100)),
+    )
+
+
+def _node(chance: random.Random) -> dict[str, Any]:
+    return {"slots": chance.choice((1, 1, 2, 4)), "seconds": chance.choice((2.0, 10.0, 30.0, 90.0))}
+
+
+def _settings(chance: random.Random) -> dict[str, Any]:
+    return {
+        "node_poll_interval": chance.choice((1.0, 5.0, 5.0, 15.0)),
+        "task_poll_interval": chance.choice((0.5, 2.0, 2.0, 10.0)),
+        "node_lost_after": chance.choice((20.0, 60.0, 120.0)),
+        "max_sending": chance.choice((1, 4)),
+        "parallel_uploads": chance.choice((1, 2, 4)),
+        "prefetch": chance.choice((0, 4, 4)),
+        "results": chance.choice(("stream", "keep")),
+    }
+
+
+def _task(chance: random.Random, number: int, seconds: float) -> TaskPlan:
+    large = chance.random() < 0.1
+    return TaskPlan(
+        number=number,
+        uuid=str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+        owner=chance.choice("ab"),
+        at=chance.uniform(0, seconds * 0.7),
+        sizes=tuple(_size(chance, large=large) for _ in range(chance.choice((1, 2, 3, 5, 12)))),
+        order=chance.choice(("", "", "", "", "cancel", "remove", "restart", "cancel and restart")),
+        order_after=chance.expovariate(1 / 20.0),
+        poll=chance.choice((1.0, 3.0, 5.0)),
+        webhook=chance.random() < 0.7,
+        set_uuid=chance.random() < 0.7,
+        connections=chance.choice((1, 2, 4)),
+    )
+
+
+def _size(chance: random.Random, *, large: bool) -> int:
+    return chance.randint(1 << 20, 4 << 20) if large else int(chance.paretovariate(1.2) * 500) % 60_000 + 1
+
+
+def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cloud: bool) -> Fault:
+    kinds = FAULTS | CLOUD_FAULTS if cloud else FAULTS
+    [kind] = chance.choices(list(kinds), weights=list(kinds.values()))
+    moment = chance.choice(MOMENTS) if kind == "cluster killed at" else ""
+    return Fault(
+        number=number,
+        kind=kind,
+        at=chance.uniform(5.0, seconds),
+        seconds=chance.choice((1.0, 5.0, 20.0, 60.0)) * chance.uniform(0.5, 1.5),
+        target=chance.randrange(max(1, nodes)),
+        amount=chance.random(),
+        moment=moment,
+        nth=chance.randint(1, 8) if moment else 0,
+    )

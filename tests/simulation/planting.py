@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""Faults planted into a copy of the source: each must be found, or the simulation is blind to its kind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+PATCHES = Path(__file__).parent / "planted"
+
+
+class Search(msgspec.Struct, frozen=True):
+    """How a search ended: the seed that violates something, or 0, after how many seeds and seconds of CPU."""
+
+    seed: int
+    seeds: int
+    cpu: float
+    property: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A planted fault, and what came of the search for it."""
+
+    name: str
+    title: str
+    search: Search
+
+
+def names() -> list[str]:
+    """Return the names of all planted faults."""
+    return sorted(path.stem for path in PATCHES.glob("*.patch"))
+
+
+def title(name: str) -> str:
+    """Return the sentence in which a patch says what it breaks."""
+    return (PATCHES / f"{name}.patch").read_text().partition("\n")[0]
+
+
+def plant(name: str, folder: Path) -> Path:
+    """Copy the source and break it; return the folder to import it from."""
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    patch = (PATCHES / f"{name}.patch").read_bytes()
+    subprocess.run(["patch", "-p1", "--quiet", "--fuzz=0"], input=patch, cwd=folder, check=True)
+    return folder / "src"
+
+
+def search(name: str, *, first: int, cpu: float) -> Planted:
+    """Run seeds against a broken copy until one violates something, for so many seconds of CPU at most."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        path = f"{plant(name, Path(folder))}{os.pathsep}{ROOT}"
+        command = [sys.executable, "-m", "tests.simulation", "find", "--from", str(first), "--cpu", str(cpu)]
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+        output = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout
+    return Planted(name, title(name), msgspec.json.decode(output.splitlines()[-1], type=Search))
+
+
+def search_all(wanted: list[str], *, first: int, cpu: float, jobs: int) -> Iterator[Planted]:
+    """Search for planted faults, several at a time; yield them in order."""
+    with ThreadPoolExecutor(jobs) as threads:
+        yield from threads.map(lambda name: search(name, first=first, cpu=cpu), wanted)
+
+
+HEAD: Final = "| planted fault | seeds | CPU seconds | violated property |\n|---|---:|---:|---|"
+
+
+def row(found: Planted) -> str:
+    """Return a row of the table in the documentation."""
+    how = found.search.property or "**not found**"
+    return f"| {found.title.rstrip('.')} (`{found.name}`) | {found.search.seeds} | {found.search.cpu:.0f} | {how} |"

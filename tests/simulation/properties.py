@@ -1,0 +1,362 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""What must hold of every history, whatever happened. Each property is a function that yields what contradicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from clusterodm.core.tasks import node_uuid
+from clusterodm.testing.simulation import Event, History
+
+if TYPE_CHECKING:
+    from tests.simulation.scenario import Scenario
+
+#: Seconds within which everything settles after the last fault: nodes may have been given up, machines booted and idle.
+SETTLES: Final = 1800.0
+COMPLETED, FAILED, CANCELED = 40, 30, 50
+_MOST_ATTEMPTS: Final = 60
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A property that does not hold, and what it is about."""
+
+    property: str
+    subject: str
+    text: str
+
+
+@dataclass
+class Judged:
+    """The result."""
+
+    violations: list[Violation] = field(default_factory=list)
+
+
+@dataclass
+class TaskStory:
+    """One task in the history."""
+
+    uuid: str
+    events: list[Event]
+    plan_order: str
+    files: str = ""
+    accepted_at: float | None = None
+
+    def of(self, *kinds: str) -> list[Event]:
+        """Return its events of these kinds."""
+        return [event for event in self.events if event.kind in kinds]
+
+    @property
+    def removed(self) -> bool:
+        """True if its owner ordered its removal."""
+        return any(event.details["verb"] == "remove" for event in self.of("ordering"))
+
+    @property
+    def orders(self) -> list[str]:
+        """The orders of its owner."""
+        return [event.details["verb"] for event in self.of("ordering")]
+
+
+class Case:
+    """A history, by task."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.history: History = scenario.history
+        self.settled = scenario.settled_at is not None
+        #: Uuids of attempts on nodes, and the task of each.
+        self.attempts: dict[str, str] = {}
+        by_uuid: dict[str, list[Event]] = {}
+        for event in self.history.events:
+            if event.kind == "announced":
+                for number in range(1, _MOST_ATTEMPTS):
+                    self.attempts[node_uuid(event.subject, number)] = event.subject
+            by_uuid.setdefault(self.attempts.get(event.subject, event.subject), []).append(event)
+        self.tasks: list[TaskStory] = []
+        for event in self.history.of("announced"):
+            story = TaskStory(event.subject, by_uuid[event.subject], "", files=event.details["files"])
+            accepted = story.of("accepted")
+            story.accepted_at = accepted[0].at if accepted else None
+            self.tasks.append(story)
+
+    @property
+    def lost_power(self) -> bool:
+        """True if files of the cluster were lost with its power."""
+        return any(event.details["lost"] for event in self.history.of("cluster loses power"))
+
+
+Property = Callable[[Case], Iterator[tuple[str, str]]]
+PROPERTIES: Final[dict[str, Property]] = {}
+
+
+def holds(check: Property) -> Property:
+    """Register a property under the words of its name."""
+    PROPERTIES[check.__name__.replace("_", " ")] = check
+    return check
+
+
+def judge(scenario: Scenario) -> Judged:
+    """Return all violations."""
+    case, judged = Case(scenario), Judged()
+    for name, check in PROPERTIES.items():
+        judged.violations += [Violation(name, subject, text) for subject, text in check(case)]
+    return judged
+
+
+@holds
+def everything_settles_after_the_faults(case: Case) -> Iterator[tuple[str, str]]:
+    if case.settled:
+        return
+    cluster = case.scenario.cluster.cluster
+    if cluster is None:
+        yield "", "the cluster is not up"
+        return
+    left = [f"{entry.task.uuid} is {entry.task.phase}" for entry in cluster.context.tasks.active()]
+    machines = list(case.scenario.cloud.machines) if case.scenario.cloud else []
+    running = {node.name: node.running() for node in case.scenario.nodes if node.running()}
+    yield "", f"after {SETTLES:.0f} s: {'; '.join(left)}; machines {machines}; running on nodes {running}"
+
+
+@holds
+def nothing_accepted_is_lost(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        if task.accepted_at is None or task.removed or not case.settled:
+            continue
+        ends = task.of("phase finished")
+        if not ends:
+            yield task.uuid, "was accepted and never ended"
+
+
+@holds
+def a_task_fails_only_for_a_reason_of_its_own(case: Case) -> Iterator[tuple[str, str]]:
+    """The files of one that is over may be deleted: restarted on its node, it fails with that. One that no
+    node has the memory for fails, too."""
+    for task in case.tasks:
+        for end in task.of("phase finished"):
+            given_back = "restart" in task.orders and "not held here" in str(end.details.get("error"))
+            too_large = "memory" in str(end.details.get("error"))
+            if end.details.get("outcome") == "failed" and not (case.lost_power or given_back or too_large):
+                yield task.uuid, f"failed: {end.details.get('error')}"
+
+
+@holds
+def a_task_is_canceled_only_by_its_owner(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        canceled = [end for end in task.of("phase finished") if end.details.get("outcome") == "canceled"]
+        if canceled and "cancel" not in task.orders:
+            yield task.uuid, "was canceled"
+
+
+@holds
+def nodes_run_the_bytes_that_were_sent(case: Case) -> Iterator[tuple[str, str]]:
+    """An attempt with other files may begin (an upload without an answer may be there twice) but must not count."""
+    for task in case.tasks:
+        commits = {event.subject: event for event in task.of("node commit")}
+        for end in task.of("phase finished"):
+            commit = commits.get(end.details.get("on_node", ""))
+            if end.details.get("outcome") != "completed" or commit is None or case.lost_power:
+                continue
+            if commit.details["files"] != task.files:
+                yield task.uuid, f"completed on {commit.actor} with {commit.details['count']} other files"
+
+
+@holds
+def an_attempt_is_committed_once(case: Case) -> Iterator[tuple[str, str]]:
+    seen: dict[tuple[str, str], float] = {}
+    for event in case.history.of("node commit"):
+        if (event.actor, event.subject) in seen:
+            yield case.attempts.get(event.subject, ""), f"{event.subject} was committed again at {event.at:.1f}"
+        seen[event.actor, event.subject] = event.at
+
+
+@holds
+def two_attempts_never_both_count(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        completed = [end for end in task.of("phase finished") if end.details.get("outcome") == "completed"]
+        restarts = task.orders.count("restart")
+        if len(completed) > 1 + restarts:
+            yield task.uuid, f"completed {len(completed)} times after {restarts} restarts"
+
+
+@holds
+def nothing_is_left_on_nodes(case: Case) -> Iterator[tuple[str, str]]:
+    """A node that is up has nothing but the last attempts of tasks that their owners did not remove."""
+    if not case.settled:
+        return
+    last = {}
+    for task in case.tasks:
+        for event in task.events:
+            if event.kind.startswith("phase ") and "on_node" in event.details:
+                last[task.uuid] = event.details["on_node"]
+    removed = {task.uuid for task in case.tasks if task.removed}
+    for node in case.scenario.nodes:
+        if node.node is None or not node.alive:
+            continue
+        for uuid in [*node.node.tasks, *sorted(node.node.announced)]:
+            task_uuid = case.attempts.get(uuid, "")
+            if last.get(task_uuid) != uuid or task_uuid in removed or uuid in node.node.announced:
+                yield task_uuid, f"{uuid} is left on {node.name}"
+            elif uuid in node.running():
+                yield task_uuid, f"{uuid} still runs on {node.name}"
+
+
+@holds
+def slots_of_nodes_are_never_exceeded(case: Case) -> Iterator[tuple[str, str]]:
+    """The cluster gives a node no more tasks than it has slots; what its owner restarts goes to its node anyhow."""
+    restarted = {task.uuid for task in case.tasks if "restart" in task.orders}
+    slots = {f"{node.host.address}:3000": node.knobs.slots for node in case.scenario.nodes}
+    there: dict[str, str] = {}
+    for event in case.history.events:
+        if not event.kind.startswith("phase ") or event.subject in restarted:
+            continue
+        if event.kind not in ("phase dispatching", "phase running"):
+            there.pop(event.subject, None)
+            continue
+        node = there[event.subject] = str(event.details["node"])
+        if (count := list(there.values()).count(node)) > slots.get(node, 1) and event.kind == "phase dispatching":
+            yield event.subject, f"{count} tasks on {node} at {event.at:.1f}"
+
+
+@holds
+def owners_never_see_each_other(case: Case) -> Iterator[tuple[str, str]]:
+    for event in case.history.of("seen by a stranger"):
+        yield event.subject, event.line().strip()
+
+
+@holds
+def consoles_show_each_run_once(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        runs = len(task.of("run begins"))
+        for event in task.of("console"):
+            if event.details["begins"] > runs:
+                yield task.uuid, f"its console shows {event.details['begins']} runs, there were {runs}"
+
+
+@holds
+def clients_see_no_error_that_the_cluster_can_absorb(case: Case) -> Iterator[tuple[str, str]]:
+    for event in case.history.of("client error"):
+        if not case.lost_power:
+            yield event.subject, event.line().strip()
+
+
+@holds
+def status_never_goes_back(case: Case) -> Iterator[tuple[str, str]]:
+    """One that was only on its way to a node, which never had it, is shown as queued again: it never ran."""
+    order = {10: 0, 20: 1, FAILED: 2, COMPLETED: 2, CANCELED: 2}
+    for task in case.tasks:
+        last, ran = 0, False
+        for event in task.events:
+            ran = ran or event.kind == "node commit"
+            if event.kind in ("ordering", "ordered") and event.details["verb"] in ("restart", "cancel"):
+                last, ran = 0, False
+            if event.kind == "status":
+                rank = order.get(event.details["code"], 3)
+                if rank < last and (ran or last > 1):
+                    yield task.uuid, f"went to {event.details['code']} at {event.at:.1f}"
+                last = rank
+
+
+@holds
+def console_lines_only_grow(case: Case) -> Iterator[tuple[str, str]]:
+    for event in case.history.of("console changed"):
+        if not case.lost_power:
+            yield event.subject, event.line().strip()
+
+
+@holds
+def completed_tasks_have_results(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        failed = task.of("no results")
+        if failed and not task.of("downloaded") and not case.lost_power and not _results_died(case, task):
+            yield task.uuid, failed[-1].line().strip()
+
+
+def _results_died(case: Case, task: TaskStory) -> bool:
+    """Return True if the node that had the results lost them after the end."""
+    ends = [end for end in task.of("phase finished") if end.details.get("outcome") == "completed"]
+    if not ends or case.scenario.plan.settings["results"] == "keep":
+        return False
+    node = str(ends[-1].details.get("node", ""))
+    names = {f"{each.host.address}:3000": each.name for each in case.scenario.nodes}
+    lost = ("node killed", "node loses power", "machine deleted")
+    return any(
+        event.at >= ends[-1].at and event.actor in (names.get(node, "cloud"), "cloud")
+        for event in case.history.of(*lost)
+    )
+
+
+@holds
+def webhooks_tell_each_end_at_least_once(case: Case) -> Iterator[tuple[str, str]]:
+    for task in case.tasks:
+        announced = task.of("announced")
+        if not case.settled or not announced[0].details["webhook"] or task.removed:
+            continue
+        ends = task.of("phase finished")
+        if ends and not any(event.at >= ends[-1].at for event in task.of("webhook")):
+            yield task.uuid, f"ended at {ends[-1].at:.1f}, and its webhook was not called since"
+
+
+@holds
+def webhooks_never_tell_a_wrong_outcome(case: Case) -> Iterator[tuple[str, str]]:
+    codes = {"completed": COMPLETED, "failed": FAILED, "canceled": CANCELED}
+    for task in case.tasks:
+        for call in task.of("webhook"):
+            before = [end for end in task.of("phase finished") if end.at <= call.at]
+            outcomes = {codes.get(str(end.details.get("outcome"))) for end in before}
+            if any(event.details["verb"] == "cancel" and event.at <= call.at for event in task.of("ordering")):
+                outcomes.add(CANCELED)  # also one that is over can be canceled
+            if call.details["code"] not in outcomes:
+                yield task.uuid, f"its webhook was called with {call.details['code']} at {call.at:.1f}"
+
+
+@holds
+def no_busy_machine_is_deleted(case: Case) -> Iterator[tuple[str, str]]:
+    taken = {event.subject for event in case.history.of("machine taken")}
+    for event in case.history.of("machine deleted"):
+        if event.subject in taken:
+            continue
+        for uuid in filter(None, event.details["busy"].split(",")):
+            task = case.attempts.get(uuid, "")
+            if _is_on(case, task, uuid, event.at):
+                yield task, f"{event.subject} was deleted at {event.at:.1f} while {uuid} ran on it"
+
+
+def _is_on(case: Case, task: str, uuid: str, at: float) -> bool:
+    """Return True if the cluster had the task on this attempt then."""
+    now = ""
+    for event in case.history.events:
+        if event.at > at:
+            break
+        if event.subject == task and event.kind.startswith("phase "):
+            now = event.details.get("on_node", "") if event.kind == "phase running" else ""
+    return now == uuid
+
+
+@holds
+def limits_of_owners_hold(case: Case) -> Iterator[tuple[str, str]]:
+    limit, on_nodes = case.scenario.plan.concurrency, set[str]()
+    mine = {event.subject for event in case.history.of("announced") if event.actor.startswith("client b")}
+    for event in case.history.events:
+        if event.subject in mine and event.kind.startswith("phase "):
+            if event.kind in ("phase dispatching", "phase running", "phase collecting"):
+                on_nodes.add(event.subject)
+            else:
+                on_nodes.discard(event.subject)
+            if len(on_nodes) > limit and event.kind == "phase dispatching":
+                yield event.subject, f"{len(on_nodes)} tasks of owner b were on nodes at {event.at:.1f}, limit {limit}"
+
+
+@holds
+def the_cluster_never_dies_by_itself(case: Case) -> Iterator[tuple[str, str]]:
+    for event in case.history.of("cluster died"):
+        yield "", event.line().strip()
+
+
+@holds
+def no_callback_fails(case: Case) -> Iterator[tuple[str, str]]:
+    for at, text in case.scenario.simulation.loop.unhandled:
+        yield "", f"{at:.3f}: {text}"

@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: The ClusterODM contributors
+# SPDX-License-Identifier: AGPL-3.0-or-later
+"""The commands: a few seeds hold, one seed has one history, and a planted fault is found."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.planting import PATCHES, ROOT, names, search, title
+
+#: Seeds that once violated something, with what it was.
+REGRESSIONS: dict[int, str] = {}
+
+
+def simulation(*words: str, **environment: str) -> tuple[int, list[str]]:
+    """Return the exit status and the lines of a command."""
+    command = [sys.executable, "-m", "tests.simulation", *words]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_dozen_seeds_hold() -> None:
+    status, lines = simulation("run", "--seeds", "12", "--from", "1", "--jobs", "2")
+    summary = r"simulation: 12 seeds, [\d.]+ simulated hours, \d+ CPU seconds, 0 violations"
+    assert re.fullmatch(summary, lines[-1]), lines
+    assert status == 0
+
+
+def test_a_seed_has_one_history_everywhere(tmp_path: Path) -> None:
+    first = simulation("replay", "17", PYTHONHASHSEED="1")
+    elsewhere = tmp_path / "elsewhere, with a longer name"
+    elsewhere.mkdir()
+    again = simulation("replay", "17", PYTHONHASHSEED="2", SIMULATION_DIR=str(elsewhere))
+    assert first == again
+    assert re.fullmatch(r"history: [0-9a-f]{64}", first[1][-1])
+
+
+@pytest.mark.slow
+def test_a_planted_fault_is_found() -> None:
+    found = search("same-attempt-again", first=1, cpu=120.0).search
+    assert found.seed, found
+
+
+@pytest.mark.parametrize("name", names())
+def test_planted_faults_still_apply(name: str, tmp_path: Path) -> None:
+    """A patch that does not apply any more is to be made anew."""
+    assert title(name).endswith("."), "the first line says what is broken"
+    patch = (PATCHES / f"{name}.patch").read_bytes()
+    command = ["patch", "-p1", "--dry-run", "--fuzz=0", "--force"]
+    applied = subprocess.run(command, input=patch, cwd=ROOT, stdout=subprocess.PIPE, check=False)
+    assert applied.returncode == 0, applied.stdout.decode()
+
+
+@pytest.mark.parametrize("seed", sorted(REGRESSIONS))
+def test_what_was_found_stays_found(seed: int) -> None:
+    status, lines = simulation("run", "--seeds", "1", "--from", str(seed), "--no-shrink")
+    assert status == 0, lines
