@@ -24,7 +24,7 @@ help:
 	@echo "make test-without-fast-paths  the same with --fast-paths off: every byte goes through the web server"
 	@echo "make quick        lint, types, import layers and the fast tests: the inner loop"
 	@echo "make check        lint, types, import layers, language, lock file, unsafe code, the operators' page"
-	@echo "make model        check the model of leader, claim and attempt (LONG=1: with a second attempt, many minutes)"
+	@echo "make model        check the model of leader, claim and attempt (LONG=1: with a second attempt, for hours)"
 	@echo "make coverage     run all tests and require 100 % of branches in core, 90 % of everything"
 	@echo "make services     install the programs that some tests need: PostgreSQL, nginx, Slurm, Chromium, ... (root or sudo)"
 	@echo "make simulation   simulate whole clusters under faults (SEEDS=200 FROM=1), or replay one seed (SEED=17)"
@@ -108,8 +108,8 @@ check: lint
 	$(BIN)/bandit -q -c pyproject.toml -r src
 	tools/page/check $(BIN)/python
 
-model:
-	tools/model/check $(if $(LONG),tools/model/Long.cfg)
+model: $(VENV)/.dev
+	$(if $(LONG),tools/model/check tools/model/Long.cfg,MODEL=1 $(BIN)/python -m pytest tests/test_model.py)
 
 audit: $(VENV)/.dev
 	$(BIN)/uv export --quiet --frozen --offline --no-emit-project --all-extras --output-file $(VENV)/audited.txt
