@@ -53,6 +53,21 @@ def test_one_that_ran_out_of_memory_gets_a_larger_one() -> None:
     assert decide([demand(1, 10, larger_than=500)]).unmet == {"t1": "do has no size large enough"}
 
 
+def test_a_machine_with_no_more_memory_than_the_node_that_ran_out_is_neither_kept_nor_launched_for_the_task() -> None:
+    ran_out = Demand(task="t1", images=10, more_memory_than=16)  # on a node without a limit of images
+    idle = MachineLoad(machine=machine(task="t1", idle_since=1.0), memory=16)
+    rule = msgspec.structs.replace(DO, memory={"small": 16})
+    larger = decide([ran_out], [idle], rule)
+    assert (larger.matched, [launch.offering for launch in larger.launches]) == ({}, [LARGE])
+    assert "m1" in larger.drain
+    known = msgspec.structs.replace(DO, memory={"small": 16, "large": 16})
+    assert decide([ran_out], [idle], known).unmet == {"t1": "do has no size large enough"}
+    unknown = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
+    assert decide([ran_out], [unknown]).matched == {"t1": "m1"}, "its memory is known once its node is"
+    assert not Demand(task="t", images=1, larger_than=50, more_memory_than=16).fits(50, 32)
+    assert Demand(task="t", images=1, larger_than=50, more_memory_than=16).fits(51, 16)
+
+
 @pytest.mark.parametrize("state", [State.ORDERED, State.BOOTING, State.READY])
 def test_a_machine_that_is_coming_or_idle_is_enough(state: State) -> None:
     scale_plan = decide([demand(1), demand(2)], [MachineLoad(machine=machine(1, state, task="t2"))])
@@ -261,7 +276,7 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
         assert not drained.machine.kept
         assert name not in scale_plan.matched.values()
     for task, name in scale_plan.matched.items():
-        assert next(w for w in demands if w.task == task).fits(by_id[name].machine.max_images)
+        assert next(w for w in demands if w.task == task).fits(by_id[name].machine.max_images, by_id[name].memory)
 
 
 def test_a_provider_that_asks_for_a_pause_gets_no_order_and_the_next_one_does() -> None:

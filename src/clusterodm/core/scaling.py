@@ -89,8 +89,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     images: int
-    #: A node with this limit of images was too small for it.
+    #: A node with this limit of images (0: none), or with these bytes of memory, was too small for it.
     larger_than: int = 0
+    more_memory_than: int = 0
     #: It will need a slot shortly: keep a machine for it, but launch none.
     soon: bool = False
     #: Bytes that similar tasks used; 0: unknown.
@@ -98,9 +99,12 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     #: It is still being uploaded: launch for it only with `prewarm`, and once at most.
     early: bool = False
 
-    def fits(self, max_images: int) -> bool:
-        """Return True if a limit of images admits the task."""
-        return max_images >= self.images and max_images > self.larger_than
+    def fits(self, max_images: int, memory: int) -> bool:
+        """Return True if a limit of images, and bytes of memory (0: unknown), admit the task, by the rule of its
+        placement: a machine that no task would get is not launched, and not kept for one."""
+        if max_images < self.images or max_images <= self.larger_than:
+            return False
+        return bool(self.larger_than) or not 0 < memory <= self.more_memory_than
 
 
 class MachineLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +204,7 @@ class _Room:
         for place in range(begin, len(able)):
             load, machine = able[place], able[place].machine
             full = self._room_of[machine.id] <= 0
-            if not full and demand.fits(machine.max_images) and not 0 < load.memory < demand.memory:
+            if not full and demand.fits(machine.max_images, load.memory) and not 0 < load.memory < demand.memory:
                 self._room_of[machine.id] -= 1
                 if not self._room_of[machine.id]:
                     del able[place]
@@ -268,9 +272,12 @@ class _Ledger:
             return f"{rule.name} has no prewarm"
         if demand.images < rule.min_images:
             return f"{rule.name} takes tasks of at least {rule.min_images} images"
-        if not any(demand.fits(offering.max_images) for offering in rule.offerings):
+        if not self._fitting(rule, demand):
             return f"{rule.name} has no size large enough"
         return self._full(rule)
+
+    def _fitting(self, rule: Rules, demand: Demand) -> list[Offering]:
+        return [each for each in rule.offerings if demand.fits(each.max_images, rule.memory.get(each.size, 0))]
 
     def _full(self, rule: Rules) -> str:
         if rule.paused:
@@ -280,7 +287,7 @@ class _Ledger:
         return ""
 
     def _first(self, rule: Rules, demand: Demand, reasons: list[str]) -> Offering | None:
-        fitting = [offering for offering in rule.offerings if demand.fits(offering.max_images)]
+        fitting = self._fitting(rule, demand)
         enough = [offering for offering in fitting if not 0 < rule.memory.get(offering.size, 0) < demand.memory]
         for offering in enough or fitting[-1:]:  # if none is known to suffice, try the largest
             why = self._why_not(offering)

@@ -155,6 +155,7 @@ class Autoscaler:
             task=uuid,
             images=Needs.of(task).images,
             larger_than=task.larger_than,
+            more_memory_than=task.more_memory_than,
             memory=task.expected_memory,
             soon=soon,
         )
