@@ -13,7 +13,7 @@ PAGES = [*sorted((TOP / "docs").rglob("*.md")), TOP / "README.md", TOP / "CONTRI
 
 #: Commands that a walk through a page does not run, and the tests that do what they do.
 ELSEWHERE: Final = {
-    r"make (demo|test|quick|check|coverage|services|faults|bench|docs|audit)": "Makefile",
+    r"make (demo|test|quick|check|coverage|services|faults|simulation|bench|docs|audit)": "Makefile",
     r"\.venv/bin/python -m tests\.faults": "tests/faults/test_storm.py",
     r"pip install -e docs/examples": "tests/deploy/test_example_provider.py",
     r"(python3 -m venv|sudo sh -c|/opt/clusterodm/bin/pip|pipx|git clone)": "tests/deploy/test_package.py",
