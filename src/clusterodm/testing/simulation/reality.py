@@ -13,7 +13,7 @@ import random
 import select
 import socket
 import ssl
-import subprocess
+import subprocess  # nosec B404 - it is refused
 import sys
 import threading
 import time
@@ -43,7 +43,7 @@ _REAL: Final = ("threading", "subprocess", "selectors", "_pytest", "pytest", "pl
 @contextmanager
 def unreal(loop: VirtualLoop, disk: Disk, seed: int, epoch: float) -> Iterator[None]:
     """Replace everything while the block runs."""
-    chance = random.Random(f"{seed} os")  # noqa: S311 - repeatable
+    chance = random.Random(f"{seed} os")  # noqa: S311  # nosec B311 - repeatable
 
     def wall() -> float:
         process = PROCESS.get()

@@ -40,7 +40,7 @@ class Simulation:
 
     def chance(self, purpose: str) -> random.Random:
         """Return random numbers for a purpose: one that needs more of them changes no other."""
-        return random.Random(f"{self.seed} {purpose}")  # noqa: S311 - repeatable
+        return random.Random(f"{self.seed} {purpose}")  # noqa: S311  # nosec B311 - repeatable
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine to its end. What other processes still do then is dropped. If any was killed, the interpreter
