@@ -171,7 +171,7 @@ async def test_who_takes_the_lead_looks_at_the_queue_at_once(group: Group, monke
 
 async def test_the_files_of_a_task_are_sent_by_whichever_replica_has_room(group: Group) -> None:
     apis = await three(group, max_sending=1)
-    await group.node(slots=8, slow=0.3)
+    await group.node(slots=8, slow=1.0)
     uuids = [await apis[0].create() for _ in range(6)]
     for uuid in uuids:
         await apis[1].ends(uuid)
