@@ -17,7 +17,7 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.server.serving import Sockets
 from clusterodm.settings import load_settings
-from clusterodm.testing.simulation import History, Host, Process, Simulation
+from clusterodm.testing.simulation import History, Host, Program, Simulation
 
 PORT = 3000
 #: Seconds after which an idle machine is deleted, and that one may take to boot.
@@ -25,21 +25,17 @@ IDLE = 60.0
 BOOT = 180.0
 
 
-class ClusterActor:
+class ClusterActor(Program):
     """The program."""
 
     def __init__(self, simulation: Simulation, host: Host, history: History, flags: dict[str, Any]) -> None:
-        self.host = host
-        self.name = host.name
+        super().__init__(host, history)
         self.cluster: Cluster | None = None
         self.up = asyncio.Event()
         #: When it went down last.
         self.down_at = 0.0
         self._simulation = simulation
-        self._history = history
         self._flags = flags
-        self._process: Process | None = None
-        self._stop = asyncio.Event()
         self._generations = itertools.count(1)
         self._folder = simulation.root / "cluster-0"
         self._phases: dict[str, tuple[str, int]] = {}
@@ -55,19 +51,9 @@ class ClusterActor:
         return self._folder
 
     @property
-    def alive(self) -> bool:
-        """True while its process runs."""
-        return self._process is not None and not self._process.dead
-
-    def start(self) -> None:
-        """Start it on its folder."""
-        if self.alive:
-            return
-        self.host.boot()
-        self._stop = asyncio.Event()
-        self._process = Process(self.host, self.name)
-        self._process.run(self._main(self._stop))
-        self._history.add(self.name, "cluster starts")
+    def kind(self) -> str:
+        """What the history calls it."""
+        return "cluster"
 
     def kill(self) -> None:
         """Kill it at once."""

@@ -11,7 +11,7 @@ from clusterodm.testing.simulation.cloud import CloudActor
 from clusterodm.testing.simulation.disk import Disk
 from clusterodm.testing.simulation.errors import Deadlock, RealWorldError
 from clusterodm.testing.simulation.history import Event, History
-from clusterodm.testing.simulation.hosts import Host, Process
+from clusterodm.testing.simulation.hosts import Host, Process, Program
 from clusterodm.testing.simulation.loop import VirtualLoop
 from clusterodm.testing.simulation.network import Network
 from clusterodm.testing.simulation.nodes import NodeActor
@@ -28,6 +28,7 @@ __all__ = [
     "Network",
     "NodeActor",
     "Process",
+    "Program",
     "RealWorldError",
     "Simulation",
     "VirtualLoop",

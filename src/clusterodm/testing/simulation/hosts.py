@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 
 from clusterodm.testing.simulation.errors import RealWorldError
+from clusterodm.testing.simulation.history import History
 
 if TYPE_CHECKING:
     from clusterodm.testing.simulation.network import Endpoint, Network
@@ -80,7 +82,8 @@ class Process:
         self.host.network.unlisten(self)
         for endpoint in list(self.endpoints):
             endpoint.vanish(notify=notify)
-        self._gone()
+        self.host.processes.remove(self)
+        self.ended.set()
 
     def _done(self, main: asyncio.Task[Any]) -> None:
         """Note its own end; its connections are gone with it."""
@@ -89,14 +92,39 @@ class Process:
             error = (error.subgroup(RealWorldError) or error).exceptions[0]
         if isinstance(error, RealWorldError):
             self.host.network.loop.fail(error)
-        if not self.dead:
-            self.dead = True
-            self.host.network.loop.drop(self)
-            self.host.network.unlisten(self)
-            for endpoint in list(self.endpoints):
-                endpoint.vanish(notify=True)
-            self._gone()
+        self.kill()
 
-    def _gone(self) -> None:
-        self.host.processes.remove(self)
-        self.ended.set()
+
+class Program(ABC):
+    """A program on a host of its own that can be started again."""
+
+    def __init__(self, host: Host, history: History) -> None:
+        self.host = host
+        self.name = host.name
+        self._history = history
+        self._process: Process | None = None
+        self._stop = asyncio.Event()
+
+    @property
+    def alive(self) -> bool:
+        """True while its process runs."""
+        return self._process is not None and not self._process.dead
+
+    def start(self) -> None:
+        """Start its process on what its disk holds."""
+        if self.alive:
+            return
+        self.host.boot()
+        self._stop = asyncio.Event()
+        self._process = Process(self.host, self.name)
+        self._process.run(self._main(self._stop))
+        self._history.add(self.name, f"{self.kind} starts")
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What the history calls it."""
+
+    @abstractmethod
+    async def _main(self, stop: asyncio.Event) -> None:
+        """Run it until `stop` is set."""

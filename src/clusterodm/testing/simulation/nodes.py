@@ -19,7 +19,7 @@ from clusterodm.core.tasks import RUNNING_CODE
 from clusterodm.devnode import DevNode, Knobs, make_app
 from clusterodm.devnode.tasks import DevTask
 from clusterodm.testing.simulation.history import History
-from clusterodm.testing.simulation.hosts import Host, Process
+from clusterodm.testing.simulation.hosts import Host, Program
 
 
 class ObservedNode(DevNode):
@@ -52,40 +52,26 @@ def digest_of_files(files: dict[str, bytes]) -> str:
     return total.hexdigest()[:16]
 
 
-class NodeActor:
+class NodeActor(Program):
     """A node that can be killed, restarted and wiped."""
 
     def __init__(self, host: Host, folder: Path, knobs: Knobs, history: History, *, port: int = 3000) -> None:
-        self.host = host
-        self.name = host.name
+        super().__init__(host, history)
         self.knobs = knobs
         self.node: ObservedNode | None = None
         self._folder = folder
-        self._history = history
         self._port = port
-        self._process: Process | None = None
-        self._stop = asyncio.Event()
         self._generations = itertools.count(1)
 
     @property
-    def alive(self) -> bool:
-        """True while its process runs."""
-        return self._process is not None and not self._process.dead
+    def kind(self) -> str:
+        """What the history calls it."""
+        return "node"
 
     def running(self) -> list[str]:
         """Return the uuids that run on it now."""
         tasks = self.node.tasks.values() if self.node is not None and self.alive else ()
         return [task.uuid for task in tasks if task.code == RUNNING_CODE]
-
-    def start(self) -> None:
-        """Start its process on what its disk holds."""
-        if self.alive:
-            return
-        self.host.boot()
-        self._stop = asyncio.Event()
-        self._process = Process(self.host, self.name)
-        self._process.run(self._main(self._stop))
-        self._history.add(self.name, "node starts")
 
     def kill(self) -> None:
         """Stop it at once: it forgets tasks that it has not saved."""
