@@ -15,8 +15,8 @@ from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
 from clusterodm.core.errors import BadResults, NodeError, NodeForgot, NodeUnreachable, ResultsGone
 from clusterodm.core.retry import FETCHED
-from clusterodm.core.tasks import Attempt, Outcome, Phase
-from tests.cluster.units import Units, running, units
+from clusterodm.core.tasks import Outcome, Phase
+from tests.cluster.units import Units, attempt_of, running, units
 from tests.faults.liar import cut
 from tests.odd_node import Odd, OddNode, running_odd_node
 
@@ -38,17 +38,12 @@ async def unit(tmp_path: Path) -> AsyncIterator[Units]:
         yield parts
 
 
-def _attempt(entry: Entry) -> Attempt:
-    assert entry.attempt is not None
-    return entry.attempt
-
-
 async def _collecting(unit: Units, odd: OddNode, *, reason: str = "") -> tuple[Entry, Node]:
     """A task that is done on its node."""
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     assert await unit.sender.begin(entry, node, "me") is None
     if reason:
-        await unit.context.tasks.change_attempt(entry, _attempt(entry), reason=reason)
+        await unit.context.tasks.change_attempt(entry, attempt_of(entry), reason=reason)
     await unit.context.tasks.advance(entry, Phase.COLLECTING, "completed on its node; checking its results")
     return entry, node
 
@@ -87,11 +82,11 @@ async def test_results_that_are_broken_or_not_to_be_had_are_not_kept(unit: Units
     make, error = BROKEN[fault]
     odd.download = make(odd)
     with pytest.raises(error):
-        await unit.context.collector.collect(entry, _attempt(entry), node)
+        await unit.context.collector.collect(entry, attempt_of(entry), node)
     assert (entry.task.phase, _kept(unit, entry)) == (Phase.COLLECTING, [])
     assert await unit.context.spool.listing(entry.task.uuid), "its files may be needed for another attempt"
     odd.download = _not_odd
-    await unit.context.collector.collect(entry, _attempt(entry), node)
+    await unit.context.collector.collect(entry, attempt_of(entry), node)
     assert entry.task.outcome is Outcome.COMPLETED
     assert [path.read_bytes() for path in _kept(unit, entry)] == [odd.archive]
     assert not await unit.context.spool.listing(entry.task.uuid)
@@ -106,7 +101,7 @@ async def test_two_who_want_the_same_results_have_them_pulled_once(unit: Units, 
 
     entry, node = await _collecting(unit, odd)
     odd.download = count
-    collector, attempt = unit.context.collector, _attempt(entry)
+    collector, attempt = unit.context.collector, attempt_of(entry)
     pulled = [collector._pull(entry.task.uuid, attempt, node) for _ in range(3)]
     assert len(set(await asyncio.gather(*pulled))) == len(pulls) == 1
 
@@ -177,7 +172,7 @@ async def test_results_that_stayed_on_a_node_that_is_gone_are_gone(tmp_path: Pat
     async with units(tmp_path) as unit:
         entry, node = await _collecting(unit, odd)
         collector = unit.context.collector
-        await collector.collect(entry, _attempt(entry), node)
+        await collector.collect(entry, attempt_of(entry), node)
         assert (entry.task.outcome, _kept(unit, entry)) == (Outcome.COMPLETED, [])
         odd.first = _answers(close=True)
         with pytest.raises(NodeUnreachable):

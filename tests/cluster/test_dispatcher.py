@@ -14,36 +14,19 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from clusterodm.aio import Leadership
-from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.tasks import prefetch
 from clusterodm.cluster.tasks.attempts import Failed
-from clusterodm.cluster.tasks.cleaner import Cleaner
 from clusterodm.core.retry import Failure
 from clusterodm.core.scheduling import Placement
-from clusterodm.core.tasks import Attempt, Cleanup, Outcome, Phase, Stage
+from clusterodm.core.tasks import Cleanup, Outcome, Phase, Stage
 from clusterodm.store import Replica
-from tests.cluster.units import PHOTOS, Units, running, units
+from tests.cluster.units import PHOTOS, Units, attempt_of, running, units
 from tests.faults.liar import cut
 from tests.odd_node import OddNode, running_odd_node
 from tests.support import eventually
 
 ME = "me"
-
-
-@pytest.fixture
-async def odd() -> AsyncIterator[OddNode]:
-    """A node that is odd."""
-    async with running_odd_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def unit(tmp_path: Path) -> AsyncIterator[Units]:
-    """The parts of a cluster that tries each task once."""
-    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as parts:
-        yield parts
 
 
 async def _as_usual(request: web.Request) -> web.StreamResponse | None:
@@ -67,16 +50,11 @@ def _hold(odd: OddNode) -> asyncio.Event:
     return reached
 
 
-def _attempt(entry: Entry) -> Attempt:
-    assert entry.attempt is not None
-    return entry.attempt
-
-
 async def _is_queued_again(unit: Units, entry: Entry, failed: Failed | None, expected: Failed) -> None:
     """The failure is this one, it is not charged, and the task waits for the end of its back-off."""
     assert failed == expected
     await unit.context.attempts.failed(entry, *expected)
-    task, attempt = entry.task, _attempt(entry)
+    task, attempt = entry.task, attempt_of(entry)
     assert (task.phase, task.charged, attempt.stage, attempt.cleanup) == (Phase.QUEUED, 0, Stage.ENDED, Cleanup.REMOVE)
     assert (unit.sender.under_way, _plan(unit)) == ({}, [])
     unit.clock.ahead += 61
@@ -106,7 +84,7 @@ async def test_a_node_that_vanishes_before_the_files_are_sent_costs_nothing(unit
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     assert await unit.sender.begin(entry, node, "") is None
     await unit.context.registry.forget(node)
-    failed = await unit.sender.claim(entry, _attempt(entry), ME)
+    failed = await unit.sender.claim(entry, attempt_of(entry), ME)
     await _is_queued_again(unit, entry, failed, Failed(Failure.DISPATCH, "the node was deleted"))
     await unit.add_node(odd.port)
     assert [each.task for each in _plan(unit)] == [entry.task.uuid]
@@ -131,15 +109,15 @@ async def test_a_sender_that_dies_while_it_sends_has_the_task_sent_anew_under_an
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     async with running(lambda: unit.sender.begin(entry, node, ME)):
         await reached.wait()
-    assert (entry.task.phase, _attempt(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
-    failed = await unit.sender.resume(entry, _attempt(entry))
+    assert (entry.task.phase, attempt_of(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
+    failed = await unit.sender.resume(entry, attempt_of(entry))
     await _is_queued_again(unit, entry, failed, Failed(Failure.INTERRUPTED))
-    first = _attempt(entry).node_uuid
+    first = attempt_of(entry).node_uuid
 
     odd.before = _as_usual
     assert await unit.sender.begin(entry, node, ME) is None
-    assert (entry.task.phase, _attempt(entry).number) == (Phase.RUNNING, 2)
-    assert odd.commits == [_attempt(entry).node_uuid] != [first]
+    assert (entry.task.phase, attempt_of(entry).number) == (Phase.RUNNING, 2)
+    assert odd.commits == [attempt_of(entry).node_uuid] != [first]
     assert odd.last.files == PHOTOS
 
 
@@ -153,11 +131,11 @@ async def test_the_leader_resumes_what_a_dead_replica_was_sending_and_leaves_tha
     for sender in ("dead", "alive"):
         entry = entries[sender] = await unit.add_task()
         await unit.sender.begin(entry, node, "")
-        await context.tasks.change_attempt(entry, _attempt(entry), sender=sender, stage=stage)
+        await context.tasks.change_attempt(entry, attempt_of(entry), sender=sender, stage=stage)
     dead = entries["dead"]
     async with running(context.dispatcher, elected=True):
         await unit.until(lambda: dead.task.phase is not Phase.DISPATCHING)
-    assert (entries["alive"].task.phase, _attempt(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
+    assert (entries["alive"].task.phase, attempt_of(entries["alive"]).stage) == (Phase.DISPATCHING, stage)
     assert dead.task.phase is (Phase.RUNNING if stage is Stage.COMMITTING else Phase.QUEUED)
     assert dead.task.charged == 0
     expected = "interrupted during the commit" if stage is Stage.COMMITTING else "sending was interrupted"
@@ -171,7 +149,7 @@ async def test_a_task_that_its_owner_canceled_meanwhile_does_not_keep_a_new_lead
     entries = [await unit.add_task(), await unit.add_task()]
     for entry in entries:
         await unit.sender.begin(entry, node, "")
-        await context.tasks.change_attempt(entry, _attempt(entry), sender="dead")
+        await context.tasks.change_attempt(entry, attempt_of(entry), sender="dead")
     canceled, other = entries
     with closing(sqlite3.connect(tmp_path / "clusterodm.db")) as database, database:
         database.execute("UPDATE tasks SET phase = 'finished' WHERE uuid = ?", (canceled.task.uuid,))
@@ -183,7 +161,7 @@ async def test_a_task_that_its_owner_canceled_meanwhile_does_not_keep_a_new_lead
 async def test_an_attempt_is_claimed_by_one_replica(unit: Units, odd: OddNode) -> None:
     node, entry = await unit.add_node(odd.port), await unit.add_task()
     await unit.sender.begin(entry, node, "")
-    attempt = _attempt(entry)
+    attempt = attempt_of(entry)
     claims = [unit.sender.claim(entry, attempt, sender) for sender in ("one", "other")]
     results = await asyncio.gather(*claims, return_exceptions=True)
     assert sorted(map(repr, results))[0] == "None"
@@ -262,11 +240,6 @@ async def test_a_node_that_refuses_the_commit_has_its_words_kept(unit: Units, od
     assert await unit.sender.begin(entry, node, ME) == Failed(Failure.REFUSED, "no such option")
 
 
-def _cleaner(unit: Units) -> Cleaner:
-    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=unit.context.metrics)
-    return Cleaner(state=unit.context.control.state, client=unit.context.client, runtime=runtime)
-
-
 @pytest.mark.parametrize(
     ("path", "cleanup"),
     [
@@ -291,11 +264,11 @@ async def test_a_cancel_in_any_step_ends_the_task_and_frees_its_slot(
 
     odd.first, odd.work = hold, odd.done
     node, context = await unit.add_node(odd.port), unit.context
-    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
+    async with running(context.dispatcher, context.tracker, unit.cleaner()):
         entry = await unit.add_task()
         await reached.wait()
         ended: list[Cleanup] = []
-        context.tasks.watch(lambda each: ended.append(_attempt(each).cleanup))
+        context.tasks.watch(lambda each: ended.append(attempt_of(each).cleanup))
         await context.control.cancel(entry)
         released.set()
         assert ended == [cleanup]
@@ -335,7 +308,7 @@ async def test_a_cancel_on_its_way_never_ends_the_run_that_follows_it(unit: Unit
     slow = odd.first = Slow("cancel")
     await unit.add_node(odd.port)
     context = unit.context
-    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
+    async with running(context.dispatcher, context.tracker, unit.cleaner()):
         entry = await unit.add_task()
         await unit.until(lambda: entry.task.phase is Phase.RUNNING)
         await context.control.cancel(entry)
@@ -346,7 +319,7 @@ async def test_a_cancel_on_its_way_never_ends_the_run_that_follows_it(unit: Unit
             slow.released.set()
         await eventually(lambda: len(slow.done) == slow.begun)
         assert (slow.done[0], slow.done[-1], slow.done.count("restart")) == ("cancel", "restart", 1)
-        assert (entry.task.phase, _attempt(entry).cleanup) == (Phase.RUNNING, Cleanup.NONE)
+        assert (entry.task.phase, attempt_of(entry).cleanup) == (Phase.RUNNING, Cleanup.NONE)
 
 
 async def test_a_restart_on_its_way_never_follows_the_cancel_of_its_owner(unit: Units, odd: OddNode) -> None:
@@ -354,7 +327,7 @@ async def test_a_restart_on_its_way_never_follows_the_cancel_of_its_owner(unit: 
     odd.work = lambda task: setattr(task, "code", 30)
     await unit.add_node(odd.port)
     context = unit.context
-    async with running(context.dispatcher, context.tracker, _cleaner(unit)):
+    async with running(context.dispatcher, context.tracker, unit.cleaner()):
         entry = await unit.add_task()
         await unit.until(lambda: entry.task.not_before)
         unit.clock.ahead += 61
@@ -394,7 +367,7 @@ async def _prefetching(unit: Units) -> Entry:
     for file in await unit.context.spool.listing(entry.task.uuid):
         unit.sender.prefetcher.grew(entry.task.uuid, file)
     await unit.until(lambda: entry.attempt is not None)
-    assert _attempt(entry).stage is Stage.PREFETCHING
+    assert attempt_of(entry).stage is Stage.PREFETCHING
     return entry
 
 
@@ -404,12 +377,12 @@ async def test_a_prefetch_whose_node_vanishes_is_discarded_and_the_task_is_sent_
     first = await eager.add_node(odd.port)
     entry = await _prefetching(eager)
     await eager.context.registry.forget(first)
-    await eager.until(lambda: _attempt(entry).stage is Stage.ENDED)
+    await eager.until(lambda: attempt_of(entry).stage is Stage.ENDED)
     assert (await eager.timeline(entry))[-1].endswith("discarded: the node was deleted")
     await eager.commit(entry)
     async with running_odd_node() as other:
         assert await eager.sender.begin(entry, await eager.add_node(other.port), ME) is None
-        assert (other.commits, other.last.files) == ([_attempt(entry).node_uuid], PHOTOS)
+        assert (other.commits, other.last.files) == ([attempt_of(entry).node_uuid], PHOTOS)
     assert [(each.number, each.stage) for each in await eager.context.store.attempts(entry.task.uuid)] == [
         (1, Stage.ENDED),
         (2, Stage.RUNNING),
@@ -430,6 +403,6 @@ async def test_a_cancel_while_the_rest_of_a_prefetch_is_sent_leaves_nothing_in_f
         await eager.context.control.cancel(entry)
         await eager.until(lambda: not node.reserved and not node.prefetches)
         await eventually(lambda: not eager.sender.under_way)
-    attempt = _attempt(entry)
+    attempt = attempt_of(entry)
     assert (entry.task.outcome, attempt.stage, attempt.cleanup) == (Outcome.CANCELED, Stage.ENDED, Cleanup.REMOVE)
     assert odd.commits == []

@@ -5,39 +5,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
 from aiohttp import web
 
-from clusterodm.aio import Leadership
-from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
-from clusterodm.cluster.tasks.cleaner import Cleaner
 from clusterodm.core.errors import StaleTask
 from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import DISCARDED, FAILED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage
-from tests.cluster.units import Units, running, units
-from tests.odd_node import OddNode, running_odd_node
+from tests.cluster.units import Units, attempt_of, running
+from tests.odd_node import OddNode
 from tests.support import eventually
 
 ME = "me"
-
-
-@pytest.fixture
-async def odd() -> AsyncIterator[OddNode]:
-    """A node that is odd."""
-    async with running_odd_node() as node:
-        yield node
-
-
-@pytest.fixture
-async def unit(tmp_path: Path) -> AsyncIterator[Units]:
-    """The parts of a cluster that tries each task once."""
-    async with units(tmp_path, max_attempts=1, task_poll_interval=0.01) as built:
-        yield built
 
 
 class Held:
@@ -54,16 +35,6 @@ class Held:
         self.reached.set()
         await self.released.wait()
         return web.json_response({"success": True}) if self.path == "/task/restart" else None
-
-
-def _attempt(entry: Entry) -> Attempt:
-    assert entry.attempt is not None
-    return entry.attempt
-
-
-def _cleaner(unit: Units) -> Cleaner:
-    runtime = Runtime(clock=unit.clock, leadership=Leadership(unit.clock), metrics=unit.context.metrics)
-    return Cleaner(state=unit.context.control.state, client=unit.context.client, runtime=runtime)
 
 
 async def _running(unit: Units, odd: OddNode) -> Entry:
@@ -87,8 +58,8 @@ async def test_a_commit_that_arrives_after_the_cancel_was_carried_out_begins_not
         sending = group.create_task(unit.sender.begin(entry, node, ME))
         await held.reached.wait()
         await unit.context.control.cancel(entry)
-        assert _attempt(entry).cleanup is Cleanup.CANCEL
-        async with running(_cleaner(unit), elected=True):
+        assert attempt_of(entry).cleanup is Cleanup.CANCEL
+        async with running(unit.cleaner(), elected=True):
             await eventually(lambda: not odd.tasks)
         held.released.set()
         assert await sending is not None
@@ -105,14 +76,14 @@ async def test_a_task_that_fails_with_its_node_is_canceled_there_unless_it_is_ov
     entry = await _running(unit, odd)
     unit.context.tasks.progress(entry, node_code=code)
     await unit.context.attempts.failed(entry, failure)
-    assert (entry.task.outcome, _attempt(entry).cleanup) == (Outcome.FAILED, cleanup)
+    assert (entry.task.outcome, attempt_of(entry).cleanup) == (Outcome.FAILED, cleanup)
 
 
 async def test_a_replica_that_dies_while_it_restarts_a_task_leaves_a_cancel(unit: Units, odd: OddNode) -> None:
     held = odd.first = Held("/task/restart")
     entry = await _canceled(unit, odd)
-    await unit.context.store.change_attempt(_attempt(entry), cleanup=Cleanup.NONE)
-    entry.attempt = msgspec.structs.replace(_attempt(entry), cleanup=Cleanup.NONE)
+    await unit.context.store.change_attempt(attempt_of(entry), cleanup=Cleanup.NONE)
+    entry.attempt = msgspec.structs.replace(attempt_of(entry), cleanup=Cleanup.NONE)
     async with asyncio.TaskGroup() as group:
         group.create_task(unit.context.control.restart(entry, None))
         await held.reached.wait()
@@ -132,18 +103,18 @@ async def test_a_second_restart_does_not_queue_a_task_that_is_on_its_way_to_a_no
         await asyncio.wait([second], timeout=0.05)  # it waits for the lock
         await tasks.advance(entry, Phase.QUEUED, "restarted", outcome=None)
         assert await unit.sender.begin(entry, node, "") is None
-    assert (entry.task.phase, _attempt(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
+    assert (entry.task.phase, attempt_of(entry).stage) == (Phase.DISPATCHING, Stage.SENDING)
 
 
 async def test_what_was_polled_of_an_earlier_run_does_not_count_for_its_restart(unit: Units, odd: OddNode) -> None:
     odd.first = Held("/task/restart")
     odd.first.released.set()
     entry = await _running(unit, odd)
-    before, tasks = _attempt(entry), unit.context.tasks
+    before, tasks = attempt_of(entry), unit.context.tasks
     await unit.context.control.cancel(entry)
     unit.clock.ahead += 1
     await unit.context.control.restart(entry, None)
-    assert (entry.task.phase, _attempt(entry).number) == (Phase.RUNNING, before.number)
+    assert (entry.task.phase, attempt_of(entry).number) == (Phase.RUNNING, before.number)
     with pytest.raises(StaleTask):
         await tasks.advance(entry, Phase.COLLECTING, "completed", was=before)
     assert entry.task.phase is Phase.RUNNING

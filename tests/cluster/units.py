@@ -14,16 +14,18 @@ from typing import Any
 
 import aiohttp
 
-from clusterodm.aio import Clock
+from clusterodm.aio import Clock, Leadership
 from clusterodm.auth import JobTokens
+from clusterodm.cluster.runtime import Runtime
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.cluster.state.registry import Node
+from clusterodm.cluster.tasks.cleaner import Cleaner
 from clusterodm.cluster.tasks.placement import Placer
 from clusterodm.cluster.tasks.sending import Sender
 from clusterodm.core.changes import TaskChanges
 from clusterodm.core.files import Manifest
 from clusterodm.core.nodes import make_address
-from clusterodm.core.tasks import Phase, Task
+from clusterodm.core.tasks import Attempt, Phase, Task
 from clusterodm.server.assembly import ClusterIdentity, build
 from clusterodm.server.context import Context
 from clusterodm.server.schedule import Part
@@ -97,10 +99,21 @@ class Units:
         """The lines of a task's timeline."""
         return [event.text for event in await self.context.store.timeline(entry.task.uuid)]
 
+    def cleaner(self) -> Cleaner:
+        """What cancels and removes on nodes, not running."""
+        runtime = Runtime(clock=self.clock, leadership=Leadership(self.clock), metrics=self.context.metrics)
+        return Cleaner(state=self.context.control.state, client=self.context.client, runtime=runtime)
+
     def watch(self) -> None:
         """Be told of changes."""
         self.context.tasks.watch(lambda entry: self._changed.set())
         self.context.registry.watch(self._changed.set)
+
+
+def attempt_of(entry: Entry) -> Attempt:
+    """The attempt of a task that has one."""
+    assert entry.attempt is not None
+    return entry.attempt
 
 
 @asynccontextmanager
