@@ -344,7 +344,6 @@ def _why_drain(machine: Machine, rule: Rules, now: float) -> str:
     idle = elapsed(machine.idle_since, now)
     if rule.paid_hours:
         until_full_hour = HOUR - (now - machine.ordered_at) % HOUR
-        return (
-            f"idle for {span(idle)}, paid hour about to end" if idle > 60 and until_full_hour < _BEFORE_THE_HOUR else ""
-        )
+        ends = idle > 60 and until_full_hour < _BEFORE_THE_HOUR
+        return f"idle for {span(idle)}, paid hour about to end" if ends else ""
     return f"idle for {span(idle)}" if idle >= rule.idle_timeout else ""

@@ -5,8 +5,8 @@
 The work to do follows from a job and its submodels as stored, so a restart or a missed event only delays it until the
 next sweep.
 
-A queued submodel is shown as running: a job takes back what it sees queued, and from then on sends fewer at a time. If
-jobs hold all slots and none would become free, it is shown as queued, so that the job processes it on its own node.
+A queued submodel is shown as running: a job cancels a submodel that it sees queued, and then submits fewer at a time.
+If jobs hold all slots and none would become free, it is shown as queued, so that the job processes it on its own node.
 """
 
 from __future__ import annotations
