@@ -210,6 +210,7 @@ class Rig:
 
     async def stop(self) -> None:
         """End the cluster; it may be started again on its folder."""
+        self._cluster = None
         await self._running.aclose()
 
     async def stop_node(self, number: int) -> None:

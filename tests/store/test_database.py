@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""Transactions that are canceled, and a database that somebody else has locked."""
+"""Transactions that are canceled, a database that somebody else has locked, and a store that is closed."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ async def test_a_database_locked_by_another_program_does_not_answer(
             await store.keep_value("key", "value")
     await store.keep_value("key", "value")
     await store.close()
+
+
+async def test_a_closed_store_does_not_open_its_database_again(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    store = await Store.open(f"sqlite+aiosqlite:///{path}")
+    await store.close()
+    path.unlink()
+    with pytest.raises(StoreDown, match="closed"):
+        await store.keep_value("key", "value")
+    assert not path.exists()

@@ -46,6 +46,7 @@ class Database:
         #: Rows that cannot be read.
         self.aside = Aside()
         self._raw: AsyncConnection | None = None
+        self._closed = False
         self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
 
     @classmethod
@@ -78,7 +79,8 @@ class Database:
         return store
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections; no other is opened."""
+        self._closed = True
         if self._raw is not None:
             await discard(self._raw)
             self._raw = None
@@ -126,6 +128,8 @@ class Database:
 
     async def _connected(self, engine: AsyncEngine) -> AsyncConnection:
         """Return a connection, retrying while the server does not respond: nothing has been sent yet."""
+        if self._closed:  # an engine would open a new pool, which nothing closes
+            raise StoreDown("The store is closed")
         end = time.monotonic() + (_PATIENCE if self.shared else 0.0)
         while True:
             try:
