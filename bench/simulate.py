@@ -30,7 +30,7 @@ from bench.simulation_report import EVERY, HOUR, Report, World, pictures, table
 from clusterodm.core.fairness import Ledger, Usage, length
 from clusterodm.core.machines import Machine, State
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import FreeSlots
+from clusterodm.core.placement import FreeSlots, Needs
 from clusterodm.core.retry import RULES, Again, Circumstances, Failure, decide
 from clusterodm.core.scaling import Budget, Demand, MachineLoad, Offering, Rules
 from clusterodm.core.scaling import plan as plan_machines
@@ -260,7 +260,7 @@ class Simulation:
     def _scale(self, wanting: list[str]) -> None:
         began = time.perf_counter()
         demands = [
-            Demand(task=task.uuid, images=task.image_count, larger_than=task.larger_than)
+            Demand(task=task.uuid, needs=Needs(images=task.image_count, larger_than=task.larger_than))
             for task in (self.active[uuid] for uuid in wanting[:1000])
         ]
         seen = []

@@ -22,6 +22,7 @@ from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.description import Description
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.sizes import Sizes
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.core.errors import StaleTask, StoreDown
 from clusterodm.core.nodes import NodeInfo
@@ -94,7 +95,7 @@ class Member:
         self.looked: list[str] = []
         machines = Machines(store, self.tasks, registry, self.clock)
         self.replicas = Replicas(
-            state=ClusterState(store=store, tasks=self.tasks, registry=registry, machines=machines),
+            state=ClusterState(store=store, tasks=self.tasks, registry=registry, machines=machines, sizes=Sizes()),
             poll=self.looked.append,
             drop_grants=self._forget,
             runtime=Runtime(clock=self.clock, leadership=self.leadership, metrics=Metrics()),

@@ -190,6 +190,22 @@ async def test_out_of_memory_means_the_next_size(cluster: Rig, cloud: Cloud) -> 
     assert [machine.size for machine in cloud.world.created] == ["small", "large"]
 
 
+async def test_a_task_that_ran_out_of_memory_fails_where_no_node_and_no_size_has_more(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    assert cloud.world is not None
+    cloud.world.knobs["total_memory"] = 8 << 30
+    api = await start(cluster, cloud)
+    for images in (2, 11):  # by which the memory of both sizes becomes known
+        await api.ends(await api.create(images))
+    await no_machines(cluster, cloud)
+    await cluster.add_node(fail="memory", total_memory=8 << 30)
+    await cluster.ready()
+    info = await api.ends(await api.create(2), 30)
+    assert "memory" in info["status"]["errorMessage"]
+    assert len(cloud.world.created) == 2
+
+
 async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud) -> None:
     assert cloud.world is not None
     cloud.world.knobs |= {"fail": "memory", "total_memory": 8 << 30}
@@ -199,8 +215,8 @@ async def test_sizes_are_learned_from_what_tasks_took(cluster: Rig, cloud: Cloud
     cloud.world.knobs |= {"fail": "", "total_memory": 64 << 30}
     await api.ends(uuid)
     await no_machines(cluster, cloud)
-    forecasts = cluster.cluster.context.autoscaler.forecasts
-    assert forecasts.memory == {"hetzner/small": 8 << 30, "hetzner/large": 64 << 30}
+    forecasts = cluster.cluster.context.forecasts
+    assert forecasts.state.sizes.memory == {"hetzner/small": 8 << 30, "hetzner/large": 64 << 30}
     await eventually(lambda: [(peak.images, peak.enough) for peak in forecasts.peaks] == [(2, False), (2, True)])
     await cluster.stop()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from clusterodm.core.names import counted_files
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import FreeSlots, Needs, Wait, machine_takes, never, wait
+from clusterodm.core.placement import Capacity, FreeSlots, Needs, Wait, never, wait
 from clusterodm.core.scheduling import Plan, plan
 from clusterodm.core.tasks import Phase, Task
 
@@ -177,14 +177,18 @@ def test_files_count_as_a_node_counts_them() -> None:
         ([node(1, max_images=100), node(2, max_images=120, closed="locked")], [], ""),
         ([node(1, max_images=100), node(2, max_images=120, set_aside_until=9.0)], [], ""),
         ([node(1, max_images=100), node(2, known=False)], [], ""),
-        ([node(1, max_images=100)], [50, 110], "this task has 120 files; the largest node or machine takes 110"),
-        ([], [50], "this task has 120 files; the largest node or machine takes 50"),
-        ([node(1, max_images=100)], [50, 120], ""),
+        (
+            [node(1, max_images=100)],
+            [Capacity(50), Capacity(110)],
+            "this task has 120 files; the largest node or machine takes 110",
+        ),
+        ([], [Capacity(50)], "this task has 120 files; the largest node or machine takes 50"),
+        ([node(1, max_images=100)], [Capacity(50), Capacity(120)], ""),
         ([node(1)], [], ""),
     ],
 )
 def test_what_no_node_and_no_machine_could_ever_take_is_known_by_its_numbers(
-    nodes: list[NodeFacts], machines: list[int], why: str
+    nodes: list[NodeFacts], machines: list[Capacity], why: str
 ) -> None:
     assert never(nodes, Needs(images=120), machines) == why
 
@@ -195,8 +199,12 @@ def test_what_needs_a_larger_node_than_there_is_waits_in_vain() -> None:
     assert never([small], needs) == "no node is larger than the one that was too small for it"
     assert never([small, large], needs) == ""
     assert never([], needs) == ""
-    assert machine_takes(101, needs)
-    assert not machine_takes(100, needs)
+    assert never([small], needs, [Capacity(100), Capacity(101)]) == ""
+    assert never([small], needs, [Capacity(100)]) != ""
+    without_limit = Needs(images=1, more_memory_than=16)  # the node that ran out had none
+    assert never([], without_limit, [Capacity(500)]) == "", "its memory is known once a machine is online"
+    assert never([], without_limit, [Capacity(500, 16)]) == "no node is larger than the one that was too small for it"
+    assert never([], without_limit, [Capacity(500, 32)]) == ""
 
 
 @given(
@@ -210,7 +218,7 @@ def test_a_wait_without_hope_is_one_without_a_node_that_could_take_it(
     nodes: list[NodeFacts], machines: list[int], files: int
 ) -> None:
     needs = Needs(images=files)
-    answer = wait(nodes, needs, 0.0, machines)
+    answer = wait(nodes, needs, 0.0, list(map(Capacity, machines)))
     could = any(each.max_images is None or each.max_images >= files for each in nodes) or max([0, *machines]) >= files
     assert answer.never is (bool(nodes or machines) and not could)
     assert answer.text

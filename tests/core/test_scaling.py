@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import TRANSITIONS, Machine, State, require_transition
+from clusterodm.core.nodes import NodeFacts
+from clusterodm.core.placement import Capacity, Needs, refusal
 from clusterodm.core.scaling import Budget, Demand, Launch, MachineLoad, Offering, Rules, ScalePlan, plan
 
 SMALL = Offering(provider="do", size="small", location="nyc", max_images=50, price=0.5)
@@ -37,7 +39,7 @@ def decide(
 
 
 def demand(number: int, images: int = 10, larger_than: int = 0) -> Demand:
-    return Demand(task=f"t{number}", images=images, larger_than=larger_than)
+    return Demand(task=f"t{number}", needs=Needs(images=images, larger_than=larger_than))
 
 
 def test_a_waiting_task_gets_the_smallest_machine_that_takes_it() -> None:
@@ -54,7 +56,7 @@ def test_one_that_ran_out_of_memory_gets_a_larger_one() -> None:
 
 
 def test_a_machine_with_no_more_memory_than_the_node_that_ran_out_is_neither_kept_nor_launched_for_the_task() -> None:
-    ran_out = Demand(task="t1", images=10, more_memory_than=16)  # on a node without a limit of images
+    ran_out = Demand(task="t1", needs=Needs(images=10, more_memory_than=16))  # on a node without a limit of images
     idle = MachineLoad(machine=machine(task="t1", idle_since=1.0), memory=16)
     rule = msgspec.structs.replace(DO, memory={"small": 16})
     larger = decide([ran_out], [idle], rule)
@@ -64,8 +66,25 @@ def test_a_machine_with_no_more_memory_than_the_node_that_ran_out_is_neither_kep
     assert decide([ran_out], [idle], known).unmet == {"t1": "do has no size large enough"}
     unknown = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
     assert decide([ran_out], [unknown]).matched == {"t1": "m1"}, "its memory is known once its node is"
-    assert not Demand(task="t", images=1, larger_than=50, more_memory_than=16).fits(50, 32)
-    assert Demand(task="t", images=1, larger_than=50, more_memory_than=16).fits(51, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"),
+    [
+        (Capacity(50), False),
+        (Capacity(51), True),
+        (Capacity(50, 16 << 30), False),
+        (Capacity(50, (16 << 30) + 4096), False),  # another machine of the same size
+        (Capacity(50, 32 << 30), True),
+        (Capacity(51, 8 << 30), True),
+        (Capacity(9, 32 << 30), False),
+    ],
+)
+def test_a_size_fits_by_the_rule_by_which_its_node_will_take_the_task(size: Capacity, fits: bool) -> None:
+    needs = Needs(images=10, larger_than=50, more_memory_than=16 << 30)
+    assert needs.fits(size) is fits
+    ready = NodeFacts(id=1, name="n", max_images=size.max_images, total_memory=size.memory)
+    assert (not refusal(ready, needs, 0.0)) is fits
 
 
 @pytest.mark.parametrize("state", [State.ORDERED, State.BOOTING, State.READY])
@@ -135,7 +154,7 @@ def test_an_idle_machine_goes_after_its_time_unless_kept_or_wanted() -> None:
 
 
 def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_ordered() -> None:
-    soon = Demand(task="t1", images=10, soon=True)
+    soon = Demand(task="t1", needs=Needs(images=10), soon=True)
     idle = MachineLoad(machine=machine(1, idle_since=1.0))
     assert decide([soon], [idle]) == ScalePlan(matched={"t1": "m1"})
     assert decide([soon]) == ScalePlan()
@@ -143,7 +162,7 @@ def test_a_machine_stays_for_a_task_that_will_want_it_in_a_moment_but_none_is_or
 
 def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -> None:
     rules = msgspec.structs.replace(DO, memory={"small": 8 << 30})
-    needy = Demand(task="t1", images=10, memory=9 << 30)
+    needy = Demand(task="t1", needs=Needs(images=10, memory=9 << 30))
     launch = decide([needy], [], rules).launches[0]
     assert launch.offering is LARGE, "nobody knows what it has"
     assert "for 10 images and 9.7 GB, as similar tasks used" in launch.why
@@ -154,13 +173,13 @@ def test_a_task_that_will_take_more_memory_than_a_size_has_gets_the_next_one() -
 
 
 def test_while_files_come_in_one_machine_is_ordered_where_that_is_wanted() -> None:
-    early = Demand(task="t1", images=10, early=True)
+    early = Demand(task="t1", needs=Needs(images=10), early=True)
     assert decide([early]).unmet == {"t1": "do has no prewarm"}
     ahead = msgspec.structs.replace(DO, prewarm=True)
     assert decide([early], [], ahead).launches[0].why.startswith("upload in progress; smallest size for 10 images")
     mine = MachineLoad(machine=machine(1, State.BOOTING, task="t1"))
     assert decide([early], [mine], ahead).matched == {"t1": "m1"}
-    grown = Demand(task="t1", images=60, early=True)
+    grown = Demand(task="t1", needs=Needs(images=60), early=True)
     assert decide([grown], [mine], ahead) == ScalePlan(), "no second one before it is known how many there will be"
 
 
@@ -276,7 +295,8 @@ def test_no_plan_breaks_a_limit_doubles_a_machine_or_lets_a_busy_one_go(
         assert not drained.machine.kept
         assert name not in scale_plan.matched.values()
     for task, name in scale_plan.matched.items():
-        assert next(w for w in demands if w.task == task).fits(by_id[name].machine.max_images, by_id[name].memory)
+        size = Capacity(by_id[name].machine.max_images, by_id[name].memory)
+        assert next(w for w in demands if w.task == task).needs.fits(size)
 
 
 def test_a_provider_that_asks_for_a_pause_gets_no_order_and_the_next_one_does() -> None:

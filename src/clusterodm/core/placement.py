@@ -15,15 +15,27 @@ import msgspec
 from clusterodm.core.nodes import LONGEST_SET_ASIDE, NodeFacts
 from clusterodm.core.tasks import Task
 
+#: How much more memory makes a node a larger one: machines of one size differ by a few pages.
+_LARGER: Final = 1.02
+
+
+class Capacity(msgspec.Struct, frozen=True, order=True):
+    """What a size of machine takes."""
+
+    max_images: int
+    #: Bytes; 0: not known before a machine of this size was online.
+    memory: int = 0
+
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """The requirements of a task."""
 
     #: Files that count against a node's limit.
     images: int
+    #: A node with this limit of images (0: none), or with these bytes of memory, was too small for it.
     larger_than: int = 0
     more_memory_than: int = 0
-    #: What it will take, where there is a choice.
+    #: Bytes that similar tasks used, where there is a choice; 0: unknown.
     memory: int = 0
     #: No other task may be on the node.
     alone: bool = False
@@ -41,6 +53,21 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
             alone=task.alone,
             avoid=tuple(task.avoid),
         )
+
+    def fits(self, size: Capacity) -> bool:
+        """Return True if a size takes the task: no other is launched for it, or kept for it."""
+        if size.max_images < self.images:
+            return False
+        unknown = not size.memory and not self.larger_than
+        return unknown or self.outgrown_by(size.max_images, size.memory)
+
+    def outgrown_by(self, max_images: int | None, memory: int) -> bool:
+        """Return True if a limit of images (None: none) or bytes of memory (0: unknown) exceed those of the node that
+        was too small."""
+        if not self.larger_than and not self.more_memory_than:
+            return True
+        takes_more = self.larger_than > 0 and (max_images is None or max_images > self.larger_than)
+        return takes_more or memory > self.more_memory_than * _LARGER > 0
 
     def among(self, nodes: Collection[NodeFacts]) -> Needs:
         """Return the same without nodes to avoid if no other node could take the task."""
@@ -76,18 +103,11 @@ def _too_few(node: NodeFacts, needs: Needs) -> str:
 
 
 def _too_small(node: NodeFacts, needs: Needs) -> str:
-    if not _is_larger(node, needs):
+    if not needs.outgrown_by(node.max_images, node.total_memory):
         return "no larger than the node that ran out of memory"
     if node.can_be_larger and 0 < node.total_memory < needs.memory:
         return "expected to have too little memory for it"
     return ""
-
-
-def _is_larger(node: NodeFacts, needs: Needs) -> bool:
-    if not needs.larger_than and not needs.more_memory_than:
-        return True
-    takes_more = needs.larger_than > 0 and (node.max_images is None or node.max_images > needs.larger_than)
-    return takes_more or node.total_memory > needs.more_memory_than > 0
 
 
 def best(nodes: Iterable[NodeFacts], needs: Needs, now: float) -> NodeFacts | None:
@@ -211,8 +231,8 @@ class Wait(msgspec.Struct, frozen=True):
 _BUSY: Final = "all acceptable nodes are busy"
 
 
-def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Collection[int] = ()) -> Wait:
-    """Return why no node takes the task now. `machines`: limits of files of the sizes that could be launched."""
+def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Collection[Capacity] = ()) -> Wait:
+    """Return why no node takes the task now. `machines`: what the sizes take that could be launched."""
     text = wait_reason(nodes, needs, now)
     if text.startswith(_BUSY):
         return Wait(text)
@@ -220,25 +240,21 @@ def wait(nodes: Collection[NodeFacts], needs: Needs, now: float, machines: Colle
     return Wait(why or text, stuck=True, never=bool(why))
 
 
-def never(nodes: Collection[NodeFacts], needs: Needs, machines: Collection[int] = ()) -> str:
+def never(nodes: Collection[NodeFacts], needs: Needs, machines: Collection[Capacity] = ()) -> str:
     """Return why no node, in whatever state, and no machine could ever take the task; empty if one could, or if none is
     known."""
-    if any(_could_ever(node, needs) for node in nodes) or any(machine_takes(size, needs) for size in machines):
+    if any(_could_ever(node, needs) for node in nodes) or any(map(needs.fits, machines)):
         return ""
-    largest = max([*machines, *(node.max_images or 0 for node in nodes)], default=needs.images)
+    limits = [*(size.max_images for size in machines), *(node.max_images or 0 for node in nodes)]
+    largest = max(limits, default=needs.images)
     if largest < needs.images:
         what = "node or machine" if machines else "node"
         return f"this task has {needs.images} files; the largest {what} takes {largest}"
     return "no node is larger than the one that was too small for it" if nodes or machines else ""
 
 
-def machine_takes(max_images: int, needs: Needs) -> bool:
-    """Return True if a machine with this limit of files takes the task."""
-    return max_images >= needs.images and max_images > needs.larger_than
-
-
 def _could_ever(node: NodeFacts, needs: Needs) -> bool:
-    return not node.known or not (_too_few(node, needs) or not _is_larger(node, needs))
+    return not node.known or (not _too_few(node, needs) and needs.outgrown_by(node.max_images, node.total_memory))
 
 
 def wait_reason(nodes: Collection[NodeFacts], needs: Needs, now: float) -> str:

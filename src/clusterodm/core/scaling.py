@@ -17,6 +17,7 @@ import msgspec
 
 from clusterodm.core.durations import elapsed, span
 from clusterodm.core.machines import ALIVE, PENDING_STATES, Machine, State
+from clusterodm.core.placement import Capacity, Needs
 
 #: Seconds before the end of a paid hour at which an idle machine is drained, so that it is deleted in time.
 _BEFORE_THE_HOUR: Final = 180.0
@@ -74,6 +75,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     #: Why the provider cannot be called now; empty if it can.
     paused: str = ""
 
+    def capacity(self, offering: Offering) -> Capacity:
+        """Return what an offering takes."""
+        return Capacity(offering.max_images, self.memory.get(offering.size, 0))
+
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
     """Cost limits over all providers; None: no limit."""
@@ -88,23 +93,11 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     """A task that waits because no slot is free for it."""
 
     task: str
-    images: int
-    #: A node with this limit of images (0: none), or with these bytes of memory, was too small for it.
-    larger_than: int = 0
-    more_memory_than: int = 0
+    needs: Needs
     #: It will need a slot shortly: keep a machine for it, but launch none.
     soon: bool = False
-    #: Bytes that similar tasks used; 0: unknown.
-    memory: int = 0
     #: It is still being uploaded: launch for it only with `prewarm`, and once at most.
     early: bool = False
-
-    def fits(self, max_images: int, memory: int) -> bool:
-        """Return True if a limit of images, and bytes of memory (0: unknown), admit the task, by the rule of its
-        placement: a machine that no task would get is not launched, and not kept for one."""
-        if max_images < self.images or max_images <= self.larger_than:
-            return False
-        return bool(self.larger_than) or not 0 < memory <= self.more_memory_than
 
 
 class MachineLoad(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,14 +190,15 @@ class _Room:
         if own is not None:
             return own
         # skip those that are too small
-        begin = bisect_left(self._able, demand.images, key=lambda load: load.machine.max_images)
+        begin = bisect_left(self._able, demand.needs.images, key=lambda load: load.machine.max_images)
         return self._first(self._able, demand, begin)
 
     def _first(self, able: list[MachineLoad], demand: Demand, begin: int) -> Machine | None:
         for place in range(begin, len(able)):
             load, machine = able[place], able[place].machine
             full = self._room_of[machine.id] <= 0
-            if not full and demand.fits(machine.max_images, load.memory) and not 0 < load.memory < demand.memory:
+            fits = demand.needs.fits(Capacity(machine.max_images, load.memory))
+            if not full and fits and not 0 < load.memory < demand.needs.memory:
                 self._room_of[machine.id] -= 1
                 if not self._room_of[machine.id]:
                     del able[place]
@@ -247,8 +241,9 @@ class _Ledger:
             if offering is not None:
                 self._take(offering)
                 cause = "upload in progress" if demand.early else "no free slot"
-                memory = f" and {demand.memory / 1e9:.1f} GB, as similar tasks used" if demand.memory else ""
-                size = f"smallest size for {demand.images} images{memory}"
+                needs = demand.needs
+                memory = f" and {needs.memory / 1e9:.1f} GB, as similar tasks used" if needs.memory else ""
+                size = f"smallest size for {needs.images} images{memory}"
                 return offering, f"{cause}; {size}: {offering}{_cost(offering.price)}"
             if why:
                 reasons.append(why)
@@ -270,14 +265,14 @@ class _Ledger:
     def _refusal(self, rule: Rules, demand: Demand) -> str:
         if demand.early and not rule.prewarm:
             return f"{rule.name} has no prewarm"
-        if demand.images < rule.min_images:
+        if demand.needs.images < rule.min_images:
             return f"{rule.name} takes tasks of at least {rule.min_images} images"
         if not self._fitting(rule, demand):
             return f"{rule.name} has no size large enough"
         return self._full(rule)
 
     def _fitting(self, rule: Rules, demand: Demand) -> list[Offering]:
-        return [each for each in rule.offerings if demand.fits(each.max_images, rule.memory.get(each.size, 0))]
+        return [each for each in rule.offerings if demand.needs.fits(rule.capacity(each))]
 
     def _full(self, rule: Rules) -> str:
         if rule.paused:
@@ -288,7 +283,7 @@ class _Ledger:
 
     def _first(self, rule: Rules, demand: Demand, reasons: list[str]) -> Offering | None:
         fitting = self._fitting(rule, demand)
-        enough = [offering for offering in fitting if not 0 < rule.memory.get(offering.size, 0) < demand.memory]
+        enough = [offering for offering in fitting if not 0 < rule.capacity(offering).memory < demand.needs.memory]
         for offering in enough or fitting[-1:]:  # if none is known to suffice, try the largest
             why = self._why_not(offering)
             if not why:

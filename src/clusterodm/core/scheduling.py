@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from clusterodm.core.fairness import EXPECTED, Usage, node_time, payer
-from clusterodm.core.placement import FreeSlots, Needs, Wait, wait
+from clusterodm.core.placement import Capacity, FreeSlots, Needs, Wait, wait
 from clusterodm.core.retry import LONGEST_BACK_OFF
 from clusterodm.core.tasks import ON_NODE, Phase, Task
 
@@ -118,15 +118,14 @@ def plan(
     ageing: float = AGEING,
     prefetched: Mapping[str, int] = _NOTHING,
     alone: Collection[int] = (),
-    machines: Collection[int] = (),
+    machines: Collection[Capacity] = (),
     usage: Usage = NO_USAGE,
 ) -> Plan:
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time.
 
     `prefetched`: the node (its id) that has files of a task already, by task; if a slot is free there, the task goes
-    there at once. `alone`: nodes that a task has to itself. `machines`: files that each size of machine takes that
-    may be ordered.
-    `usage`: what owners have used, for whose turn it is."""
+    there at once. `alone`: nodes that a task has to itself. `machines`: what the sizes of machines
+    take that may be ordered. `usage`: what owners have used, for whose turn it is."""
     tasks = list(tasks)
     free, held = slots.copy(), set(alone)
     for node_id in held:

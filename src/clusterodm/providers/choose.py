@@ -34,10 +34,6 @@ class Fleet(msgspec.Struct, frozen=True, kw_only=True):
         bounded = self.providers.get(provider)
         return bounded.bucket if bounded is not None else None
 
-    def takes(self) -> list[int]:
-        """Return the images that one task may have on each size of machine, smallest first."""
-        return sorted({offering.max_images for provider in self.providers.values() for offering in provider.offerings})
-
 
 def make_provider(entry: dict[str, Any], context: PluginContext) -> Provider:
     """Instantiate the provider of an entry. Raise ConfigError."""

@@ -14,6 +14,7 @@ from clusterodm.admin.views import CostView, Done, MachineDetail, MachineEventVi
 from clusterodm.core.durations import elapsed
 from clusterodm.core.errors import BadRequest, MachineNotFound
 from clusterodm.core.machines import Machine, State
+from clusterodm.core.placement import Needs
 from clusterodm.core.scaling import Demand
 
 #: Machines that are gone and still listed.
@@ -84,7 +85,7 @@ def plan_for(cluster: OperatorPlane, images: int) -> MachinePlan:
     if none would."""
     if not cluster.autoscaler.fleet.providers:
         raise BadRequest("there is no autoscaler (--asr)")
-    scale_plan = cluster.autoscaler.decide([Demand(task="-", images=images)])
+    scale_plan = cluster.autoscaler.decide([Demand(task="-", needs=Needs(images=images))])
     if "-" in scale_plan.matched:
         raise BadRequest(f"none would be created: machine {scale_plan.matched['-']} can take the task")
     if "-" in scale_plan.unmet:

@@ -20,7 +20,7 @@ from clusterodm.aio import Clock
 from clusterodm.cluster.machines.lifecycle import Lifecycle
 from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.outlook import Outlook
-from clusterodm.cluster.tasks.forecasts import Forecasts
+from clusterodm.cluster.state.sizes import Sizes
 from clusterodm.core.errors import ProviderError, StaleMachine, Throttled
 from clusterodm.core.machines import PENDING_STATES, Machine, State
 from clusterodm.core.names import counted_files
@@ -51,7 +51,6 @@ class Autoscaler:
     state: ClusterState
     lifecycle: Lifecycle
     spool: Spool
-    forecasts: Forecasts
     outlook: Outlook
     #: The tag of the machines.
     cluster: str
@@ -121,12 +120,12 @@ class Autoscaler:
             MachineLoad(
                 machine=machine,
                 busy=self.state.machines.busy(machine),
-                memory=self.forecasts.of(machine.provider, machine.size),
+                memory=self.state.sizes.memory_of(machine.provider, machine.size),
                 usable=self.state.machines.usable(machine),
             )
             for machine in self.state.machines.alive()
         ]
-        rules = [_rules(provider, self.forecasts, wall) for provider in self.fleet.providers.values()]
+        rules = [_rules(provider, self.state.sizes, wall) for provider in self.fleet.providers.values()]
         return plan(demands, loads, rules, budget, skipped, wall)
 
     async def _early(self) -> list[Demand]:
@@ -143,22 +142,15 @@ class Autoscaler:
             free = (node for node in self.state.registry.facts() if node.free > 0 and not refusal(node, needs, now))
             mine = any(machine.task == uuid for machine in self.state.machines.alive())
             if images and (mine or next(free, None) is None):
-                demands.append(Demand(task=uuid, images=images, early=True))
+                demands.append(Demand(task=uuid, needs=needs, early=True))
         return demands[:_MOST]
 
     def _demand(self, uuid: str, *, soon: bool = False) -> Demand:
         entry = self.state.tasks.get(uuid)
         task = entry.task if entry else None
         if task is None:
-            return Demand(task=uuid, images=0, soon=soon)
-        return Demand(
-            task=uuid,
-            images=Needs.of(task).images,
-            larger_than=task.larger_than,
-            more_memory_than=task.more_memory_than,
-            memory=task.expected_memory,
-            soon=soon,
-        )
+            return Demand(task=uuid, needs=Needs(images=0), soon=soon)
+        return Demand(task=uuid, needs=Needs.of(task), soon=soon)
 
     def _remark(self, scale_plan: ScalePlan) -> None:
         """Update what operators and owners see of each wait."""
@@ -269,7 +261,7 @@ class Autoscaler:
             self._spent = (month, stored + sum(cost.amount for cost in costs.values() if cost.month == month))
 
 
-def _rules(provider: BoundedProvider, forecasts: Forecasts, now: float) -> Rules:
+def _rules(provider: BoundedProvider, sizes: Sizes, now: float) -> Rules:
     config = provider.config
     here = time.localtime(now)
     windows = config.windows
@@ -286,5 +278,5 @@ def _rules(provider: BoundedProvider, forecasts: Forecasts, now: float) -> Rules
         ready=ready,
         prewarm=config.prewarm,
         paused=provider.pause.text,
-        memory={size.slug: forecasts.of(provider.name, size.slug) for size in config.image_size_mapping},
+        memory={size.slug: sizes.memory_of(provider.name, size.slug) for size in config.image_size_mapping},
     )

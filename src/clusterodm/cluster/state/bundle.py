@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.sizes import Sizes
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterState:
-    """Tasks, nodes and machines in memory, and the store that outlives them."""
+    """Tasks, nodes, machines and their sizes in memory, and the store that outlives them."""
 
     store: Store
     tasks: Tasks
     registry: Registry
     machines: Machines
+    sizes: Sizes

@@ -21,7 +21,7 @@ from clusterodm.core.changes import NodeChanges, NodeTerms
 from clusterodm.core.cluster import cluster_info
 from clusterodm.core.errors import NodeError
 from clusterodm.core.nodes import LARGEST, NodeAddress, NodeFacts, NodeInfo, NodeRecord, Origin
-from clusterodm.core.placement import FreeSlots, Needs, free_elsewhere, never
+from clusterodm.core.placement import Capacity, FreeSlots, Needs, free_elsewhere, never
 from clusterodm.core.tasks import Task
 from clusterodm.nodeodm import NodeClient
 from clusterodm.store import Store
@@ -138,7 +138,7 @@ class Registry:
         shipped: Description,
         *,
         interval: float,
-        machines: Callable[[], list[int]],
+        machines: Callable[[], list[Capacity]],
         clock: Clock,
     ) -> None:
         self._store = store

@@ -20,7 +20,7 @@ from clusterodm.cluster.tasks.rescue import Rescue
 from clusterodm.core.changes import TaskChanges
 from clusterodm.core.errors import FilesLost, NodeRefused
 from clusterodm.core.nodes import NodeFacts
-from clusterodm.core.placement import Needs, machine_takes, refusal
+from clusterodm.core.placement import Needs, refusal
 from clusterodm.core.retry import (
     RULES,
     Again,
@@ -195,7 +195,7 @@ class Attempts:
 
     def _larger_exists(self, task: Task, small: NodeFacts) -> bool:
         needs = msgspec.structs.replace(Needs.of(task), avoid=(), **_larger_than(small))
-        if any(machine_takes(size, needs) for size in self.state.registry.machines()):
+        if any(map(needs.fits, self.state.registry.machines())):
             return True
         nodes = (
             msgspec.structs.replace(node, online=True, set_aside_until=0.0) for node in self.state.registry.facts()

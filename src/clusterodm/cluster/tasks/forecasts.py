@@ -38,8 +38,6 @@ class Forecasts:
     peaks: list[Peak] = field(init=False, default_factory=list)
     #: Peaks not stored yet.
     _fresh: list[Peak] = field(init=False, default_factory=list)
-    #: Bytes of memory by "provider/size", as reported by their nodes.
-    memory: dict[str, int] = field(init=False, default_factory=dict)
     _megapixels: dict[str, float] = field(init=False, default_factory=dict)
     _queue: Controller[str] = field(init=False)
 
@@ -58,15 +56,11 @@ class Forecasts:
     async def load(self) -> None:
         """Load what was learned before."""
         self.peaks = await self.state.store.peaks(limit=_PEAKS)
-        self.memory = await self.state.store.value(_MEMORY_KEY) or {}
+        self.state.sizes.memory = await self.state.store.value(_MEMORY_KEY) or {}
 
     def loops(self) -> tuple[Loop, ...]:
         """Return its loops."""
         return (self._queue,)
-
-    def of(self, provider: str, size: str) -> int:
-        """Return the bytes of memory of a size; 0 if not known yet."""
-        return self.memory.get(f"{provider}/{size}", 0)
 
     def _machine_changed(self, machine: Machine) -> None:
         node = self.state.machines.node(machine)
@@ -77,8 +71,8 @@ class Forecasts:
             and node.info.total_memory
         ):
             key, memory = f"{machine.provider}/{machine.size}", node.info.total_memory
-            if self.memory.get(key) != memory:
-                self.memory = {**self.memory, key: memory}
+            if self.state.sizes.memory.get(key) != memory:
+                self.state.sizes.memory[key] = memory
                 self._queue.put("")
 
     def _task_changed(self, entry: Entry) -> None:
@@ -127,7 +121,7 @@ class Forecasts:
     async def _keep(self, _: str) -> None:
         fresh, self._fresh = self._fresh, []
         await self.state.store.add_peaks(fresh, keep=_PEAKS)
-        await self.state.store.keep_value(_MEMORY_KEY, self.memory)
+        await self.state.store.keep_value(_MEMORY_KEY, self.state.sizes.memory)
 
 
 def _megapixels(path: Path) -> float:

@@ -18,6 +18,7 @@ from clusterodm.cluster.state.bundle import ClusterState
 from clusterodm.cluster.state.description import Description
 from clusterodm.cluster.state.machines import Machines
 from clusterodm.cluster.state.registry import Registry
+from clusterodm.cluster.state.sizes import Sizes
 from clusterodm.cluster.state.tasks import Tasks
 from clusterodm.cluster.tasks.callbacks import Callbacks
 from clusterodm.cluster.tasks.fairshare import FairShare
@@ -132,16 +133,18 @@ def _state(
     settings: Settings, store: Store, client: NodeClient, authenticator: Authenticator, fleet: Fleet, clock: Clock
 ) -> ClusterState:
     tasks = Tasks(store, clock, billed=authenticator.billing)
+    sizes = Sizes(offering for provider in fleet.providers.values() for offering in provider.offerings)
     registry = Registry(
         store,
         tasks,
         client,
         _shipped_description(),
         interval=settings.node_poll_interval,
-        machines=fleet.takes,
+        machines=sizes.capacities,
         clock=clock,
     )
-    return ClusterState(store=store, tasks=tasks, registry=registry, machines=Machines(store, tasks, registry, clock))
+    machines = Machines(store, tasks, registry, clock)
+    return ClusterState(store=store, tasks=tasks, registry=registry, machines=machines, sizes=sizes)
 
 
 def _shipped_description() -> Description:

@@ -40,7 +40,6 @@ def scale(base: Base, following: Following, placing: Placing) -> Scaling:
         state=state,
         lifecycle=lifecycle,
         spool=base.files.spool,
-        forecasts=placing.forecasts,
         outlook=placing.outlook,
         cluster=cluster,
         clock=clock,
