@@ -99,7 +99,12 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
-        await self.wait(asyncio.Event(), seconds)
+        ended = asyncio.get_running_loop().create_future()
+        timer = self.call_later(seconds, lambda: ended.done() or ended.set_result(None))
+        try:
+            await ended
+        finally:
+            timer.cancel()
 
 
 class KeyedLock(Generic[K]):
