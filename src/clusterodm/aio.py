@@ -100,7 +100,7 @@ class Clock:
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
         ended = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: ended.done() or ended.set_result(None))
+        timer = self.call_later(seconds, lambda: None if ended.done() else ended.set_result(None))
         try:
             await ended
         finally:

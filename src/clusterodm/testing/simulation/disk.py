@@ -20,6 +20,10 @@ from typing import Any, Final
 #: Seconds after which the kernel has written back what was changed.
 WRITE_BACK: Final = 30.0
 _WRITES: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+#: Audit events of changes.
+_CHANGES: Final = frozenset(
+    ("open", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "os.rename", "os.link")
+)
 _DATABASE: Final = (".db", ".db-wal", ".db-shm")
 _hooked: list[Disk] = []
 
@@ -144,16 +148,16 @@ def _name(path: Any) -> str:
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
-    if not _hooked:
+    if event not in _CHANGES or not _hooked:
         return
     disk = _hooked[0]
     if event == "open":
         path, _, flags = args
         if isinstance(flags, int) and flags & _WRITES and not isinstance(path, int):
             disk.touch(path)
-    elif event in ("os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime"):
-        disk.touch(args[0])
     elif event == "os.rename":
         disk.move(args[0], args[1])
     elif event == "os.link":
         disk.touch(args[1])
+    else:
+        disk.touch(args[0])

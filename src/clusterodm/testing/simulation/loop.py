@@ -13,7 +13,6 @@ import heapq
 import itertools
 import random
 import socket
-from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 from greenlet import getcurrent, greenlet
 
 from clusterodm.testing.simulation.errors import Deadlock, RealWorldError
+from clusterodm.testing.simulation.handles import Handle, TimerHandle
 from clusterodm.testing.simulation.hosts import PROCESS, Process
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._ready: deque[Any] = deque()
         self._scheduled: list[tuple[float, int, Any]] = []
         self._timers = 0
+        #: Timers in the heap that are canceled.
+        self._canceled = 0
         self._stopping = False
         #: What decides how long calls in executors take.
         self.chance = chance
@@ -132,9 +134,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """Queue a callback, unless its process is dead."""
-        handle = events.Handle(callback, args, self, context)
-        process = _process_of(handle)
-        if process is None or not process.dead:
+        handle = Handle(callback, args, self, context)
+        if not self.dead or not _is_dead(handle):
             self._ready.append(handle)
         return handle
 
@@ -154,13 +155,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """Queue a callback for a time, unless its process is dead."""
-        timer = events.TimerHandle(when, callback, args, self, context)
-        process = _process_of(timer)
-        if process is None or not process.dead:
+        timer = TimerHandle(when, callback, args, self, context)
+        if not self.dead or not _is_dead(timer):
             self._timers += 1  # of two for the same time, the earlier one comes first
             heapq.heappush(self._scheduled, (when, self._timers, timer))
-            timer._scheduled = True  # type: ignore[attr-defined]
+            timer._scheduled = True
         return timer
+
+    def timer_canceled(self) -> None:
+        """Note that a timer in the heap will not run."""
+        self._canceled += 1
 
     def drop(self, process: Process) -> None:
         """Forget all callbacks of a process. What they refer to stays in memory: a coroutine that is finalised would
@@ -172,11 +176,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 handle.cancel()
 
     def _run_once(self) -> None:
+        """Run callbacks until `stop` was called."""
+        ready = self._ready
+        while True:
+            self._queue_due()
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    self.steps += 1
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except (SystemExit, KeyboardInterrupt):
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - as asyncio does
+                        self.call_exception_handler({"message": "Exception in a callback", "exception": error})
+            if self._stopping:
+                return
+
+    def _queue_due(self) -> None:
+        """Queue the timers that are due, those of the next time if nothing else is ready."""
         ready, scheduled = self._ready, self._scheduled
         while scheduled and scheduled[0][2]._cancelled:
-            self._timer_cancelled_count -= 1
+            self._canceled -= 1
             heapq.heappop(scheduled)[2]._scheduled = False
-        if self._timer_cancelled_count > _MOST_CANCELED and self._timer_cancelled_count * 2 > len(scheduled):
+        if self._canceled > _MOST_CANCELED and self._canceled * 2 > len(scheduled):
             self._rebuild()
         if not ready and not self._stopping:
             if not scheduled:
@@ -186,11 +209,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
             timer = heapq.heappop(scheduled)[2]
             timer._scheduled = False
             ready.append(timer)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:
-                self.steps += 1
-                handle._run()
 
     def _rebuild(self) -> None:
         for _, _, timer in self._scheduled:
@@ -198,7 +216,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 timer._scheduled = False
         self._scheduled[:] = [each for each in self._scheduled if not each[2]._cancelled]
         heapq.heapify(self._scheduled)
-        self._timer_cancelled_count = 0
+        self._canceled = 0
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **how: Any) -> Any:
         return OrderedTask(coroutine, loop=loop, **how)
@@ -313,6 +331,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Do nothing: there are no events of the kernel."""
 
 
-def _process_of(handle: asyncio.Handle) -> Process | None:
-    context: Context = handle._context  # type: ignore[attr-defined]
+def _process_of(handle: Any) -> Process | None:
+    context: Context = handle._context
     return context.get(PROCESS)
+
+
+def _is_dead(handle: Any) -> bool:
+    process = _process_of(handle)
+    return process is not None and process.dead

@@ -140,7 +140,7 @@ class Network:
 
     def between(self, source: str, target: str) -> Link:
         """Return the link from one host to another."""
-        return self.links.get((source, target), self.link)
+        return self.links.get((source, target), self.link) if self.links else self.link
 
     def cut(self, source: str, target: str) -> None:
         """Let nothing arrive at `target` from `source` any more."""
@@ -153,7 +153,7 @@ class Network:
     def is_cut(self, source: str, target: str) -> bool:
         """Return True if nothing arrives at `target` from `source`."""
         host = self.hosts.get(target)
-        return (host is not None and not host.up) or self._cut.get((source, target), 0) > 0
+        return (host is not None and not host.up) or (bool(self._cut) and self._cut.get((source, target), 0) > 0)
 
     def delay(self, source: str, target: str) -> float:
         """Return the seconds that a packet takes."""

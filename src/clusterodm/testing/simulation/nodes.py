@@ -48,7 +48,8 @@ def digest_of_files(files: dict[str, bytes]) -> str:
     """Return a short hash of files and their names."""
     total = hashlib.sha256()
     for name, content in sorted(files.items()):
-        total.update(f"{name}\0{len(content)}\0".encode() + content)
+        total.update(f"{name}\0{len(content)}\0".encode())
+        total.update(content)
     return total.hexdigest()[:16]
 
 

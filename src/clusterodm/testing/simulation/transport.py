@@ -76,7 +76,8 @@ class Endpoint(asyncio.Transport):
     def received(self, content: bytes) -> None:
         """Take bytes that arrived."""
         self._arrived.append(content)
-        self._read_soon()
+        if self._protocol is not None and not self._paused and (self._process is None or not self._process.dead):
+            self._context.run(self._read)
 
     def ended(self) -> None:
         """Note that the peer has closed its direction."""
