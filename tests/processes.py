@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.forked import Forked, can_fork
 from tests.support import Api, eventually
 
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0)
@@ -58,7 +59,7 @@ class Program:
         self.environ = {"CLUSTERODM_WEBHOOK_ALLOW_PRIVATE": "true"}
         #: What to run instead of the plain program.
         self.launcher: list[str] = []
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: asyncio.subprocess.Process | Forked | None = None
 
     async def start(self) -> Api:
         """Start it and wait until it answers."""
@@ -66,17 +67,17 @@ class Program:
         await eventually(self._started)
         return self.api
 
-    async def spawn(self) -> asyncio.subprocess.Process:
+    async def spawn(self) -> asyncio.subprocess.Process | Forked:
         """Start it without waiting."""
         arguments = [text for key, value in self.settings.items() for text in (f"--{key}", str(value))]
+        command = [*(self.launcher or ["-m", "clusterodm"]), *arguments]
+        environ = without_settings() | self.environ
+        if command[0] == "-m" and can_fork(environ):
+            self._process = Forked(command[1], command[2:], environ, self.log)
+            return self._process
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *(self.launcher or ["-m", "clusterodm"]),
-                *arguments,
-                stderr=log,
-                stdout=log,
-                env=without_settings() | self.environ,
+                sys.executable, *command, stderr=log, stdout=log, env=environ
             )
         return self._process
 

@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
+from clusterodm.aio import Clock
+from tests.faults import crashing
 from tests.faults.operations import FAULTS
 from tests.faults.storm import run, table
 
@@ -19,6 +24,15 @@ async def test_each_fault_loses_nothing_doubles_nothing_and_shows_no_error() -> 
     assert sum(row.injected for row in storm.rows.values()) == len(FAULTS)
     assert sum(row.accepted for row in storm.rows.values()) == len(FAULTS)
     assert len(storm.deaths) > 4
+
+
+def test_the_clock_of_a_storm_goes_ahead_by_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Clock.__init__, "__defaults__", Clock.__init__.__defaults__)
+    crashing.set_clock(tmp_path / "orders.clock")
+    clock = Clock()
+    assert clock() == pytest.approx(time.time(), abs=60.0)
+    (tmp_path / "orders.clock").write_text("86400")
+    assert clock() == pytest.approx(time.time() + 86400, abs=60.0)
 
 
 async def test_a_storm_notices_a_task_that_is_lost() -> None:

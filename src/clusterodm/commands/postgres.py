@@ -46,7 +46,8 @@ def environment(url: str) -> dict[str, str]:
 
 async def dump(url: str, target: Path) -> None:
     """Back up a database as of one moment. Raises ConfigError and DataFolderError."""
-    await _run(url, "pg_dump", "--format=custom", f"--file={target}")
+    # a replica that is running now would be taken for one that runs where the copy is put back
+    await _run(url, "pg_dump", "--format=custom", "--exclude-table-data=*.replicas", f"--file={target}")
 
 
 async def replace(url: str, source: Path, key: str, mark: str) -> None:
