@@ -98,13 +98,19 @@ class ClusterActor(Program):
             settings = load_settings(self._flags | {"data_dir": self._folder}, environ={})
             async with running_cluster(settings, sockets=sockets) as cluster:
                 self.cluster = cluster
-                cluster.context.tasks.watch(self._changed)
+                self._watch(cluster)
                 self._history.add(self.name, "cluster ready")
                 self.up.set()
                 await stop.wait()
         except Exception as error:
-            self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
+            self._died(error)
             raise
+
+    def _died(self, error: Exception) -> None:
+        self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
+
+    def _watch(self, cluster: Cluster) -> None:
+        cluster.context.tasks.watch(self._changed)
 
     def _changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
