@@ -233,12 +233,12 @@ class Tables:
         primary = self._table(change.table).primary
         if change.row is None:
             where = " AND ".join(f"{name} = ?" for name in primary)
-            self._connection.execute(f"DELETE FROM {change.table} WHERE {where}", change.key)  # noqa: S608  # nosec B608 - own names
+            self._connection.execute(f"DELETE FROM {change.table} WHERE {where}", change.key)  # noqa: S608 - own names
             return
         names = list(change.row)
         changed = ", ".join(f"{name} = excluded.{name}" for name in names)
         self._connection.execute(
-            f"INSERT INTO {change.table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "  # noqa: S608  # nosec B608 - own names
+            f"INSERT INTO {change.table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "  # noqa: S608 - own names
             f"ON CONFLICT ({', '.join(primary)}) DO UPDATE SET {changed}",
             list(change.row.values()),
         )
@@ -360,7 +360,7 @@ class Tables:
     def _next(self, table: str) -> int:
         """Return the next number of a sequence, which no rollback gives back."""
         if table not in self._sequences:
-            [last] = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()  # noqa: S608  # nosec B608 - own names
+            [last] = self._connection.execute(f"SELECT max(id) FROM {table}").fetchone()  # noqa: S608 - own names
             self._sequences[table] = last or 0
         self._sequences[table] += 1
         return self._sequences[table]
