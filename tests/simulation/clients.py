@@ -20,7 +20,6 @@ from clusterodm.testing.simulation import History, Host, Process
 from clusterodm.testing.simulation.nodes import digest_of_files
 from tests.simulation.cluster import ClusterActor
 from tests.simulation.plan import TaskPlan
-from tests.simulation.replicas import ReplicaSet
 
 OVER: Final = (30, 40, 50)
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=90.0, sock_connect=10.0)
@@ -32,7 +31,7 @@ class Client:
     def __init__(
         self,
         host: Host,
-        cluster: ClusterActor | ReplicaSet,
+        cluster: ClusterActor,
         history: History,
         plan: TaskPlan,
         *,

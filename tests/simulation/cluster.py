@@ -98,19 +98,13 @@ class ClusterActor(Program):
             settings = load_settings(self._flags | {"data_dir": self._folder}, environ={})
             async with running_cluster(settings, sockets=sockets) as cluster:
                 self.cluster = cluster
-                self._watch(cluster)
+                cluster.context.tasks.watch(self._changed)
                 self._history.add(self.name, "cluster ready")
                 self.up.set()
                 await stop.wait()
         except Exception as error:
-            self._died(error)
+            self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
             raise
-
-    def _died(self, error: Exception) -> None:
-        self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
-
-    def _watch(self, cluster: Cluster) -> None:
-        cluster.context.tasks.watch(self._changed)
 
     def _changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt

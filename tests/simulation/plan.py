@@ -32,15 +32,6 @@ FAULTS: Final = {
     "resets": 2,
     "webhook fails": 2,
 }
-#: Besides those, with several replicas.
-REPLICA_FAULTS: Final = {
-    "replica paused": 5,
-    "replica cut off from the database": 5,
-    "replica's database link is bad": 1,
-    "database restarted": 2,
-    "database killed": 2,
-    "database ends connections": 1,
-}
 CLOUD_FAULTS: Final = {
     "cloud loses responses": 3,
     "cloud refuses": 1,
@@ -128,8 +119,6 @@ class Plan:
     drift: float
     #: Most tasks of owner b on nodes at a time.
     concurrency: int
-    #: Processes of the cluster: one on SQLite, or several on PostgreSQL.
-    replicas: int = 1
     extra: dict[str, Any] = field(default_factory=dict)
 
     def only(self, faults: set[int], tasks: set[int] | None = None) -> Plan:
@@ -138,9 +127,7 @@ class Plan:
         return replace(self, faults=tuple(fault for fault in self.faults if fault.number in faults), tasks=kept)
 
 
-def make_plan(
-    seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0, faults: int = -1, replicas: int = 0
-) -> Plan:
+def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0, faults: int = -1) -> Plan:
     """Return the plan of a seed; sizes that are 0 (and -1 faults) are chosen by it."""
     shape = random.Random(f"{seed} shape")
     seconds = seconds or shape.choice((120.0, 240.0, 480.0))
@@ -149,21 +136,19 @@ def make_plan(
     boot = shape.uniform(5.0, 60.0) if cloud else None
     count = tasks or shape.randint(3, 10)
     most = faults if faults >= 0 else shape.choice((0, 2, 4, 8, 12))
-    replicas = replicas or random.Random(f"{seed} replicas").choice((1, 1, 1, 1, 2, 3))
-    kinds = FAULTS | (CLOUD_FAULTS if cloud else {}) | (REPLICA_FAULTS if replicas > 1 else {})
     return Plan(
         seed=seed,
         nodes=tuple(_node(random.Random(f"{seed} node {number}")) for number in range(nodes)),
         settings=_settings(random.Random(f"{seed} settings")),
         tasks=tuple(_task(random.Random(f"{seed} task {number}"), number, seconds) for number in range(count)),
         faults=tuple(
-            _fault(random.Random(f"{seed} fault {number}"), number, seconds, nodes, kinds) for number in range(most)
+            _fault(random.Random(f"{seed} fault {number}"), number, seconds, nodes, cloud=cloud)
+            for number in range(most)
         ),
         boot=boot,
         seconds=seconds,
         drift=shape.choice((0.0, 0.0, 1e-4, -1e-4)),
         concurrency=shape.choice((1, 2, 100)),
-        replicas=replicas,
     )
 
 
@@ -204,7 +189,8 @@ def _size(chance: random.Random, *, large: bool) -> int:
     return chance.randint(1 << 20, 4 << 20) if large else int(chance.paretovariate(1.2) * 500) % 60_000 + 1
 
 
-def _fault(chance: random.Random, number: int, seconds: float, nodes: int, kinds: dict[str, int]) -> Fault:
+def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cloud: bool) -> Fault:
+    kinds = FAULTS | CLOUD_FAULTS if cloud else FAULTS
     [kind] = chance.choices(list(kinds), weights=list(kinds.values()))
     moment = chance.choice(MOMENTS) if kind == "cluster killed at" else ""
     return Fault(

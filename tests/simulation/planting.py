@@ -63,7 +63,6 @@ def search(name: str, *, first: int, cpu: float) -> Planted:
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         path = f"{plant(name, Path(folder))}{os.pathsep}{ROOT}"
         command = [sys.executable, "-m", "tests.simulation", "find", "--from", str(first), "--cpu", str(cpu)]
-        command += ["--replicas", "3"] if name.startswith("replica-") else []
         environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
         output = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout
     return Planted(name, title(name), msgspec.json.decode(output.splitlines()[-1], type=Search))
