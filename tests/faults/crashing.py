@@ -136,7 +136,7 @@ def set_clock(file: Path) -> None:
         except (FileNotFoundError, ValueError):
             return true_time()
 
-    Clock.__init__.__defaults__ = (jumping, time.monotonic)  # type: ignore[misc]
+    Clock.__init__.__defaults__ = (jumping, time.monotonic)
 
 
 if __name__ == "__main__":
