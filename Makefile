@@ -14,6 +14,9 @@ export UV_LINK_MODE := copy
 # tests start the program hundreds of times: compile it once
 export PYTHONDONTWRITEBYTECODE :=
 
+# a worker that was ended for a test that hangs would begin its file again, and hang again, for hours
+PARALLEL := -n $(JOBS) --dist loadfile --max-worker-restart=0
+
 .PHONY: help demo test test-without-fast-paths quick services simulation simulation-planted faults machine-faults replica-faults \
   postgresql node-contract lint check model audit format bench docs site screenshots package container \
   lock coverage clean
@@ -57,18 +60,18 @@ demo: $(VENV)/.run
 	$(BIN)/clusterodm demo $(if $(IMAGES),--images '$(IMAGES)')
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder
 
 test-without-fast-paths:
 	CLUSTERODM_FAST_PATHS=off $(MAKE) test
 
 coverage: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
+	$(BIN)/python -m pytest $(PARALLEL) --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --include='src/clusterodm/core/*' --fail-under=100
 	$(BIN)/coverage report --fail-under=90
 
 quick: lint $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "not slow" tests/core tests/recorded tests/test_*.py
+	$(BIN)/python -m pytest -n 2 --max-worker-restart=0 -m "not slow" tests/core tests/recorded tests/test_*.py
 
 services:
 	tools/services
@@ -90,7 +93,7 @@ replica-faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.replica_storm --rounds $(ROUNDS)
 
 postgresql: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/store tests/cluster/test_replicas.py tests/clients/test_backup.py \
+	$(BIN)/python -m pytest $(PARALLEL) tests/store tests/cluster/test_replicas.py tests/clients/test_backup.py \
 	  tests/clients/test_restore.py
 
 node-contract: $(VENV)/.dev
