@@ -19,7 +19,7 @@ from clusterodm.core.tasks import Task
 _LARGER: Final = 1.02
 
 
-class Capacity(msgspec.Struct, frozen=True, order=True):
+class Capacity(msgspec.Struct, frozen=True):
     """What a size of machine takes."""
 
     max_images: int

@@ -124,8 +124,8 @@ def plan(
     """Match waiting tasks with free slots, at most `max_sending` tasks on their way to nodes at a time.
 
     `prefetched`: the node (its id) that has files of a task already, by task; if a slot is free there, the task goes
-    there at once. `alone`: nodes that a task has to itself. `machines`: what the sizes of machines
-    take that may be ordered. `usage`: what owners have used, for whose turn it is."""
+    there at once. `alone`: nodes that a task has to itself. `machines`: what the sizes take that
+    may be ordered. `usage`: what owners have used, for whose turn it is."""
     tasks = list(tasks)
     free, held = slots.copy(), set(alone)
     for node_id in held:

@@ -22,6 +22,12 @@ class Sizes:
         """Return the bytes of memory of a size; 0 if not known yet."""
         return self.memory.get(f"{provider}/{size}", 0)
 
+    def learn(self, provider: str, size: str, memory: int) -> bool:
+        """Note the bytes of memory of a size; return True if that is news."""
+        news = self.memory_of(provider, size) != memory
+        self.memory[f"{provider}/{size}"] = memory
+        return news
+
     def capacities(self) -> list[Capacity]:
-        """Return what each size takes, smallest first."""
-        return sorted(Capacity(images, self.memory_of(*size)) for size, images in self._images.items())
+        """Return what each size takes."""
+        return [Capacity(images, self.memory_of(*size)) for size, images in self._images.items()]

@@ -69,11 +69,9 @@ class Forecasts:
             and machine.state is State.READY
             and node is not None
             and node.info.total_memory
+            and self.state.sizes.learn(machine.provider, machine.size, node.info.total_memory)
         ):
-            key, memory = f"{machine.provider}/{machine.size}", node.info.total_memory
-            if self.state.sizes.memory.get(key) != memory:
-                self.state.sizes.memory[key] = memory
-                self._queue.put("")
+            self._queue.put("")
 
     def _task_changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
