@@ -35,7 +35,7 @@ class Handle(asyncio.Handle):
         self._callback = self._args = None
 
 
-class TimerHandle(asyncio.TimerHandle):
+class TimerHandle(Handle, asyncio.TimerHandle):
     """A callback for a time."""
 
     __slots__ = ()
@@ -48,20 +48,12 @@ class TimerHandle(asyncio.TimerHandle):
         loop: VirtualLoop,
         context: Context | None,
     ) -> None:
-        self._context = copy_context() if context is None else context
-        self._loop = loop
-        self._callback: Any = callback
-        self._args: Any = args
-        self._cancelled = False
-        self._source_traceback = None
-        self._repr = None
+        Handle.__init__(self, callback, args, loop, context)
         self._when = when
         self._scheduled = False
 
     def cancel(self) -> None:
         """Let it not run."""
-        if not self._cancelled:
-            self._cancelled = True
-            self._callback = self._args = None
-            if self._scheduled:
-                self._loop.timer_canceled()
+        if not self._cancelled and self._scheduled:
+            self._loop.timer_canceled()
+        Handle.cancel(self)
