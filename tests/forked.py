@@ -14,18 +14,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_LOADED = ("clusterodm.__main__", "clusterodm.commands.serve", "clusterodm.commands.workers", "aiosqlite")
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload([*_LOADED, "sqlalchemy.dialects.sqlite.aiosqlite", "tests.faults.crashing"])
+_FORKS.set_forkserver_preload(
+    [
+        "clusterodm.__main__",
+        "clusterodm.commands.serve",
+        "clusterodm.commands.workers",
+        "aiosqlite",
+        "sqlalchemy.dialects.sqlite.aiosqlite",
+        "tests.faults.crashing",
+    ]
+)
 #: Variables that only act on a program that is executed.
-_AT_EXECUTION = ("LD_", "PYTHON", "COVERAGE_", "SSL_CERT_")
+_AT_EXECUTION = ("LD_", "PYTHON", "SSL_CERT_")
+#: What coverage sets to be started in it, too.
+_COVERAGE = {"COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"}
 
 
 def can_fork(environ: dict[str, str]) -> bool:
     """True if a process with this environment is the same whether forked or executed."""
-    return all(os.environ.get(name) == value for name, value in environ.items() if name.startswith(_AT_EXECUTION)) and (
-        "COVERAGE_PROCESS_START" not in os.environ and "COVERAGE_PROCESS_CONFIG" not in os.environ
-    )
+    changed = {name for name, value in environ.items() if os.environ.get(name) != value}
+    return not environ.keys() & _COVERAGE and not any(name.startswith(_AT_EXECUTION) for name in changed)
 
 
 class Forked:
@@ -55,7 +64,7 @@ class Forked:
             await ended.wait()
         finally:
             loop.remove_reader(self._process.sentinel)
-        await asyncio.to_thread(self._process.join)
+        self._process.join()  # it has ended
         assert self.returncode is not None
         return self.returncode
 
