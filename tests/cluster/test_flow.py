@@ -382,3 +382,20 @@ async def test_nodes_are_left_in_peace_while_there_is_no_task_and_asked_when_one
     await api.upload(uuid, a__jpg=b"x")
     await api.commit(uuid)
     await eventually(lambda: node.commits)
+
+
+async def test_a_task_that_ends_while_tasks_are_listed_is_listed_once(
+    cluster: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await cluster.add_node(seconds=0.2)
+    api = await cluster.start()
+    uuid = await api.create()
+    store = cluster.cluster.context.store
+    ended_since = store.ended_since
+
+    async def late(*args: Any, **limits: Any) -> list[str]:
+        await api.ends(uuid)
+        return await ended_since(*args, **limits)
+
+    monkeypatch.setattr(store, "ended_since", late)
+    assert await api.get("/task/list") == [{"uuid": uuid}]

@@ -187,7 +187,9 @@ class Tasks:
         page = [task.uuid for task in mine[offset : offset + limit]]
         if len(page) < limit:
             since, skipped = self._clock() - listed_for, max(0, offset - len(mine))
-            page += await self._store.ended_since(owner, since, limit=limit - len(page), offset=skipped)
+            ended = await self._store.ended_since(owner, since, limit=limit - len(page), offset=skipped)
+            active = {task.uuid for task in mine}
+            page += [uuid for uuid in ended if uuid not in active]  # one may have ended meanwhile
         return page
 
     async def add(self, task: Task, text: str) -> Entry | None:
