@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from clusterodm.cluster.controller import Controller
+from clusterodm.cluster.tasks import notifier
+from clusterodm.core.backoff import Backoff
 from clusterodm.core.nodes import make_address
 from clusterodm.devnode.photos import make_photos
 from tests.admin.support import start
@@ -33,6 +37,9 @@ class Hook:
         self.url = ""
         self.calls: list[tuple[dict[str, str], Any]] = []
         self.first: Callable[[str], None] | None = None
+        #: Set: calls are answered at once.
+        self.open, self.reached = asyncio.Event(), asyncio.Event()
+        self.open.set()
 
     async def take(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -41,6 +48,8 @@ class Hook:
             first(body["uuid"])
             return web.Response(status=500)
         self.calls.append((dict(request.headers), body))
+        self.reached.set()
+        await self.open.wait()
         return web.Response()
 
 
@@ -154,6 +163,45 @@ async def test_a_canceled_task_is_reported_with_an_empty_list_of_images(cluster:
     await eventually(lambda: hook.calls)
     assert hook.calls[0][1]["images"] == []
     assert hook.calls[0][1]["status"] == {"code": 50}
+
+
+async def test_an_end_during_the_call_for_an_earlier_one_is_reported_as_well(cluster: Rig, hook: Hook) -> None:
+    node = await cluster.add_node(seconds=60)
+    api = await cluster.start(webhook_allow_private=True)
+    uuid = await api.create(1, webhook=hook.url)
+    await eventually(lambda: uuid in node.tasks and node.tasks[uuid].runs == 1)
+    hook.open.clear()
+    await api.post("/task/cancel", {"uuid": uuid})
+    await hook.reached.wait()
+    node.knobs.seconds = 0
+    assert await api.post("/task/restart", {"uuid": uuid}) == {"success": True}
+    await api.ends(uuid)
+    hook.open.set()
+    await eventually(lambda: len(hook.calls) == 2)
+    assert [body["status"]["code"] for _, body in hook.calls] == [50, 40]
+
+
+async def test_each_end_has_tries_of_its_own(cluster: Rig, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifier, "_TRIES", 3)
+    node = await cluster.add_node(seconds=60)
+    api = await cluster.start(webhook_allow_private=True)
+    [queue] = [loop for loop in cluster.cluster.loops if isinstance(loop, Controller) and loop.name == "notifier"]
+    queue._backoff = Backoff(first=1.0, longest=1.0)  # the second end comes before the next try
+    uuid = await api.create(1, webhook=hook.url)
+    await eventually(lambda: uuid in node.tasks and node.tasks[uuid].runs == 1)
+    refused: list[str] = []
+
+    def refuse(task: str) -> None:
+        refused.append(task)
+        hook.first = refuse if len(refused) < 3 else None
+
+    hook.first, node.knobs.seconds = refuse, 0
+    await api.post("/task/cancel", {"uuid": uuid})
+    await eventually(lambda: refused)
+    assert await api.post("/task/restart", {"uuid": uuid}) == {"success": True}
+    await eventually(lambda: hook.calls)
+    assert len(refused) == 3
+    assert hook.calls[0][1]["status"] == {"code": 40}
 
 
 async def test_nobody_outside_learns_the_versions_of_what_the_cluster_is_made_of(cluster: Rig, hook: Hook) -> None:

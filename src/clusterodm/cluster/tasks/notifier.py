@@ -65,7 +65,9 @@ class Notifier:
         await self._queue.settle(_LAST_CALLS)
 
     def _task_changed(self, entry: Entry) -> None:
-        if entry.task.phase is Phase.FINISHED and entry.task.webhook_due:
+        if entry.task.phase is not Phase.FINISHED:
+            self._tries.pop(entry.task.uuid, None)  # each end has its own
+        elif entry.task.webhook_due:
             self._queue.put(entry.task.uuid)
 
     async def _notify(self, uuid: str) -> float | None:
@@ -79,6 +81,9 @@ class Notifier:
         if images is None and uuid not in self._tries and self.nodes_call and has_results(entry.task, entry.attempt):
             self._tries[uuid] = 0
             return _LATE
+        if entry.task.phase is not Phase.FINISHED:  # restarted by its owner meanwhile
+            return None
+        ended_at = entry.task.finished_at
         count = self._tries[uuid] = self._tries.get(uuid, 0) + 1
         text = "the owner's webhook was called"
         try:
@@ -90,6 +95,8 @@ class Notifier:
                 raise
             text = f"gave up calling the owner's webhook after {count} tries: {error}"
         self._tries.pop(uuid, None)
+        if entry.task.finished_at != ended_at:  # it may have ended again, which has not been told
+            return 0.0
         try:
             await self.state.tasks.change(entry, text, webhook_due=False)
         except StaleTask:
