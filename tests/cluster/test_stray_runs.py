@@ -13,7 +13,16 @@ from aiohttp import web
 from clusterodm.cluster.state.entry import Entry
 from clusterodm.core.errors import StaleTask
 from clusterodm.core.retry import Failure
-from clusterodm.core.tasks import DISCARDED, FAILED_CODE, RUNNING_CODE, Attempt, Cleanup, Outcome, Phase, Stage
+from clusterodm.core.tasks import (
+    DISCARDED,
+    FAILED_CODE,
+    RUNNING_CODE,
+    Attempt,
+    Cleanup,
+    Outcome,
+    Phase,
+    Stage,
+)
 from tests.cluster.units import Units, attempt_of, running
 from tests.odd_node import OddNode
 from tests.support import eventually
@@ -135,3 +144,15 @@ async def test_a_prefetch_that_another_leader_discarded_is_not_taken(unit: Units
     with pytest.raises(StaleTask):
         await tasks.advance(entry, Phase.DISPATCHING, "taken", attempt=taken, was=prefetching)
     assert [each.stage for each in await unit.context.store.attempts(uuid)] == [Stage.ENDED]
+
+
+async def test_a_restart_from_the_held_files_leaves_nothing_of_the_attempt_before(unit: Units, odd: OddNode) -> None:
+    """Its node was not online at the restart: the next attempt may go to another one."""
+    entry = await _canceled(unit, odd)
+    await unit.context.store.change_attempt(attempt_of(entry), cleanup=Cleanup.NONE)
+    entry.attempt = msgspec.structs.replace(attempt_of(entry), cleanup=Cleanup.NONE)
+    [node] = unit.context.registry.nodes()
+    node.failures = 100
+    await unit.context.control.restart(entry, None)
+    [stored] = await unit.context.store.attempts_to_clean()
+    assert (entry.task.phase, stored.number, stored.cleanup) == (Phase.QUEUED, 1, Cleanup.REMOVE)

@@ -22,8 +22,11 @@ _log = structlog.get_logger("cleaner")
 
 #: Seconds after which a node has dropped the task by itself (nodes keep tasks for two days).
 _GIVE_UP: Final = 3 * 86400.0
-#: Seconds for which a commit may still arrive after the request to cancel or remove.
-_SETTLE: Final = 30.0
+#: Seconds for which what was sent may still arrive after the request to cancel or remove: a kernel repeats it through a
+#: partition, also for a connection that was closed.
+_SETTLE: Final = 120.0
+#: Seconds between the first requests until then; later ones are half as far apart as the request is old.
+_PAUSE: Final = 5.0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -90,7 +93,7 @@ class Cleaner:
             except NodeForgot:  # without its files a commit that arrives even later begins nothing
                 await self.client.discard(node.address, attempt.node_uuid)
                 if 0 <= age < _SETTLE:
-                    return _SETTLE / 6
+                    return max(_PAUSE, age / 2)
             except NodeRefused as error:
                 _log.info("node refused cleanup", task=attempt.task, node=attempt.node_name, error=str(error))
         with suppress(StaleTask):  # a stronger cleanup was ordered meanwhile

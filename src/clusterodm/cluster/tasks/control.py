@@ -156,7 +156,9 @@ class Control:
             await self._begin_console(entry, notes)
             _require_finished(entry)
             text = "restarted from the held files"
-            await self.state.tasks.advance(entry, Phase.QUEUED, text, **(changes | restored))
+            # its next attempt may be on another node: what this one has there would stay
+            left = entry.attempt and msgspec.structs.replace(entry.attempt, cleanup=Cleanup.REMOVE)
+            await self.state.tasks.advance(entry, Phase.QUEUED, text, attempt=left, **(changes | restored))
 
     async def _restart_there(
         self, entry: Entry, options: list[Option] | None, changes: TaskChanges, notes: list[str]
