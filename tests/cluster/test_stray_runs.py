@@ -16,12 +16,14 @@ from clusterodm.core.retry import Failure
 from clusterodm.core.tasks import (
     DISCARDED,
     FAILED_CODE,
+    QUEUED_CODE,
     RUNNING_CODE,
     Attempt,
     Cleanup,
     Outcome,
     Phase,
     Stage,
+    shown_code,
 )
 from tests.cluster.units import Units, attempt_of, running
 from tests.odd_node import OddNode
@@ -156,3 +158,24 @@ async def test_a_restart_from_the_held_files_leaves_nothing_of_the_attempt_befor
     await unit.context.control.restart(entry, None)
     [stored] = await unit.context.store.attempts_to_clean()
     assert (entry.task.phase, stored.number, stored.cleanup) == (Phase.QUEUED, 1, Cleanup.REMOVE)
+
+
+async def test_what_its_node_has_queued_after_a_restart_was_not_shown_as_running(unit: Units, odd: OddNode) -> None:
+    odd.first = Held("/task/restart")
+    odd.first.released.set()
+    entry = await _running(unit, odd)
+    await unit.context.control.cancel(entry)
+    await unit.context.control.restart(entry, None)
+    assert (entry.task.phase, shown_code(entry.task)) == (Phase.RUNNING, QUEUED_CODE)
+
+
+async def test_what_was_seen_running_is_not_seen_queued_on_its_next_node(unit: Units, odd: OddNode) -> None:
+    node, entry = await unit.add_node(odd.port), await unit.add_task()
+    assert await unit.sender.begin(entry, node, ME) is None
+    unit.context.tasks.progress(entry, node_code=RUNNING_CODE)
+    await unit.context.attempts.failed(entry, Failure.INTERRUPTED)
+    assert await unit.sender.begin(entry, node, ME) is None
+    odd.last.code, odd.last.count = QUEUED_CODE, 2
+    tracker = unit.context.tracker
+    await tracker._follow(entry.task.uuid)
+    assert shown_code(entry.task) == RUNNING_CODE

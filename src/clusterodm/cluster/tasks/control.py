@@ -221,6 +221,7 @@ class Control:
             cleanup=Cleanup.NONE,
         )
         text = f"restarted on {attempt.node_name}"
+        changes = changes | {"node_code": QUEUED_CODE}  # other tasks may have its slot
         await self.state.tasks.advance(entry, Phase.RUNNING, text, attempt=attempt, **changes)
 
     def _ended_attempt(self, entry: Entry, cleanup: Cleanup) -> Attempt | None:

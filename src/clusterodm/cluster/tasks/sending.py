@@ -166,6 +166,4 @@ class Sender:
 
     async def _now_running(self, entry: Entry, attempt: Attempt, text: str) -> None:
         running = msgspec.structs.replace(attempt, stage=Stage.RUNNING)
-        await self.state.tasks.advance(
-            entry, Phase.RUNNING, text, attempt=running, progress=0, processing_time=-1, node_code=0
-        )
+        await self.state.tasks.advance(entry, Phase.RUNNING, text, attempt=running, progress=0, processing_time=-1)

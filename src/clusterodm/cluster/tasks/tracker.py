@@ -30,6 +30,7 @@ from clusterodm.core.tasks import (
     RUNNING_CODE,
     Attempt,
     Phase,
+    Task,
 )
 from clusterodm.nodeodm import CALL_TIMEOUT, Snapshot
 
@@ -175,8 +176,7 @@ class Tracker:
             entry,
             progress=min(100.0, max(0.0, snapshot.progress)),
             processing_time=_processing_time(snapshot),
-            # a restarted task was seen running before
-            node_code=RUNNING_CODE if code == QUEUED_CODE and restarts(attempt.reason) else code,
+            node_code=RUNNING_CODE if code == QUEUED_CODE and _was_running(entry.task, attempt) else code,
             added_options=added_options(entry.task.options, snapshot.options),
         )
         if not entry.task.date_created:
@@ -229,6 +229,11 @@ class Tracker:
         except NodeUnreachable as error:
             return self._unreachable(entry, str(error))
         return None
+
+
+def _was_running(task: Task, attempt: Attempt) -> bool:
+    """Return True if a client has seen a task running, on an earlier node or before its node restarted it."""
+    return task.node_code == RUNNING_CODE or bool(restarts(attempt.reason))
 
 
 def _is_guessing(snapshot: Snapshot) -> bool:
