@@ -57,6 +57,17 @@ async def test_an_idle_machine_takes_the_next_task(cluster: Rig, cloud: Cloud) -
     assert [machine.state for machine in machines(cluster)] == [State.READY]
 
 
+async def test_after_the_clock_was_set_back_an_idle_machine_goes_after_its_idle_time(
+    cluster: Rig, cloud: Cloud
+) -> None:
+    api = await start(cluster, cloud, idleTimeout=60)
+    await api.ends(await api.create(2))
+    cluster.clock.jumped -= 3600
+    await eventually(lambda: machines(cluster)[0].idle_since <= cluster.clock())
+    cluster.clock.ahead += 61
+    await no_machines(cluster, cloud)
+
+
 async def test_free_nodes_are_used_before_machines_are_ordered_and_locked_ones_are_not(
     cluster: Rig, cloud: Cloud
 ) -> None:

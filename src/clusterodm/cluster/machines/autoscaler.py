@@ -205,12 +205,13 @@ class Autoscaler:
             return
 
     def _note_idle(self) -> None:
-        """Record when each machine was last busy."""
+        """Record when each machine was last busy; after the clock was set back, its idle time begins anew."""
+        now = self.clock()
         for machine in self.state.machines.alive():
             node = self.state.machines.node(machine)
             in_use = self.state.machines.busy(machine) or (node is not None and node.prefetches)
-            if machine.state is State.READY and in_use:
-                self.state.machines.touch(machine, self.clock())
+            if machine.state is State.READY and (in_use or machine.idle_since > now):
+                self.state.machines.touch(machine, now)
 
     # Costs
 
