@@ -11,12 +11,13 @@ import io
 import random
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
-from clusterodm.testing.simulation import History, Host, Process
+from clusterodm.testing.simulation import Event, History, Host, Process
 from clusterodm.testing.simulation.nodes import digest_of_files
 from tests.simulation.cluster import ClusterActor
 from tests.simulation.plan import TaskPlan
@@ -57,15 +58,21 @@ class Client:
         self._session: aiohttp.ClientSession
         self._lines: list[str] = []
         self._shown: tuple[Any, ...] = ()
-        #: Grows when an order is given and when it is answered (odd in between): a poll meanwhile tells nothing.
-        self._orders = 0
+        #: Grows when an order is given and when it is answered, and those in between: a poll meanwhile tells nothing.
+        self._orders = self._ordering = 0
         #: Set once its owner wants no more of it.
         self._removed = False
+        #: What has happened to it, and the uuid that it has on its node.
+        self._happened: set[str] = set()
+        self._on_node = ""
+        self._event = asyncio.Event()
 
     def start(self) -> Process:
         """Start its process."""
         process = Process(self._host, self._name)
         process.run(self._main())
+        if self.plan.order_moment:
+            self._history.watch(self._watch)
         return process
 
     def _note(self, kind: str, **details: Any) -> None:
@@ -124,7 +131,13 @@ class Client:
                 self._note("client error", path="/task/new/init", text=answer)
             return False
         self.uuid = answer["uuid"]
-        self._note("announced", files=digest_of_files(plan.files), count=len(plan.sizes), webhook=plan.webhook)
+        self._note(
+            "announced",
+            files=digest_of_files(plan.files),
+            count=len(plan.sizes),
+            webhook=plan.webhook,
+            together=plan.together,
+        )
         return True
 
     async def _send_all(self) -> bool:
@@ -135,6 +148,7 @@ class Client:
         async def connection() -> None:
             while waiting:
                 sent.append(await self._send(*waiting.pop()))
+                await asyncio.sleep(self.plan.pause)
 
         await asyncio.gather(*(connection() for _ in range(self.plan.connections)))
         return all(sent)
@@ -175,7 +189,7 @@ class Client:
             info = await self._json("GET", f"/task/{self.uuid}/info")
             if self._removed or not info:
                 return
-            if orders != self._orders or orders % 2:
+            if orders != self._orders or self._ordering:
                 await asyncio.sleep(self.plan.poll)
                 continue
             if "status" not in info:
@@ -198,7 +212,7 @@ class Client:
     async def _read_console(self) -> None:
         begin, orders = max(0, len(self._lines) - 2), self._orders
         lines = await self._json_lines(begin)
-        if lines is None or self._removed or orders != self._orders or orders % 2:
+        if lines is None or self._removed or orders != self._orders or self._ordering:
             return
         if lines[: len(self._lines) - begin] != self._lines[begin:]:
             self._note("console changed", known=len(self._lines), read=len(lines))
@@ -223,24 +237,62 @@ class Client:
     # Orders
 
     async def _order(self) -> None:
+        verbs = self.plan.order.split(" and ")
+        if self.plan.order_moment:
+            await self._moment()
         await asyncio.sleep(self.plan.order_after)
-        for verb in self.plan.order.split(" and "):
-            if verb == "restart":
+        if verbs[0] == "restart":
+            await self._until_over()
+        if self.plan.together:
+            await asyncio.gather(*map(self._give, verbs))
+            return
+        for verb in verbs:
+            if verb == "restart" and not self.plan.impatient:
                 await self._until_over()
-            if verb == "remove":
-                self._removed = True
-            self._orders += 1
-            self._note("ordering", verb=verb)
-            answer = await self._json("POST", f"/task/{verb}", lambda: {"data": {"uuid": self.uuid}})
-            self._orders += 1
-            if verb == "restart":
-                self._lines, self._shown = [], ()
-            if answer:
-                refused = "cannot be restarted" in str(answer.get("error"))  # its node is gone, and so are its files
-                kind = "ordered" if answer.get("success") is True else "order refused" if refused else "client error"
-                self._note(kind, verb=verb, text=answer.get("error", ""))
-            if verb == "remove" and answer:
-                self._note("removed")
+            await self._give(verb)
+
+    async def _give(self, verb: str) -> None:
+        """Give an order, until it is answered."""
+        if verb == "remove":
+            self._removed = True
+        self._orders += 1
+        self._ordering += 1
+        self._note("ordering", verb=verb)
+        answer = await self._json("POST", f"/task/{verb}", lambda: {"data": {"uuid": self.uuid}})
+        self._orders += 1
+        self._ordering -= 1
+        if verb == "restart":
+            self._lines, self._shown = [], ()
+        if answer:
+            self._note(self._kind_of(verb, answer), verb=verb, text=answer.get("error", ""))
+        if verb == "remove" and answer:
+            self._note("removed")
+
+    def _kind_of(self, verb: str, answer: dict[str, Any]) -> str:
+        """Return what an answer is: an order may be refused because its node, and so its files, are gone, or because
+        of another one that came first."""
+        error = str(answer.get("error", ""))
+        second = " and " in self.plan.order and any(text in error for text in ("not found", "try again"))
+        if answer.get("success") is True:
+            return "ordered"
+        return "order refused" if "cannot be restarted" in error or second else "client error"
+
+    async def _moment(self) -> None:
+        """Wait for an event; a task that is over has no more of its own."""
+        if self.plan.order_by_any:
+            self._happened.discard(self.plan.order_moment)
+        while not self._over.is_set() and not self._happened & {self.plan.order_moment, "phase finished"}:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await self._event.wait()
+            self._event.clear()
+
+    def _watch(self, event: Event) -> None:
+        own = event.subject in (self.uuid, self._on_node)
+        if own or (self.plan.order_by_any and event.kind == self.plan.order_moment):
+            self._on_node = event.details.get("on_node", self._on_node) if own else self._on_node
+            self._happened.add(event.kind)
+            self._event.set()
 
     async def _until_over(self) -> None:
         while not self._over.is_set() and not (self._shown and self._shown[0] in OVER):

@@ -14,15 +14,16 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from clusterodm.cluster.state.entry import Entry
+from clusterodm.core.machines import Machine
 from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.server.serving import Sockets
 from clusterodm.settings import load_settings
 from clusterodm.testing.simulation import History, Host, Program, Simulation
 
 PORT = 3000
-#: Seconds after which an idle machine is deleted, and that one may take to boot.
-IDLE = 60.0
+#: Seconds that a machine may take to boot, and between two looks at it.
 BOOT = 180.0
+LOOK = 2.0
 
 
 class ClusterActor(Program):
@@ -38,7 +39,7 @@ class ClusterActor(Program):
         self._flags = flags
         self._generations = itertools.count(1)
         self._folder = simulation.root / "cluster-0"
-        self._phases: dict[str, tuple[str, int]] = {}
+        self._phases: dict[str, tuple[str, int, str]] = {}
 
     @property
     def url(self) -> str:
@@ -99,6 +100,7 @@ class ClusterActor(Program):
             async with running_cluster(settings, sockets=sockets) as cluster:
                 self.cluster = cluster
                 cluster.context.tasks.watch(self._changed)
+                cluster.context.machines.watch(self._machine_changed)
                 self._history.add(self.name, "cluster ready")
                 self.up.set()
                 await stop.wait()
@@ -108,10 +110,10 @@ class ClusterActor(Program):
 
     def _changed(self, entry: Entry) -> None:
         task, attempt = entry.task, entry.attempt
-        now = (str(task.phase), task.attempts)
-        if self._phases.get(task.uuid) == now:
+        now = (str(task.phase), task.attempts, str(task.outcome))
+        before, self._phases[task.uuid] = self._phases.get(task.uuid), now
+        if before == now:
             return
-        self._phases[task.uuid] = now
         details: dict[str, Any] = {"attempt": task.attempts, "charged": task.charged}
         if attempt is not None:
             details |= {"node": attempt.node_name, "on_node": attempt.node_uuid}
@@ -119,10 +121,14 @@ class ClusterActor(Program):
             details |= {"outcome": str(task.outcome), "error": task.error}
         elif attempt is not None and attempt.reason:
             details["reason"] = attempt.reason
-        self._history.add(self.name, f"phase {task.phase}", task.uuid, **details)
+        kind = "outcome changed" if before is not None and before[:2] == now[:2] else f"phase {task.phase}"
+        self._history.add(self.name, kind, task.uuid, **details)
+
+    def _machine_changed(self, machine: Machine) -> None:
+        self._history.add(self.name, f"machine {machine.state}", machine.id, why=machine.reason)
 
 
-def write_asr(path: Path, url: str, node_port: int) -> None:
+def write_asr(path: Path, url: str, node_port: int, idle: float) -> None:
     """Write the autoscaler's file for a pretended cloud."""
     sizes = [{"maxImages": 4, "slug": "small", "price": 0.1}, {"maxImages": 100, "slug": "large", "price": 0.4}]
     entry = {
@@ -134,7 +140,7 @@ def write_asr(path: Path, url: str, node_port: int) -> None:
         "imageSizeMapping": sizes,
         "nodePort": node_port,
         "machinesLimit": 3,
-        "idleTimeout": IDLE,
+        "idleTimeout": idle,
         "bootTimeout": BOOT,
     }
     path.write_text(json.dumps(entry))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from aiohttp import web
+
 from clusterodm.testing import FakeMachine
 from clusterodm.testing.simulation import CloudActor, Event, NodeActor
 from clusterodm.testing.simulation.network import Link
@@ -21,13 +23,14 @@ if TYPE_CHECKING:
 #: Knobs of nodes by kind of fault: name, value as a function of the fault's amount.
 _KNOBS: Final[dict[str, tuple[str, Callable[[float], float]]]] = {
     "node hangs": ("hang", lambda amount: 0.2 + amount / 2),
-    "node slow": ("slow", lambda amount: 0.2 + 8 * amount),
     "node drops uploads": ("drop", lambda amount: 0.2 + amount / 2),
     "node refuses uploads": ("refuse", lambda amount: 0.2 + amount / 2),
     "node forgets tasks": ("forget", lambda amount: 0.3 + amount / 2),
 }
 #: Seconds, forward; backward it is less than half of that.
 _LONGEST_JUMP: Final = 10 * 86400.0
+#: Seconds: shorter than a call of a node may take.
+_LONGEST_STALL: Final = 15.0
 _FATES: Final = {"cloud loses responses": LOSE, "cloud refuses": REFUSE, "cloud throttles": THROTTLE}
 
 
@@ -38,6 +41,14 @@ class Injector:
         self._scenario = scenario
         self._counts: dict[str, int] = {}
         self._waiting: dict[int, Fault] = {}
+        #: Events at which faults began, by their number.
+        self._events: dict[int, Event] = {}
+        #: Ids of machines that the cloud denies every other time.
+        self._denied: set[str] = set()
+        #: Called with each request to the cloud.
+        self._looked: list[Callable[[web.Request, bytes, web.Response], None]] = []
+        #: The address of the node that each task was on last.
+        self._places: dict[str, str] = {}
         #: Faults in effect.
         self.active = 0
         scenario.history.watch(self._happened)
@@ -56,13 +67,15 @@ class Injector:
             await asyncio.sleep(1.0)
 
     def _happened(self, event: Event) -> None:
+        if node := event.details.get("node"):
+            self._places[event.subject] = str(node).partition(":")[0]
         count = self._counts[event.kind] = self._counts.get(event.kind, 0) + 1
         for fault in list(self._waiting.values()):
             if fault.moment == event.kind and fault.nth == count:
                 del self._waiting[fault.number]
+                self._events[fault.number] = event
                 loop = self._scenario.simulation.loop
-                # within the next moments: in the middle of what follows
-                loop.call_later(fault.amount**3 * 0.2, self._start, fault, context=self._scenario.context)
+                loop.call_later(fault.after, self._start, fault, context=self._scenario.context)
 
     def _start(self, fault: Fault) -> None:
         self.active += 1
@@ -89,6 +102,8 @@ class Injector:
         elif kind in _KNOBS:
             name, value = _KNOBS[kind]
             await self._knob(fault, name, value(fault.amount))
+        elif kind in ("node slow", "node stalls"):
+            await self._slow(fault)
         elif kind == "node runs out of memory":
             await self._knob(fault, "fail", "memory")
         elif kind.startswith("node"):
@@ -105,7 +120,9 @@ class Injector:
     async def _cluster(self, fault: Fault) -> None:
         cluster = self._scenario.cluster
         if fault.kind == "cluster clock jumps":
-            cluster.host.ahead += (fault.amount - 0.3) * _LONGEST_JUMP
+            jump = (fault.amount - 0.3) * _LONGEST_JUMP
+            cluster.host.ahead += jump
+            self._scenario.history.add("cluster", "clock jumps", seconds=round(jump))
             return
         if fault.kind == "cluster restarted":
             await cluster.stop()
@@ -117,8 +134,41 @@ class Injector:
         cluster.start()
 
     def _target(self, fault: Fault) -> NodeActor | None:
-        nodes = [*self._scenario.nodes, *(self._scenario.cloud.nodes.values() if self._scenario.cloud else ())]
+        """Return the node that the fault's event is about, or the one that its number stands for."""
+        nodes: list[NodeActor] = [
+            *self._scenario.nodes,
+            *(self._scenario.cloud.nodes.values() if self._scenario.cloud else ()),
+        ]
+        if event := self._events.get(fault.number):
+            names = {event.actor, self._places.get(event.subject, "")}
+            for node in nodes:
+                if names & {node.name, node.host.address}:
+                    return node
         return nodes[fault.target % len(nodes)] if nodes else None
+
+    def _machine(self, fault: Fault) -> FakeMachine | None:
+        """Return the machine that the fault's event is about, or the one that its number stands for."""
+        machines = list(self._scenario.cloud.machines.values()) if self._scenario.cloud is not None else []
+        if event := self._events.get(fault.number):
+            for machine in machines:
+                if machine.name in (event.subject, event.actor):
+                    return machine
+        return machines[fault.target % len(machines)] if machines else None
+
+    async def _slow(self, fault: Fault) -> None:
+        """Delay a node's requests, so that later ones overtake earlier ones: each by another time, or, while it
+        stalls, all until it goes on."""
+        node, chance = self._target(fault), self._scenario.simulation.chance(f"fault {fault.number}")
+        if node is None:
+            return
+        now = self._scenario.simulation.loop.time
+        stalls = fault.kind == "node stalls"
+        end = now() + (min(fault.seconds, _LONGEST_STALL) if stalls else fault.seconds)
+        while now() < end:
+            longest = 0.2 if stalls else 0.2 + 8 * fault.amount
+            node.knobs.slow = (end - now() if stalls else 0.0) + chance.uniform(0.0, longest)
+            await asyncio.sleep(chance.uniform(0.05, 0.3))
+        node.knobs.slow = 0.0
 
     async def _knob(self, fault: Fault, name: str, value: Any) -> None:
         node = self._target(fault)
@@ -145,15 +195,13 @@ class Injector:
         if cloud is None:
             return
         if fault.kind == "machine taken":
-            machines = list(cloud.machines.values())
-            if machines:
-                machine = machines[fault.target % len(machines)]
+            if (machine := self._machine(fault)) is not None:
                 self._scenario.history.add("world", "machine taken", machine.name)
                 cloud.delete(machine)
         elif fault.kind == "cloud denies a machine":
-            machines = list(cloud.machines.values())
-            if machines:
-                await self._deny(cloud, machines[fault.target % len(machines)], fault.seconds)
+            machine = self._machine(fault)
+            if machine is not None and machine.id not in self._denied:
+                await self._deny(cloud, machine, fault.seconds)
         elif fault.kind == "machine dead on arrival":
             cloud.dead_on_arrival = True
             await asyncio.sleep(fault.seconds)
@@ -166,11 +214,33 @@ class Injector:
             cloud.misbehave = lambda request: ""
 
     async def _deny(self, cloud: CloudActor, machine: FakeMachine, seconds: float) -> None:
-        """Let a cloud know nothing of a machine for a moment, as one whose lists lag behind; it is there all the time,
-        and an order to delete it is lost."""
-        del cloud.machines[machine.id]
-        await asyncio.sleep(min(seconds, 2.5))
-        cloud.machines[machine.id] = machine
+        """Let a cloud deny a machine every other time it is asked for it, as one whose parts do not agree; the machine
+        is there all the time, and an order to delete it meanwhile may be lost."""
+
+        def hide() -> None:
+            cloud.machines.pop(machine.id, None)
+
+        def show() -> None:
+            if not machine.gone.is_set():
+                cloud.machines[machine.id] = machine
+
+        def looked(request: web.Request, body: bytes, response: web.Response) -> None:
+            if request.method == "GET" and request.path.endswith(f"/{machine.id}"):
+                hide() if machine.id in cloud.machines else show()
+
+        self._scenario.history.add("cloud", "machine denied", machine.name)
+        hide()
+        self._denied.add(machine.id)
+        self._looked.append(looked)
+        cloud.watch = self._look
+        await asyncio.sleep(seconds)
+        self._looked.remove(looked)
+        self._denied.discard(machine.id)
+        show()
+
+    def _look(self, request: web.Request, body: bytes, response: web.Response) -> None:
+        for looked in list(self._looked):
+            looked(request, body, response)
 
     async def _link(self, fault: Fault) -> None:
         network, cluster = self._scenario.simulation.network, self._scenario.cluster.host.address

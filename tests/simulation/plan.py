@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import random
 import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 #: Kinds of faults, with how often each is chosen.
 FAULTS: Final = {
-    "cluster killed": 3,
-    "cluster killed at": 6,
+    "cluster killed": 9,
     "cluster restarted": 1,
     "cluster loses power": 1,
-    "cluster clock jumps": 1,
+    "cluster clock jumps": 3,
     "node killed": 3,
     "node loses power": 2,
     "node restarted": 1,
     "node hangs": 1,
-    "node slow": 1,
+    "node slow": 4,
+    "node stalls": 5,
     "node drops uploads": 2,
     "node refuses uploads": 1,
     "node forgets tasks": 2,
@@ -38,22 +38,54 @@ CLOUD_FAULTS: Final = {
     "cloud throttles": 1,
     "machine taken": 2,
     "machine dead on arrival": 1,
-    "cloud denies a machine": 3,
+    "cloud denies a machine": 8,
 }
-#: Phases and moments at which a cluster is killed.
+#: Events at which a fault begins, or shortly after which; those at which much is under way come twice.
 MOMENTS: Final = (
+    "announced",
+    "file uploaded",
     "phase queued",
+    "phase dispatching",
     "phase dispatching",
     "phase running",
     "phase collecting",
     "phase finished",
+    "phase finished",
     "node commit",
     "run ends",
     "webhook",
-    "machine created",
-    "file uploaded",
+    "webhook refused",
+    "ordering",
+    "ordering",
     "removed",
+    "fault begins",
 )
+MACHINE_MOMENTS: Final = (
+    "machine created",
+    "machine booting",
+    "machine ready",
+    "machine draining",
+    "machine deleting",
+    "run begins",
+)
+#: What owners do with a task.
+ORDERS: Final = (
+    *("", "", "", "", "cancel", "remove", "restart", "cancel and restart"),
+    *("restart and restart", "restart and remove", "cancel and remove"),
+)
+#: Events at which an owner gives an order.
+ORDER_MOMENTS: Final = (
+    "phase queued",
+    "phase dispatching",
+    "phase dispatching",
+    "node commit",
+    "phase running",
+    "run ends",
+    "phase collecting",
+    "phase finished",
+)
+#: Longest delays after a moment: what follows it takes microseconds on a disk, milliseconds on a network, or seconds.
+_DELAYS: Final = (0.0, 0.02, 0.2, 2.0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +100,8 @@ class Fault:
     amount: float
     moment: str = ""
     nth: int = 0
+    #: Seconds between the event and the fault.
+    after: float = 0.0
 
     def __str__(self) -> str:
         when = f"at {self.at:.1f} s" if not self.moment else f"at {self.moment} no. {self.nth}"
@@ -83,9 +117,17 @@ class TaskPlan:
     owner: str
     at: float
     sizes: tuple[int, ...]
-    #: What its owner does with it: nothing, or "cancel", "remove", "restart", "cancel and restart".
+    #: What its owner does with it: one of ORDERS.
     order: str
+    #: When: at an event of the task, or of any task, if there is one, and so many seconds later.
+    order_moment: str
+    order_by_any: bool
     order_after: float
+    #: True if an order does not wait until the one before it is carried out, or even sent.
+    impatient: bool
+    together: bool
+    #: Seconds between two files.
+    pause: float
     #: Seconds between two polls.
     poll: float
     webhook: bool
@@ -119,7 +161,8 @@ class Plan:
     drift: float
     #: Most tasks of owner b on nodes at a time.
     concurrency: int
-    extra: dict[str, Any] = field(default_factory=dict)
+    #: Seconds after which an idle machine is deleted.
+    idle: float
 
     def only(self, faults: set[int], tasks: set[int] | None = None) -> Plan:
         """Return the plan with some of its faults and tasks."""
@@ -132,10 +175,10 @@ def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0
     shape = random.Random(f"{seed} shape")
     seconds = seconds or shape.choice((120.0, 240.0, 480.0))
     cloud = shape.random() < 0.4
-    nodes = nodes or shape.randint(0 if cloud else 2, 4)
+    nodes = nodes or (shape.randint(0, 2) if cloud else shape.randint(2, 4))
     boot = shape.uniform(5.0, 60.0) if cloud else None
     count = tasks or shape.randint(3, 10)
-    most = faults if faults >= 0 else shape.choice((0, 2, 4, 8, 12))
+    most = faults if faults >= 0 else shape.choice((0, 4, 8, 12, 16))
     return Plan(
         seed=seed,
         nodes=tuple(_node(random.Random(f"{seed} node {number}")) for number in range(nodes)),
@@ -149,6 +192,7 @@ def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0
         seconds=seconds,
         drift=shape.choice((0.0, 0.0, 1e-4, -1e-4)),
         concurrency=shape.choice((1, 2, 100)),
+        idle=shape.choice((5.0, 60.0)),
     )
 
 
@@ -170,14 +214,21 @@ def _settings(chance: random.Random) -> dict[str, Any]:
 
 def _task(chance: random.Random, number: int, seconds: float) -> TaskPlan:
     large = chance.random() < 0.1
+    order = chance.choice(ORDERS)
+    at_event = not order.startswith("restart") and chance.random() < 0.6
     return TaskPlan(
         number=number,
         uuid=str(uuid.UUID(int=chance.getrandbits(128), version=4)),
         owner=chance.choice("ab"),
         at=chance.uniform(0, seconds * 0.7),
         sizes=tuple(_size(chance, large=large) for _ in range(chance.choice((1, 2, 3, 5, 12)))),
-        order=chance.choice(("", "", "", "", "cancel", "remove", "restart", "cancel and restart")),
-        order_after=chance.expovariate(1 / 20.0),
+        order=order,
+        order_moment=chance.choice(ORDER_MOMENTS) if at_event else "",
+        order_by_any=chance.random() < 0.3,
+        order_after=chance.uniform(0, chance.choice(_DELAYS)) if at_event else chance.expovariate(1 / 20.0),
+        impatient=chance.random() < 0.5,
+        together=chance.random() < 0.5,
+        pause=chance.choice((0.0, 0.0, 0.0, 1.0, 20.0)),
         poll=chance.choice((1.0, 3.0, 5.0)),
         webhook=chance.random() < 0.7,
         set_uuid=chance.random() < 0.7,
@@ -192,7 +243,8 @@ def _size(chance: random.Random, *, large: bool) -> int:
 def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cloud: bool) -> Fault:
     kinds = FAULTS | CLOUD_FAULTS if cloud else FAULTS
     [kind] = chance.choices(list(kinds), weights=list(kinds.values()))
-    moment = chance.choice(MOMENTS) if kind == "cluster killed at" else ""
+    moments = MACHINE_MOMENTS if kind in CLOUD_FAULTS else MOMENTS + (MACHINE_MOMENTS if cloud else ())
+    moment = chance.choice(moments) if chance.random() < 0.7 else ""
     return Fault(
         number=number,
         kind=kind,
@@ -201,5 +253,6 @@ def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cl
         target=chance.randrange(max(1, nodes)),
         amount=chance.random(),
         moment=moment,
-        nth=chance.randint(1, 8) if moment else 0,
+        nth=chance.choice((1, 1, 1, 2) if moment in MACHINE_MOMENTS else (1, 1, 2, 2, 3, 4, 6, 8)) if moment else 0,
+        after=chance.uniform(0.0, chance.choice(_DELAYS)) if moment else 0.0,
     )

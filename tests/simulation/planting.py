@@ -59,13 +59,29 @@ def plant(name: str, folder: Path) -> Path:
 
 
 def search(name: str, *, first: int, cpu: float) -> Planted:
-    """Run seeds against a broken copy until one violates something, for so many seconds of CPU at most."""
+    """Run seeds against a broken copy until one violates something that holds in the intact source, for so many seconds
+    of CPU at most."""
+    seeds, spent = 0, 0.0
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         path = f"{plant(name, Path(folder))}{os.pathsep}{ROOT}"
-        command = [sys.executable, "-m", "tests.simulation", "find", "--from", str(first), "--cpu", str(cpu)]
-        environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
-        output = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout
-    return Planted(name, title(name), msgspec.json.decode(output.splitlines()[-1], type=Search))
+        while True:
+            output = _run(path, "find", "--from", str(first + seeds), "--cpu", str(cpu - spent)).stdout
+            found = msgspec.json.decode(output.splitlines()[-1], type=Search)
+            seeds, spent = seeds + found.seeds, spent + found.cpu
+            if not found.seed or _holds(found.seed):
+                break
+    return Planted(name, title(name), msgspec.structs.replace(found, seeds=seeds, cpu=spent))
+
+
+def _holds(seed: int) -> bool:
+    """Return True if a seed violates nothing in the intact source."""
+    return _run(str(ROOT), "run", "--seeds", "1", "--from", str(seed), "--no-shrink").returncode == 0
+
+
+def _run(path: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+    environment = os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": "0"}
+    command = [sys.executable, "-m", "tests.simulation", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=False)
 
 
 def search_all(wanted: list[str], *, first: int, cpu: float, jobs: int) -> Iterator[Planted]:

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Final
 
-from clusterodm.core.tasks import node_uuid
-from clusterodm.testing.simulation import Event, History
+from tests.simulation.case import Case, TaskStory, given_up
+from tests.simulation.cluster import BOOT
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 #: Seconds within which everything settles after the last fault: nodes may have been given up, machines booted and idle.
 SETTLES: Final = 1800.0
 COMPLETED, FAILED, CANCELED = 40, 30, 50
-_MOST_ATTEMPTS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -34,59 +34,6 @@ class Judged:
     """The result."""
 
     violations: list[Violation] = field(default_factory=list)
-
-
-@dataclass
-class TaskStory:
-    """One task in the history."""
-
-    uuid: str
-    events: list[Event]
-    plan_order: str
-    files: str = ""
-    accepted_at: float | None = None
-
-    def of(self, *kinds: str) -> list[Event]:
-        """Return its events of these kinds."""
-        return [event for event in self.events if event.kind in kinds]
-
-    @property
-    def removed(self) -> bool:
-        """True if its owner ordered its removal."""
-        return any(event.details["verb"] == "remove" for event in self.of("ordering"))
-
-    @property
-    def orders(self) -> list[str]:
-        """The orders of its owner."""
-        return [event.details["verb"] for event in self.of("ordering")]
-
-
-class Case:
-    """A history, by task."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
-        self.history: History = scenario.history
-        self.settled = scenario.settled_at is not None
-        #: Uuids of attempts on nodes, and the task of each.
-        self.attempts: dict[str, str] = {}
-        by_uuid: dict[str, list[Event]] = {}
-        for event in self.history.events:
-            if event.kind == "announced":
-                for number in range(1, _MOST_ATTEMPTS):
-                    self.attempts[node_uuid(event.subject, number)] = event.subject
-            by_uuid.setdefault(self.attempts.get(event.subject, event.subject), []).append(event)
-        self.tasks: list[TaskStory] = []
-        for event in self.history.of("announced"):
-            story = TaskStory(event.subject, by_uuid[event.subject], "", files=event.details["files"])
-            accepted = story.of("accepted")
-            story.accepted_at = accepted[0].at if accepted else None
-            self.tasks.append(story)
-
-    @property
-    def lost_power(self) -> bool:
-        """True if files of the cluster were lost with its power."""
-        return any(event.details["lost"] for event in self.history.of("cluster loses power"))
 
 
 Property = Callable[[Case], Iterator[tuple[str, str]]]
@@ -109,6 +56,7 @@ def judge(scenario: Scenario) -> Judged:
 
 @holds
 def everything_settles_after_the_faults(case: Case) -> Iterator[tuple[str, str]]:
+    """But for a task that waits for a size of machine with more memory."""
     if case.settled:
         return
     cluster = case.scenario.cluster.cluster
@@ -126,39 +74,71 @@ def nothing_accepted_is_lost(case: Case) -> Iterator[tuple[str, str]]:
     for task in case.tasks:
         if task.accepted_at is None or task.removed or not case.settled:
             continue
-        ends = task.of("phase finished")
-        if not ends:
+        if not task.of("phase finished") and not _waits_for_memory(case, task):
             yield task.uuid, "was accepted and never ended"
+
+
+def _waits_for_memory(case: Case, task: TaskStory) -> bool:
+    """Return True if a task waits for a size of machine with more memory, with its reason shown."""
+    queued = task.of("phase queued")
+    return case.scenario.cloud is not None and "ran out of memory" in str(queued[-1].details.get("reason"))
 
 
 @holds
 def a_task_fails_only_for_a_reason_of_its_own(case: Case) -> Iterator[tuple[str, str]]:
-    """The files of one that is over may be deleted: restarted on its node, it fails with that. One that no
-    node has the memory for fails, too."""
+    """The files of one that is over may be deleted: restarted on its node, it fails with that. So does one whose
+    files were lost with the cluster's power, and one that a node has shown to be too large for its memory."""
     for task in case.tasks:
         for end in task.of("phase finished"):
-            given_back = "restart" in task.orders and "not held here" in str(end.details.get("error"))
-            too_large = "memory" in str(end.details.get("error"))
-            if end.details.get("outcome") == "failed" and not (case.lost_power or given_back or too_large):
-                yield task.uuid, f"failed: {end.details.get('error')}"
+            error = str(end.details.get("error"))
+            given_back = "restart" in task.orders and "not held here" in error
+            too_large = "memory" in error and any(run.details["code"] == FAILED for run in task.of("run ends"))
+            if end.details.get("outcome") == "failed" and not (given_back or too_large or case.lost_files(task.uuid)):
+                yield task.uuid, f"failed: {error}"
 
 
 @holds
 def a_task_is_canceled_only_by_its_owner(case: Case) -> Iterator[tuple[str, str]]:
+    """A cancel ends what ran before it, and no run that a later restart begins."""
     for task in case.tasks:
-        canceled = [end for end in task.of("phase finished") if end.details.get("outcome") == "canceled"]
-        if canceled and "cancel" not in task.orders:
-            yield task.uuid, "was canceled"
+        if task.of("announced")[0].details["together"] and "cancel" in task.orders:
+            continue  # which of them came first is not known
+        last = ""
+        for event in task.of("ordering", "ordered", "phase finished", "outcome changed"):
+            if "outcome" in event.details and event.details["outcome"] == "canceled" and last != "cancel":
+                yield task.uuid, f"was canceled at {event.at:.1f}"
+            elif event.kind == "ordering" and event.details["verb"] == "cancel":
+                last = "cancel"
+            elif event.kind == "ordered":
+                last = event.details["verb"]
+
+
+@holds
+def a_task_ends_once_per_run(case: Case) -> Iterator[tuple[str, str]]:
+    """One that is over may still be canceled: that changes its outcome, and nothing else."""
+    for task in case.tasks:
+        outcome = ""
+        for event in task.events:
+            if event.kind in ("phase finished", "outcome changed"):
+                now = str(event.details["outcome"])
+                if outcome and now not in (outcome, "canceled"):
+                    yield task.uuid, f"ended as {now} at {event.at:.1f} after it had ended as {outcome}"
+                outcome = now
+            elif event.kind in ("phase queued", "phase dispatching", "phase running", "phase collecting"):
+                if outcome and "restart" not in task.orders:
+                    yield task.uuid, f"had ended as {outcome}, and was in {event.kind} at {event.at:.1f}"
+                outcome = ""
 
 
 @holds
 def nodes_run_the_bytes_that_were_sent(case: Case) -> Iterator[tuple[str, str]]:
-    """An attempt with other files may begin (an upload without an answer may be there twice) but must not count."""
+    """An attempt with other files may begin (an upload without an answer may be there twice) but must not count. After
+    a loss of power a held file may have the right size and other bytes."""
     for task in case.tasks:
         commits = {event.subject: event for event in task.of("node commit")}
         for end in task.of("phase finished"):
             commit = commits.get(end.details.get("on_node", ""))
-            if end.details.get("outcome") != "completed" or commit is None or case.lost_power:
+            if end.details.get("outcome") != "completed" or commit is None or case.lost_files(task.uuid):
                 continue
             if commit.details["files"] != task.files:
                 yield task.uuid, f"completed on {commit.actor} with {commit.details['count']} other files"
@@ -177,7 +157,9 @@ def an_attempt_is_committed_once(case: Case) -> Iterator[tuple[str, str]]:
 def two_attempts_never_both_count(case: Case) -> Iterator[tuple[str, str]]:
     for task in case.tasks:
         completed = [end for end in task.of("phase finished") if end.details.get("outcome") == "completed"]
-        restarts = task.orders.count("restart")
+        # an order without an answer is repeated, although it may have been carried out
+        again = sum(event.details["path"] == "/task" for event in task.of("lost call"))
+        restarts = again + task.orders.count("restart")
         if len(completed) > 1 + restarts:
             yield task.uuid, f"completed {len(completed)} times after {restarts} restarts"
 
@@ -196,7 +178,7 @@ def nothing_is_left_on_nodes(case: Case) -> Iterator[tuple[str, str]]:
     for node in case.scenario.nodes:
         if node.node is None or not node.alive:
             continue
-        for uuid in [*node.node.tasks, *sorted(node.node.announced)]:
+        for uuid in filterfalse(case.left_to_nodes, [*node.node.tasks, *sorted(node.node.announced)]):
             task_uuid = case.attempts.get(uuid, "")
             if last.get(task_uuid) != uuid or task_uuid in removed or uuid in node.node.announced:
                 yield task_uuid, f"{uuid} is left on {node.name}"
@@ -238,20 +220,23 @@ def consoles_show_each_run_once(case: Case) -> Iterator[tuple[str, str]]:
 
 @holds
 def clients_see_no_error_that_the_cluster_can_absorb(case: Case) -> Iterator[tuple[str, str]]:
+    """What was lost with the power of a disk, and what a clock set forward has aged, cannot be absorbed."""
+    announced = {task.uuid: task.events[0].at for task in case.tasks}
     for event in case.history.of("client error"):
-        if not case.lost_power:
+        aged = event.subject in announced and case.aged(announced[event.subject])
+        if not (aged or case.lost_files(event.subject)):
             yield event.subject, event.line().strip()
 
 
 @holds
 def status_never_goes_back(case: Case) -> Iterator[tuple[str, str]]:
-    """One that was only on its way to a node, which never had it, is shown as queued again: it never ran."""
+    """One that was only on its way to a node, or waits there, is shown as queued again: it never ran."""
     order = {10: 0, 20: 1, FAILED: 2, COMPLETED: 2, CANCELED: 2}
     for task in case.tasks:
         last, ran = 0, False
         for event in task.events:
-            ran = ran or event.kind == "node commit"
-            if event.kind in ("ordering", "ordered") and event.details["verb"] in ("restart", "cancel"):
+            ran = ran or event.kind == "run begins"
+            if event.kind in ("ordering", "ordered") and event.details["verb"] == "restart":
                 last, ran = 0, False
             if event.kind == "status":
                 rank = order.get(event.details["code"], 3)
@@ -263,7 +248,7 @@ def status_never_goes_back(case: Case) -> Iterator[tuple[str, str]]:
 @holds
 def console_lines_only_grow(case: Case) -> Iterator[tuple[str, str]]:
     for event in case.history.of("console changed"):
-        if not case.lost_power:
+        if not case.lost_files(event.subject):
             yield event.subject, event.line().strip()
 
 
@@ -271,7 +256,7 @@ def console_lines_only_grow(case: Case) -> Iterator[tuple[str, str]]:
 def completed_tasks_have_results(case: Case) -> Iterator[tuple[str, str]]:
     for task in case.tasks:
         failed = task.of("no results")
-        if failed and not task.of("downloaded") and not case.lost_power and not _results_died(case, task):
+        if failed and not task.of("downloaded") and not case.lost_files(task.uuid) and not _results_died(case, task):
             yield task.uuid, failed[-1].line().strip()
 
 
@@ -296,6 +281,8 @@ def webhooks_tell_each_end_at_least_once(case: Case) -> Iterator[tuple[str, str]
         if not case.settled or not announced[0].details["webhook"] or task.removed:
             continue
         ends = task.of("phase finished")
+        if ends and given_up(case.history, task.uuid, ends[-1].at):
+            continue
         if ends and not any(event.at >= ends[-1].at for event in task.of("webhook")):
             yield task.uuid, f"ended at {ends[-1].at:.1f}, and its webhook was not called since"
 
@@ -315,25 +302,47 @@ def webhooks_never_tell_a_wrong_outcome(case: Case) -> Iterator[tuple[str, str]]
 
 @holds
 def no_busy_machine_is_deleted(case: Case) -> Iterator[tuple[str, str]]:
-    taken = {event.subject for event in case.history.of("machine taken")}
-    for event in case.history.of("machine deleted"):
-        if event.subject in taken:
-            continue
-        for uuid in filter(None, event.details["busy"].split(",")):
-            task = case.attempts.get(uuid, "")
-            if _is_on(case, task, uuid, event.at):
-                yield task, f"{event.subject} was deleted at {event.at:.1f} while {uuid} ran on it"
-
-
-def _is_on(case: Case, task: str, uuid: str, at: float) -> bool:
-    """Return True if the cluster had the task on this attempt then."""
-    now = ""
+    """Its end begins while a task that the cluster has on it runs there, and its cloud has not taken it."""
+    running, on_node = dict[str, str](), dict[str, str]()
+    taken = set[str]()
     for event in case.history.events:
-        if event.at > at:
-            break
-        if event.subject == task and event.kind.startswith("phase "):
-            now = event.details.get("on_node", "") if event.kind == "phase running" else ""
-    return now == uuid
+        if event.kind == "machine taken":
+            taken.add(event.subject)
+        elif event.kind == "run begins":
+            running[event.subject] = event.actor
+        elif event.kind == "run ends":
+            running.pop(event.subject, None)
+        if event.kind.startswith("phase "):
+            on_node[event.subject] = event.details.get("on_node", "") if event.kind == "phase running" else ""
+        if event.kind in ("node killed", "node loses power"):
+            running = {uuid: actor for uuid, actor in running.items() if actor != event.actor}
+        if event.kind in ("machine deleting", "machine deleted") and event.subject not in taken:
+            for uuid, actor in running.items():
+                task = case.attempts.get(uuid, "")
+                if actor == event.subject and on_node.get(task) == uuid:
+                    yield task, f"{event.subject} was deleted at {event.at:.1f} while {uuid} ran on it"
+
+
+@holds
+def machines_get_their_time_to_boot(case: Case) -> Iterator[tuple[str, str]]:
+    created = {event.subject: event.at for event in case.history.of("machine created")}
+    for event in case.history.of("machine deleting"):
+        early = event.at - created.get(event.subject, event.at - BOOT) < BOOT - 1.0
+        if early and "was not online within" in str(event.details["why"]) and not case.aged(created[event.subject]):
+            yield event.subject, f"was given up {event.at - created[event.subject]:.1f} s after its launch"
+
+
+@holds
+def no_machine_is_forgotten(case: Case) -> Iterator[tuple[str, str]]:
+    """What the cluster no longer knows, its operator pays for."""
+    exists = set[str]()
+    for event in case.history.events:
+        if event.kind == "machine created":
+            exists.add(event.subject)
+        elif event.kind == "machine deleted":
+            exists.discard(event.subject)
+        elif event.kind == "machine gone" and event.subject in exists:
+            yield event.subject, f"was forgotten at {event.at:.1f}, and still existed"
 
 
 @holds

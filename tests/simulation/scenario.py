@@ -21,8 +21,9 @@ import structlog
 from clusterodm.devnode import Knobs
 from clusterodm.testing import HetznerApi
 from clusterodm.testing.simulation import CloudActor, Event, History, Host, NodeActor, Simulation
+from tests.simulation.case import given_up
 from tests.simulation.clients import Client
-from tests.simulation.cluster import PORT, ClusterActor, virtual_database_time, write_asr
+from tests.simulation.cluster import LOOK, PORT, ClusterActor, virtual_database_time, write_asr
 from tests.simulation.faults import Injector
 from tests.simulation.plan import Plan
 from tests.simulation.properties import SETTLES, Judged, Violation, judge
@@ -90,8 +91,8 @@ class Scenario:
             "node": [f"10.0.1.{number}:{PORT}" for number, _ in enumerate(self.plan.nodes, 1)],
         }
         if self.plan.boot is not None:
-            write_asr(root / "asr.json", f"http://10.0.2.1:{_CLOUD_PORT}", PORT)
-            flags |= {"asr": str(root / "asr.json"), "machine_poll_interval": 2.0}
+            write_asr(root / "asr.json", f"http://10.0.2.1:{_CLOUD_PORT}", PORT, self.plan.idle)
+            flags |= {"asr": str(root / "asr.json"), "machine_poll_interval": LOOK}
             flags |= {"public_address": f"http://10.0.0.1:{PORT}"}
         return flags | self.plan.settings
 
@@ -131,13 +132,17 @@ class Scenario:
                 chance=self.simulation.chance(f"client {task.number}"),
                 over=over,
             )
-            clients.append(client.start())
+            clients.append((client, client.start()))
         await Injector(self).run()
         self.history.add("world", "faults over")
         quiet = self.simulation.loop.time()
         while self.simulation.loop.time() < quiet + SETTLES:
             await asyncio.sleep(5.0)
-            if all(client.dead for client in clients) and self._settled() and await self._cleaned():
+            if (
+                all(process.dead or self._too_large(client.uuid) for client, process in clients)
+                and self._settled()
+                and await self._cleaned()
+            ):
                 self.settled_at = self.simulation.loop.time()
                 break
         over.set()
@@ -148,13 +153,23 @@ class Scenario:
         cluster = self.cluster.cluster
         return cluster is not None and not await cluster.context.store.attempts_to_clean()
 
+    def _too_large(self, uuid: str) -> bool:
+        """Return True if a task waits for a size of machine with more memory: a cluster that has seen all sizes since
+        the failure does not reconsider it."""
+        entry = self.cluster.cluster.context.tasks.get(uuid) if self.cluster.cluster is not None else None
+        if self.cloud is None or entry is None or entry.attempt is None:
+            return False
+        return entry.task.phase == "queued" and "ran out of memory" in entry.attempt.reason
+
     def _settled(self) -> bool:
         """Return True if nothing is left to be done."""
         cluster = self.cluster.cluster
         if cluster is None:
             return False
         context = cluster.context
-        if any(entry.task.phase != "receiving" for entry in context.tasks.active()):
+        if any(
+            entry.task.phase != "receiving" and not self._too_large(entry.task.uuid) for entry in context.tasks.active()
+        ):
             return False
         if self.cloud is not None and self.cloud.machines:
             return False
@@ -164,7 +179,8 @@ class Scenario:
         called = {event.subject: event.at for event in self.history.of("webhook")}
         wanted = {event.subject for event in self.history.of("announced") if event.details["webhook"]}
         wanted -= {event.subject for event in self.history.of("ordering") if event.details["verb"] == "remove"}
-        return all(called.get(uuid, -1.0) >= at for uuid, at in ended.items() if uuid in wanted)
+        due = {uuid for uuid in wanted if called.get(uuid, -1.0) < ended.get(uuid, -1.0)}
+        return all(given_up(self.history, uuid, ended[uuid]) for uuid in due)
 
 
 def simulate(plan: Plan, database: bytes, root: Path | None = None) -> Outcome:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.simulation.planting import PATCHES, ROOT, names, search, title
+from tests.simulation.planting import PATCHES, ROOT, names, plant, search, title
 
 #: Seeds that once violated something, with what it was.
 REGRESSIONS: dict[int, str] = {}
@@ -41,6 +42,22 @@ def test_a_seed_has_one_history_everywhere(tmp_path: Path) -> None:
     again = simulation("replay", "17", PYTHONHASHSEED="2", SIMULATION_DIR=str(elsewhere))
     assert first == again
     assert re.fullmatch(r"history: [0-9a-f]{64}", first[1][-1])
+
+
+def test_a_failing_seed_is_shrunk_and_its_timeline_is_printed(tmp_path: Path) -> None:
+    """Any task of any owner violates the property: neither the faults nor the other tasks are needed."""
+    source = f"{plant('owner-not-compared', tmp_path)}{os.pathsep}{ROOT}"
+    sizes = ("--most-tasks", "2", "--most-faults", "2", "--seconds", "30", "--jobs", "2")
+    status, lines = simulation("run", "--seeds", "1", "--from", "1", *sizes, PYTHONPATH=source)
+    [shrunk] = [line for line in lines if "shrunk" in line]
+    words = re.fullmatch(r"seed 1, shrunk: (replay 1 --faults '' --tasks '\d')", shrunk)
+    assert status == 1
+    assert words is not None, lines
+    assert any(" accepted " in line for line in lines)
+    assert lines[-2].startswith("violated: owners never see each other: ")
+    again, story = simulation(*shlex.split(words[1]), *sizes, PYTHONPATH=source)
+    assert again == 1
+    assert lines[-2] in story
 
 
 @pytest.mark.slow
