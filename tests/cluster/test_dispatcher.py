@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -406,3 +407,23 @@ async def test_a_cancel_while_the_rest_of_a_prefetch_is_sent_leaves_nothing_in_f
     attempt = attempt_of(entry)
     assert (entry.task.outcome, attempt.stage, attempt.cleanup) == (Outcome.CANCELED, Stage.ENDED, Cleanup.REMOVE)
     assert odd.commits == []
+
+
+async def test_a_read_that_began_before_a_change_of_an_attempt_does_not_undo_it(unit: Units, odd: OddNode) -> None:
+    node, context = await unit.add_node(odd.port), unit.context
+    entry = await unit.add_task()
+    await unit.sender.begin(entry, node, "")
+    sending = await context.tasks.change_attempt(entry, attempt_of(entry), sender=ME, stage=Stage.SENDING)
+    read = await context.store.find_task(entry.task.uuid)
+    assert read is not None
+    await context.tasks.change_attempt(entry, sending, stage=Stage.COMMITTING)
+    context.tasks._apply(*read)
+    assert attempt_of(entry).stage is Stage.COMMITTING
+
+
+async def test_a_task_that_another_replica_accepted_is_found_although_the_store_is_slow(unit: Units) -> None:
+    entry, tasks = await unit.add_task(), unit.context.tasks
+    entry.task = msgspec.structs.replace(entry.task, phase=Phase.RECEIVING, version=entry.task.version - 1)
+    tasks._store.shared = True
+    tasks.others = False  # the other one was late
+    assert (await tasks.require(entry.task.uuid, entry.task.owner)).task.phase is Phase.QUEUED

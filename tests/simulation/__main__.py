@@ -44,6 +44,7 @@ def main() -> int:
     find = commands.add_parser("find")
     find.add_argument("--from", type=int, default=1, dest="first")
     find.add_argument("--cpu", type=float, default=600.0)
+    find.add_argument("--replicas", type=int, default=0)
     commands.add_parser("speed")
     broken = commands.add_parser("planted")
     broken.add_argument("names", nargs="*", default=[])
@@ -59,9 +60,15 @@ def main() -> int:
     if given.command == "speed":
         return _speed()
     if given.command == "find":
-        print(msgspec.json.encode(_find(given.first, given.cpu)).decode())
+        print(msgspec.json.encode(_find(given.first, given.cpu, given.replicas)).decode())
         return 0
-    sizes = {"nodes": given.nodes, "tasks": given.most_tasks, "seconds": given.seconds, "faults": given.most_faults}
+    sizes = {
+        "replicas": given.replicas,
+        "nodes": given.nodes,
+        "tasks": given.most_tasks,
+        "seconds": given.seconds,
+        "faults": given.most_faults,
+    }
     if given.command == "replay":
         return _replay(_only(make_plan(given.seed, **sizes), given.faults, given.tasks))
     plans = (make_plan(seed, **sizes) for seed in range(given.first, given.first + given.seeds))
@@ -70,6 +77,7 @@ def main() -> int:
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=0)
+    parser.add_argument("--replicas", type=int, default=0)
     parser.add_argument("--most-tasks", type=int, default=0)
     parser.add_argument("--most-faults", type=int, default=-1)
     parser.add_argument("--seconds", type=float, default=0.0)
@@ -92,10 +100,11 @@ def _planted(wanted: list[str], first: int, cpu: float, jobs: int) -> int:
     return 1 if missed else 0
 
 
-def _find(first: int, cpu: float) -> Search:
+def _find(first: int, cpu: float, replicas: int) -> Search:
     """Run seeds, one after another, until one violates something."""
     spent, seeds = 0.0, 0
-    for result in run_all(map(make_plan, itertools.count(first)), jobs=1):
+    plans = (make_plan(seed, replicas=replicas) for seed in itertools.count(first))
+    for result in run_all(plans, jobs=1):
         spent, seeds = spent + result.cpu, seeds + 1
         for violation in result.violations:
             return Search(result.plan.seed, seeds, spent, violation.property, violation.text)

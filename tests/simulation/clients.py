@@ -21,6 +21,7 @@ from clusterodm.testing.simulation import Event, History, Host, Process
 from clusterodm.testing.simulation.nodes import digest_of_files
 from tests.simulation.cluster import ClusterActor
 from tests.simulation.plan import TaskPlan
+from tests.simulation.replicas import ReplicaSet
 
 OVER: Final = (30, 40, 50)
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=90.0, sock_connect=10.0)
@@ -32,7 +33,7 @@ class Client:
     def __init__(
         self,
         host: Host,
-        cluster: ClusterActor,
+        cluster: ClusterActor | ReplicaSet,
         history: History,
         plan: TaskPlan,
         *,

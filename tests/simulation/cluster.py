@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -19,6 +20,7 @@ from clusterodm.server.app import Cluster, running_cluster
 from clusterodm.server.serving import Sockets
 from clusterodm.settings import load_settings
 from clusterodm.testing.simulation import History, Host, Program, Simulation
+from tests.simulation.phases import Phases
 
 PORT = 3000
 #: Seconds that a machine may take to boot, and between two looks at it.
@@ -39,7 +41,7 @@ class ClusterActor(Program):
         self._flags = flags
         self._generations = itertools.count(1)
         self._folder = simulation.root / "cluster-0"
-        self._phases: dict[str, tuple[str, int, str]] = {}
+        self._phases = Phases(history, self.name)
 
     @property
     def url(self) -> str:
@@ -99,33 +101,27 @@ class ClusterActor(Program):
             settings = load_settings(self._flags | {"data_dir": self._folder}, environ={})
             async with running_cluster(settings, sockets=sockets) as cluster:
                 self.cluster = cluster
-                cluster.context.tasks.watch(self._changed)
-                cluster.context.machines.watch(self._machine_changed)
+                self._watch(cluster)
                 self._history.add(self.name, "cluster ready")
                 self.up.set()
                 await stop.wait()
         except Exception as error:
-            self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
+            self._died(error)
             raise
 
+    def _died(self, error: Exception) -> None:
+        self._history.add(self.name, "cluster died", error=f"{type(error).__name__}: {error}")
+
+    def _watch(self, cluster: Cluster) -> None:
+        cluster.context.tasks.watch(self._changed)
+        cluster.context.machines.watch(self._machine_changed)
+
     def _changed(self, entry: Entry) -> None:
-        task, attempt = entry.task, entry.attempt
-        now = (str(task.phase), task.attempts, str(task.outcome))
-        before, self._phases[task.uuid] = self._phases.get(task.uuid), now
-        if before == now:
-            return
-        details: dict[str, Any] = {"attempt": task.attempts, "charged": task.charged}
-        if attempt is not None:
-            details |= {"node": attempt.node_name, "on_node": attempt.node_uuid}
-        if task.outcome is not None and now[0] == "finished":
-            details |= {"outcome": str(task.outcome), "error": task.error}
-        elif attempt is not None and attempt.reason:
-            details["reason"] = attempt.reason
-        kind = "outcome changed" if before is not None and before[:2] == now[:2] else f"phase {task.phase}"
-        self._history.add(self.name, kind, task.uuid, **details)
+        attempt = None if entry.attempt is None else msgspec.structs.asdict(entry.attempt)
+        self._phases.task(msgspec.structs.asdict(entry.task), attempt)
 
     def _machine_changed(self, machine: Machine) -> None:
-        self._history.add(self.name, f"machine {machine.state}", machine.id, why=machine.reason)
+        self._phases.machine(msgspec.structs.asdict(machine))
 
 
 def write_asr(path: Path, url: str, node_port: int, idle: float) -> None:

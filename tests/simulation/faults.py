@@ -15,7 +15,9 @@ from clusterodm.testing import FakeMachine
 from clusterodm.testing.simulation import CloudActor, Event, NodeActor
 from clusterodm.testing.simulation.network import Link
 from clusterodm.testing.world import LOSE, REFUSE, THROTTLE
+from tests.simulation.cluster import ClusterActor
 from tests.simulation.plan import Fault
+from tests.simulation.replicas import ReplicaSet
 
 if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
@@ -97,7 +99,10 @@ class Injector:
 
     async def _carry_out(self, fault: Fault) -> None:
         kind = fault.kind
-        if kind.startswith("cluster"):
+        cluster = self._scenario.cluster
+        if isinstance(cluster, ReplicaSet) and kind.startswith(("replica", "database")):
+            await cluster.suffer(fault)
+        elif kind.startswith("cluster"):
             await self._cluster(fault)
         elif kind in _KNOBS:
             name, value = _KNOBS[kind]
@@ -118,7 +123,7 @@ class Injector:
             await self._link(fault)
 
     async def _cluster(self, fault: Fault) -> None:
-        cluster = self._scenario.cluster
+        cluster = self._process(fault)
         if fault.kind == "cluster clock jumps":
             jump = (fault.amount - 0.3) * _LONGEST_JUMP
             cluster.host.ahead += jump
@@ -132,6 +137,11 @@ class Injector:
             cluster.kill()
         await asyncio.sleep(fault.seconds / 4)
         cluster.start()
+
+    def _process(self, fault: Fault) -> ClusterActor:
+        """Return the process of the cluster that a fault hits."""
+        cluster = self._scenario.cluster
+        return cluster.hit(fault) if isinstance(cluster, ReplicaSet) else cluster
 
     def _target(self, fault: Fault) -> NodeActor | None:
         """Return the node that the fault's event is about, or the one that its number stands for."""
@@ -243,9 +253,10 @@ class Injector:
             looked(request, body, response)
 
     async def _link(self, fault: Fault) -> None:
-        network, cluster = self._scenario.simulation.network, self._scenario.cluster.host.address
-        node = self._target(fault)
+        network, node = self._scenario.simulation.network, self._target(fault)
         to_node = node is not None and (fault.amount < 0.7 or fault.kind == "one-way partition")
+        # clients know only the load balancer
+        cluster = (self._process(fault) if to_node else self._scenario.cluster).host.address
         other = node.host.address if node is not None and to_node else self._scenario.client_host(fault.target).address
         pairs = [(cluster, other), (other, cluster)]
         if "partition" in fault.kind:

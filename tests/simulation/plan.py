@@ -32,6 +32,15 @@ FAULTS: Final = {
     "resets": 2,
     "webhook fails": 2,
 }
+#: Besides those, with several replicas.
+REPLICA_FAULTS: Final = {
+    "replica paused": 5,
+    "replica cut off from the database": 5,
+    "replica's database link is bad": 1,
+    "database restarted": 2,
+    "database killed": 2,
+    "database ends connections": 1,
+}
 CLOUD_FAULTS: Final = {
     "cloud loses responses": 3,
     "cloud refuses": 1,
@@ -163,6 +172,8 @@ class Plan:
     concurrency: int
     #: Seconds after which an idle machine is deleted.
     idle: float
+    #: Processes of the cluster: one on SQLite, or several on PostgreSQL.
+    replicas: int = 1
 
     def only(self, faults: set[int], tasks: set[int] | None = None) -> Plan:
         """Return the plan with some of its faults and tasks."""
@@ -170,7 +181,9 @@ class Plan:
         return replace(self, faults=tuple(fault for fault in self.faults if fault.number in faults), tasks=kept)
 
 
-def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0, faults: int = -1) -> Plan:
+def make_plan(
+    seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0, faults: int = -1, replicas: int = 0
+) -> Plan:
     """Return the plan of a seed; sizes that are 0 (and -1 faults) are chosen by it."""
     shape = random.Random(f"{seed} shape")
     seconds = seconds or shape.choice((120.0, 240.0, 480.0))
@@ -179,20 +192,22 @@ def make_plan(seed: int, *, nodes: int = 0, tasks: int = 0, seconds: float = 0.0
     boot = shape.uniform(5.0, 60.0) if cloud else None
     count = tasks or shape.randint(3, 10)
     most = faults if faults >= 0 else shape.choice((0, 4, 8, 12, 16))
+    replicas = replicas or random.Random(f"{seed} replicas").choice((1, 1, 1, 1, 2, 3))
+    kinds = FAULTS | (CLOUD_FAULTS if cloud else {}) | (REPLICA_FAULTS if replicas > 1 else {})
     return Plan(
         seed=seed,
         nodes=tuple(_node(random.Random(f"{seed} node {number}")) for number in range(nodes)),
         settings=_settings(random.Random(f"{seed} settings")),
         tasks=tuple(_task(random.Random(f"{seed} task {number}"), number, seconds) for number in range(count)),
         faults=tuple(
-            _fault(random.Random(f"{seed} fault {number}"), number, seconds, nodes, cloud=cloud)
-            for number in range(most)
+            _fault(random.Random(f"{seed} fault {number}"), number, seconds, nodes, kinds) for number in range(most)
         ),
         boot=boot,
         seconds=seconds,
         drift=shape.choice((0.0, 0.0, 1e-4, -1e-4)),
         concurrency=shape.choice((1, 2, 100)),
         idle=shape.choice((5.0, 60.0)),
+        replicas=replicas,
     )
 
 
@@ -240,10 +255,10 @@ def _size(chance: random.Random, *, large: bool) -> int:
     return chance.randint(1 << 20, 4 << 20) if large else int(chance.paretovariate(1.2) * 500) % 60_000 + 1
 
 
-def _fault(chance: random.Random, number: int, seconds: float, nodes: int, *, cloud: bool) -> Fault:
-    kinds = FAULTS | CLOUD_FAULTS if cloud else FAULTS
+def _fault(chance: random.Random, number: int, seconds: float, nodes: int, kinds: dict[str, int]) -> Fault:
     [kind] = chance.choices(list(kinds), weights=list(kinds.values()))
-    moments = MACHINE_MOMENTS if kind in CLOUD_FAULTS else MOMENTS + (MACHINE_MOMENTS if cloud else ())
+    of_machines = MACHINE_MOMENTS if kinds.keys() >= CLOUD_FAULTS.keys() else ()
+    moments = of_machines if kind in CLOUD_FAULTS else MOMENTS + of_machines
     moment = chance.choice(moments) if chance.random() < 0.7 else ""
     return Fault(
         number=number,

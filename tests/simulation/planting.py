@@ -62,20 +62,21 @@ def search(name: str, *, first: int, cpu: float) -> Planted:
     """Run seeds against a broken copy until one violates something that holds in the intact source, for so many seconds
     of CPU at most."""
     seeds, spent = 0, 0.0
+    sizes = ["--replicas", "3"] if name.startswith("replica-") else []
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         path = f"{plant(name, Path(folder))}{os.pathsep}{ROOT}"
         while True:
-            output = _run(path, "find", "--from", str(first + seeds), "--cpu", str(cpu - spent)).stdout
+            output = _run(path, "find", "--from", str(first + seeds), "--cpu", str(cpu - spent), *sizes).stdout
             found = msgspec.json.decode(output.splitlines()[-1], type=Search)
             seeds, spent = seeds + found.seeds, spent + found.cpu
-            if not found.seed or _holds(found.seed):
+            if not found.seed or _holds(found.seed, sizes):
                 break
     return Planted(name, title(name), msgspec.structs.replace(found, seeds=seeds, cpu=spent))
 
 
-def _holds(seed: int) -> bool:
+def _holds(seed: int, sizes: list[str]) -> bool:
     """Return True if a seed violates nothing in the intact source."""
-    return _run(str(ROOT), "run", "--seeds", "1", "--from", str(seed), "--no-shrink").returncode == 0
+    return _run(str(ROOT), "run", "--seeds", "1", "--from", str(seed), "--no-shrink", *sizes).returncode == 0
 
 
 def _run(path: str, *words: str) -> subprocess.CompletedProcess[bytes]:

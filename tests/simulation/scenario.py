@@ -27,6 +27,7 @@ from tests.simulation.cluster import LOOK, PORT, ClusterActor, virtual_database_
 from tests.simulation.faults import Injector
 from tests.simulation.plan import Plan
 from tests.simulation.properties import SETTLES, Judged, Violation, judge
+from tests.simulation.replicas import ReplicaSet
 from tests.simulation.webhooks import WebhookReceiver
 
 _TOKENS: Final = {"a": "token-of-owner-a", "b": "token-of-owner-b"}
@@ -57,10 +58,13 @@ class Scenario:
         self.history = History(self.simulation.loop.time)
         self.context = copy_context()
         network = self.simulation.network
-        self.cluster = ClusterActor(
-            self.simulation, network.host("cluster", "10.0.0.1"), self.history, self._flags(root, database)
-        )
-        self.cluster.host.drift = plan.drift
+        host, flags = network.host("cluster", "10.0.0.1"), self._flags(root, database)
+        self.cluster: ClusterActor | ReplicaSet
+        if plan.replicas > 1:
+            self.cluster = ReplicaSet(self.simulation, host, self.history, flags, plan.replicas, plan.drift)
+        else:
+            self.cluster = ClusterActor(self.simulation, host, self.history, flags)
+            self.cluster.host.drift = plan.drift
         self.webhooks = WebhookReceiver(network.host("webhook", "10.0.3.1"), self.history)
         self.owners = {name: network.host(f"owner-{name}", f"10.0.4.{n}") for n, name in enumerate(_TOKENS, 1)}
         self.nodes: list[NodeActor] = []
@@ -70,7 +74,8 @@ class Scenario:
     def _flags(self, root: Path, database: bytes) -> dict[str, Any]:
         folder = root / "cluster-0"
         folder.mkdir(mode=0o700)
-        (folder / "clusterodm.db").write_bytes(database)
+        if self.plan.replicas == 1:
+            (folder / "clusterodm.db").write_bytes(database)
         tokens = root / "tokens.toml"
         limits = f"limits.maxConcurrentTasks = {self.plan.concurrency}\n"
         tokens.write_text(
@@ -102,7 +107,8 @@ class Scenario:
 
     async def run(self) -> Judged:
         """Run everything, and judge the history."""
-        virtual_database_time(self.simulation)
+        if self.plan.replicas == 1:
+            virtual_database_time(self.simulation)
         network, root = self.simulation.network, self.simulation.root
         self.webhooks.start()
         for number, knobs in enumerate(self.plan.nodes, 1):

@@ -35,11 +35,13 @@ def test_a_dozen_seeds_hold() -> None:
     assert status == 0
 
 
-def test_a_seed_has_one_history_everywhere(tmp_path: Path) -> None:
-    first = simulation("replay", "17", PYTHONHASHSEED="1")
+@pytest.mark.parametrize("replicas", ["1", "3"])
+def test_a_seed_has_one_history_everywhere(replicas: str, tmp_path: Path) -> None:
+    words = ("replay", "17", "--replicas", replicas)
+    first = simulation(*words, PYTHONHASHSEED="1")
     elsewhere = tmp_path / "elsewhere, with a longer name"
     elsewhere.mkdir()
-    again = simulation("replay", "17", PYTHONHASHSEED="2", SIMULATION_DIR=str(elsewhere))
+    again = simulation(*words, PYTHONHASHSEED="2", SIMULATION_DIR=str(elsewhere))
     assert first == again
     assert re.fullmatch(r"history: [0-9a-f]{64}", first[1][-1])
 

@@ -106,8 +106,8 @@ async def test_active_tasks_come_with_their_latest_attempt(store: Store) -> None
 
 async def test_an_attempt_is_changed_by_compare_and_set(store: Store) -> None:
     await store.add_task(task(attempts=1), "announced", attempt=attempt())
-    mine = await store.change_attempt(attempt(), sender="me")
-    assert mine == attempt(sender="me")
+    mine, version = await store.change_attempt(attempt(), sender="me")
+    assert (mine, version) == (attempt(sender="me"), 1)
     with pytest.raises(StaleTask):
         await store.change_attempt(attempt(), sender="you")
     with pytest.raises(StaleTask):

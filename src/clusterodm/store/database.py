@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib import import_module
 from typing import Any, Final, Self
 
@@ -30,6 +31,10 @@ CHANNEL: Final = "clusterodm"
 #: Seconds to wait for a database that does not respond: as long as a restart takes.
 _PATIENCE: Final = 15.0
 _PAUSE: Final = 0.2
+#: Seconds after which the server ends the session of a replica that stopped in the middle of a transaction, and (idle,
+#: interval, count) after which it notices that the host of one is gone: until then no other can change its rows.
+_IDLE: Final = 5.0
+_KEEPALIVES: Final = (3, 1, 3)
 #: Two pools, for work and for locks held meanwhile, so that neither waits for the other.
 _POOL: Final = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 30, "pool_pre_ping": True, "pool_recycle": 1800}
 
@@ -48,6 +53,9 @@ class Database:
         self._raw: AsyncConnection | None = None
         self._closed = False
         self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
+        if self.shared:
+            event.listen(engine.sync_engine, "connect", partial(_limit, idle=_IDLE))
+            event.listen(self._locks.sync_engine, "connect", partial(_limit, idle=0.0))
 
     @classmethod
     def unopened(cls, url: str) -> Self:
@@ -143,7 +151,9 @@ class Database:
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         """Rows of one statement, past SQLAlchemy, on a connection that is kept for it: a tenth of the time, where the
-        question is asked with each read of a client. One caller at a time; PostgreSQL only."""
+        question is asked with each read of a client. One caller at a time; PostgreSQL only. A lost connection is
+        replaced: it may have been lost long ago."""
+        kept = self._raw is not None
         try:
             if self._raw is None:
                 self._raw = await self._connected(self._engine)
@@ -153,9 +163,11 @@ class Database:
             connection, self._raw = self._raw, None
             if connection is not None:
                 await discard(connection)
-            if isinstance(error, Exception) and not isinstance(error, StoreDown):
+            if not isinstance(error, Exception) or isinstance(error, StoreDown):
+                raise
+            if not kept:
                 raise down(error) from None
-            raise
+        return await self._fetch(statement, *values)
 
     async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
         """Notify other processes of a change once this transaction is committed."""
@@ -239,6 +251,19 @@ class _SQLite(sqlite3.Connection):
         with suppress(sqlite3.ProgrammingError):  # closed already
             self.rollback()
         super().close()
+
+
+def _limit(connection: Any, _: Any, *, idle: float) -> None:
+    """Limit for how long a session can hold locks without doing anything. As SQL: PgBouncer refuses it at the start."""
+    keepalives = (f"tcp_keepalives_{name}" for name in ("idle", "interval", "count"))
+    settings = {
+        "idle_in_transaction_session_timeout": int(idle * 1000),
+        **dict(zip(keepalives, _KEEPALIVES, strict=True)),
+    }
+    cursor = connection.cursor()
+    cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items()))
+    cursor.close()
+    connection.commit()  # of one that is rolled back nothing stays
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:

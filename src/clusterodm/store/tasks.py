@@ -281,9 +281,9 @@ class TaskVerbs(UsageVerbs):
         table = schema.attempts
         return await self._attempts(select(table).where(table.c.cleanup != str(Cleanup.NONE)))
 
-    async def change_attempt(self, was: Attempt, **changes: Unpack[AttemptChanges]) -> Attempt:
-        """Update an attempt without a phase change; return it. Raises StaleTask if its stage, sender or cleanup has
-        changed since `was` was read."""
+    async def change_attempt(self, was: Attempt, **changes: Unpack[AttemptChanges]) -> tuple[Attempt, int]:
+        """Update an attempt without a phase change; return it, and the version of its task. Raises StaleTask if its
+        stage, sender or cleanup has changed since `was` was read."""
         table = schema.attempts
         condition = (table.c.task == was.task) & (table.c.number == was.number)
         for name in ("stage", "sender", "cleanup"):
@@ -292,11 +292,12 @@ class TaskVerbs(UsageVerbs):
         newer = update(schema.tasks).where(schema.tasks.c.uuid == was.task)
         async with self._transaction() as connection:
             # the task before its attempt, as everybody does: two who went opposite ways would wait for each other
-            await connection.execute(newer.values(version=schema.tasks.c.version + 1))
+            newer = newer.values(version=schema.tasks.c.version + 1).returning(schema.tasks.c.version)
+            version = (await connection.execute(newer)).scalar()
             if (await connection.execute(update(table).where(condition).values(row))).rowcount != 1:
                 raise StaleTask(f"attempt {was.number} of task {was.task} is no longer {was.stage}")
             await self._tell(connection, "task", was.task)
-        return msgspec.structs.replace(was, **changes)
+        return msgspec.structs.replace(was, **changes), int(version or 0)
 
     # Inside
 

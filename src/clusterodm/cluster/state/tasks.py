@@ -173,6 +173,8 @@ class Tasks:
         if self.others and uuid in self:
             await self.freshness.check(uuid)
         entry = self.get(uuid) or await self.find(uuid)
+        if self._store.shared and entry is not None and entry.task.phase is Phase.RECEIVING:
+            await self.refresh([uuid])  # the store may not have answered in time, and another process accepted it
         if entry is None or entry.task.owner != owner or not visible(entry.task):
             raise TaskNotFound(f"{uuid[:100]} not found")
         return entry
@@ -333,11 +335,16 @@ class Tasks:
         if entry.task.attempts != was.number:
             raise StaleTask(f"attempt {was.number} of task {was.task} is over")
         try:
-            entry.attempt = await self._store.change_attempt(was, **changes)
+            attempt, version = await self._store.change_attempt(was, **changes)
         except StaleTask:
             await self._catch_up(entry)
             raise
-        return entry.attempt
+        entry.attempt = attempt
+        if version == entry.task.version + 1:  # a read that began before must not put the old attempt back
+            entry.task = msgspec.structs.replace(entry.task, version=version)
+        elif version > entry.task.version:  # others changed the task, too
+            await self._catch_up(entry)
+        return attempt
 
     def _changed(self, entry: Entry) -> None:
         uuid, phase = entry.task.uuid, entry.task.phase

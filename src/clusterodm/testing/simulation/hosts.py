@@ -85,6 +85,15 @@ class Process:
         self.host.processes.remove(self)
         self.ended.set()
 
+    def pause(self) -> None:
+        """Stop it, as by SIGSTOP: its host still accepts what arrives."""
+        if not self.dead:
+            self.host.network.loop.pause(self)
+
+    def resume(self) -> None:
+        """Let it go on, as by SIGCONT."""
+        self.host.network.loop.resume(self)
+
     def _done(self, main: asyncio.Task[Any]) -> None:
         """Note its own end; its connections are gone with it."""
         error = None if main.cancelled() else main.exception()

@@ -117,6 +117,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.failure: RealWorldError | None = None
         #: What dead processes have left in memory.
         self.dead: list[object] = []
+        #: Processes that are stopped, each with what it will do once it goes on.
+        self._paused: dict[Process, list[asyncio.Handle]] = {}
         #: Callbacks run so far.
         self.steps = 0
         #: Errors that nothing handled, with their time.
@@ -170,10 +172,26 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Forget all callbacks of a process. What they refer to stays in memory: a coroutine that is finalised would
         run its clean-up, which a killed process does not."""
         self.dead.append(process)
-        for handle in (*self._ready, *(timer for _, _, timer in self._scheduled)):
+        paused = self._paused.pop(process, [])
+        for handle in (*self._ready, *paused, *(timer for _, _, timer in self._scheduled)):
             if _process_of(handle) is process and not handle.cancelled():
                 self.dead.append((handle._callback, handle._args))
                 handle.cancel()
+
+    def pause(self, process: Process) -> None:
+        """Run no callback of a process until `resume`."""
+        self._paused.setdefault(process, [])
+
+    def resume(self, process: Process) -> None:
+        """Let a process go on, with everything that was due meanwhile."""
+        self._ready.extend(self._paused.pop(process, []))
+
+    def _is_held(self, handle: asyncio.Handle) -> bool:
+        process = _process_of(handle)
+        if process is None or process not in self._paused:
+            return False
+        self._paused[process].append(handle)
+        return True
 
     def _run_once(self) -> None:
         """Run callbacks until `stop` was called."""
@@ -182,7 +200,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._queue_due()
             for _ in range(len(ready)):
                 handle = ready.popleft()
-                if not handle._cancelled:
+                if not handle._cancelled and not (self._paused and self._is_held(handle)):
                     self.steps += 1
                     try:
                         handle._context.run(handle._callback, *handle._args)

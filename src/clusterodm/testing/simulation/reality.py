@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import aiohappyeyeballs
 import aiosqlite.core
+from asyncpg import connect_utils
 
 from clusterodm.aio import Clock
 from clusterodm.nodeodm import backlog, upload
@@ -91,6 +92,8 @@ def _places(loop: VirtualLoop) -> list[tuple[Any, str, Any]]:
         (socket.socket, "connect", _refused("socket.connect")),
         (socket.socket, "bind", _refused("socket.bind")),
         (aiohappyeyeballs, "start_connection", _start_connection),
+        (connect_utils, "_get_socket", lambda _: None),
+        (connect_utils, "_set_nodelay", lambda _: None),
         (aiosqlite.core, "Thread", InlineThread),
         (aiosqlite.core, "SimpleQueue", partial(inline_queue, loop)),
         (aiosqlite.core.Connection, "commit", sync_aware_commit(aiosqlite.core.Connection.commit)),

@@ -71,6 +71,10 @@ class Stream:
         """Return the bytes that the sender's kernel takes now."""
         return max(0, WINDOW - self.taken - self.waiting)
 
+    def unreceived(self) -> bool:
+        """Return True if the receiving kernel knows nothing of this connection any more."""
+        return self._target.gone
+
     def end(self) -> None:
         """Close this direction after the last byte."""
         if not self._ended and not self._broken:

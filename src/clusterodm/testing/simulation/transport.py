@@ -39,6 +39,7 @@ class Endpoint(asyncio.Transport):
         #: Called when the kernel may have room again, for code without flow control by a protocol.
         self.room: Callable[[], None] | None = None
         self._loop = network.loop
+        self._network = network
         self._process = process
         self._context = context or copy_context()
         self._protocol: Any = None
@@ -112,6 +113,14 @@ class Endpoint(asyncio.Transport):
             self._out.reset()
         else:
             self._out.drop()
+
+    def probe(self) -> bool:
+        """Send a keepalive; return True if the peer's host answers."""
+        if self._network.is_cut(self.address[0], self.peer[0]) or self._network.is_cut(self.peer[0], self.address[0]):
+            return False
+        if self._out.unreceived():
+            self.lost(ConnectionResetError("Connection reset by peer"), notify=False)
+        return True
 
     # Reading
 
