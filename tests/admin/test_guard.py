@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: The ClusterODM contributors
 # SPDX-License-Identifier: AGPL-3.0-or-later
-"""The guard of the admin port, in driven time: whom wrong passwords delay, for how long, and what is remembered."""
+"""The guard of the admin port, in virtual time: whom wrong passwords delay, for how long, and what is remembered."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -18,12 +20,18 @@ from clusterodm.core.errors import ServiceDown
 from clusterodm.http import logins
 from clusterodm.http.logins import DELAY, FEW, MANY, Logins, TooManyGuesses
 from clusterodm.settings import load_settings
+from clusterodm.testing.simulation.loop import VirtualLoop
 from tests.admin.support import PASSWORD, login
-from tests.driven import run_driven
 
 HERE, ELSEWHERE = "192.0.2.1", "198.51.100.1"
 WRONG = login("hush-wrong")
 RIGHT = login(PASSWORD)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in virtual time."""
+    with asyncio.Runner(loop_factory=lambda: VirtualLoop(random.Random(1))) as runner:
+        runner.run(scenario)
 
 
 def now() -> float:
@@ -67,7 +75,7 @@ def test_wrong_passwords_of_an_address_are_answered_one_after_another_and_delay_
             assert await door.ask(WRONG, ELSEWHERE) == (401, DELAY, "")
         assert answers(guesses) == [(401, number * DELAY, "") for number in (1, 2, 3, 4)]
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_an_address_that_keeps_guessing_is_refused_with_the_right_password_too_until_the_time_that_it_is_told() -> None:
@@ -84,7 +92,7 @@ def test_an_address_that_keeps_guessing_is_refused_with_the_right_password_too_u
         assert [status for status, *_ in answers(guesses)] == [401] * FEW + [429] * 3
         assert [seconds for status, seconds, _ in answers(guesses) if status == 429] == [0.0] * 3
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_delays_run_out_and_the_address_is_forgotten_by_its_next_login() -> None:
@@ -96,7 +104,7 @@ def test_delays_run_out_and_the_address_is_forgotten_by_its_next_login() -> None
         assert await door.ask(RIGHT) == (200, 0.0, "")
         assert not door.guard._logins._due
 
-    run_driven(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize("jump", [-86400.0, -1.0, 86400.0])
@@ -111,7 +119,7 @@ def test_a_clock_that_is_set_changes_no_delay(jump: float) -> None:
         assert answers(guesses)[-1] == (401, FEW * DELAY, "")
         assert await door.ask(RIGHT) == (200, 0.0, "")
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_a_guess_that_is_given_up_still_counts() -> None:
@@ -125,7 +133,7 @@ def test_a_guess_that_is_given_up_still_counts() -> None:
         assert (await door.ask(RIGHT))[0] == 429
         assert door.guard._logins._delayed == 0
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_delayed_answers_are_bounded_over_all_addresses() -> None:
@@ -136,7 +144,7 @@ def test_delayed_answers_are_bounded_over_all_addresses() -> None:
         assert answers(guesses) == [(401, DELAY, "")] * MANY + [(429, 0.0, "1")] * 5
         assert await door.ask(WRONG, ELSEWHERE) == (401, DELAY, "")
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_addresses_that_are_remembered_are_bounded_and_the_one_that_guessed_last_stays() -> None:
@@ -157,7 +165,7 @@ def test_addresses_that_are_remembered_are_bounded_and_the_one_that_guessed_last
         assert "10.0.0.0" not in counted._due
         assert next(reversed(counted._due)) == "10.0.41.3"
 
-    run_driven(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(
@@ -180,7 +188,7 @@ def test_addresses_are_limited_each_by_itself_and_those_of_ipv6_by_their_network
             await asyncio.sleep(0)
             assert (await door.ask(RIGHT, second))[0] == (429 if one else 200)
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_attempts_that_take_time_count_while_they_are_under_way_and_cost_nothing_if_they_are_right() -> None:
@@ -206,7 +214,7 @@ def test_attempts_that_take_time_count_while_they_are_under_way_and_cost_nothing
         assert await check(None) is None
         assert now() - began == 5  # a check that takes longer than the delay is delay enough
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_an_attempt_that_could_not_be_judged_costs_nothing() -> None:
@@ -221,7 +229,7 @@ def test_an_attempt_that_could_not_be_judged_costs_nothing() -> None:
                 await counted.check(HERE, down)
         assert not counted._due
 
-    run_driven(scenario())
+    run(scenario())
 
 
 def test_a_silent_session_of_the_shell_runs_out_and_one_that_goes_on_does_not() -> None:
@@ -237,4 +245,4 @@ def test_a_silent_session_of_the_shell_runs_out_and_one_that_goes_on_does_not() 
             await lines.next()
         assert now() - began == pytest.approx(3600)
 
-    run_driven(scenario())
+    run(scenario())
