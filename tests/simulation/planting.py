@@ -51,10 +51,11 @@ def title(name: str) -> str:
 
 
 def plant(name: str, folder: Path) -> Path:
-    """Copy the source and break it; return the folder to import it from."""
+    """Copy the source and break it; return the folder to import it from. Raises CalledProcessError if the patch does
+    not apply any more."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    patch = (PATCHES / f"{name}.patch").read_bytes()
-    subprocess.run(["patch", "-p1", "--quiet", "--fuzz=0"], input=patch, cwd=folder, check=True)
+    outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # in a repository, git would do nothing
+    subprocess.run(["git", "apply", str(PATCHES / f"{name}.patch")], cwd=folder, env=outside, check=True)
     return folder / "src"
 
 
