@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.simulation.scenario import Scenario
 
 _MOST_ATTEMPTS: Final = 60
+#: Seconds within which a replica is as new as its database again.
+_RECONNECTS: Final = 15.0
 #: Calls of a webhook that is refused.
 _WEBHOOK_TRIES: Final = 10
 
@@ -68,6 +70,15 @@ class Case:
         """Return True for an attempt whose cleanup looks three days old: nodes have dropped it by then."""
         events = self.history.of("announced", subject=self.attempts.get(uuid, ""))
         return any(self.aged(event.at) for event in events)
+
+    def stale(self, at: float) -> bool:
+        """Return True if a replica may have answered from memory then, because it did not reach its database."""
+        ends = {event.details["fault"]: event.at for event in self.history.of("fault ends")}
+        for event in self.history.of("fault begins"):
+            number, kind, *_ = event.details["fault"].removeprefix("fault ").split(":")
+            if "database" in kind and event.at <= at <= ends.get(int(number), at) + _RECONNECTS:
+                return True
+        return False
 
     def lost_files(self, uuid: str) -> bool:
         """Return True if the cluster lost files of a task with its power: they had not reached the disk."""

@@ -85,6 +85,10 @@ class ClusterActor(Program):
             await self._process.ended.wait()
             self._history.add(self.name, "cluster stopped")
 
+    async def has_cleaned(self) -> bool:
+        """Return True if no cleanup on a node is due."""
+        return self.cluster is not None and not await self.cluster.context.store.attempts_to_clean()
+
     def _down(self) -> None:
         self.up.clear()
         self.cluster = None

@@ -238,7 +238,7 @@ def status_never_goes_back(case: Case) -> Iterator[tuple[str, str]]:
             ran = ran or event.kind == "run begins"
             if event.kind in ("ordering", "ordered") and event.details["verb"] == "restart":
                 last, ran = 0, False
-            if event.kind == "status":
+            if event.kind == "status" and not case.stale(event.at):
                 rank = order.get(event.details["code"], 3)
                 if rank < last and (ran or last > 1):
                     yield task.uuid, f"went to {event.details['code']} at {event.at:.1f}"
@@ -261,16 +261,17 @@ def completed_tasks_have_results(case: Case) -> Iterator[tuple[str, str]]:
 
 
 def _results_died(case: Case, task: TaskStory) -> bool:
-    """Return True if the node that had the results lost them after the end."""
+    """Return True if the node that had the results lost them after the run."""
     ends = [end for end in task.of("phase finished") if end.details.get("outcome") == "completed"]
     if not ends or case.scenario.plan.settings["results"] == "keep":
         return False
-    node = str(ends[-1].details.get("node", ""))
+    node, on_node = str(ends[-1].details.get("node", "")), ends[-1].details.get("on_node", "")
+    runs = [run.at for run in task.of("run ends") if run.subject == on_node and run.at <= ends[-1].at]
+    since = max(runs, default=ends[-1].at)
     names = {f"{each.host.address}:3000": each.name for each in case.scenario.nodes}
     lost = ("node killed", "node loses power", "machine deleted")
     return any(
-        event.at >= ends[-1].at and event.actor in (names.get(node, "cloud"), "cloud")
-        for event in case.history.of(*lost)
+        event.at >= since and event.actor in (names.get(node, "cloud"), "cloud") for event in case.history.of(*lost)
     )
 
 

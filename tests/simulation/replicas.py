@@ -14,6 +14,7 @@ from sqlalchemy import create_mock_engine
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 
 from clusterodm.core.errors import StoreDown
+from clusterodm.core.tasks import Cleanup
 from clusterodm.server.app import Cluster
 from clusterodm.store import schema
 from clusterodm.store.migrate import HEAD
@@ -88,7 +89,8 @@ class ReplicaSet:
         self.host = host
         self.database = Postgres(simulation, network.host("database", "10.0.5.1"), history)
         create_schema(self.database.tables)
-        self.database.tables.watchers.append(CommitWatcher(history))
+        self._watcher = CommitWatcher(history)
+        self.database.tables.watchers.append(self._watcher)
         flags = flags | {"database_url": self.database.url(), "public_address": self.url}
         folder = simulation.root / "cluster-0"
         self.replicas = [
@@ -117,6 +119,10 @@ class ReplicaSet:
         self._balancer.start()
         for replica in self.replicas:
             replica.start()
+
+    async def has_cleaned(self) -> bool:
+        """Return True if no cleanup on a node is due."""
+        return not self._watcher.due
 
     def hit(self, fault: Fault) -> Replica:
         """Return the replica that a fault hits."""
@@ -171,11 +177,15 @@ class CommitWatcher:
     def __init__(self, history: History) -> None:
         self._phases = Phases(history, "database")
         self._attempts: dict[str, Change] = {}
+        #: Attempts, by key, whose cleanup on a node is due.
+        self.due: set[tuple[Any, ...]] = set()
 
     def __call__(self, changes: list[Change]) -> None:
         """Take the changes of a transaction down."""
         tasks: dict[str, Any] = {}
         for change in changes:
+            if change.table == "attempts":
+                self.due.discard(change.key)
             if change.row is None:
                 continue
             if change.table == "tasks":
@@ -184,6 +194,8 @@ class CommitWatcher:
                 self._phases.machine(change.row)
             elif change.table == "attempts":
                 uuid, number = change.key
+                if change.row["cleanup"] != Cleanup.NONE:
+                    self.due.add(change.key)
                 if uuid not in self._attempts or self._attempts[uuid].key[1] <= number:
                     self._attempts[uuid] = change
         for uuid, task in tasks.items():

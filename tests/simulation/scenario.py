@@ -147,17 +147,12 @@ class Scenario:
             if (
                 all(process.dead or self._too_large(client.uuid) for client, process in clients)
                 and self._settled()
-                and await self._cleaned()
+                and await self.cluster.has_cleaned()
             ):
                 self.settled_at = self.simulation.loop.time()
                 break
         over.set()
         return judge(self)
-
-    async def _cleaned(self) -> bool:
-        """Return True if nothing is left to be done on nodes."""
-        cluster = self.cluster.cluster
-        return cluster is not None and not await cluster.context.store.attempts_to_clean()
 
     def _too_large(self, uuid: str) -> bool:
         """Return True if a task waits for a size of machine with more memory: a cluster that has seen all sizes since

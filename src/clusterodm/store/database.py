@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
-from typing import Any, Final, Self
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 from sqlalchemy import ColumnElement, Float, Table, cast, event, func, literal, select, text
@@ -25,6 +26,10 @@ from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
 from clusterodm.store.migrate import migrate
 from clusterodm.store.rows import Aside, decode_text
 
+P = ParamSpec("P")
+T = TypeVar("T")
+S = TypeVar("S", bound="Database")
+
 _PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 #: The channel on which replicas notify each other of changes.
 CHANNEL: Final = "clusterodm"
@@ -35,6 +40,8 @@ _PAUSE: Final = 0.2
 #: interval, count) after which it notices that the host of one is gone: until then no other can change its rows.
 _IDLE: Final = 5.0
 _KEEPALIVES: Final = (3, 1, 3)
+#: Milliseconds after which a server counts as gone that acknowledges nothing of what was sent.
+_UNACKNOWLEDGED: Final = 15_000
 #: Two pools, for work and for locks held meanwhile, so that neither waits for the other.
 _POOL: Final = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 30, "pool_pre_ping": True, "pool_recycle": 1800}
 
@@ -54,8 +61,9 @@ class Database:
         self._closed = False
         self._locks = create_async_engine(engine.url, **_POOL) if self.shared else engine
         if self.shared:
-            event.listen(engine.sync_engine, "connect", partial(_limit, idle=_IDLE))
-            event.listen(self._locks.sync_engine, "connect", partial(_limit, idle=0.0))
+            for each, idle in ((engine, _IDLE), (self._locks, 0.0)):
+                event.listen(each.sync_engine, "connect", _watch)
+                event.listen(each.sync_engine, "connect", partial(_limit, idle=idle))
 
     @classmethod
     def unopened(cls, url: str) -> Self:
@@ -151,9 +159,7 @@ class Database:
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         """Rows of one statement, past SQLAlchemy, on a connection that is kept for it: a tenth of the time, where the
-        question is asked with each read of a client. One caller at a time; PostgreSQL only. A lost connection is
-        replaced: it may have been lost long ago."""
-        kept = self._raw is not None
+        question is asked with each read of a client. One caller at a time; PostgreSQL only."""
         try:
             if self._raw is None:
                 self._raw = await self._connected(self._engine)
@@ -165,9 +171,7 @@ class Database:
                 await discard(connection)
             if not isinstance(error, Exception) or isinstance(error, StoreDown):
                 raise
-            if not kept:
-                raise down(error) from None
-        return await self._fetch(statement, *values)
+            raise down(error) from None
 
     async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
         """Notify other processes of a change once this transaction is committed."""
@@ -184,6 +188,25 @@ class Database:
         """Return the dialect's insert that supports upserts; only the dialect in use is loaded."""
         dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
         return dialect.insert(table)
+
+
+def repeatable(
+    verb: Callable[Concatenate[S, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Repeat a verb that changes nothing if a shared server's connection is lost meanwhile."""
+
+    @wraps(verb)
+    async def repeated(self: S, /, *args: P.args, **how: P.kwargs) -> T:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await verb(self, *args, **how)
+            except StoreDown:
+                if not self.shared or self._closed or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    return repeated
 
 
 async def discard(connection: AsyncConnection) -> None:
@@ -264,6 +287,18 @@ def _limit(connection: Any, _: Any, *, idle: float) -> None:
     cursor.execute("SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items()))
     cursor.close()
     connection.commit()  # of one that is rolled back nothing stays
+
+
+def _watch(connection: Any, _: Any) -> None:
+    """Have the kernel notice that a server is gone: the driver sends no keepalives, and waits without limit."""
+    plug = connection.driver_connection._transport.get_extra_info("socket")
+    if plug is None or plug.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    values = (*_KEEPALIVES, _UNACKNOWLEDGED)
+    for name, value in zip(("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT"), values, strict=True):
+        if (option := getattr(socket, f"TCP_{name}", None)) is not None:  # Linux has all
+            plug.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _set_pragmas(connection: Any, _: Any) -> None:

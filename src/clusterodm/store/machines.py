@@ -16,7 +16,7 @@ from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import Machine, MachineEvent, State, require_transition
 from clusterodm.core.sizing import Peak
 from clusterodm.store import schema
-from clusterodm.store.database import Database, columns, plain
+from clusterodm.store.database import Database, columns, plain, repeatable
 from clusterodm.store.rows import Row, as_record, explain, salvaged
 
 
@@ -64,6 +64,7 @@ class MachineVerbs(Database):
                 raise StaleMachine(f"machine {machine.id} is gone")
             await self._tell(connection, "machines")
 
+    @repeatable
     async def machine_events(self, machine_id: str) -> list[MachineEvent]:
         """Return the history of a machine, oldest line first; empty for an unknown one."""
         table = schema.machine_events
@@ -72,6 +73,7 @@ class MachineVerbs(Database):
             rows = (await connection.execute(query)).mappings().all()
         return self.aside.records(rows, MachineEvent, "machine_events", "id")
 
+    @repeatable
     async def machines_alive(self) -> list[Machine]:
         """Return all machines that are not gone, oldest first."""
         table = schema.machines
@@ -80,6 +82,7 @@ class MachineVerbs(Database):
             rows = (await connection.execute(query)).mappings().all()
         return [machine for row in rows if (machine := self._machine(row)) is not None]
 
+    @repeatable
     async def machines_gone(self, *, limit: int) -> list[Machine]:
         """Return machines that are gone, latest first."""
         table = schema.machines
@@ -109,6 +112,7 @@ class MachineVerbs(Database):
             await connection.execute(delete(table).where(expired))
             await connection.execute(delete(schema.costs).where(schema.costs.c.month < month))
 
+    @repeatable
     async def peaks(self, *, limit: int) -> list[Peak]:
         """Return what recent tasks used, oldest first."""
         table = schema.peaks
@@ -136,6 +140,7 @@ class MachineVerbs(Database):
                 key = ["month", "machine", "task"]
                 await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=more))
 
+    @repeatable
     async def spent(self, month: str) -> float:
         """Return the total cost of a month (as "2026-11")."""
         table = schema.costs.c
@@ -143,6 +148,7 @@ class MachineVerbs(Database):
             query = select(func.coalesce(func.sum(table.amount), 0.0)).where(table.month == month)
             return float((await connection.execute(query)).scalar_one())
 
+    @repeatable
     async def costs(self, month: str, by: str) -> list[tuple[str, float, float]]:
         """Return (key, hours, amount) of a month by "owner", "task" or "machine", most expensive first; at most
         1000."""

@@ -15,13 +15,14 @@ from clusterodm.core.changes import NodeChanges
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
-from clusterodm.store.database import Database, columns, down, plain
+from clusterodm.store.database import Database, columns, down, plain, repeatable
 from clusterodm.store.rows import MalformedJson, Row, as_node, explain, readable_nodes, salvaged_node
 
 
 class NodeVerbs(Database):
     """Nodes and single values."""
 
+    @repeatable
     async def nodes(self) -> list[NodeRecord]:
         """Return all nodes by number, including removed ones."""
         async with self._transaction() as connection:
@@ -79,6 +80,7 @@ class NodeVerbs(Database):
                 await self._tell(connection, "nodes")
         return ids
 
+    @repeatable
     async def value(self, key: str) -> Any:
         """Return a single value, None if it was never stored."""
         async with self._transaction() as connection:

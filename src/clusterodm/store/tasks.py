@@ -21,7 +21,7 @@ from clusterodm.core.errors import StaleTask
 from clusterodm.core.files import Manifest
 from clusterodm.core.tasks import ACTIVE, Attempt, Cleanup, Event, Phase, Task, require_transition
 from clusterodm.store import schema
-from clusterodm.store.database import columns, plain
+from clusterodm.store.database import columns, plain, repeatable
 from clusterodm.store.usage import UsageVerbs
 
 #: A task with its latest attempt, if it has had one.
@@ -102,6 +102,7 @@ class TaskVerbs(UsageVerbs):
             await self._tell(connection, "task", task.uuid)
         return version
 
+    @repeatable
     async def owned_by(self, prefix: str) -> dict[str, str]:
         """Owners that begin with `prefix`, by the uuid of their task."""
         table = schema.tasks.c
@@ -162,6 +163,7 @@ class TaskVerbs(UsageVerbs):
         """Return True if there is any task."""
         return bool(await self._uuids(schema.tasks.c.uuid.is_not(None), limit=1))
 
+    @repeatable
     async def unsent(self) -> int:
         """Return the number of queued tasks whose files must be held."""
         table = schema.tasks.c
@@ -169,6 +171,7 @@ class TaskVerbs(UsageVerbs):
         async with self._transaction() as connection:
             return int((await connection.execute(query)).scalar_one())
 
+    @repeatable
     async def versions(self, uuids: Sequence[str]) -> dict[str, int]:
         """Return the versions of those of these tasks that exist. One caller at a time."""
         if self.shared:
@@ -188,6 +191,7 @@ class TaskVerbs(UsageVerbs):
         phases = [str(phase) for phase in Phase]
         await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(phases)))
 
+    @repeatable
     async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
         """Return the uuids of an owner's finished tasks that ended after `since`, latest end first."""
         table = schema.tasks.c
@@ -205,6 +209,7 @@ class TaskVerbs(UsageVerbs):
         query = select(schema.tasks).where(table.phase == str(Phase.FINISHED), table.finished_at < at)
         return await self._tasks(query.order_by(table.finished_at).limit(limit))
 
+    @repeatable
     async def jobs(self) -> list[str]:
         """Return the uuids of split-merge jobs that have submodels."""
         table = schema.tasks.c
@@ -212,6 +217,7 @@ class TaskVerbs(UsageVerbs):
         async with self._transaction() as connection:
             return list((await connection.execute(select(table.job).where(has_job).distinct())).scalars())
 
+    @repeatable
     async def submodels(self, job: str, *, limit: int, besides: int | None = None) -> list[Task]:
         """Return submodels of a split-merge job, except those of attempt `besides`; first those that are not over."""
         table = schema.tasks.c
@@ -229,6 +235,7 @@ class TaskVerbs(UsageVerbs):
         """Return the uuids of ended or removed tasks that are still to be reported to the accounting service."""
         return await self._uuids(schema.tasks.c.billing_due)
 
+    @repeatable
     async def removed(self, *, limit: int, after: str = "") -> list[tuple[str, str]]:
         """Removed tasks of which nothing is left to be done, those after a uuid: their uuids in order, and the provider
         in whose bucket their results are."""
@@ -250,6 +257,7 @@ class TaskVerbs(UsageVerbs):
         async with self._transaction() as connection:
             await connection.execute(delete(schema.tasks).where(removed))
 
+    @repeatable
     async def manifest(self, uuid: str) -> Manifest | None:
         """Return the accepted files of a task; None if they were not stored."""
         table = schema.manifests.c
@@ -259,6 +267,7 @@ class TaskVerbs(UsageVerbs):
         manifests = self.aside.records([row], Manifest, "manifests", "task") if row is not None else []
         return manifests[0] if manifests else None
 
+    @repeatable
     async def timeline(self, uuid: str) -> list[Event]:
         """Return a task's timeline, oldest line first; times never decrease, even if the clock was set back."""
         table = schema.events
@@ -301,6 +310,7 @@ class TaskVerbs(UsageVerbs):
 
     # Inside
 
+    @repeatable
     async def _uuids(self, where: ColumnElement[bool], *, limit: int | None = None) -> list[str]:
         query = select(schema.tasks.c.uuid).where(where).limit(limit)
         async with self._transaction() as connection:
@@ -317,11 +327,13 @@ class TaskVerbs(UsageVerbs):
         statement = self._insert(schema.manifests).values(row | {"task": uuid})
         await connection.execute(statement.on_conflict_do_update(index_elements=["task"], set_=row))
 
+    @repeatable
     async def _attempts(self, query: Select[Any]) -> list[Attempt]:
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).mappings().all()
         return self.aside.records(rows, Attempt, "attempts", "task", "number")
 
+    @repeatable
     async def _tasks(self, query: Select[Any]) -> list[TaskAndAttempt]:
         async with self._transaction() as connection:
             rows = (await connection.execute(query)).mappings().all()

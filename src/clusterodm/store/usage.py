@@ -10,12 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clusterodm.core.fairness import NEGLIGIBLE, Account, length, payer
 from clusterodm.core.tasks import ON_NODE, Attempt, Stage, Task
 from clusterodm.store import schema
-from clusterodm.store.database import Database
+from clusterodm.store.database import Database, repeatable
 
 
 class UsageVerbs(Database):
     """Accounts of owners."""
 
+    @repeatable
     async def accounts(self) -> list[Account]:
         """Return the accounts of all owners."""
         async with self._transaction() as connection:
