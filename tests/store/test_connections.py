@@ -43,6 +43,17 @@ READS: dict[str, Verb] = {
 }
 
 
+_END = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE pid != pg_backend_pid() AND datname = current_database() AND"
+)
+
+
+def plain(url: str) -> str:
+    """Return the URL for the driver itself."""
+    return url.replace("+asyncpg", "").partition("?")[0]
+
+
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
     """Open a store while the block runs."""
@@ -63,18 +74,13 @@ async def _lose_while(url: str, verb: Awaitable[Any]) -> Any:
         except StoreDown as error:
             return error
 
-    plain = url.replace("+asyncpg", "").partition("?")[0]
-    holder, other = await asyncpg.connect(plain), await asyncpg.connect(plain)
+    holder, other = await asyncpg.connect(plain(url)), await asyncpg.connect(plain(url))
     try:
         tables = [row[0] for row in await other.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         await holder.execute(f"BEGIN; LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
-        end = (
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
         async with asyncio.TaskGroup() as group:
             task = group.create_task(outcome())
-            while not await other.fetchval(end):
+            while not await other.fetchval(f"{_END} wait_event_type = 'Lock'"):
                 assert not task.done(), "it waits for no lock"
             await holder.execute("ROLLBACK")
         return task.result()
@@ -96,6 +102,36 @@ async def test_a_write_whose_connection_is_lost_is_not_repeated(postgres: Server
     url = postgres.new_database()
     async with opened(url) as store:
         assert isinstance(await _lose_while(url, store.keep_value("k", 1)), StoreDown)
+
+
+async def test_what_was_done_under_a_lock_counts_although_its_session_ended(postgres: Server) -> None:
+    url = postgres.new_database()
+    async with opened(url) as store:
+        async with store.locked("a"):
+            other = await asyncpg.connect(plain(url))
+            assert await other.fetchval(f"{_END} pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')") == 1
+            await other.close()
+            await store.keep_value("k", 1)
+        assert await store.value("k") == 1
+
+
+async def test_a_lock_whose_connection_is_lost_in_the_wait_for_it_is_taken(postgres: Server) -> None:
+    url = postgres.new_database()
+
+    async def locked(store: Store) -> str:
+        async with store.locked("a"):
+            return "held"
+
+    async with opened(url) as store:
+        holder, other = await asyncpg.connect(plain(url)), await asyncpg.connect(plain(url))
+        await holder.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('a', 0))")
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(locked(store))
+            while not await other.fetchval(f"{_END} wait_event_type = 'Lock'"):
+                assert not task.done(), "it waits for no lock"
+            await holder.close()
+        assert task.result() == "held"
+        await other.close()
 
 
 async def test_the_kernel_notices_when_the_host_of_a_server_is_gone(postgres: Server) -> None:

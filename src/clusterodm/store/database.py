@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial, wraps
 from importlib import import_module
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
@@ -44,6 +44,25 @@ _KEEPALIVES: Final = (3, 1, 3)
 _UNACKNOWLEDGED: Final = 15_000
 #: Two pools, for work and for locks held meanwhile, so that neither waits for the other.
 _POOL: Final = {"pool_size": 10, "max_overflow": 10, "pool_timeout": 30, "pool_pre_ping": True, "pool_recycle": 1800}
+
+
+def repeatable(
+    verb: Callable[Concatenate[S, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """Repeat a verb that changes nothing if a shared server's connection is lost meanwhile."""
+
+    @wraps(verb)
+    async def repeated(self: S, /, *args: P.args, **how: P.kwargs) -> T:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                return await verb(self, *args, **how)
+            except StoreDown:
+                if not self.shared or self._closed or time.monotonic() > end:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    return repeated
 
 
 class Database:
@@ -109,9 +128,19 @@ class Database:
         if not self.shared:
             yield
             return
-        async with self._begun(self._locks) as connection:
-            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+        lock = await self._lock(name)
+        try:
             yield
+        finally:
+            with suppress(StoreDown):  # the lock ended with its session
+                await lock.aclose()
+
+    @repeatable
+    async def _lock(self, name: str) -> AsyncExitStack:
+        async with AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._begun(self._locks))
+            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+            return stack.pop_all()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[AsyncConnection]:
@@ -188,25 +217,6 @@ class Database:
         """Return the dialect's insert that supports upserts; only the dialect in use is loaded."""
         dialect = import_module(f"sqlalchemy.dialects.{self._engine.dialect.name}")
         return dialect.insert(table)
-
-
-def repeatable(
-    verb: Callable[Concatenate[S, P], Awaitable[T]],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """Repeat a verb that changes nothing if a shared server's connection is lost meanwhile."""
-
-    @wraps(verb)
-    async def repeated(self: S, /, *args: P.args, **how: P.kwargs) -> T:
-        end = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                return await verb(self, *args, **how)
-            except StoreDown:
-                if not self.shared or self._closed or time.monotonic() > end:
-                    raise
-            await asyncio.sleep(_PAUSE)
-
-    return repeated
 
 
 async def discard(connection: AsyncConnection) -> None:
