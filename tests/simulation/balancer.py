@@ -78,7 +78,10 @@ class Balancer:
         return min(order, key=lambda each: each.requests, default=None)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            body = await request.read()
+        except ConnectionError:  # the client is gone
+            return self._give_up(request)
         repeatable = len(body) <= _BUFFER and request.path != "/task/new"
         tried: list[_Replica] = []
         while len(tried) < _TRIES and (replica := self._choose(tried)) is not None:

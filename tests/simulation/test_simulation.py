@@ -64,7 +64,7 @@ def test_a_failing_seed_is_shrunk_and_its_timeline_is_printed(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_planted_fault_is_found() -> None:
-    found = search("lost-node-is-final", first=1, cpu=40.0).search
+    found = search("concurrency-not-limited", first=1, cpu=40.0).search
     assert found.seed, found
 
 
