@@ -3,7 +3,7 @@
 """The commands: run many seeds, replay one.
 
 python -m tests.simulation run --seeds 200 --from 1
-python -m tests.simulation replay 17 [--faults 0,2] [--tasks 1]
+python -m tests.simulation replay 17 [--faults 0,2] [--tasks 1] [--picture history.svg]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 if sys.flags.hash_randomization:  # sets of strings are ordered by it
     os.execve(
@@ -21,6 +22,7 @@ if sys.flags.hash_randomization:  # sets of strings are ordered by it
 
 import msgspec
 
+from tests.simulation.picture import draw
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.planting import HEAD, Search, names, row, search_all
 from tests.simulation.running import Result, run_all, run_one
@@ -41,6 +43,7 @@ def main() -> int:
     one.add_argument("seed", type=int)
     one.add_argument("--faults", default=None, help="only these, by number, separated by commas")
     one.add_argument("--tasks", default=None, help="only these, by number, separated by commas")
+    one.add_argument("--picture", type=Path, help="write the history as SVG to this file")
     find = commands.add_parser("find")
     find.add_argument("--from", type=int, default=1, dest="first")
     find.add_argument("--cpu", type=float, default=600.0)
@@ -70,7 +73,7 @@ def main() -> int:
         "faults": given.most_faults,
     }
     if given.command == "replay":
-        return _replay(_only(make_plan(given.seed, **sizes), given.faults, given.tasks))
+        return _replay(_only(make_plan(given.seed, **sizes), given.faults, given.tasks), given.picture)
     plans = (make_plan(seed, **sizes) for seed in range(given.first, given.first + given.seeds))
     return _run(list(plans), given.jobs, shrunk=not given.no_shrink)
 
@@ -86,7 +89,7 @@ def _add_sizes(parser: argparse.ArgumentParser) -> None:
 def _speed() -> int:
     """Run an hour of twenty nodes, two hundred tasks and default settings."""
     plan = make_plan(1, nodes=20, tasks=200, seconds=3600.0, faults=8)
-    result = run_one(replace(plan, settings={"results": "stream"}), lines=False)
+    result = run_one(replace(plan, settings={"results": "stream"}), events=False)
     print(f"{result.hours / result.cpu * 3600:.0f} simulated hours per CPU hour, {result.steps} callbacks")
     return 1 if result.failed else 0
 
@@ -150,17 +153,19 @@ def _tell(result: Result) -> None:
     faults, tasks = ",".join(str(fault.number) for fault in plan.faults), ",".join(str(t.number) for t in plan.tasks)
     print(f"\nseed {plan.seed}, shrunk: replay {plan.seed} --faults '{faults}' --tasks '{tasks}'")
     subjects = {violation.subject for violation in result.violations}
-    for line in result.lines:
+    for line in (event.line() for event in result.events):
         if any(subject and subject in line for subject in subjects) or "world" in line or "  cluster " in line:
             print(line[:240])
     for violation in result.violations:
         print(f"violated: {violation.property}: {violation.text}")
 
 
-def _replay(plan: Plan) -> int:
+def _replay(plan: Plan, picture: Path | None) -> int:
     result = run_one(plan)
-    for line in result.lines:
-        print(line[:240])
+    for event in result.events:
+        print(event.line()[:240])
+    if picture:
+        picture.write_text(draw(result.events, f"seed {plan.seed}"))
     for violation in result.violations:
         print(f"violated: {violation.property}: {violation.text}")
     if result.crash:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from clusterodm.testing.simulation import Event
 from tests.simulation.plan import Plan
 from tests.simulation.properties import Violation
 from tests.simulation.scenario import simulate
@@ -35,8 +36,8 @@ class Result:
     hours: float
     cpu: float
     steps: int
-    #: The timeline, if something was violated or it was asked for.
-    lines: list[str]
+    #: The history, if something was violated or it was asked for.
+    events: list[Event]
     crash: str = ""
 
     @property
@@ -46,7 +47,7 @@ class Result:
 
 
 def run_all(
-    plans: Iterable[Plan], *, jobs: int, lines: bool = False, stop: Callable[[Result], bool] = lambda _: False
+    plans: Iterable[Plan], *, jobs: int, events: bool = False, stop: Callable[[Result], bool] = lambda _: False
 ) -> Iterator[Result]:
     """Run plans, `jobs` at a time; yield results as they come, in any order, until `stop(result)`."""
     database = asyncio.run(empty_database())
@@ -55,7 +56,7 @@ def run_all(
     try:
         while True:
             while len(running) < jobs and (plan := next(waiting, None)) is not None:
-                file, pid = _fork(plan, database, lines=lines)
+                file, pid = _fork(plan, database, events=events)
                 running[file] = (pid, plan)
             if not running:
                 return
@@ -72,12 +73,12 @@ def run_all(
             os.close(file)
 
 
-def run_one(plan: Plan, *, lines: bool = True) -> Result:
+def run_one(plan: Plan, *, events: bool = True) -> Result:
     """Run one plan."""
-    return next(run_all([plan], jobs=1, lines=lines))
+    return next(run_all([plan], jobs=1, events=events))
 
 
-def _fork(plan: Plan, database: bytes, *, lines: bool) -> tuple[int, int]:
+def _fork(plan: Plan, database: bytes, *, events: bool) -> tuple[int, int]:
     sys.stdout.flush()
     read, write = os.pipe()
     if pid := os.fork():
@@ -85,19 +86,19 @@ def _fork(plan: Plan, database: bytes, *, lines: bool) -> tuple[int, int]:
         return read, pid
     os.close(read)
     try:
-        content = pickle.dumps(_simulated(plan, database, lines=lines))
+        content = pickle.dumps(_simulated(plan, database, events=events))
         with os.fdopen(write, "wb") as file:
             file.write(content)
     finally:
         os._exit(0)
 
 
-def _simulated(plan: Plan, database: bytes, *, lines: bool) -> Result:
+def _simulated(plan: Plan, database: bytes, *, events: bool) -> Result:
     try:
         outcome = simulate(plan, database)
     except BaseException:  # noqa: BLE001 - reported with its seed
         return Result(plan, "", [], 0.0, 0.0, 0, [], crash=traceback.format_exc())
-    kept = [event.line() for event in outcome.events] if outcome.violations or lines else []
+    kept = outcome.events if outcome.violations or events else []
     return Result(plan, outcome.digest, outcome.violations, outcome.hours, outcome.cpu, outcome.steps, kept)
 
 

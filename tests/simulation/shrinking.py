@@ -25,7 +25,7 @@ def shrink(failed: Result, *, jobs: int) -> Result:
 
 
 def _first(plans: list[Plan], fails: Callable[[Result], bool], jobs: int) -> Result | None:
-    return next((result for result in run_all(plans, jobs=jobs, lines=True, stop=fails) if fails(result)), None)
+    return next((result for result in run_all(plans, jobs=jobs, events=True, stop=fails) if fails(result)), None)
 
 
 def _without_faults(plan: Plan) -> list[Plan]:
