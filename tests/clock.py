@@ -32,7 +32,7 @@ class DrivenClock(Clock):
         self.start = start
         self.passed = 0.0
         self._timers: list[_Timer] = []
-        super().__init__(lambda: start + self.passed, lambda: self.passed)
+        super().__init__(lambda: self.start + self.passed, lambda: self.passed)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         """Call `callback()` once so much time has passed."""

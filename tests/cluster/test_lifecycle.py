@@ -266,6 +266,16 @@ async def test_a_machine_that_never_boots_is_deleted_after_its_time_and_not_befo
     assert not bench.world.machines
 
 
+async def test_a_machine_that_never_boots_is_deleted_in_time_after_the_clock_was_set_back(bench: Bench) -> None:
+    bench.world.dead_on_arrival = True
+    await bench.reach(State.BOOTING)
+    bench.clock.start -= 86400
+    await bench.turn(BOOT_TIMEOUT - 1)
+    assert bench.machine.state is State.BOOTING
+    await bench.turn(3 * INTERVAL)
+    assert bench.gone or bench.machine.state is State.DELETING
+
+
 async def test_a_booting_machine_that_is_denied_once_goes_on_booting(bench: Bench) -> None:
     bench.world.dead_on_arrival = True
     await bench.reach(State.BOOTING)

@@ -101,8 +101,9 @@ def a_task_fails_only_for_a_reason_of_its_own(case: Case) -> Iterator[tuple[str,
 def a_task_is_canceled_only_by_its_owner(case: Case) -> Iterator[tuple[str, str]]:
     """A cancel ends what ran before it, and no run that a later restart begins."""
     for task in case.tasks:
-        if task.of("announced")[0].details["together"] and "cancel" in task.orders:
-            continue  # which of them came first is not known
+        late = any(event.details["path"] == "/task" for event in task.of("lost call"))
+        if (late or task.of("announced")[0].details["together"]) and "cancel" in task.orders:
+            continue  # which of them came first is not known: what was not answered may still be on its way
         last = ""
         for event in task.of("ordering", "ordered", "phase finished", "outcome changed"):
             if "outcome" in event.details and event.details["outcome"] == "canceled" and last != "cancel":
@@ -255,7 +256,9 @@ def console_lines_only_grow(case: Case) -> Iterator[tuple[str, str]]:
 @holds
 def completed_tasks_have_results(case: Case) -> Iterator[tuple[str, str]]:
     for task in case.tasks:
-        failed = task.of("no results")
+        failed, ends = task.of("no results"), task.of("phase finished", "outcome changed")
+        if not ends or ends[-1].details["outcome"] != "completed":
+            continue
         if failed and not task.of("downloaded") and not case.lost_files(task.uuid) and not _results_died(case, task):
             yield task.uuid, failed[-1].line().strip()
 

@@ -86,6 +86,8 @@ class BootStep:
 
     def _age(self, machine: Machine) -> float:
         age = self.clock.age(machine.booting_at)
+        if age < 0:  # the clock was set back, perhaps before this process began
+            return self.clock.steady() - self._since.setdefault(machine.id, self.clock.steady())
         return min(age, self.clock.steady() - self._since[machine.id]) if machine.id in self._since else age
 
     async def _ready(self, machine: Machine) -> None:
@@ -108,7 +110,7 @@ class BootStep:
             self.waiting[machine.id] = reported.reason
             _log.info("pending at its provider", machine=machine.id, why=reported.reason)
         limit = provider.config.pending_timeout
-        if not reported.unsatisfiable and self.clock.age(machine.booting_at) <= limit:
+        if not reported.unsatisfiable and self._age(machine) <= limit:
             return self.interval
         if reported.unsatisfiable:
             self.backoff.rejected(machine)
