@@ -264,7 +264,7 @@ def _fault(chance: random.Random, number: int, seconds: float, nodes: int, kinds
         number=number,
         kind=kind,
         at=chance.uniform(5.0, seconds),
-        seconds=chance.choice((1.0, 5.0, 20.0, 60.0)) * chance.uniform(0.5, 1.5),
+        seconds=chance.choice((1.0, 5.0, 20.0, 60.0, 180.0)) * chance.uniform(0.5, 1.5),
         target=chance.randrange(max(1, nodes)),
         amount=chance.random(),
         moment=moment,
