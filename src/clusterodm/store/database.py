@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial, wraps
 from importlib import import_module
-from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar, TypeVarTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Float, Table, cast, event, func, literal, select, text
+from sqlalchemy import ColumnElement, Float, Result, Select, Table, cast, event, func, literal, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,6 +26,7 @@ from clusterodm.core.errors import DataFolderError, SpoolFull, StoreDown
 from clusterodm.store.migrate import migrate
 from clusterodm.store.rows import Aside, decode_text
 
+Ts = TypeVarTuple("Ts")
 P = ParamSpec("P")
 T = TypeVar("T")
 S = TypeVar("S", bound="Database")
@@ -186,6 +187,14 @@ class Database:
                     raise down(error) from None
             await asyncio.sleep(_PAUSE)
 
+    @repeatable
+    async def _read(self, query: Select[*Ts]) -> Result[*Ts]:
+        """Return the rows of one query."""
+        async with self._transaction() as connection:
+            rows: Result[*Ts] = (await connection.execute(query)).freeze()()
+        return rows
+
+    @repeatable
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         """Rows of one statement, past SQLAlchemy, on a connection that is kept for it: a tenth of the time, where the
         question is asked with each read of a client. One caller at a time; PostgreSQL only."""
@@ -198,9 +207,9 @@ class Database:
             connection, self._raw = self._raw, None
             if connection is not None:
                 await discard(connection)
-            if not isinstance(error, Exception) or isinstance(error, StoreDown):
-                raise
-            raise down(error) from None
+            if isinstance(error, Exception) and not isinstance(error, StoreDown):
+                raise down(error) from None
+            raise
 
     async def _tell(self, connection: AsyncConnection, kind: str, key: object = "") -> None:
         """Notify other processes of a change once this transaction is committed."""

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, or_, select
 
 from clusterodm.core.tasks import DISCARDED, Attempt, Outcome, Phase, Stage, Task
 from clusterodm.store import schema
-from clusterodm.store.database import Database, repeatable
+from clusterodm.store.database import Database
 
 
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,33 +60,26 @@ class EndedTask(msgspec.Struct, frozen=True, kw_only=True):
 class HistoryVerbs(Database):
     """Reads for operators; all bounded."""
 
-    @repeatable
     async def find_tasks(self, wanted: TaskFilter, *, limit: int, offset: int = 0) -> list[Task]:
         """A page of tasks, latest commit first (those that still receive files before all)."""
         table = schema.tasks
         query = select(table).where(*_where(wanted))
         order = (table.c.committed_at > 0, table.c.committed_at.desc(), table.c.created_at.desc(), table.c.uuid)
         query = query.order_by(*order).limit(limit).offset(offset)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return [task for row in rows if (task := self.aside.shown_task(row)) is not None]
 
-    @repeatable
     async def count_tasks(self, wanted: TaskFilter) -> int:
         """Return the number of matching tasks."""
         query = select(func.count()).select_from(schema.tasks).where(*_where(wanted))
-        async with self._transaction() as connection:
-            return int((await connection.execute(query)).scalar_one())
+        return int((await self._read(query)).scalar_one())
 
-    @repeatable
     async def count_ended(self) -> dict[str, int]:
         """How many tasks ended how, as long as they are kept."""
         table = schema.tasks.c
         query = select(table.outcome, func.count()).where(table.phase == str(Phase.FINISHED)).group_by(table.outcome)
-        async with self._transaction() as connection:
-            return {str(outcome): count for outcome, count in (await connection.execute(query)).all()}
+        return {str(outcome): count for outcome, count in (await self._read(query)).all()}
 
-    @repeatable
     async def attempts_since(self, since: float, *, limit: int) -> list[PastAttempt]:
         """Return attempts that were in progress at any time after `since`, latest start first."""
         tries, tasks = schema.attempts.c, schema.tasks.c
@@ -102,11 +95,9 @@ class HistoryVerbs(Database):
             .order_by(tries.started_at.desc())
             .limit(limit)
         )
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, PastAttempt, "attempts", "task", "number")
 
-    @repeatable
     async def ended_tasks(self, since: float, *, limit: int) -> list[EndedTask]:
         """Return figures of tasks that ended after `since`, latest end first."""
         tasks, tries = schema.tasks.c, schema.attempts.c
@@ -119,11 +110,9 @@ class HistoryVerbs(Database):
             .order_by(tasks.finished_at.desc())
             .limit(limit)
         )
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, EndedTask, "tasks", "uuid")
 
-    @repeatable
     async def completed_on(self, node_id: int, *, limit: int, offset: int) -> list[str]:
         """Uuids of completed tasks whose results are, or were, on this node."""
         tasks, tries = schema.tasks.c, schema.attempts.c
@@ -137,16 +126,13 @@ class HistoryVerbs(Database):
             .limit(limit)
             .offset(offset)
         )
-        async with self._transaction() as connection:
-            return list((await connection.execute(query)).scalars())
+        return list((await self._read(query)).scalars())
 
-    @repeatable
     async def last_attempts(self, uuids: Iterable[str]) -> dict[str, Attempt]:
         """The latest attempt of each of these tasks that has had one."""
         table = schema.attempts
         query = select(table).where(table.c.task.in_(list(uuids))).order_by(table.c.number)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         attempts = self.aside.records(rows, Attempt, "attempts", "task", "number")
         return {attempt.task: attempt for attempt in attempts}
 

@@ -16,7 +16,7 @@ from clusterodm.core.errors import StaleMachine
 from clusterodm.core.machines import Machine, MachineEvent, State, require_transition
 from clusterodm.core.sizing import Peak
 from clusterodm.store import schema
-from clusterodm.store.database import Database, columns, plain, repeatable
+from clusterodm.store.database import Database, columns, plain
 from clusterodm.store.rows import Row, as_record, explain, salvaged
 
 
@@ -64,31 +64,25 @@ class MachineVerbs(Database):
                 raise StaleMachine(f"machine {machine.id} is gone")
             await self._tell(connection, "machines")
 
-    @repeatable
     async def machine_events(self, machine_id: str) -> list[MachineEvent]:
         """Return the history of a machine, oldest line first; empty for an unknown one."""
         table = schema.machine_events
         query = select(table).where(table.c.machine == machine_id).order_by(table.c.id)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, MachineEvent, "machine_events", "id")
 
-    @repeatable
     async def machines_alive(self) -> list[Machine]:
         """Return all machines that are not gone, oldest first."""
         table = schema.machines
         query = select(table).where(table.c.state != str(State.GONE)).order_by(table.c.ordered_at, table.c.id)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return [machine for row in rows if (machine := self._machine(row)) is not None]
 
-    @repeatable
     async def machines_gone(self, *, limit: int) -> list[Machine]:
         """Return machines that are gone, latest first."""
         table = schema.machines
         query = select(table).where(table.c.state == str(State.GONE)).order_by(table.c.gone_at.desc()).limit(limit)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, Machine, "machines", "id")
 
     def _machine(self, row: Row) -> Machine | None:
@@ -112,13 +106,11 @@ class MachineVerbs(Database):
             await connection.execute(delete(table).where(expired))
             await connection.execute(delete(schema.costs).where(schema.costs.c.month < month))
 
-    @repeatable
     async def peaks(self, *, limit: int) -> list[Peak]:
         """Return what recent tasks used, oldest first."""
         table = schema.peaks
         query = select(table).order_by(table.c.id.desc()).limit(limit)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, Peak, "peaks", "id")[::-1]
 
     async def add_peaks(self, peaks: Iterable[Peak], *, keep: int) -> None:
@@ -140,15 +132,12 @@ class MachineVerbs(Database):
                 key = ["month", "machine", "task"]
                 await connection.execute(statement.on_conflict_do_update(index_elements=key, set_=more))
 
-    @repeatable
     async def spent(self, month: str) -> float:
         """Return the total cost of a month (as "2026-11")."""
         table = schema.costs.c
-        async with self._transaction() as connection:
-            query = select(func.coalesce(func.sum(table.amount), 0.0)).where(table.month == month)
-            return float((await connection.execute(query)).scalar_one())
+        query = select(func.coalesce(func.sum(table.amount), 0.0)).where(table.month == month)
+        return float((await self._read(query)).scalar_one())
 
-    @repeatable
     async def costs(self, month: str, by: str) -> list[tuple[str, float, float]]:
         """Return (key, hours, amount) of a month by "owner", "task" or "machine", most expensive first; at most
         1000."""
@@ -156,8 +145,7 @@ class MachineVerbs(Database):
         key = {"owner": table.owner, "task": table.task, "machine": table.machine}[by]
         amount = func.sum(table.amount)
         query = select(key, func.sum(table.seconds), amount).where(table.month == month).group_by(key)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query.order_by(amount.desc(), key).limit(1000))).all()
+        rows = (await self._read(query.order_by(amount.desc(), key).limit(1000))).all()
         return [(str(row[0]), float(row[1]) / 3600, float(row[2])) for row in rows]
 
 

@@ -15,18 +15,16 @@ from clusterodm.core.changes import NodeChanges
 from clusterodm.core.errors import DataFolderError
 from clusterodm.core.nodes import NodeAddress, NodeRecord
 from clusterodm.store import schema
-from clusterodm.store.database import Database, columns, down, plain, repeatable
+from clusterodm.store.database import Database, columns, down, plain
 from clusterodm.store.rows import MalformedJson, Row, as_node, explain, readable_nodes, salvaged_node
 
 
 class NodeVerbs(Database):
     """Nodes and single values."""
 
-    @repeatable
     async def nodes(self) -> list[NodeRecord]:
         """Return all nodes by number, including removed ones."""
-        async with self._transaction() as connection:
-            rows = (await connection.execute(select(schema.nodes).order_by(schema.nodes.c.id))).mappings().all()
+        rows = (await self._read(select(schema.nodes).order_by(schema.nodes.c.id))).mappings().all()
         return [node for row in rows if (node := self._node(row)) is not None]
 
     def _node(self, row: Row) -> NodeRecord | None:
@@ -80,12 +78,10 @@ class NodeVerbs(Database):
                 await self._tell(connection, "nodes")
         return ids
 
-    @repeatable
     async def value(self, key: str) -> Any:
         """Return a single value, None if it was never stored."""
-        async with self._transaction() as connection:
-            query = select(schema.meta.c.value).where(schema.meta.c.key == key)
-            value = (await connection.execute(query)).scalar_one_or_none()
+        query = select(schema.meta.c.value).where(schema.meta.c.key == key)
+        value = (await self._read(query)).scalar_one_or_none()
         if isinstance(value, MalformedJson):
             self.aside.add("meta", key, "malformed JSON")
             return None

@@ -102,14 +102,12 @@ class TaskVerbs(UsageVerbs):
             await self._tell(connection, "task", task.uuid)
         return version
 
-    @repeatable
     async def owned_by(self, prefix: str) -> dict[str, str]:
         """Owners that begin with `prefix`, by the uuid of their task."""
         table = schema.tasks.c
         query = select(table.uuid, table.owner).where(table.owner.startswith(prefix, autoescape=True))
         query = query.where(table.phase != str(Phase.REMOVED))
-        async with self._transaction() as connection:
-            return {row.uuid: row.owner for row in await connection.execute(query)}
+        return {row.uuid: row.owner for row in await self._read(query)}
 
     async def change_owner(self, uuid: str, was: str, owner: str, *, at: float) -> bool:
         """Give a task to another owner, in whatever phase it is; False when it is no longer that of `was`."""
@@ -163,23 +161,19 @@ class TaskVerbs(UsageVerbs):
         """Return True if there is any task."""
         return bool(await self._uuids(schema.tasks.c.uuid.is_not(None), limit=1))
 
-    @repeatable
     async def unsent(self) -> int:
         """Return the number of queued tasks whose files must be held."""
         table = schema.tasks.c
         query = select(func.count()).where(table.phase == str(Phase.QUEUED), table.byte_count > 0)
-        async with self._transaction() as connection:
-            return int((await connection.execute(query)).scalar_one())
+        return int((await self._read(query)).scalar_one())
 
-    @repeatable
     async def versions(self, uuids: Sequence[str]) -> dict[str, int]:
         """Return the versions of those of these tasks that exist. One caller at a time."""
         if self.shared:
             return dict(await self._fetch("SELECT uuid, version FROM tasks WHERE uuid = ANY($1)", list(uuids)))
         table = schema.tasks.c
         query = select(table.uuid, table.version).where(table.uuid.in_(uuids))
-        async with self._transaction() as connection:
-            return {str(row[0]): int(row[1]) for row in await connection.execute(query)}
+        return {str(row[0]): int(row[1]) for row in await self._read(query)}
 
     async def active_tasks(self) -> list[TaskAndAttempt]:
         """Return all active tasks, oldest commit first. Unreadable ones are set aside."""
@@ -191,7 +185,6 @@ class TaskVerbs(UsageVerbs):
         phases = [str(phase) for phase in Phase]
         await self._tasks(select(schema.tasks).where(schema.tasks.c.phase.not_in(phases)))
 
-    @repeatable
     async def ended_since(self, owner: str, since: float, *, limit: int, offset: int) -> list[str]:
         """Return the uuids of an owner's finished tasks that ended after `since`, latest end first."""
         table = schema.tasks.c
@@ -200,8 +193,7 @@ class TaskVerbs(UsageVerbs):
             .where(table.owner == owner, table.finished_at > since, table.phase == str(Phase.FINISHED))
             .order_by(table.finished_at.desc(), table.uuid)
         )
-        async with self._transaction() as connection:
-            return list((await connection.execute(query.limit(limit).offset(offset))).scalars())
+        return list((await self._read(query.limit(limit).offset(offset))).scalars())
 
     async def ended_before(self, at: float, *, limit: int) -> list[TaskAndAttempt]:
         """Return finished tasks that ended before `at`, longest ago first."""
@@ -209,22 +201,18 @@ class TaskVerbs(UsageVerbs):
         query = select(schema.tasks).where(table.phase == str(Phase.FINISHED), table.finished_at < at)
         return await self._tasks(query.order_by(table.finished_at).limit(limit))
 
-    @repeatable
     async def jobs(self) -> list[str]:
         """Return the uuids of split-merge jobs that have submodels."""
         table = schema.tasks.c
         has_job = (table.job != "") & (table.phase != str(Phase.REMOVED))
-        async with self._transaction() as connection:
-            return list((await connection.execute(select(table.job).where(has_job).distinct())).scalars())
+        return list((await self._read(select(table.job).where(has_job).distinct())).scalars())
 
-    @repeatable
     async def submodels(self, job: str, *, limit: int, besides: int | None = None) -> list[Task]:
         """Return submodels of a split-merge job, except those of attempt `besides`; first those that are not over."""
         table = schema.tasks.c
         query = select(schema.tasks).where(table.job == job, table.job != "", table.phase != str(Phase.REMOVED))
         query = query if besides is None else query.where(table.job_attempt != besides)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query.order_by(table.finished_at).limit(limit))).mappings().all()
+        rows = (await self._read(query.order_by(table.finished_at).limit(limit))).mappings().all()
         return [task for row in rows if (task := self.aside.task(row)) is not None]
 
     async def webhooks_due(self) -> list[str]:
@@ -235,7 +223,6 @@ class TaskVerbs(UsageVerbs):
         """Return the uuids of ended or removed tasks that are still to be reported to the accounting service."""
         return await self._uuids(schema.tasks.c.billing_due)
 
-    @repeatable
     async def removed(self, *, limit: int, after: str = "") -> list[tuple[str, str]]:
         """Removed tasks of which nothing is left to be done, those after a uuid: their uuids in order, and the provider
         in whose bucket their results are."""
@@ -248,8 +235,7 @@ class TaskVerbs(UsageVerbs):
             .order_by(table.uuid)
             .limit(limit)
         )
-        async with self._transaction() as connection:
-            return [(uuid, results_in) for uuid, results_in in (await connection.execute(query)).all()]
+        return [(uuid, results_in) for uuid, results_in in (await self._read(query)).all()]
 
     async def forget(self, uuids: list[str]) -> None:
         """Delete removed tasks with their attempts and timelines."""
@@ -257,23 +243,19 @@ class TaskVerbs(UsageVerbs):
         async with self._transaction() as connection:
             await connection.execute(delete(schema.tasks).where(removed))
 
-    @repeatable
     async def manifest(self, uuid: str) -> Manifest | None:
         """Return the accepted files of a task; None if they were not stored."""
         table = schema.manifests.c
         query = select(schema.manifests).where(table.task == uuid)
-        async with self._transaction() as connection:
-            row = (await connection.execute(query)).mappings().one_or_none()
+        row = (await self._read(query)).mappings().one_or_none()
         manifests = self.aside.records([row], Manifest, "manifests", "task") if row is not None else []
         return manifests[0] if manifests else None
 
-    @repeatable
     async def timeline(self, uuid: str) -> list[Event]:
         """Return a task's timeline, oldest line first; times never decrease, even if the clock was set back."""
         table = schema.events
         query = select(table).where(table.c.task == uuid).order_by(table.c.id)
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         events = self.aside.records(rows, Event, "events", "id")
         ordered = accumulate((event.at for event in events), max)
         return [msgspec.structs.replace(event, at=at) for event, at in zip(events, ordered, strict=True)]
@@ -310,11 +292,9 @@ class TaskVerbs(UsageVerbs):
 
     # Inside
 
-    @repeatable
     async def _uuids(self, where: ColumnElement[bool], *, limit: int | None = None) -> list[str]:
         query = select(schema.tasks.c.uuid).where(where).limit(limit)
-        async with self._transaction() as connection:
-            return list((await connection.execute(query)).scalars())
+        return list((await self._read(query)).scalars())
 
     async def _put_attempt(self, connection: AsyncConnection, attempt: Attempt) -> None:
         row = columns(attempt, schema.attempts)
@@ -327,10 +307,8 @@ class TaskVerbs(UsageVerbs):
         statement = self._insert(schema.manifests).values(row | {"task": uuid})
         await connection.execute(statement.on_conflict_do_update(index_elements=["task"], set_=row))
 
-    @repeatable
     async def _attempts(self, query: Select[Any]) -> list[Attempt]:
-        async with self._transaction() as connection:
-            rows = (await connection.execute(query)).mappings().all()
+        rows = (await self._read(query)).mappings().all()
         return self.aside.records(rows, Attempt, "attempts", "task", "number")
 
     @repeatable

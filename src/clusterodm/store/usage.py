@@ -10,17 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from clusterodm.core.fairness import NEGLIGIBLE, Account, length, payer
 from clusterodm.core.tasks import ON_NODE, Attempt, Stage, Task
 from clusterodm.store import schema
-from clusterodm.store.database import Database, repeatable
+from clusterodm.store.database import Database
 
 
 class UsageVerbs(Database):
     """Accounts of owners."""
 
-    @repeatable
     async def accounts(self) -> list[Account]:
         """Return the accounts of all owners."""
-        async with self._transaction() as connection:
-            rows = (await connection.execute(select(schema.usage))).mappings().all()
+        rows = (await self._read(select(schema.usage))).mappings().all()
         return self.aside.records(rows, Account, "usage", "owner")
 
     async def drop_accounts(self, now: float) -> None:
