@@ -18,6 +18,11 @@ from tests.needs import find
 from tests.processes import free_port
 
 
+def driver_url(url: str) -> str:
+    """Return SQLAlchemy's URL of a database as the driver and PostgreSQL's programs take it."""
+    return url.replace("+asyncpg", "").partition("?")[0]
+
+
 class Server:
     """A running server on loopback."""
 

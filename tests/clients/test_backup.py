@@ -12,7 +12,7 @@ from pathlib import Path
 
 from clusterodm.core.tasks import Phase, node_uuid
 from clusterodm.store import Store
-from tests.postgres import Server
+from tests.postgres import Server, driver_url
 from tests.support import Rig, eventually, images
 
 
@@ -137,8 +137,7 @@ async def test_the_database_of_replicas_is_dumped_and_restored(tmp_path: Path, p
     code, output = await backup(tmp_path / "data", tmp_path / "copy", CLUSTERODM_DATABASE_URL=url)
     assert code == 0, output
     assert names(tmp_path / "copy") == {"database.dump", "identity.json", "nodes.json"}
-    plain = other.replace("+asyncpg", "")
-    command = ["pg_restore", "--no-owner", f"--dbname={plain}", str(tmp_path / "copy" / "database.dump")]
+    command = ["pg_restore", "--no-owner", f"--dbname={driver_url(other)}", str(tmp_path / "copy" / "database.dump")]
     await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     restored = await Store.open(other)
     assert await restored.value("cluster") == "abcd"

@@ -93,5 +93,5 @@ class Case:
 
 
 def given_up(history: History, uuid: str, since: float) -> bool:
-    """Return True if a receiver has refused a webhook as often as it is tried."""
+    """Return True if a receiver has refused all calls of a webhook."""
     return sum(event.at >= since for event in history.of("webhook refused", subject=uuid)) >= _WEBHOOK_TRIES

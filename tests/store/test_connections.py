@@ -15,7 +15,7 @@ import pytest
 
 from clusterodm.core.errors import StoreDown
 from clusterodm.store import Store, TaskFilter
-from tests.postgres import Server
+from tests.postgres import Server, driver_url
 
 Verb = Callable[[Store], Awaitable[Any]]
 
@@ -49,11 +49,6 @@ _END = (
 )
 
 
-def plain(url: str) -> str:
-    """Return the URL for the driver itself."""
-    return url.replace("+asyncpg", "").partition("?")[0]
-
-
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Store]:
     """Open a store while the block runs."""
@@ -74,7 +69,7 @@ async def _lose_while(url: str, verb: Awaitable[Any]) -> Any:
         except StoreDown as error:
             return error
 
-    holder, other = await asyncpg.connect(plain(url)), await asyncpg.connect(plain(url))
+    holder, other = await asyncpg.connect(driver_url(url)), await asyncpg.connect(driver_url(url))
     try:
         tables = [row[0] for row in await other.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         await holder.execute(f"BEGIN; LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE")
@@ -108,7 +103,7 @@ async def test_what_was_done_under_a_lock_counts_although_its_session_ended(post
     url = postgres.new_database()
     async with opened(url) as store:
         async with store.locked("a"):
-            other = await asyncpg.connect(plain(url))
+            other = await asyncpg.connect(driver_url(url))
             assert await other.fetchval(f"{_END} pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')") == 1
             await other.close()
             await store.keep_value("k", 1)
@@ -123,7 +118,7 @@ async def test_a_lock_whose_connection_is_lost_in_the_wait_for_it_is_taken(postg
             return "held"
 
     async with opened(url) as store:
-        holder, other = await asyncpg.connect(plain(url)), await asyncpg.connect(plain(url))
+        holder, other = await asyncpg.connect(driver_url(url)), await asyncpg.connect(driver_url(url))
         await holder.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('a', 0))")
         async with asyncio.TaskGroup() as group:
             task = group.create_task(locked(store))

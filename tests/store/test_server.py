@@ -15,7 +15,7 @@ from sqlalchemy import update
 
 from clusterodm.core.errors import StoreDown
 from clusterodm.store import Store, database, schema
-from tests.postgres import Server
+from tests.postgres import Server, driver_url
 from tests.support import eventually
 
 _TAKE = "UPDATE meta SET value = $1::VARCHAR WHERE meta.key = $2::VARCHAR"
@@ -31,7 +31,7 @@ class Sessions:
     """Connections of the driver to a database with two values, a and b."""
 
     def __init__(self, url: str) -> None:
-        self._url = url.replace("+asyncpg", "").partition("?")[0]
+        self._url = driver_url(url)
         self._open: list[Any] = []
 
     async def __aenter__(self) -> Sessions:

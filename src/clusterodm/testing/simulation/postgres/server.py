@@ -23,12 +23,12 @@ _STARTING: Final = PostgresError("57P03", "the database system is starting up", 
 
 
 class Postgres(Program):
-    """A server whose tables survive it. `content` is an SQLite database to begin with."""
+    """A server whose tables survive it."""
 
-    def __init__(self, simulation: Simulation, host: Host, history: History, content: bytes = b"") -> None:
+    def __init__(self, simulation: Simulation, host: Host, history: History) -> None:
         super().__init__(host, history)
         self._chance = simulation.chance(f"postgres {host.name}")
-        self.tables = Tables(lambda: host.wall(simulation.loop.time()), content)
+        self.tables = Tables(lambda: host.wall(simulation.loop.time()))
         self.sessions: dict[int, Session] = {}
         self._numbers = itertools.count(1)
         self._recovers_until = 0.0

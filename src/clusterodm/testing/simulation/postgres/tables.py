@@ -96,12 +96,10 @@ class _Table:
 
 
 class Tables:
-    """All tables, and the locks on their rows. `content` is an SQLite database to begin with."""
+    """All tables, and the locks on their rows."""
 
-    def __init__(self, now: Callable[[], float], content: bytes = b"") -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        if content:
-            self._connection.deserialize(content)
         self._locks: dict[Key, dict[Transaction, int]] = {}
         self._sequences: dict[str, int] = {}
         self._tables: dict[str, _Table] = {}
@@ -121,11 +119,6 @@ class Tables:
             self._connection.execute(statement)
         for (name,) in self._connection.execute("SELECT relname FROM pg_class").fetchall():
             self._watch(name)
-
-    def content(self) -> bytes:
-        """Return what is committed, as an SQLite database."""
-        self._enter(None)
-        return self._connection.serialize()
 
     def prepare(self, source: str) -> Statement:
         """Return a statement to execute. Raises PostgresError."""
@@ -288,8 +281,8 @@ class Tables:
         return locks
 
     def _lock_conflict(self, transaction: Transaction, statement: Statement, values: list[Any]) -> None:
-        """Lock the row that an upsert may find, even if it leaves it as it is; a row that is only inserted waits for
-        those who insert or delete it."""
+        """Lock the row that an upsert would conflict with, also if it leaves it unchanged; a plain insert waits for
+        transactions that insert or delete that row."""
         conflict = statement.conflict
         assert conflict is not None, "by the caller"  # noqa: S101
         key = _key(statement.table, conflict.columns, tuple(values[number] for number in conflict.parameters))
